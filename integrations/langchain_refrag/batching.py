@@ -1,0 +1,80 @@
+"""Calls that come at the same time are answered together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+__all__ = ["Batcher"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class _Job(Generic[Item, Result]):
+    item: Item
+    future: Future[Result] = field(default_factory=Future)
+
+
+class Batcher(Generic[Item, Result]):
+    """Makes a batch of the calls that wait while an earlier batch runs.
+
+    LangChain runs ``batch`` of a chat model, and a server its requests, as single calls in many
+    threads. The first call runs at once; those that come meanwhile form the next batch, so nobody
+    waits for a timer.
+
+    Args:
+        run: Works on several items; returns one result an item, in order.
+        max_size: Most items to run together.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Item]], Sequence[Result]], *, max_size: int = 32
+    ) -> None:
+        self._run = run
+        self._max_size = max_size
+        self._waiting: list[_Job[Item, Result]] = []
+        self._enter = threading.Lock()
+        self._turn = threading.Lock()
+
+    def __call__(self, item: Item) -> Result:
+        """Works on one item, maybe together with those of other threads."""
+        job = _Job[Item, Result](item)
+        with self._enter:
+            self._waiting.append(job)
+        while not job.future.done():
+            with self._turn:
+                if not job.future.done():
+                    self._run_next()
+        return job.future.result()
+
+    def _run_next(self) -> None:
+        with self._enter:
+            jobs = self._waiting[: self._max_size]
+            del self._waiting[: self._max_size]
+        try:
+            results = self._run([job.item for job in jobs])
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+            else:
+                self._run_alone(jobs)
+        except BaseException as error:  # the process is told to stop; nobody may wait for ever
+            for job in jobs:
+                job.future.set_exception(error)
+            raise
+        else:
+            for job, result in zip(jobs, results, strict=True):
+                job.future.set_result(result)
+
+    def _run_alone(self, jobs: Sequence[_Job[Item, Result]]) -> None:
+        """One bad item must not spoil the answers of the others."""
+        for job in jobs:
+            try:
+                job.future.set_result(self._run([job.item])[0])
+            except Exception as error:
+                job.future.set_exception(error)

@@ -1,0 +1,75 @@
+"""Documents that may carry their chunk vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from langchain_core.documents import Document
+from pydantic import Field, InstanceOf
+
+from refrag_components.resolver import Resolver, document_text
+from refrag_components.stores.memory import MemoryStore
+from refrag_components.vectors import ChunkVectors
+
+if TYPE_CHECKING:
+    from refrag_components.stores.base import ChunkStore
+
+__all__ = ["KEY_METADATA", "RefragDocument", "document_stores"]
+
+KEY_METADATA = "refrag_key"
+
+
+class RefragDocument(Document):
+    """A ``Document`` that may carry the chunk vectors of its text.
+
+    The vectors never leave the process: they are no part of prompts, traces, checkpoints or
+    ``dumps``, and what is loaded again is a plain ``Document``. The short key in
+    ``metadata["refrag_key"]`` does travel; it names the vectors in a store.
+
+    Attributes:
+        vectors: Chunk vectors of ``page_content``, if they are known.
+    """
+
+    vectors: InstanceOf[ChunkVectors] | None = Field(default=None, exclude=True, repr=False)
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Serialises as ``Document``, so that other processes need not know this class."""
+        return Document.lc_id()
+
+
+def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkStore | None]:
+    """Reads documents in any of the forms in which LangChain hands them over.
+
+    Args:
+        documents: A list or tuple of ``Document``, of the dicts that checkpoints make of them, or
+            of strings; None for no documents.
+        resolver: Says whether vectors belong to the text beside them.
+
+    Returns:
+        For each text the store of its chunk vectors, if the document carries them.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if documents is None:
+        return {}
+    if isinstance(documents, str) or not isinstance(documents, Sequence):
+        msg = f"documents must be a list of documents, got {type(documents).__name__}"
+        raise TypeError(msg)
+    return dict(_text_and_store(document, resolver) for document in documents)
+
+
+def _text_and_store(document: object, resolver: Resolver) -> tuple[str, ChunkStore | None]:
+    if not isinstance(document, Document):
+        return document_text(document), None
+    text, key = document.page_content, document.metadata.get(KEY_METADATA)
+    # Somebody may have copied the document with another text; its vectors are worthless then.
+    if not isinstance(document, RefragDocument) or not resolver.is_key_of(key, text):
+        return text, None
+    if document.vectors is None:
+        return text, None
+    store = MemoryStore(max_bytes=None)
+    store.mset([(str(key), document.vectors)])
+    return text, store

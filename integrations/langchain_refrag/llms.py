@@ -1,0 +1,106 @@
+"""A text model that reads retrieved passages as chunk embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
+from langchain_core.language_models import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+
+from langchain_refrag.settings import RefragSettings
+from refrag_components.generator import Request
+from refrag_components.prompt import TextPart
+
+__all__ = ["RefragLLM"]
+
+
+class RefragLLM(RefragSettings, BaseLLM):
+    """Text model: the prompt is continued as it stands, without a chat template.
+
+    Passages are recognised where a ``RefragRetriever`` returned them and in envelopes. ``batch``
+    decodes its prompts together. What happened stands in ``generation_info["refrag"]``.
+
+    Example:
+        ```python
+        from langchain_refrag import RefragLLM
+
+        model = RefragLLM(model="refrag-smollm2-135m")
+        chain = {"context": retriever | format_docs, "question": passthrough} | prompt | model
+        ```
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "refrag"
+
+    # BaseLLM keys its cache by the model's own settings and forgets those of the call: a call with
+    # other settings is therefore made on a copy of the model.
+
+    def generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Continues several prompts, see ``BaseLLM.generate``."""
+        call, rest = self._split_call(stop, kwargs)
+        return super(RefragLLM, call).generate(prompts, call.stop, callbacks, **rest)
+
+    async def agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Continues several prompts, see ``BaseLLM.agenerate``."""
+        call, rest = self._split_call(stop, kwargs)
+        return await super(RefragLLM, call).agenerate(prompts, call.stop, callbacks, **rest)
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        call = self._for_call(stop, kwargs)
+        requests = [call._request(prompt) for prompt in prompts]
+        params = [call._sampling()] * len(prompts)  # one each: a prompt's answer is its own
+        answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
+        generations = [
+            [
+                Generation(
+                    text=answer.text,
+                    generation_info=call._metadata(answer.report, answer.finish_reason, warnings),
+                )
+            ]
+            for answer, (_, warnings) in zip(answers, requests, strict=True)
+        ]
+        return LLMResult(generations=generations, llm_output={"model_name": call.model_name})
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        call = self._for_call(stop, kwargs)
+        request, warnings = call._request(prompt)
+        for delta in call._checkpoint().generator.stream(request, call._sampling()):
+            chunk = GenerationChunk(text=delta.text)
+            if delta.report is not None:
+                chunk.generation_info = call._metadata(delta.report, delta.finish_reason, warnings)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    def _request(self, prompt: str) -> tuple[Request, tuple[str, ...]]:
+        resolved = self._resolver().resolve_text(prompt)
+        question = "".join(part.text for part in resolved.parts if isinstance(part, TextPart))
+        request = Request(resolved.parts, question.strip() or prompt, self.policy, self.budget)
+        return request, resolved.warnings

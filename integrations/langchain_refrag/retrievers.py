@@ -1,0 +1,120 @@
+"""A retriever whose passages the model recognises in the prompt."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig, run_in_executor
+from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
+
+from langchain_refrag.checkpoints import load_checkpoint
+from langchain_refrag.documents import KEY_METADATA, RefragDocument
+from refrag_components.passage_loader import PassageLoader
+from refrag_components.prompt import PassagePart
+from refrag_components.registry import default_registry
+from refrag_components.stores.base import ChunkStore
+from refrag_components.vectors import passage_key
+
+__all__ = ["RefragRetriever"]
+
+
+class RefragRetriever(BaseRetriever):
+    """Wraps any retriever so that ``ChatRefrag`` compresses what it returns.
+
+    The documents come back with the same text in the same order, so prompts stay as they are and
+    any other model still reads them. Their texts are registered in this process; ``ChatRefrag``
+    and ``RefragLLM`` find them again in the prompt.
+
+    With a ``model`` the chunk vectors are made here, unless the store has them, and the documents
+    carry them; without one the model makes them when it first reads a passage.
+
+    Example:
+        ```python
+        retriever = RefragRetriever(retriever=vector_store.as_retriever())
+        chain = {"context": retriever | format_docs, "question": RunnablePassthrough()} | ...
+        ```
+
+    Attributes:
+        retriever: The retriever that searches.
+        store: Where chunk vectors of its passages are kept; the answering model's store if None.
+        model_name: Checkpoint (``model=``) that makes missing chunk vectors; None to leave that to
+            the model that answers.
+        device: Where that checkpoint runs.
+        k: Most documents to return; what ``retriever`` returns if None. It is passed on to a
+            retriever that knows it.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
+
+    retriever: BaseRetriever
+    store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
+    model_name: str | None = Field(default=None, alias="model")
+    device: str | None = None
+    k: PositiveInt | None = None
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        k = self.k if k is None else k
+        asking = _asking_for(k, self.retriever._get_relevant_documents)
+        config: RunnableConfig = {"callbacks": run_manager.get_child()}
+        documents = self.retriever.invoke(query, config, **asking)
+        return self._registered(documents[:k])
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        k = self.k if k is None else k
+        asking = _asking_for(k, self.retriever._aget_relevant_documents)
+        config: RunnableConfig = {"callbacks": run_manager.get_child()}
+        documents = await self.retriever.ainvoke(query, config, **asking)
+        return await run_in_executor(None, self._registered, documents[:k])
+
+    def _registered(self, documents: Sequence[Document]) -> list[Document]:
+        if self.model_name is None:
+            self._register(documents, self.store)
+            return [_refrag_document(document) for document in documents]
+        generator = load_checkpoint(self.model_name, self.device).generator
+        store = generator.store if self.store is None else self.store
+        self._register(documents, store)
+        passages = [PassagePart(document.page_content.strip()) for document in documents]
+        loaded = PassageLoader(generator.model, store).load(passages)
+        return [
+            _refrag_document(
+                document,
+                {KEY_METADATA: passage_key(passage.text, generator.model.fingerprint)},
+                vectors=known.vectors,
+            )
+            for document, passage, known in zip(documents, passages, loaded, strict=True)
+        ]
+
+    @staticmethod
+    def _register(documents: Sequence[Document], store: ChunkStore | None) -> None:
+        for document in documents:
+            default_registry().register(document.page_content, store)
+
+
+def _asking_for(k: int | None, search: Callable[..., Any]) -> dict[str, int]:
+    """The keyword that makes a retriever return k documents, if it takes one."""
+    parameters = inspect.signature(search).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return {"k": k} if k is not None and ("k" in parameters or takes_any) else {}
+
+
+def _refrag_document(
+    document: Document, metadata: dict[str, Any] | None = None, **fields: Any
+) -> RefragDocument:
+    return RefragDocument(
+        id=document.id,
+        page_content=document.page_content,
+        metadata={**document.metadata, **(metadata or {})},
+        **fields,
+    )

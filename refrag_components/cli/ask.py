@@ -1,0 +1,120 @@
+"""``refrag ask``: answer a question from an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from refrag_components.cli.common import DEFAULT_MODEL, ModelOption, errors, load_model, output
+
+if TYPE_CHECKING:
+    from refrag_components.prompt import Message
+    from refrag_components.report import Report
+    from refrag_components.stores.base import ChunkStore
+
+__all__ = ["ask"]
+
+_EXPANDED, _COMPRESSED = "black on green", ("on grey19", "on grey30")  # neighbours must differ
+
+
+def ask(
+    folder: Annotated[
+        Path, typer.Argument(metavar="INDEX", help="Folder that `refrag index` wrote.")
+    ],
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    model_name: ModelOption = DEFAULT_MODEL,
+    policy: Annotated[
+        str, typer.Option(help="Chooses the chunks to expand: similarity, perplexity, ...")
+    ] = "similarity",
+    budget: Annotated[
+        str,
+        typer.Option(help="Fraction of the chunks (0.25), or positions for all passages (512)."),
+    ] = "0.25",
+    k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 5,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show each chunk as compressed or expanded.")
+    ] = False,
+) -> None:
+    """Answer a question from an index; the answer streams as it is generated."""
+    model = load_model(model_name)
+
+    from refrag_components.engines import SamplingParams
+    from refrag_components.generator import RefragGenerator, Request
+    from refrag_components.index import RefragIndex
+    from refrag_components.prompt import render
+
+    index = RefragIndex.open(folder, model)
+    hits = index.search(question, k)
+    generator = RefragGenerator(model, store=index.store, policy=policy, budget=_number(budget))
+    message = _message(question, [hit.text for hit in hits])
+    request = Request(render([message], model.tokenizer), question)
+    if explain:
+        spans = generator.explain(generator.prepare(request, max_tokens=max_tokens))
+        output.print(_explained(spans, plain=output.color_system is None), soft_wrap=True)
+    report = None
+    for delta in generator.stream(request, SamplingParams(max_tokens=max_tokens)):
+        output.out(delta.text, end="", highlight=False)
+        report = delta.report
+    output.line()
+    if report is not None:
+        _summarise(report, [hit.source for hit in hits])
+
+
+def _number(budget: str) -> float:
+    """A budget as typed; what is no number is refused by typer's own error."""
+    try:
+        return int(budget) if budget.isdigit() else float(budget)
+    except ValueError as error:
+        raise typer.BadParameter(f"{budget!r} is no number", param_hint="--budget") from error
+
+
+def _message(question: str, passages: Sequence[str]) -> Message:
+    """The prompt of most LangChain tutorials, with each passage as a part of its own."""
+    from refrag_components.prompt import Message, Part, PassagePart, TextPart
+
+    parts: list[Part] = [TextPart("Answer the question based only on the following context:\n")]
+    for passage in passages:
+        parts += [PassagePart(passage), TextPart("\n\n")]
+    parts.append(TextPart(f"Question: {question}"))
+    return Message("user", tuple(parts))
+
+
+def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text:
+    """The prompt with every chunk in the colour, or the brackets, of what became of it."""
+    text = Text()
+
+    def add_chunk(chunk: str, expanded: bool, number: int = 0) -> None:
+        if plain:
+            text.append(f"«{chunk}»" if expanded else f"‹{chunk}›")
+        else:
+            text.append(chunk, _EXPANDED if expanded else _COMPRESSED[number % 2])
+
+    add_chunk("expanded", True)
+    text.append(" chunks are read token by token, ")
+    add_chunk("compressed", False)
+    text.append(" ones as one position each\n\n")
+    for number, (span, expanded) in enumerate(spans):
+        if expanded is None:
+            text.append(span)
+        else:
+            add_chunk(span, expanded, number)
+    return text.append("\n")
+
+
+def _summarise(report: Report, sources: Sequence[str]) -> None:
+    lines = [
+        f"{report.context_tokens} context tokens in {report.context_positions} positions "
+        f"(rate {report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded",
+        f"{report.cache_hits} passages from the store, {report.cache_misses} encoded now; "
+        f"first token after {report.time_to_first_token:.2f} s",
+        f"from {', '.join(dict.fromkeys(sources))}",
+    ]
+    for line in lines:
+        errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+    for warning in report.warnings:
+        errors.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)

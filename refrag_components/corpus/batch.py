@@ -1,0 +1,77 @@
+"""One training or evaluation batch and its way through encoder, projector and decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["IGNORED", "Batch", "batch_logits"]
+
+#: Label of a position whose loss does not count.
+IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of mixed tokens and chunk embeddings with the tokens to predict.
+
+    Rows are padded on the right, where causal attention hides the padding from all that counts.
+
+    Attributes:
+        token_ids: Decoder token at each position, 0 under a chunk embedding; (rows, positions).
+        chunk_index: Chunk at each position, -1 under a token; (rows, positions).
+        chunk_tokens: Token ids of every chunk of the batch, 0 after a short one; (chunks, k).
+        chunk_used: True where ``chunk_tokens`` holds a token; (chunks, k).
+        pieces: Encoder token ids, one row an encoder window; (windows, pieces).
+        piece_mask: 1 for pieces, 0 for padding; same shape.
+        spans: Inclusive span of each chunk in its window, padded with 0; (windows, spans, 2).
+        span_index: Where each chunk's span stands in the flattened spans; (chunks,).
+        labels: Tokens that the last positions predict, or ``IGNORED``; (rows, predicted).
+        full_ids: The rows without any compression, predicting the same labels at their ends;
+            (rows, positions at p = 1). None where no teacher is wanted.
+    """
+
+    token_ids: Tensor
+    chunk_index: Tensor
+    chunk_tokens: Tensor
+    chunk_used: Tensor
+    pieces: Tensor
+    piece_mask: Tensor
+    spans: Tensor
+    span_index: Tensor
+    labels: Tensor
+    full_ids: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Returns the batch on another device."""
+        moved = {n: v if v is None else v.to(device) for n, v in vars(self).items()}
+        return Batch(**moved)
+
+
+def batch_logits(model: RefragModel, batch: Batch) -> Tensor:
+    """Runs encoder, projector and decoder on a batch.
+
+    Returns:
+        Logits of the predicted positions, shape (rows, predicted, vocabulary).
+    """
+    embed = model.decoder.get_input_embeddings()
+    inputs = embed(batch.token_ids)
+    if len(batch.span_index):
+        vectors = model.encoder(batch.pieces, batch.piece_mask, batch.spans)
+        vectors = vectors.flatten(0, 1)[batch.span_index]
+        tokens = None
+        if model.config.token_mix:
+            tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)
+        chunks = model.projector(vectors, tokens).to(inputs.dtype)
+        placed = chunks[batch.chunk_index.clamp(min=0)]
+        inputs = torch.where((batch.chunk_index >= 0).unsqueeze(-1), placed, inputs)
+    logits: Tensor = model.decoder(
+        inputs_embeds=inputs, logits_to_keep=batch.labels.shape[1], use_cache=False
+    ).logits
+    return logits

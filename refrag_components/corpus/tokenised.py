@@ -1,0 +1,168 @@
+"""Training text, tokenised once for the decoder and for the encoder."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from refrag_components.encoder import covering_tokens
+from refrag_components.exceptions import TrainingError
+from refrag_components.tokenization import content_tokenizer
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["TokenisedCorpus", "open_text", "prepare_corpus", "read_texts"]
+
+_BATCH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class TokenisedCorpus:
+    """Documents in one row of decoder tokens, each followed by the document separator.
+
+    Attributes:
+        tokens: Decoder token ids, shape (n,).
+        pieces: Encoder token ids of the same text, without special tokens, shape (m,).
+        steps: How far ``covering`` moves on at each token, shape (n,), uint8.
+        covering: Index into ``pieces`` of the piece over each token's last character, shape (n,).
+    """
+
+    tokens: np.ndarray
+    pieces: np.ndarray
+    steps: np.ndarray
+    covering: np.ndarray
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TokenisedCorpus:
+        """Opens what ``prepare_corpus`` wrote; tokens stay on disk.
+
+        Raises:
+            TrainingError: If the folder holds no tokenised corpus.
+        """
+        try:
+            tokens, pieces, steps = (
+                np.load(Path(folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ("tokens", "pieces", "steps")
+            )
+        except (OSError, ValueError) as error:
+            msg = f"{folder} holds no tokenised corpus ({error}); make one with `refrag train prepare`"
+            raise TrainingError(msg) from error
+        covering = np.maximum(np.cumsum(steps, dtype=np.int32) - 1, 0)
+        return cls(tokens, pieces, steps, covering)
+
+    def __len__(self) -> int:
+        """Number of decoder tokens."""
+        return len(self.tokens)
+
+
+def prepare_corpus(
+    texts: Iterable[str],
+    model: RefragModel,
+    folder: str | Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Tokenises documents for training and writes them as three arrays.
+
+    The folder appears at once when all is written.
+
+    Args:
+        texts: Documents.
+        model: Gives both tokenizers and the document separator.
+        folder: Where to write; must not exist.
+        progress: Called with the number of documents done after each batch.
+
+    Returns:
+        Number of decoder tokens written.
+
+    Raises:
+        TrainingError: If the folder exists or there is no text.
+    """
+    target = Path(folder)
+    if target.exists():
+        msg = f"{target} exists; remove it or choose another folder"
+        raise TrainingError(msg)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    pieces_of = content_tokenizer(model.encoder.tokenizer)
+    tokens, pieces, steps = [], [], []
+    token_type = _smallest(len(model.tokenizer))
+    piece_type = _smallest(len(model.encoder.tokenizer))
+    documents = iter(texts)
+    carry = 1  # the first token points at piece 0, which cumsum(steps) - 1 must give
+    try:
+        while batch := list(islice(documents, _BATCH)):
+            encodings = pieces_of.encode_batch(batch, add_special_tokens=False)
+            for passage, encoding in zip(model.chunker.chunk(batch), encodings, strict=True):
+                if not len(passage.token_ids) or not encoding.ids:
+                    continue
+                starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0]
+                covering = np.maximum(covering_tokens(passage.offsets[:, 1], starts), 0)
+                moved = np.diff(covering, prepend=0)
+                moved[0] += carry
+                carry = len(encoding.ids) - int(covering[-1])
+                # A step over 255 pieces would need one token that covers them all.
+                steps.append(np.append(np.minimum(moved, 255), 0).astype(np.uint8))
+                tokens.append(np.append(passage.token_ids, model.first_token_id).astype(token_type))
+                pieces.append(np.asarray(encoding.ids, dtype=piece_type))
+            if progress is not None:
+                progress(len(batch))
+        if not tokens:
+            msg = "there is no text to train on"
+            raise TrainingError(msg)
+        for name, arrays in (("tokens", tokens), ("pieces", pieces), ("steps", steps)):
+            np.save(scratch / f"{name}.npy", np.concatenate(arrays))
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return sum(len(row) for row in tokens)
+
+
+def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
+    """Reads documents: each line's ``text`` of ``.jsonl`` and ``.jsonl.zst``, or a whole file.
+
+    Raises:
+        TrainingError: If a file is missing or a line has no text.
+    """
+    for path in map(Path, paths):
+        if not path.is_file():
+            msg = f"there is no file {path}"
+            raise TrainingError(msg)
+        if path.name.endswith((".jsonl", ".jsonl.zst")):
+            with open_text(path) as lines:
+                for number, line in enumerate(lines, start=1):
+                    yield _text_of(line, path, number)
+        else:
+            yield path.read_text(encoding="utf-8")
+
+
+def open_text(path: Path) -> IO[str]:
+    if path.suffix != ".zst":
+        return path.open(encoding="utf-8")
+    import zstandard
+
+    return io.TextIOWrapper(zstandard.open(path, "rb"), encoding="utf-8")
+
+
+def _text_of(line: str, path: Path, number: int) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        msg = f'{path}, line {number}: expected a JSON object with a "text"'
+        raise TrainingError(msg) from error
+    return str(text)
+
+
+def _smallest(size: int) -> type[np.unsignedinteger]:
+    return np.uint16 if size <= 1 << 16 else np.uint32

@@ -1,0 +1,170 @@
+"""Windows of running text: a context, compressed or not, and the tokens that follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from refrag_components.corpus.batch import Batch
+from refrag_components.corpus.tokenised import TokenisedCorpus
+
+if TYPE_CHECKING:
+    from refrag_components.encoder import ChunkEncoder
+
+__all__ = ["WindowSpec", "cut_windows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """How one batch of windows is cut; all its rows have one shape, so nothing is padded.
+
+    Attributes:
+        chunk_size: Tokens a chunk (k).
+        passages: Passages that the context consists of; 0 for no context.
+        passage_tokens: Tokens a passage. Where it is no multiple of k the last chunk is shorter.
+        output_tokens: Tokens after the context whose loss counts (o).
+        expanded: Fraction p of the chunks that enter as tokens, drawn at random. Between 0 and 1
+            only whole chunks are drawn, so that every row has the same number of positions.
+        reconstruct: The output is the context itself (stage 1) instead of what follows it.
+    """
+
+    chunk_size: int
+    passages: int
+    passage_tokens: int
+    output_tokens: int
+    expanded: float = 0.0
+    reconstruct: bool = False
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the context (s)."""
+        return self.passages * self.passage_tokens
+
+    @property
+    def span(self) -> int:
+        """Tokens of running text that a window covers."""
+        return self.context_tokens + (0 if self.reconstruct else self.output_tokens)
+
+    @property
+    def positions(self) -> int:
+        """Decoder positions of a row, about (exact where k divides ``passage_tokens``)."""
+        chunks = self.passages * -(-self.passage_tokens // self.chunk_size)
+        expanded = round(self.expanded * chunks)
+        context = min(self.context_tokens, chunks + expanded * (self.chunk_size - 1))
+        return 1 + context + self.output_tokens
+
+
+def cut_windows(
+    corpus: TokenisedCorpus,
+    starts: np.ndarray,
+    spec: WindowSpec,
+    *,
+    encoder: ChunkEncoder,
+    separator: int,
+    rng: np.random.Generator,
+    with_full_text: bool = False,
+) -> Batch:
+    """Cuts one batch of windows out of a corpus.
+
+    Every row is [separator, context, output]; for reconstruction a second separator stands
+    between context and output, so that the decoder can tell repeating from going on.
+
+    Args:
+        corpus: Tokenised text.
+        starts: First token of each window, shape (rows,); ``spec.span`` tokens must follow.
+        spec: Shape of the windows.
+        encoder: Gives the encoder's special tokens and window.
+        separator: Token id that comes first.
+        rng: Draws the expanded chunks.
+        with_full_text: Whether ``full_ids`` are wanted.
+    """
+    rows, s, k = len(starts), spec.context_tokens, spec.chunk_size
+    text = np.asarray(corpus.tokens[starts[:, None] + np.arange(spec.span)], dtype=np.int64)
+    context = text[:, :s]
+    output = context[:, : spec.output_tokens] if spec.reconstruct else text[:, s:]
+    first = np.full((rows, 1), separator)
+    head = [first, context] + ([first] if spec.reconstruct else [])
+    full_ids = np.concatenate([*head, output[:, :-1]], axis=1)
+
+    in_passage = np.arange(s) % max(spec.passage_tokens, 1)
+    begins = in_passage % k == 0
+    chunk_of = np.cumsum(begins) - 1
+    n_chunks = int(begins.sum())
+    lengths = np.bincount(chunk_of, minlength=n_chunks)
+    used = np.arange(k) < lengths[:, None]
+    chunk_tokens = np.zeros((rows, n_chunks, k), dtype=np.int64)
+    chunk_tokens[:, used] = context
+    row_start = np.arange(rows)[:, None] * n_chunks  # chunks are numbered through the batch
+
+    expanded = _draw(rows, lengths, k, spec.expanded, rng)
+    by_token = expanded[:, chunk_of]
+    kept = by_token | begins
+    per_row = int(kept[0].sum()) if s else 0
+    is_chunk = (begins & ~by_token)[kept].reshape(rows, per_row)
+    context_ids = np.where(is_chunk, 0, context[kept].reshape(rows, per_row))
+    index = np.where(is_chunk, (row_start + chunk_of)[kept].reshape(rows, per_row), -1)
+    tail = full_ids[:, 1 + s :]
+    token_ids = np.concatenate([first, context_ids, tail], axis=1)
+    chunk_index = np.concatenate([first * 0 - 1, index, tail * 0 - 1], axis=1)
+
+    pieces, mask, spans = _pieces(corpus, starts, spec, lengths, encoder)
+    arrays = {
+        "token_ids": token_ids,
+        "chunk_index": chunk_index,
+        "chunk_tokens": chunk_tokens.reshape(-1, k),
+        "chunk_used": np.tile(used, (rows, 1)),
+        "pieces": pieces,
+        "piece_mask": mask,
+        "spans": spans,
+        "span_index": np.arange(rows * n_chunks),
+        "labels": output,
+    }
+    if with_full_text and not spec.expanded == 1.0:
+        arrays["full_ids"] = full_ids
+    return Batch(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
+
+
+def _draw(
+    rows: int, lengths: np.ndarray, k: int, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Which chunks are expanded, shape (rows, chunks), bool."""
+    if fraction in (0.0, 1.0):
+        return np.full((rows, len(lengths)), bool(fraction))
+    whole = np.flatnonzero(lengths == k)
+    count = min(round(fraction * len(lengths)), len(whole))
+    picked = rng.random((rows, len(whole))).argsort(axis=1)[:, :count]
+    expanded = np.zeros((rows, len(lengths)), dtype=bool)
+    np.put_along_axis(expanded, whole[picked], True, axis=1)
+    return expanded
+
+
+def _pieces(
+    corpus: TokenisedCorpus,
+    starts: np.ndarray,
+    spec: WindowSpec,
+    lengths: np.ndarray,
+    encoder: ChunkEncoder,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encoder sequences of every passage: ids, mask, spans."""
+    if not spec.passages:
+        return np.zeros((0, 1), np.int64), np.zeros((0, 1), np.int64), np.zeros((0, 0, 2), np.int64)
+    n, each = spec.passages, len(lengths) // spec.passages
+    begin = starts[:, None] + np.arange(n) * spec.passage_tokens
+    last = np.cumsum(lengths[:each]) - 1
+    bounds = np.stack([np.append(0, last[:-1] + 1), last], axis=1)
+    covering = corpus.covering[begin.reshape(-1, 1, 1) + bounds.reshape(1, each, -1)]
+    origin = covering[:, :1, :1]
+    size = np.minimum(covering[:, -1:, -1:] - origin + 1, encoder.room)
+    prefix, suffix = encoder.prefix, encoder.suffix
+    spans = np.minimum(covering - origin, size - 1) + len(prefix)
+    width = int(size.max()) + len(prefix) + len(suffix)
+    ids = np.full((rows := len(spans), width), encoder.pad_id, dtype=np.int64)
+    mask = np.arange(width) < (size + len(prefix) + len(suffix)).reshape(rows, 1)
+    for row in range(rows):
+        start, count = int(origin[row, 0, 0]), int(size[row, 0, 0])
+        piece = np.concatenate([prefix, corpus.pieces[start : start + count], suffix])
+        ids[row, : len(piece)] = piece
+    return ids, mask.astype(np.int64), spans.astype(np.int64)

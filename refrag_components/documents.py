@@ -1,0 +1,228 @@
+"""Files to documents: text, Markdown, reStructuredText, HTML and PDF."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bs4 import BeautifulSoup, NavigableString
+from pypdf import PdfReader
+
+from refrag_components.exceptions import DocumentError
+
+__all__ = [
+    "MAX_FILE_BYTES",
+    "SUFFIXES",
+    "Document",
+    "Skipped",
+    "file_digest",
+    "find_files",
+    "load_document",
+    "load_documents",
+]
+
+MAX_FILE_BYTES = 50 * 2**20
+"""Larger files are skipped."""
+
+_HTML_SUFFIXES = (".htm", ".html")
+_PDF_SUFFIX = ".pdf"
+SUFFIXES = (*_HTML_SUFFIXES, ".md", _PDF_SUFFIX, ".rst", ".txt")
+"""File names that are read end in one of these, in either case."""
+
+_MARKS = (  # longest first: UTF-32's mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NO_TEXT = ("noscript", "script", "style", "template")
+_HTML_BLOCKS = (
+    "address article aside blockquote body caption dd details div dl dt fieldset figcaption figure "
+    "footer form h1 h2 h3 h4 h5 h6 head header hr li main nav ol p pre section summary table tbody "
+    "tfoot thead title tr ul"
+).split()
+
+
+@dataclass(frozen=True)
+class Document:
+    """What the user indexes.
+
+    Attributes:
+        path: What identifies it: the file's path, or any other name.
+        text: Its text.
+        metadata: What comes back with its passages; must be writable as JSON.
+        digest: Changes when the document changes; of text and metadata unless given.
+    """
+
+    path: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            content = json.dumps([self.text, dict(self.metadata)], sort_keys=True).encode()
+            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+            object.__setattr__(self, "digest", digest)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that cannot be indexed.
+
+    Attributes:
+        path: The file's path.
+        reason: Why, as the end of a sentence that begins with the path.
+    """
+
+    path: str
+    reason: str
+
+
+def load_documents(folder: str | os.PathLike[str]) -> Iterator[Document | Skipped]:
+    """Reads all files below a folder, one at a time, in the same order every time.
+
+    Raises:
+        DocumentError: If there is no such folder.
+    """
+    return map(load_document, find_files(folder))
+
+
+def find_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Finds the files below a folder, in the order of their names; hidden ones are left out.
+
+    Returns:
+        Absolute paths. A folder that cannot be listed comes as itself, for ``load_document`` to
+        report.
+
+    Raises:
+        DocumentError: If there is no such folder.
+    """
+    path = Path(folder).resolve()
+    if not path.exists():
+        raise DocumentError(f"{path} does not exist; name a folder with documents")
+    if not path.is_dir():
+        raise DocumentError(f"{path} is a file; name the folder that it lies in")
+    return _walk(path)
+
+
+def load_document(path: Path) -> Document | Skipped:
+    """Reads one file; whatever is wrong with it becomes the reason for skipping it."""
+    name = os.fsencode(path).decode("utf-8", "replace")
+    try:
+        if name != str(path):
+            raise DocumentError("has a name that is not UTF-8")
+        data = _read(path)
+        text = _text(data, path.suffix.lower()).strip()
+    except DocumentError as error:
+        return Skipped(name, str(error))
+    except OSError as error:
+        return Skipped(name, f"cannot be read: {error.strerror}")
+    return Document(name, text, digest=_digest(data))
+
+
+def file_digest(path: Path) -> str:
+    """The ``digest`` that ``load_document`` would give the file, without reading its text."""
+    return _digest(path.read_bytes())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))
+        else:
+            yield Path(entry.path)
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes, after the checks that need no bytes."""
+    if not path.is_file():
+        if path.is_dir() and not path.is_symlink():
+            raise DocumentError("is a folder that cannot be listed")
+        raise DocumentError("is no regular file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DocumentError(f"is none of {', '.join(SUFFIXES)}")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise DocumentError(f"has {size / 2**20:.0f} MB, more than {MAX_FILE_BYTES // 2**20} MB")
+    return path.read_bytes()
+
+
+def _text(data: bytes, suffix: str) -> str:
+    if suffix == _PDF_SUFFIX:
+        text = _pdf_text(data)
+    else:
+        text = _decoded(data)
+        if suffix in _HTML_SUFFIXES:
+            text = _html_text(text)
+    text = text.encode("utf-8", "replace").decode()  # a broken PDF may give half characters
+    if not text.strip():
+        scan = "; a scanned PDF needs text recognition first" if suffix == _PDF_SUFFIX else ""
+        raise DocumentError(f"holds no text{scan}")
+    return text
+
+
+def _decoded(data: bytes) -> str:
+    """Text in UTF-8, in Unicode with a byte order mark, or else in Windows-1252."""
+    encodings = [name for mark, name in _MARKS if data.startswith(mark)][:1]
+    if not encodings and b"\0" in data:
+        raise DocumentError("is binary")
+    for encoding in encodings or ("utf-8", "cp1252"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise DocumentError("is in an unknown encoding; save it as UTF-8")
+
+
+def _html_text(source: str) -> str:
+    soup = BeautifulSoup(source, "html.parser")
+    for tag in soup(_NO_TEXT):
+        tag.decompose()
+    for string in soup.find_all(string=True):
+        if string.find_parent("pre") is None:
+            string.replace_with(NavigableString(re.sub(r"\s+", " ", string)))
+    for tag in soup("br"):
+        tag.replace_with("\n")
+    for tag in soup(("td", "th")):
+        tag.append(" ")
+    for tag in soup(_HTML_BLOCKS):
+        tag.insert_before("\n\n")
+        tag.insert_after("\n\n")
+    lines = (line.rstrip() for line in soup.get_text().split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _pdf_text(data: bytes) -> str:
+    # Broken PDFs make pypdf raise almost anything, RecursionError included.
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        locked = reader.is_encrypted and not reader.decrypt("")
+    except Exception as error:
+        raise DocumentError(f"is no readable PDF: {error}") from error
+    if locked:
+        raise DocumentError("is encrypted; remove its password first")
+    try:
+        return "\n\n".join(page.extract_text() for page in reader.pages)
+    except Exception as error:
+        raise DocumentError(f"is no readable PDF: {error}") from error

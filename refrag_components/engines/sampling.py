@@ -1,0 +1,149 @@
+"""How the next token is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from refrag_components.exceptions import RefragError
+
+__all__ = ["Sampler", "SamplingError", "SamplingParams", "params_by_row"]
+
+
+class SamplingError(RefragError, ValueError):
+    """A sampling parameter outside its range."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling parameters of one answer.
+
+    Attributes:
+        max_tokens: Most tokens to generate, at least 1.
+        temperature: 0 takes the likeliest token each time; above, logits are divided by it.
+        top_p: In (0, 1]; below 1 only the likeliest tokens that reach this mass are drawn from.
+        top_k: From 1 on only the k likeliest tokens are drawn from; 0 for all.
+        repetition_penalty: Above 0; above 1 makes tokens of prompt and answer less likely.
+            Compressed chunks do not count as prompt: the decoder never saw their tokens.
+        stop: Strings that end the answer and are not part of it; a single one may be a str.
+        seed: Same seed, same answer (on the same kind of device); None for another each time.
+
+    Raises:
+        SamplingError: If a value is outside its range.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: str | Sequence[str] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the ranges and makes ``stop`` a tuple."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        checks = {
+            "max_tokens must be an int from 1 on": _is_int(self.max_tokens, 1),
+            "temperature must be finite and at least 0": (
+                math.isfinite(self.temperature) and self.temperature >= 0
+            ),
+            "top_p must lie in (0, 1]": 0 < self.top_p <= 1,
+            "top_k must be an int from 0 on (0 is off)": _is_int(self.top_k, 0),
+            "repetition_penalty must be finite and above 0 (1 is off)": (
+                math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0
+            ),
+            "stop must hold non-empty strings": all(isinstance(s, str) and s for s in stop),
+            "seed must be an int in 0..2**63 - 1, or None": (
+                self.seed is None or (_is_int(self.seed, 0) and self.seed < 2**63)
+            ),
+        }
+        for rule, holds in checks.items():
+            if not holds:
+                msg = f"{rule}, got {getattr(self, rule.split()[0])!r}"
+                raise SamplingError(msg)
+
+
+def _is_int(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def params_by_row(
+    params: SamplingParams | Sequence[SamplingParams], n_rows: int
+) -> list[SamplingParams]:
+    """Gives each row its parameters; one for all is spread with seeds seed, seed + 1, ...
+
+    Raises:
+        SamplingError: If a sequence does not hold one for each row.
+    """
+    if isinstance(params, SamplingParams):
+        if params.seed is None:
+            return [params] * n_rows
+        return [replace(params, seed=params.seed + i) for i in range(n_rows)]
+    if len(params) != n_rows:
+        msg = f"got {len(params)} sampling parameters for {n_rows} prompts; pass one, or one each"
+        raise SamplingError(msg)
+    return list(params)
+
+
+class Sampler:
+    """Chooses the tokens of one answer.
+
+    Args:
+        params: Sampling parameters.
+        prompt_ids: Token ids of the prompt as far as the decoder sees them, shape (n,), int64,
+            on the decoder's device; used by the repetition penalty only.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_ids: Tensor) -> None:
+        # Any: transformers asks for LongTensor, which no torch function is declared to return.
+        self._processors: Any = LogitsProcessorList()
+        self._seen = prompt_ids
+        self._generator: torch.Generator | None = None
+        if params.repetition_penalty != 1.0:
+            penalty = RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty))
+            self._processors.append(penalty)
+        if params.temperature > 0:
+            self._generator = torch.Generator(prompt_ids.device)
+            if params.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(params.seed)
+            if params.temperature != 1.0:
+                self._processors.append(TemperatureLogitsWarper(float(params.temperature)))
+            if params.top_k:
+                self._processors.append(TopKLogitsWarper(params.top_k))
+            if params.top_p < 1.0:
+                self._processors.append(TopPLogitsWarper(float(params.top_p)))
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Chooses a token.
+
+        Args:
+            logits: The decoder's scores for the next token, shape (vocabulary,).
+
+        Returns:
+            Its id, shape (1,), int64, on the logits' device.
+        """
+        scores = logits.float().unsqueeze(0)
+        scores = self._processors(self._seen.unsqueeze(0), scores)
+        if self._generator is None:
+            token = scores.argmax(dim=-1)
+        else:
+            probabilities = scores.softmax(dim=-1)
+            token = torch.multinomial(probabilities, 1, generator=self._generator)[0]
+        self._seen = torch.cat([self._seen, token])
+        return token

@@ -1,0 +1,248 @@
+"""The default engine: any Hugging Face decoder, in this process."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from refrag_components.engines.base import EngineDelta, EngineOutput, FinishReason
+from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
+from refrag_components.engines.text_stream import TextStream
+from refrag_components.exceptions import ContextWindowError
+from refrag_components.layout import Layout, TextSegment, embed_layouts
+from refrag_components.tokenization import content_tokenizer
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["TransformersEngine"]
+
+
+class TransformersEngine:
+    """Decodes layouts with the model's own decoder.
+
+    Calls from several threads are fine: each has its own cache.
+
+    Args:
+        model: Gives the decoder, the tokenizer and the embeddings.
+        batch_size: Most layouts to decode together; bounds memory.
+    """
+
+    def __init__(self, model: RefragModel, *, batch_size: int = 16) -> None:
+        self._model = model
+        self._batch_size = batch_size
+        self._tokenizer = content_tokenizer(model.tokenizer)
+        self._end_ids = _end_ids(model)
+
+    def generate(
+        self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[EngineOutput]:
+        """Answers several layouts, similar lengths together.
+
+        Args:
+            layouts: One a prompt.
+            params: One for each layout, or one for all: then row i samples with ``seed + i``, so
+                that equal prompts get different answers.
+
+        Returns:
+            One answer a layout, in the layouts' order.
+
+        Raises:
+            ContextWindowError: If a layout leaves no room for an answer.
+        """
+        started = time.perf_counter()
+        each = params_by_row(params, len(layouts))
+        rows = [self._row(layout, own) for layout, own in zip(layouts, each, strict=True)]
+        by_length = sorted(rows, key=lambda row: row.layout.n_positions)
+        for start in range(0, len(by_length), self._batch_size):
+            for _ in self._decode(by_length[start : start + self._batch_size]):
+                pass
+        return [row.output(started) for row in rows]
+
+    def stream(self, layout: Layout, params: SamplingParams) -> Iterator[EngineDelta]:
+        """Answers one layout token by token; the texts joined are what ``generate`` returns.
+
+        Raises:
+            ContextWindowError: If the layout leaves no room for an answer.
+        """
+        row = self._row(layout, params)
+        return (delta for deltas in self._decode([row]) for delta in deltas)
+
+    def _row(self, layout: Layout, params: SamplingParams) -> _Row:
+        room = self._model.window - layout.n_positions
+        if room < 1:
+            msg = (
+                f"the prompt takes {layout.n_positions} positions and the decoder's window is "
+                f"{self._model.window}, so there is no room for an answer; expand fewer chunks, "
+                "retrieve fewer passages or shorten the prompt"
+            )
+            raise ContextWindowError(msg)
+        ids = torch.from_numpy(_visible_ids(layout)).to(self._model.device)
+        return _Row(
+            layout,
+            max_tokens=min(params.max_tokens, room),
+            sampler=Sampler(params, ids),
+            text=TextStream(self._tokenizer, params.stop),
+            end_ids=self._end_ids,
+        )
+
+    def _decode(self, rows: Sequence[_Row]) -> Iterator[list[EngineDelta]]:
+        """Decodes a batch step by step; yields one delta for each row still running."""
+        batch = _Batch(self._model, [row.layout for row in rows])
+        running = list(rows)
+        while running:
+            tokens = batch.sample([row.sampler for row in running])
+            token_ids = tokens.tolist()  # the one wait for the device in a step
+            yield [row.take(token) for row, token in zip(running, token_ids, strict=True)]
+            kept = [i for i, row in enumerate(running) if row.finish_reason is None]
+            if kept and len(kept) < len(running):
+                tokens = batch.keep(kept, tokens)
+            running = [running[i] for i in kept]
+            if running:
+                batch.step(tokens)
+
+
+class _Batch:
+    """What the decoder reads and writes while a batch is decoded.
+
+    Attributes:
+        logits: Scores for each row's next token, shape (rows, vocabulary).
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: RefragModel, layouts: Sequence[Layout]) -> None:
+        self._decoder = model.decoder
+        self._accepted = _forward_parameters(model.decoder)
+        self._cache = DynamicCache(config=model.decoder.config)
+        inputs = embed_layouts(model, layouts)
+        lengths = [layout.n_positions for layout in layouts]
+        # Where no row is padded no mask is needed, and attention can take its fastest path.
+        self._mask = inputs.attention_mask if len(set(lengths)) > 1 else None
+        self._positions = torch.tensor(lengths, device=inputs.inputs_embeds.device)
+        self.logits = self._forward(
+            inputs_embeds=inputs.inputs_embeds, position_ids=inputs.position_ids
+        )
+
+    @torch.inference_mode()
+    def sample(self, samplers: Sequence[Sampler]) -> Tensor:
+        """Chooses each row's next token, shape (rows,)."""
+        pairs = zip(samplers, self.logits, strict=True)
+        return torch.cat([sampler(logits) for sampler, logits in pairs])
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> None:
+        """Reads one token a row, shape (rows,)."""
+        if self._mask is not None:
+            new = self._mask.new_ones(len(self._mask), 1)
+            self._mask = torch.cat([self._mask, new], dim=1)
+        self.logits = self._forward(
+            input_ids=tokens.unsqueeze(1), position_ids=self._positions.unsqueeze(1)
+        )
+        self._positions = self._positions + 1
+
+    @torch.inference_mode()
+    def keep(self, kept: Sequence[int], tokens: Tensor) -> Tensor:
+        """Drops all rows but some, also from the rows' next tokens, which it returns."""
+        indices = torch.tensor(kept, device=tokens.device)
+        self._cache.batch_select_indices(indices)
+        self._positions = self._positions[indices]
+        self._mask = None if self._mask is None else self._mask[indices]
+        return tokens[indices]
+
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        arguments: dict[str, Any] = {
+            **inputs,
+            "attention_mask": self._mask,
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        # As transformers' own generate does: not every decoder knows every argument.
+        accepted = {name: arguments[name] for name in arguments.keys() & self._accepted}
+        logits: Tensor = self._decoder(**accepted).logits
+        return logits[:, -1]
+
+
+class _Row:
+    """One answer in the making.
+
+    Attributes:
+        layout: Its prompt.
+        sampler: Chooses its tokens.
+        finish_reason: None until the last token was taken.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        max_tokens: int,
+        sampler: Sampler,
+        text: TextStream,
+        end_ids: frozenset[int],
+    ) -> None:
+        self.layout = layout
+        self.sampler = sampler
+        self.finish_reason: FinishReason | None = None
+        self._max_tokens = max_tokens
+        self._stream = text
+        self._end_ids = end_ids
+        self._token_ids: list[int] = []
+        self._texts: list[str] = []
+        self._first_token_at = 0.0
+
+    def take(self, token_id: int) -> EngineDelta:
+        """Adds a generated token; sets ``finish_reason`` if it is the last one."""
+        if not self._token_ids:
+            self._first_token_at = time.perf_counter()
+        self._token_ids.append(token_id)
+        ended = token_id in self._end_ids
+        text = "" if ended else self._stream.push(token_id)
+        if ended or self._stream.stopped or len(self._token_ids) == self._max_tokens:
+            text += self._stream.finish()  # which may complete a stop string
+            self.finish_reason = "stop" if ended or self._stream.stopped else "length"
+        self._texts.append(text)
+        return EngineDelta(text, (token_id,), self.finish_reason)
+
+    def output(self, started: float) -> EngineOutput:
+        """The finished answer; ``started`` is when the call began, by ``time.perf_counter``."""
+        assert self.finish_reason is not None
+        return EngineOutput(
+            text="".join(self._texts),
+            token_ids=tuple(self._token_ids),
+            finish_reason=self.finish_reason,
+            time_to_first_token=self._first_token_at - started,
+            prompt_positions=self.layout.n_positions,
+        )
+
+
+def _visible_ids(layout: Layout) -> np.ndarray:
+    """Token ids of the positions that are tokens, in order, shape (n,), int64."""
+    ids = []
+    for segment in layout.segments:
+        if isinstance(segment, TextSegment):
+            ids.append(np.asarray(segment.token_ids, np.int64))
+        else:
+            by_token = np.repeat(segment.expanded, segment.vectors.chunk_lengths)
+            ids.append(np.asarray(segment.vectors.token_ids, np.int64)[by_token])
+    return np.concatenate(ids)
+
+
+def _end_ids(model: RefragModel) -> frozenset[int]:
+    """Tokens that end an answer: the generation config's and the tokenizer's own."""
+    configured = model.decoder.generation_config.eos_token_id
+    ids = configured if isinstance(configured, (list, tuple)) else [configured]
+    return frozenset(i for i in (*ids, model.tokenizer.eos_token_id) if i is not None)
+
+
+def _forward_parameters(decoder: Any) -> set[str]:
+    # A PEFT wrapper's own signature says nothing about the decoder inside.
+    inner = decoder.get_base_model() if hasattr(decoder, "get_base_model") else decoder
+    return set(inspect.signature(inner.forward).parameters)

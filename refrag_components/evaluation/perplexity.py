@@ -1,0 +1,191 @@
+"""Log-perplexity of a continuation after no, compressed and full context, same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from refrag_components.corpus import TokenisedCorpus, WindowSpec, batch_logits, cut_windows
+from refrag_components.exceptions import EmptyInputError
+from refrag_components.modeling import RefragModel
+
+__all__ = ["bootstrap", "measure_recovery", "quick_recovery", "window_losses"]
+
+_PASSAGE_TOKENS = 256
+
+
+@torch.inference_mode()
+def window_losses(
+    model: RefragModel,
+    corpus: TokenisedCorpus,
+    spec: WindowSpec,
+    starts: np.ndarray,
+    *,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Mean negative log-likelihood of each window's output tokens.
+
+    Args:
+        model: The model, in evaluation mode.
+        corpus: Held-out text.
+        spec: Context, output and expanded fraction.
+        starts: First *output* token of each window, shape (n,): the outputs stay the same
+            whatever the context is.
+        batch_size: Windows a forward pass.
+        seed: Draws the expanded chunks.
+        progress: Called with the number of windows done after each pass.
+
+    Returns:
+        Nats a token, shape (n,), float64.
+    """
+    losses = []
+    rng = np.random.default_rng([seed, 4])
+    on_cuda = model.device.type == "cuda"
+    for first in range(0, len(starts), batch_size):
+        batch = cut_windows(
+            corpus,
+            starts[first : first + batch_size] - spec.context_tokens,
+            spec,
+            encoder=model.encoder,
+            separator=model.first_token_id,
+            rng=rng,
+        ).to(model.device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
+            logits = batch_logits(model, batch)
+        nll = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2).float(), batch.labels, reduction="none"
+        )
+        losses.append(nll.mean(dim=1).double().cpu().numpy())
+        if progress is not None:
+            progress(len(losses[-1]))
+    return np.concatenate(losses)
+
+
+def measure_recovery(
+    model: RefragModel,
+    corpus: TokenisedCorpus,
+    *,
+    chunk_size: int,
+    context_tokens: int = 1024,
+    output_tokens: int = 256,
+    fractions: Sequence[float] = (0.0, 0.1, 0.25, 0.5),
+    max_windows: int | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Recovery (none - compressed) / (none - full), with 95% bootstrap intervals.
+
+    "none" and "full" are the same weights without context and with every chunk expanded; random
+    chunks are expanded at each fraction p. Windows do not overlap.
+
+    Args:
+        model: The model, in evaluation mode.
+        corpus: Held-out text.
+        chunk_size: k to measure at.
+        context_tokens: s, a multiple of 256.
+        output_tokens: o.
+        fractions: Expanded fractions p.
+        max_windows: Evenly spread windows to use; None uses all.
+        batch_size: Windows a forward pass.
+        progress: Called with the number of windows done after each pass.
+
+    Returns:
+        ``windows``, the three ways' mean log-perplexities in nats and, for each p, log-perplexity,
+        compression rate, recovery and its interval.
+
+    Raises:
+        EmptyInputError: If the corpus is shorter than one window.
+    """
+    span = context_tokens + output_tokens
+    starts = np.arange(context_tokens, len(corpus) - output_tokens + 1, span)
+    if not len(starts):
+        msg = f"the corpus has {len(corpus)} tokens; one window needs {span}"
+        raise EmptyInputError(msg)
+    if max_windows is not None and max_windows < len(starts):
+        starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(int)]
+    full_spec = WindowSpec(
+        chunk_size=chunk_size,
+        passages=context_tokens // _PASSAGE_TOKENS,
+        passage_tokens=_PASSAGE_TOKENS,
+        output_tokens=output_tokens,
+        expanded=1.0,
+    )
+
+    def losses(spec: WindowSpec) -> np.ndarray:
+        return window_losses(
+            model, corpus, spec, starts, batch_size=batch_size, progress=progress
+        )
+
+    none = losses(replace(full_spec, passages=0))
+    full = losses(full_spec)
+    rows = []
+    for p in fractions:
+        compressed = losses(replace(full_spec, expanded=p))
+        low, high = bootstrap(none, compressed, full)
+        rows.append(
+            {
+                "expanded": p,
+                "rate": chunk_size / (1 - p + chunk_size * p),
+                "log_ppl": float(compressed.mean()),
+                "recovery": _recovery(none, compressed, full),
+                "interval": [low, high],
+            }
+        )
+    return {
+        "chunk_size": chunk_size,
+        "context_tokens": context_tokens,
+        "output_tokens": output_tokens,
+        "windows": len(starts),
+        "none": float(none.mean()),
+        "full": float(full.mean()),
+        "compressed": rows,
+    }
+
+
+def quick_recovery(
+    model: RefragModel, corpus: TokenisedCorpus, chunk_size: int, windows: int = 96
+) -> dict[str, float]:
+    """A small measurement for the training log; names carry k."""
+    training = model.training
+    model.eval()
+    result = measure_recovery(
+        model,
+        corpus,
+        chunk_size=chunk_size,
+        fractions=(0.0, 0.25),
+        max_windows=windows,
+        context_tokens=min(1024, len(corpus) // 2 // 256 * 256),
+    )
+    model.train(training)
+    values = {"none": result["none"], "full": result["full"]}
+    for row in result["compressed"]:
+        values[f"p{row['expanded']:g}"] = row["log_ppl"]
+        values[f"recovery_p{row['expanded']:g}"] = row["recovery"]
+    return {f"k{chunk_size}_{name}": value for name, value in values.items()}
+
+
+def _recovery(none: np.ndarray, compressed: np.ndarray, full: np.ndarray) -> float:
+    return float((none.mean() - compressed.mean()) / (none.mean() - full.mean()))
+
+
+def bootstrap(
+    none: np.ndarray,
+    compressed: np.ndarray,
+    full: np.ndarray,
+    *,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95% percentile interval of the recovery over windows, all three ways drawn together."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(len(none), size=(samples, len(none)))
+    gained = (none - compressed)[rows].mean(axis=1)
+    gap = (none - full)[rows].mean(axis=1)
+    low, high = np.quantile(gained / gap, [0.025, 0.975])
+    return float(low), float(high)

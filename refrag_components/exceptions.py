@@ -1,0 +1,71 @@
+"""Every error that the library raises on purpose; each message names the fix."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BudgetError",
+    "ContextWindowError",
+    "CorruptVectorsError",
+    "DocumentError",
+    "DownloadError",
+    "EmptyInputError",
+    "FingerprintMismatchError",
+    "IndexFolderError",
+    "InvalidVectorsError",
+    "RefragError",
+    "TrainingError",
+    "UnknownModelError",
+    "UnknownPolicyError",
+]
+
+
+class RefragError(Exception):
+    """Base class: catch this to catch everything that the library raises on purpose."""
+
+
+class BudgetError(RefragError, ValueError):
+    """A budget that is no fraction in [0, 1] and no workable number of positions."""
+
+
+class ContextWindowError(RefragError, ValueError):
+    """A prompt that does not fit the decoder's window even when it is compressed."""
+
+
+class CorruptVectorsError(RefragError, ValueError):
+    """Stored bytes that are truncated, altered or no chunk vectors at all."""
+
+
+class DocumentError(RefragError, ValueError):
+    """A file or folder that cannot be indexed: missing, binary, too large, unreadable."""
+
+
+class DownloadError(RefragError, RuntimeError):
+    """Base weights that could not be fetched or whose checksum is wrong."""
+
+
+class EmptyInputError(RefragError, ValueError):
+    """Nothing to work on: an empty question, an empty prompt, no documents."""
+
+
+class FingerprintMismatchError(RefragError, ValueError):
+    """Chunk vectors or an index made by another encoder, chunk size or tokenizer."""
+
+
+class IndexFolderError(RefragError, ValueError):
+    """A folder that holds no usable index."""
+
+
+class InvalidVectorsError(RefragError, ValueError):
+    """Chunk vectors with NaN, infinite values or the wrong shape."""
+
+
+class TrainingError(RefragError, ValueError):
+    """A training recipe or data folder that cannot be used."""
+
+
+class UnknownModelError(RefragError, ValueError):
+    """A model name that is neither bundled, nor a folder, nor found on the hub."""
+
+
+class UnknownPolicyError(RefragError, ValueError):
+    """A policy name that does not exist."""

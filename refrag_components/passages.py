@@ -1,0 +1,97 @@
+"""Documents to passages: the units that are retrieved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["CountTokens", "split_passages"]
+
+CountTokens = Callable[[list[str]], Sequence[int]]
+"""Tokens in each of several texts; called with many texts at once."""
+
+# Where a text may be cut, from the best place to the worst. A cut falls before white space, so
+# that a word is counted with the space that most tokenizers make part of its first token.
+_CUTS = (
+    re.compile(r"(?=\n[^\S\n]*\n)(?<!\n)"),  # after a paragraph
+    re.compile(r"(?<=[.!?…])(?=\s)|(?<=[.!?…][\"'”’)\]])(?=\s)|(?<=[。！？])|(?=\n)(?<!\n)"),
+    re.compile(r"(?<=\S)(?=\s)"),  # after a word
+)
+# No text of so many characters for each allowed token fits, so it is cut without being counted.
+_CHARACTERS_A_TOKEN = 32
+
+
+def split_passages(text: str, count_tokens: CountTokens, max_tokens: int = 256) -> list[str]:
+    """Splits a document into passages that hold as many whole paragraphs as fit.
+
+    A paragraph above the limit is cut after sentences or lines, a sentence above it after words,
+    a word above it anywhere. Nothing is lost but white space around passages.
+
+    Args:
+        text: The document.
+        count_tokens: Returns the number of tokens of each text in a list.
+        max_tokens: Tokens that no passage exceeds, at least 1. Only a single character that
+            takes more tokens than that may.
+
+    Returns:
+        The passages in order, none of them empty.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+
+    def count(texts: list[str]) -> list[int]:
+        short = [t for t in texts if len(t) <= _CHARACTERS_A_TOKEN * max_tokens]
+        counted = iter(count_tokens(short) if short else ())
+        return [
+            next(counted) if len(t) <= _CHARACTERS_A_TOKEN * max_tokens else max_tokens + 1
+            for t in texts
+        ]
+
+    groups = list(_packed(_fitting([text], 0, count, max_tokens), max_tokens))
+    return list(_checked(groups, count, max_tokens))
+
+
+def _fitting(
+    pieces: list[str], cut: int, count: Callable[[list[str]], list[int]], limit: int
+) -> Iterator[tuple[str, int]]:
+    """Cuts pieces until each fits; yields them with their counts, losing nothing."""
+    for piece, tokens in zip(pieces, count(pieces), strict=True):
+        if tokens <= limit or len(piece) <= 1:
+            yield piece, tokens
+        elif cut < len(_CUTS):
+            yield from _fitting(_CUTS[cut].split(piece), cut + 1, count, limit)
+        else:
+            yield from _fitting(_halves(piece), cut, count, limit)
+
+
+def _packed(pieces: Iterator[tuple[str, int]], limit: int) -> Iterator[list[str]]:
+    """Groups neighbours whose counts add up to the limit at most."""
+    group: list[str] = []
+    total = 0
+    for piece, tokens in pieces:
+        if group and total + tokens > limit:
+            yield group
+            group, total = [], 0
+        group.append(piece)
+        total += tokens
+    yield group
+
+
+def _checked(
+    groups: list[list[str]], count: Callable[[list[str]], list[int]], limit: int
+) -> Iterator[str]:
+    """Joins each group; splits those whose pieces take more tokens together than apart."""
+    texts = ["".join(group).strip() for group in groups]
+    for group, text, tokens in zip(groups, texts, count(texts), strict=True):
+        if tokens <= limit or len(text) <= 1:
+            yield from filter(None, [text])
+        elif len(group) > 1:
+            middle = len(group) // 2
+            yield from _checked([group[:middle], group[middle:]], count, limit)
+        else:
+            yield from _checked([[half] for half in _halves(text)], count, limit)
+
+
+def _halves(text: str) -> list[str]:
+    middle = len(text) // 2
+    return [text[:middle], text[middle:]]

@@ -1,0 +1,60 @@
+"""Policies: which chunks enter the decoder as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from refrag_components.exceptions import UnknownPolicyError
+from refrag_components.policies.all import AllPolicy
+from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.policies.budget import Budget, select
+from refrag_components.policies.none import NonePolicy
+from refrag_components.policies.perplexity import PerplexityPolicy
+from refrag_components.policies.random import RandomPolicy
+from refrag_components.policies.similarity import SimilarityPolicy
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = [
+    "POLICIES",
+    "AllPolicy",
+    "Budget",
+    "NonePolicy",
+    "PerplexityPolicy",
+    "Policy",
+    "PolicyInputs",
+    "RandomPolicy",
+    "SimilarityPolicy",
+    "make_policy",
+    "select",
+]
+
+_MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
+    AllPolicy.name: lambda _: AllPolicy(),
+    NonePolicy.name: lambda _: NonePolicy(),
+    PerplexityPolicy.name: PerplexityPolicy,
+    RandomPolicy.name: lambda _: RandomPolicy(),
+    SimilarityPolicy.name: SimilarityPolicy,
+}
+
+POLICIES: tuple[str, ...] = tuple(sorted(_MAKERS))
+
+
+def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
+    """Returns the policy of that name; a policy object is returned as it is.
+
+    Args:
+        policy: One of ``POLICIES``, or a policy.
+        model: For the policies that look at chunks through a model.
+
+    Raises:
+        UnknownPolicyError: If no policy has that name.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    if policy not in _MAKERS:
+        msg = f"unknown policy {policy!r}; choose one of {', '.join(POLICIES)} or pass a Policy"
+        raise UnknownPolicyError(msg)
+    return _MAKERS[policy](model)

@@ -1,0 +1,26 @@
+"""Everything expands: the plain decoder."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.policies.budget import Budget
+
+__all__ = ["AllPolicy"]
+
+
+class AllPolicy(Policy):
+    """Expands every chunk, whatever the budget."""
+
+    name: ClassVar[str] = "all"
+
+    def scores(self, inputs: PolicyInputs) -> np.ndarray:
+        """All equal; where not everything fits the window, the earlier chunks expand."""
+        return np.zeros(inputs.n_chunks, dtype=np.float32)
+
+    def budget(self, asked: Budget) -> Budget:
+        """Every chunk."""
+        return Budget(1.0)

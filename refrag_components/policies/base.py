@@ -1,0 +1,51 @@
+"""What a policy is: it scores chunks, a budget decides how many of them expand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from refrag_components.policies.budget import Budget
+from refrag_components.vectors import ChunkVectors
+
+__all__ = ["Policy", "PolicyInputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyInputs:
+    """What a policy may look at.
+
+    Attributes:
+        passages: The prompt's passages in order, at least one chunk together.
+        question: What the user asks, as plain text.
+    """
+
+    passages: Sequence[ChunkVectors]
+    question: str
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of all passages."""
+        return sum(passage.n_chunks for passage in self.passages)
+
+
+class Policy(ABC):
+    """Decides which chunks matter most. Implementations are safe to use from several threads."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def scores(self, inputs: PolicyInputs) -> np.ndarray:
+        """Scores every chunk of every passage, in order.
+
+        Returns:
+            Shape (total chunks,), float32, finite; higher expands first.
+        """
+
+    def budget(self, asked: Budget) -> Budget:
+        """The budget that this policy works with; the asked one unless it has its own."""
+        return asked

@@ -1,0 +1,26 @@
+"""Nothing expands."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.policies.budget import Budget
+
+__all__ = ["NonePolicy"]
+
+
+class NonePolicy(Policy):
+    """Compresses every chunk, whatever the budget."""
+
+    name: ClassVar[str] = "none"
+
+    def scores(self, inputs: PolicyInputs) -> np.ndarray:
+        """All equal."""
+        return np.zeros(inputs.n_chunks, dtype=np.float32)
+
+    def budget(self, asked: Budget) -> Budget:
+        """No chunk."""
+        return Budget(0.0)

@@ -1,0 +1,248 @@
+"""Messages to prompt parts: template text, ordinary text and passages, kept apart."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2.exceptions import TemplateError
+
+from refrag_components.exceptions import EmptyInputError, RefragError
+from refrag_components.tokenization import content_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from refrag_components.stores.base import ChunkStore
+
+__all__ = [
+    "ControlPart",
+    "Message",
+    "Part",
+    "PassagePart",
+    "PromptTokenizer",
+    "RenderedPart",
+    "TextPart",
+    "render",
+]
+
+_BLANK_LINE = "\n\n"
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Ordinary text; control tokens that it spells out are read as plain characters."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class PassagePart:
+    """A passage that may enter the decoder as chunk embeddings.
+
+    Attributes:
+        text: The passage.
+        store: Where its chunk vectors are kept; None for the generator's own store.
+    """
+
+    text: str
+    store: ChunkStore | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class ControlPart:
+    """Text written by the chat template; the only text that may hold control tokens."""
+
+    text: str
+
+
+Part = TextPart | PassagePart
+RenderedPart = TextPart | PassagePart | ControlPart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: "system", "user", "assistant" or whatever the chat template knows.
+        parts: Text and passages in order.
+    """
+
+    role: str
+    parts: tuple[Part, ...]
+
+
+def render(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    add_generation_prompt: bool = True,
+) -> list[RenderedPart]:
+    """Lays messages out with the tokenizer's own chat template.
+
+    The template never sees the content: an unguessable word stands for each part and is replaced
+    afterwards, so content cannot forge control tokens and passages keep their borders. Outer white
+    space of a message does pass through the template, which may strip it.
+
+    A template that refuses the roles is given the messages once more with everything but the
+    assistant's turns as user turns and equal neighbours merged. A tokenizer without a template
+    gets one "role: text" line a message.
+
+    Args:
+        messages: The conversation, at least one message.
+        tokenizer: The decoder's tokenizer.
+        add_generation_prompt: End with the opening of the assistant's turn.
+
+    Raises:
+        EmptyInputError: If there are no messages.
+        RefragError: If the template refuses the messages or leaves a part out.
+    """
+    if not messages:
+        msg = "there are no messages to answer; pass at least one"
+        raise EmptyInputError(msg)
+    if not tokenizer.chat_template:
+        return _without_template(messages, add_generation_prompt=add_generation_prompt)
+    try:
+        return _with_template(messages, tokenizer, add_generation_prompt)
+    except (TemplateError, _PartLostError):
+        folded = _fold_roles(messages)
+    try:
+        return _with_template(folded, tokenizer, add_generation_prompt)
+    except (TemplateError, _PartLostError) as error:
+        roles = [message.role for message in messages]
+        msg = f"the tokenizer's chat template cannot lay out the roles {roles}: {error}"
+        raise RefragError(msg) from error
+
+
+class _PartLostError(ValueError):
+    """The template left out a message or changed its text."""
+
+
+def _with_template(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool
+) -> list[RenderedPart]:
+    secret = secrets.token_hex(16)
+    parts: list[Part] = []
+    conversation: list[dict[str, str]] = []
+    for message in messages:
+        lead, body, tail = _outer_space(message.parts)
+        places = "".join(f"x{secret}n{len(parts) + i}x" for i in range(len(body)))
+        parts.extend(body)
+        conversation.append({"role": message.role, "content": lead + places + tail})
+    text: Any = tokenizer.apply_chat_template(
+        conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    pieces = re.split(f"x{secret}n([0-9]+)x", text)  # control text and part numbers take turns
+    if lost := set(range(len(parts))) - {int(number) for number in pieces[1::2]}:
+        msg = f"{len(lost)} of {len(parts)} message parts do not appear in its output"
+        raise _PartLostError(msg)
+    rendered: list[RenderedPart] = []
+    for i, piece in enumerate(pieces):
+        if i % 2:
+            rendered.append(parts[int(piece)])
+        elif piece:
+            rendered.append(ControlPart(piece))
+    return rendered
+
+
+def _outer_space(parts: Sequence[Part]) -> tuple[str, list[Part], str]:
+    """Takes the white space at a message's ends off its parts."""
+    body = [part for part in parts if part.text]
+    lead = tail = ""
+    if body and isinstance(first := body[0], TextPart):
+        stripped = first.text.lstrip()
+        lead, body[0] = first.text[: len(first.text) - len(stripped)], TextPart(stripped)
+    if body and isinstance(last := body[-1], TextPart):
+        stripped = last.text.rstrip()
+        tail, body[-1] = last.text[len(stripped) :], TextPart(stripped)
+    return lead, [part for part in body if part.text], tail
+
+
+def _fold_roles(messages: Sequence[Message]) -> list[Message]:
+    folded: list[Message] = []
+    for message in messages:
+        role = "assistant" if message.role == "assistant" else "user"
+        if folded and folded[-1].role == role:
+            parts = (*folded[-1].parts, TextPart(_BLANK_LINE), *message.parts)
+            folded[-1] = Message(role, parts)
+        else:
+            folded.append(Message(role, message.parts))
+    return folded
+
+
+def _without_template(
+    messages: Sequence[Message], *, add_generation_prompt: bool
+) -> list[RenderedPart]:
+    # Role names are plain text here, so the prompt is treated as a raw one and gets its BOS.
+    rendered: list[RenderedPart] = []
+    for message in messages:
+        rendered += [TextPart(f"{message.role}: "), *message.parts, TextPart("\n")]
+    if add_generation_prompt:
+        rendered.append(TextPart("assistant:"))
+    return rendered
+
+
+class PromptTokenizer:
+    """Tokenises prompt text in which only the chat template may use control tokens.
+
+    Template and content are tokenised in one piece, as the tokenizer itself would do it; only
+    where content spells out a control token is the text cut inside that token and tokenised in
+    pieces. Safe to use from several threads.
+
+    Args:
+        tokenizer: The decoder's fast tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = content_tokenizer(tokenizer)
+        self._tokenizer.encode_special_tokens = False  # the template's own must come through
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {i for i, token in added.items() if token.special}
+        self._special.update(tokenizer.all_special_ids)
+        self._unknown = tokenizer.unk_token_id
+        self._unknown_text = str(tokenizer.unk_token)
+        opening = self._tokenizer.encode("", add_special_tokens=True).ids[:1]
+        self._opening = opening if opening == [tokenizer.bos_token_id] else []
+
+    @property
+    def opening(self) -> list[int]:
+        """Token ids that the tokenizer puts before a prompt that has no template: BOS or none."""
+        return list(self._opening)
+
+    def encode(self, parts: Sequence[TextPart | ControlPart]) -> np.ndarray:
+        """Tokenises neighbouring parts; no special token comes out of a ``TextPart``.
+
+        Returns:
+            Token ids, shape (n,), int64.
+        """
+        text = "".join(part.text for part in parts)
+        content = np.concatenate(
+            [np.full(len(part.text), isinstance(part, TextPart)) for part in parts]
+            or [np.zeros(0, dtype=bool)]
+        )
+        return np.asarray(self._encode(text, content), dtype=np.int64)
+
+    def _encode(self, text: str, content: np.ndarray) -> list[int]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        cuts = [
+            (start + end) // 2
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if token in self._special and self._is_forged(token, text, content, start, end)
+        ]
+        if not cuts:
+            return list(encoding.ids)
+        ids: list[int] = []
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            ids += self._encode(text[start:end], content[start:end])
+        return ids
+
+    def _is_forged(self, token: int, text: str, content: np.ndarray, start: int, end: int) -> bool:
+        if end - start < 2 or not content[start:end].any():
+            return False
+        # A word outside the vocabulary also has a special id; it forges nothing.
+        return token != self._unknown or self._unknown_text in text[start:end]

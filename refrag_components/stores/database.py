@@ -1,0 +1,203 @@
+"""One SQLite file that threads, forked children and other processes can use at once."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from refrag_components.stores.base import StoreError
+
+__all__ = ["Database"]
+
+_APPLICATION_ID = 0x52465247  # "RFRG": tells our files from other programs' SQLite files
+_BUSY_SECONDS = 60.0
+
+
+class Database:
+    """A connection to one SQLite file, opened with write-ahead logging.
+
+    Readers never wait for writers. A committed transaction survives the death of the process; an
+    unfinished one leaves no trace. Threads share the connection and take turns; forked children
+    open their own.
+
+    Args:
+        path: The file; it and its folders are created if missing.
+        schema: SQL statements that create the tables, each "... IF NOT EXISTS".
+
+    Raises:
+        StoreError: If the file cannot be opened or belongs to another program.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], schema: str) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.path.parent} is no folder to write to: {error}") from error
+        with self.read() as connection:
+            connection.executescript(schema)
+        _open_databases.add(self)
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Yields the connection for queries.
+
+        Raises:
+            StoreError: If SQLite fails.
+        """
+        with self._lock, self._errors():
+            yield self._connected()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Yields the connection inside a transaction that other processes' writers wait for.
+
+        Commits at the end, rolls back if the block raises. Inside another ``write`` block of the
+        same thread it joins that block's transaction.
+
+        Raises:
+            StoreError: If SQLite fails.
+        """
+        with self._lock, self._errors():
+            connection = self._connected()
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Closes the file; closing twice is harmless."""
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StoreError(f"{self.path} has been closed or was forked in use; open it again")
+        if self._connection is None:
+            self._connection = _connect(self.path)
+        return self._connection
+
+    def _pause(self) -> None:
+        """Closes the connection until it is next needed, unless a transaction is under way."""
+        if self._connection is not None and not self._connection.in_transaction:
+            self._connection.close()
+            self._connection = None
+
+    def _forbid_inherited(self) -> None:
+        """In a child forked inside a transaction: gives up the parent's connection unclosed."""
+        if self._connection is not None:
+            _inherited.append(self._connection)
+            self._connection = None
+            self._closed = True
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns SQLite's errors into ones that name the file and what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_NOTADB:
+                fix = "it is no SQLite file and was left as it is; choose another path"
+            elif code == sqlite3.SQLITE_CORRUPT:
+                fix = "the file is damaged; delete it and build it again"
+            elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                fix = "another process has been writing for a long time; try again later"
+            else:
+                fix = "check that the path is a writable file and that the disk has room"
+            raise StoreError(f"{self.path}: {error}; {fix}") from error
+
+
+# SQLite keeps its locks by process, so a child that inherits an open connection would believe in
+# locks that it does not hold. Hence every connection is closed while a fork takes place; parent
+# and child open it again when they next need it.
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking: list[Database] = []
+_inherited: list[sqlite3.Connection] = []
+_fork_lock = threading.Lock()
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    _forking.extend(_open_databases)
+    for database in _forking:
+        database._lock.acquire()
+        database._pause()
+
+
+def _after_fork_in_parent() -> None:
+    for database in _forking:
+        database._lock.release()
+    _forking.clear()
+    _fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for database in _forking:
+        database._forbid_inherited()
+    _after_fork_in_parent()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        _claim(connection, path)
+        _use_write_ahead_log(connection)
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _claim(connection: sqlite3.Connection, path: Path) -> None:
+    """Marks a new file as ours; refuses a file of another program before touching it."""
+    query = "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+    owner, tables = connection.execute(query).fetchone()
+    if owner == _APPLICATION_ID:
+        return
+    if owner or tables:
+        msg = f"{path} is another program's SQLite file and was left as it is; choose another path"
+        raise StoreError(msg)
+    connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switches the file to write-ahead logging, which SQLite's busy timeout does not cover."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,52 @@
+"""Text to token ids without special tokens, the same way everywhere in the library."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["content_tokenizer", "tokenizer_digest"]
+
+_PROBE = "The  Quick-brown fox's 1,234.5 km\n\n\tdef f(x): naïve Straße 北京 ١٢ 🙂 <|im_end|> CamelCase_id"
+
+
+def content_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Returns a private copy of the fast tokenizer that never yields a special token.
+
+    Text from users and retrieved passages may spell out control tokens ("<|im_end|>"); this copy
+    reads them as ordinary characters. It also neither truncates nor pads, and being a copy it is
+    safe to use from several threads while the original serves chat templates.
+
+    Raises:
+        TypeError: If the tokenizer has no fast (Rust) backend, which offsets need.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        msg = (
+            f"{type(tokenizer).__name__} has no fast backend; load it with "
+            "AutoTokenizer.from_pretrained(..., use_fast=True)"
+        )
+        raise TypeError(msg)
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """Returns 16 bytes that change whenever the tokenizer would cut text differently.
+
+    Made of the vocabulary and of how a probe text is cut, not of the tokenizer's file, whose
+    format differs between releases of the tokenizers library.
+    """
+    plain = content_tokenizer(tokenizer)
+    digest = hashlib.blake2b(digest_size=16)
+    for token, index in sorted(plain.get_vocab().items()):
+        digest.update(f"{token}\0{index}\0".encode())
+    digest.update(repr(plain.encode(_PROBE, add_special_tokens=False).ids).encode())
+    return digest.digest()

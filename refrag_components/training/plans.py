@@ -1,0 +1,145 @@
+"""Which windows each training step sees; the same at every start, so that a run can resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from refrag_components.corpus import (
+    Batch,
+    ConversationSpec,
+    QuestionSet,
+    TokenisedCorpus,
+    WindowSpec,
+    cut_windows,
+    lay_out_conversations,
+)
+from refrag_components.exceptions import TrainingError
+from refrag_components.modeling import RefragModel
+from refrag_components.training.curriculum import STAGES, stage_mixture
+from refrag_components.training.recipe import StageSettings
+
+__all__ = ["PlannedBatches", "continual_plan", "reconstruction_plan"]
+
+_PASSAGE_COUNTS = (4, 8)
+
+
+def reconstruction_plan(settings: StageSettings, seed: int) -> list[WindowSpec | ConversationSpec]:
+    """Stage 1: repeat the context from its chunk embeddings, short contexts first.
+
+    Each of the nine stages gets the same number of steps. A step's number of chunks is drawn by
+    the stage's share of examples times its length, since a batch holds a fixed number of
+    positions and so fewer long examples.
+    """
+    rng = np.random.default_rng([seed, 1])
+    plan: list[WindowSpec | ConversationSpec] = []
+    for step in range(settings.steps):
+        k = int(rng.choice(settings.chunk_sizes))
+        stage = step * STAGES // settings.steps
+        mixture = stage_mixture(stage, settings.reconstruction_tokens // k)
+        weight = np.array([share * chunks for chunks, share in mixture.items()])
+        plan.append(_reconstruct(int(rng.choice(list(mixture), p=weight / weight.sum())), k))
+    return plan
+
+
+def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | ConversationSpec]:
+    """Stage 2: go on after a context of which a random fraction p is expanded."""
+    rng = np.random.default_rng([seed, 2])
+    plan: list[WindowSpec | ConversationSpec] = []
+    for _ in range(settings.steps):
+        k = int(rng.choice(settings.chunk_sizes))
+        p = float(rng.choice(settings.expanded))
+        kind = rng.random()
+        if kind < settings.reconstruction_share:
+            plan.append(_reconstruct(settings.reconstruction_tokens // k, k))
+            continue
+        if kind < settings.reconstruction_share + settings.conversation_share:
+            plan.append(ConversationSpec(chunk_size=k, expanded=p))
+            continue
+        passages = int(rng.choice(_PASSAGE_COUNTS))
+        tokens = settings.context_tokens // passages
+        if p in (0.0, 1.0):  # real passages end where they end: let the last chunk be short
+            tokens -= int(rng.integers(k))
+        plan.append(
+            WindowSpec(
+                chunk_size=k,
+                passages=passages,
+                passage_tokens=tokens,
+                output_tokens=settings.output_tokens,
+                expanded=p,
+            )
+        )
+    return plan
+
+
+def _reconstruct(chunks: int, k: int) -> WindowSpec:
+    tokens = chunks * k
+    return WindowSpec(
+        chunk_size=k, passages=1, passage_tokens=tokens, output_tokens=tokens, reconstruct=True
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedBatches(Dataset[Batch]):
+    """Batches by step number.
+
+    Attributes:
+        corpus: Tokenised text.
+        plan: What each step sees.
+        model: Gives tokenizers and separator.
+        positions: Decoder positions a batch, about.
+        seed: Of everything that is drawn.
+        questions: For conversations; needed where the plan has any.
+        with_full_text: Whether the full text passes through the decoder too (distillation).
+    """
+
+    corpus: TokenisedCorpus
+    plan: list[WindowSpec | ConversationSpec]
+    model: RefragModel
+    positions: int
+    seed: int
+    questions: QuestionSet | None = None
+    with_full_text: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks that there is text for every step."""
+        longest = max((s.span for s in self.plan if isinstance(s, WindowSpec)), default=0)
+        if len(self.corpus) <= longest:
+            msg = f"the corpus has {len(self.corpus)} tokens, a window needs {longest + 1}"
+            raise TrainingError(msg)
+        if self.questions is None and any(isinstance(s, ConversationSpec) for s in self.plan):
+            msg = "the recipe has a conversation_share but there are no questions to train on"
+            raise TrainingError(msg)
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self.plan)
+
+    def __getitem__(self, step: int) -> Batch:
+        """Makes the batch of one step."""
+        spec = self.plan[step]
+        rng = np.random.default_rng([self.seed, 3, step])
+        if isinstance(spec, ConversationSpec):
+            return self._conversations(spec, rng)
+        each = spec.positions
+        if self.with_full_text and spec.expanded < 1:
+            each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
+        rows = max(1, self.positions // max(each, 128))
+        return cut_windows(
+            self.corpus,
+            rng.integers(0, len(self.corpus) - spec.span, size=rows),
+            spec,
+            encoder=self.model.encoder,
+            separator=self.model.first_token_id,
+            rng=rng,
+            with_full_text=self.with_full_text,
+        )
+
+    def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:
+        assert self.questions is not None
+        # Prompt and answer take about 200 positions, the passages what p leaves of them.
+        context = spec.max_tokens * (spec.expanded + (1 - spec.expanded) / spec.chunk_size)
+        rows = self.questions.draw(max(1, self.positions // round(200 + context)), spec, rng)
+        return lay_out_conversations(rows, spec, self.model, rng)

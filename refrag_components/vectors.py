@@ -1,0 +1,249 @@
+"""Chunk vectors of one passage: the value that is computed once, stored and looked up."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
+
+__all__ = ["CODECS", "ChunkVectors", "Codec", "passage_key"]
+
+Codec = Literal["float32", "float16", "int8"]
+
+CODECS: tuple[Codec, ...] = ("float32", "float16", "int8")
+"""How vectors can be stored: 4, 2 or 1 bytes a value."""
+
+# Serialised form, little-endian: header, fingerprint, token ids, vectors, checksum.
+_MAGIC = b"RFCV"
+_VERSION = 1
+_HEADER = struct.Struct("<4s4B3I")  # magic, version, codec, token bytes, fingerprint length, sizes
+_CHECKSUM_BYTES = 16
+_TOKEN_TYPES = {2: "<u2", 4: "<i4"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ChunkVectors:
+    """The chunk vectors of one passage and the decoder tokens that they stand for.
+
+    Both arrays are private read-only copies, so a value can be shared between threads and caches.
+
+    Attributes:
+        vectors: Encoder outputs, shape (n_chunks, d_enc), float32, finite.
+        token_ids: Decoder token ids of the passage, shape (n_tokens,), int32, not negative.
+        chunk_size: Tokens a chunk (k); n_chunks == ceil(n_tokens / k).
+        fingerprint: Which encoder, chunk size and tokenizer made them; 1 to 255 ASCII characters.
+
+    Raises:
+        InvalidVectorsError: If values are NaN or infinite, or if shapes or types do not fit.
+    """
+
+    vectors: np.ndarray
+    token_ids: np.ndarray
+    chunk_size: int
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", _checked_vectors(self.vectors))
+        object.__setattr__(self, "token_ids", _checked_token_ids(self.token_ids))
+        if not 1 <= self.chunk_size < 2**32:
+            raise InvalidVectorsError(f"chunk_size must be at least 1, got {self.chunk_size}")
+        if not (self.fingerprint.isascii() and 1 <= len(self.fingerprint) <= 255):
+            msg = f"fingerprint must be 1 to 255 ASCII characters, got {self.fingerprint!r}"
+            raise InvalidVectorsError(msg)
+        needed = -(-self.n_tokens // self.chunk_size)
+        if self.n_chunks != needed:
+            msg = (
+                f"{self.n_tokens} tokens in chunks of {self.chunk_size} need {needed} vectors, "
+                f"got {self.n_chunks}"
+            )
+            raise InvalidVectorsError(msg)
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return len(self.vectors)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of decoder tokens."""
+        return len(self.token_ids)
+
+    @property
+    def width(self) -> int:
+        """Values a vector (d_enc)."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that both arrays take in memory."""
+        return self.vectors.nbytes + self.token_ids.nbytes
+
+    @property
+    def chunk_lengths(self) -> np.ndarray:
+        """Tokens in each chunk, shape (n_chunks,), int32; only the last may be below k."""
+        starts = np.arange(self.n_chunks, dtype=np.int64) * self.chunk_size
+        return np.minimum(self.n_tokens - starts, self.chunk_size).astype(np.int32)
+
+    def chunk_token_ids(self, index: int) -> np.ndarray:
+        """Token ids of chunk ``index`` (0 to n_chunks - 1), shape (chunk length,), int32."""
+        if not 0 <= index < self.n_chunks:
+            raise IndexError(f"chunk {index} of a passage with {self.n_chunks} chunks")
+        return self.token_ids[index * self.chunk_size : (index + 1) * self.chunk_size]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ChunkVectors):
+            return NotImplemented
+        return (
+            self.chunk_size == other.chunk_size
+            and self.fingerprint == other.fingerprint
+            and np.array_equal(self.token_ids, other.token_ids)
+            and np.array_equal(self.vectors, other.vectors)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return (
+            f"ChunkVectors(n_chunks={self.n_chunks}, n_tokens={self.n_tokens}, "
+            f"width={self.width}, chunk_size={self.chunk_size}, fingerprint={self.fingerprint!r})"
+        )
+
+    def to_bytes(self, codec: Codec = "float16") -> bytes:
+        """Serialises the value; a checksum at the end guards every byte.
+
+        Args:
+            codec: "float32" is exact, "float16" keeps 11 significant bits, "int8" rounds each
+                vector to 255 even steps between plus and minus its largest absolute value.
+
+        Raises:
+            InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".
+        """
+        if codec not in CODECS:
+            raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        token_bytes = 2 if self.n_tokens == 0 or self.token_ids.max() < 2**16 else 4
+        sizes = (self.chunk_size, self.n_tokens, self.width)
+        body = b"".join(
+            (
+                _HEADER.pack(
+                    _MAGIC,
+                    _VERSION,
+                    CODECS.index(codec),
+                    token_bytes,
+                    len(self.fingerprint),
+                    *sizes,
+                ),
+                self.fingerprint.encode("ascii"),
+                self.token_ids.astype(_TOKEN_TYPES[token_bytes]).tobytes(),
+                _pack(self.vectors, codec),
+            )
+        )
+        return body + _checksum(body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ChunkVectors:
+        """Reads what ``to_bytes`` wrote.
+
+        Raises:
+            CorruptVectorsError: If the bytes are truncated, altered or something else.
+        """
+        if data[:4] != _MAGIC:
+            raise CorruptVectorsError("these bytes are no chunk vectors")
+        body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+        if len(body) < _HEADER.size or _checksum(body) != checksum:
+            msg = "chunk vectors are truncated or altered; encode the passage again"
+            raise CorruptVectorsError(msg)
+        try:
+            return cls._parse(body)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            raise CorruptVectorsError(f"chunk vectors do not fit their header: {error}") from error
+
+    @classmethod
+    def _parse(cls, body: bytes) -> ChunkVectors:
+        header = _HEADER.unpack_from(body)
+        _, version, codec, token_bytes, fingerprint_length, chunk_size, n_tokens, width = header
+        if version != _VERSION:
+            raise ValueError(f"format version {version}, this library reads {_VERSION}")
+        tokens_at = _HEADER.size + fingerprint_length
+        vectors_at = tokens_at + n_tokens * token_bytes
+        shape = (-(-n_tokens // chunk_size), width)
+        return cls(
+            vectors=_unpack(body[vectors_at:], CODECS[codec], shape),
+            token_ids=np.frombuffer(body[tokens_at:vectors_at], dtype=_TOKEN_TYPES[token_bytes]),
+            chunk_size=chunk_size,
+            fingerprint=body[_HEADER.size : tokens_at].decode("ascii"),
+        )
+
+
+def passage_key(text: str, fingerprint: str) -> str:
+    """Key under which a passage's chunk vectors are stored; 32 hexadecimal characters.
+
+    Args:
+        text: The passage, exactly as it was encoded.
+        fingerprint: The model's fingerprint, so that models never share a key.
+    """
+    data = f"{fingerprint}\0{text}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _checked_vectors(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind != "f":
+        msg = (
+            "vectors must be floating point of shape (n_chunks, width), "
+            f"got {values.dtype} of shape {values.shape}"
+        )
+        raise InvalidVectorsError(msg)
+    with np.errstate(over="ignore"):
+        vectors = np.array(values, dtype=np.float32, order="C")
+    if not np.isfinite(vectors).all():
+        raise InvalidVectorsError("vectors hold NaN or infinite values")
+    vectors.flags.writeable = False
+    return vectors
+
+
+def _checked_token_ids(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 1 or (values.dtype.kind not in "iu" and len(values)):
+        msg = (
+            f"token_ids must be integers of shape (n_tokens,), got {values.dtype} "
+            f"of shape {values.shape}"
+        )
+        raise InvalidVectorsError(msg)
+    if len(values) and not (values.min() >= 0 and values.max() < 2**31):
+        raise InvalidVectorsError("token_ids must lie between 0 and 2**31 - 1")
+    token_ids = np.array(values, dtype=np.int32, order="C")
+    token_ids.flags.writeable = False
+    return token_ids
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES).digest()
+
+
+def _pack(vectors: np.ndarray, codec: Codec) -> bytes:
+    if codec == "float32":
+        return vectors.astype("<f4").tobytes()
+    if codec == "float16":
+        with np.errstate(over="ignore"):
+            halves = vectors.astype("<f2")
+        if not np.isfinite(halves).all():
+            msg = "vectors exceed float16's range of 65504; store them as float32 or int8"
+            raise InvalidVectorsError(msg)
+        return halves.tobytes()
+    # One step below peak / 127, so that 127 steps never exceed the peak and overflow.
+    scales = np.nextafter(np.abs(vectors).max(axis=1) / np.float32(127), np.float32(0))
+    steps = vectors / np.where(scales > 0, scales, np.inf)[:, None]
+    return scales.astype("<f4").tobytes() + np.rint(steps).clip(-127, 127).astype("i1").tobytes()
+
+
+def _unpack(data: bytes, codec: Codec, shape: tuple[int, int]) -> np.ndarray:
+    if codec == "int8":
+        scales = np.frombuffer(data[: 4 * shape[0]], dtype="<f4")
+        steps = np.frombuffer(data[4 * shape[0] :], dtype="i1").reshape(shape)
+        return steps * scales[:, None]
+    return np.frombuffer(data, dtype="<f4" if codec == "float32" else "<f2").reshape(shape)

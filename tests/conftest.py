@@ -1,0 +1,38 @@
+"""Tiny random models that every test can use, offline and in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from refrag_components.configuration import RefragConfig
+from refrag_components.modeling import RefragModel
+from tests.tiny import save_tiny_decoder, save_tiny_encoder
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a tiny random Llama decoder and a tiny random BERT encoder."""
+    root = tmp_path_factory.mktemp("tiny")
+    return save_tiny_decoder(root / "llama"), save_tiny_encoder(root / "bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved random checkpoint, k=4, loadable with ``RefragModel.from_pretrained``."""
+    decoder, encoder = tiny_base
+    torch.manual_seed(0)
+    config = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    RefragModel.from_base(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> RefragModel:
+    """The saved random checkpoint, loaded on CPU in float32; treat it as read-only."""
+    return RefragModel.from_pretrained(tiny_folder, device="cpu")

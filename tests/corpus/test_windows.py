@@ -1,0 +1,174 @@
+"""Training batches must be what the model sees at query time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refrag_components.corpus import (
+    IGNORED,
+    Batch,
+    ConversationSpec,
+    QuestionSet,
+    TokenisedCorpus,
+    WindowSpec,
+    batch_logits,
+    cut_windows,
+    lay_out_conversations,
+    prepare_corpus,
+)
+from refrag_components.layout import Layout, PassageSegment, TextSegment, embed_layouts
+from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory) -> TokenisedCorpus:
+    folder = tmp_path_factory.mktemp("corpus") / "prepared"
+    prepare_corpus([*TEXT, " ".join(TEXT)] * 3, tiny_model, folder)
+    return TokenisedCorpus.load(folder)
+
+
+def cut(
+    model: RefragModel, corpus: TokenisedCorpus, starts: list[int], **shape: object
+) -> tuple[WindowSpec, Batch]:
+    spec = WindowSpec(chunk_size=4, **shape)  # type: ignore[arg-type]
+    batch = cut_windows(
+        corpus,
+        np.array(starts),
+        spec,
+        encoder=model.encoder,
+        separator=model.first_token_id,
+        rng=np.random.default_rng(0),
+        with_full_text=True,
+    )
+    return spec, batch
+
+
+def test_pieces_cover_the_same_characters_as_tokens(
+    tiny_model: RefragModel, corpus: TokenisedCorpus
+) -> None:
+    """The encoder tokens under a document's tokens spell that document."""
+    ends = np.flatnonzero(corpus.tokens == tiny_model.first_token_id)
+    start, end = int(ends[0]) + 1, int(ends[1]) - 1
+    pieces = corpus.pieces[corpus.covering[start] : corpus.covering[end] + 1]
+    words = tiny_model.encoder.tokenizer(TEXT[1], add_special_tokens=False).input_ids
+    assert pieces.tolist() == words
+
+
+@pytest.mark.parametrize("expanded", [0.0, 0.25, 1.0])
+def test_a_window_of_one_document_equals_its_layout(
+    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+) -> None:
+    """Same text, same chunks: the batch and the query-time layout give the same logits."""
+    ends = np.flatnonzero(corpus.tokens == tiny_model.first_token_id)
+    start, size, o = int(ends[0]) + 1, int(ends[1] - ends[0]) - 1, 2
+    spec, batch = cut(
+        tiny_model,
+        corpus,
+        [start],
+        passages=1,
+        passage_tokens=size,
+        output_tokens=o,
+        expanded=expanded,
+    )
+    (vectors,) = tiny_model.encode_passages([TEXT[1]])
+    shown = batch.chunk_index[0].numpy()
+    choice = np.array([i not in shown for i in range(vectors.n_chunks)])
+    assert choice.sum() == round(expanded * vectors.n_chunks)
+    tail = np.asarray(corpus.tokens[start + size : start + size + o - 1])
+    first = TextSegment(np.array([tiny_model.first_token_id]))
+    layout = Layout((first, PassageSegment(vectors, choice), TextSegment(tail)))
+    with torch.inference_mode():
+        mine = batch_logits(tiny_model, batch)
+        inputs = embed_layouts(tiny_model, [layout])
+        theirs = tiny_model.decoder(inputs_embeds=inputs.inputs_embeds).logits[:, -o:]
+    torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=1e-3)  # stored vectors are float16
+
+
+def test_shapes_are_what_the_spec_says(tiny_model: RefragModel, corpus: TokenisedCorpus) -> None:
+    for expanded in (0.0, 0.5, 1.0):
+        spec, batch = cut(
+            tiny_model,
+            corpus,
+            [0, 7, 30],
+            passages=2,
+            passage_tokens=16,
+            output_tokens=8,
+            expanded=expanded,
+        )
+        assert batch.token_ids.shape == (3, spec.positions - 1)
+        assert (batch.chunk_index >= 0).sum() == 3 * round((1 - expanded) * 8)
+        assert batch.labels.shape == (3, 8)
+        for row, start in enumerate([0, 7, 30]):
+            assert batch.labels[row].tolist() == corpus.tokens[start + 32 : start + 40].tolist()
+
+
+def test_reconstruction_repeats_the_context(
+    tiny_model: RefragModel, corpus: TokenisedCorpus
+) -> None:
+    _, batch = cut(
+        tiny_model, corpus, [3], passages=1, passage_tokens=10, output_tokens=10, reconstruct=True
+    )
+    assert batch.labels[0].tolist() == corpus.tokens[3:13].tolist()
+    assert batch.chunk_tokens[batch.chunk_used].tolist() == corpus.tokens[3:13].tolist()
+    assert batch.token_ids.shape[1] == 1 + 3 + 1 + 9
+
+
+def test_gradients_reach_encoder_projector_and_decoder(
+    tiny_model: RefragModel, corpus: TokenisedCorpus
+) -> None:
+    _, batch = cut(tiny_model, corpus, [0], passages=1, passage_tokens=16, output_tokens=8)
+    loss = torch.nn.functional.cross_entropy(
+        batch_logits(tiny_model, batch).flatten(0, 1), batch.labels.flatten()
+    )
+    loss.backward()
+    for part in (tiny_model.encoder, tiny_model.projector, tiny_model.decoder):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+    tiny_model.zero_grad(set_to_none=True)
+
+
+def test_conversations_count_only_the_answers(tiny_model: RefragModel) -> None:
+    questions = QuestionSet(
+        [
+            {
+                "question": "Where is the {} harbour?",
+                "answers": ["north of the town"],
+                "passages": [{"text": TEXT[0], "gold": True}, {"text": TEXT[1]}],
+            }
+        ]
+    )
+    rng = np.random.default_rng(0)
+    for expanded in (0.0, 0.5, 1.0):
+        spec = ConversationSpec(chunk_size=4, expanded=expanded, max_passages=3)
+        batch = lay_out_conversations(questions.draw(6, spec, rng), spec, tiny_model, rng)
+        eos = tiny_model.tokenizer.eos_token_id
+        for labels in batch.labels:
+            kept = labels[labels != IGNORED].tolist()
+            assert tiny_model.tokenizer.decode(kept[:-1]) == "north of the town"
+            assert kept[-1] == eos
+        used = batch.chunk_index[batch.chunk_index >= 0]
+        assert len(set(used.tolist())) == len(used)
+        assert (len(used) == 0) == (expanded == 1.0)
+        assert batch_logits(tiny_model, batch).shape[:2] == batch.labels.shape
+
+
+def test_a_row_padded_on_the_right_has_the_logits_of_the_row_alone(
+    tiny_model: RefragModel,
+) -> None:
+    long = {"question": "Q " * 30, "answers": ["a b c"], "passages": [{"text": TEXT[3], "gold": 1}]}
+    short = {"question": "Q", "answers": ["it fell"], "passages": [{"text": TEXT[2], "gold": 1}]}
+    spec = ConversationSpec(chunk_size=4, expanded=0.0, max_passages=1)
+    rows = [
+        QuestionSet([record]).draw(1, spec, np.random.default_rng(1))[0] for record in (short, long)
+    ]
+    rng = np.random.default_rng(0)
+    both = lay_out_conversations(rows, spec, tiny_model, rng)
+    alone = lay_out_conversations(rows[:1], spec, tiny_model, rng)
+    with torch.inference_mode():
+        first = batch_logits(tiny_model, both)[0][both.labels[0] != IGNORED]
+        second = batch_logits(tiny_model, alone)[0][alone.labels[0] != IGNORED]
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from refrag_components.configuration import RefragConfig
+from refrag_components.engines import EngineOutput, SamplingParams, TransformersEngine
+from refrag_components.exceptions import ContextWindowError
+from refrag_components.layout import Layout, PassageSegment, Segment, TextSegment, embed_layouts
+from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_tokenizer
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": len(tiny_decoder_tokenizer()),
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "initializer_range": 0.3,
+}
+_OLDER_SHAPE: dict[str, Any] = {
+    "vocab_size": _SHAPE["vocab_size"],
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+_DECODERS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**_SHAPE),
+    "qwen2": Qwen2Config(**_SHAPE),
+    "qwen3": Qwen3Config(**_SHAPE, head_dim=8),
+    "mistral": MistralConfig(**_SHAPE, sliding_window=16),
+    "gemma": GemmaConfig(**_SHAPE, head_dim=8),
+    "gemma2": Gemma2Config(**_SHAPE, head_dim=8, sliding_window=16, query_pre_attn_scalar=8),
+    "gpt2": GPT2Config(**_OLDER_SHAPE, initializer_range=0.3),
+    "opt": OPTConfig(**_OLDER_SHAPE, ffn_dim=64, word_embed_proj_dim=32, init_std=0.3),
+}
+
+
+def _ids(model: RefragModel, text: str) -> np.ndarray:
+    return np.asarray(model.tokenizer(text).input_ids)
+
+
+def _layout(
+    model: RefragModel, texts: list[str], expanded: Callable[[int], np.ndarray] | bool, end: str
+) -> Layout:
+    """Text before, between and after passages."""
+    segments: list[Segment] = [TextSegment(_ids(model, "Read this: "))]
+    for vectors in model.encode_passages(texts):
+        n = vectors.n_chunks
+        mask = np.full(n, expanded) if isinstance(expanded, bool) else expanded(n)
+        segments += [PassageSegment(vectors, mask), TextSegment(_ids(model, "\n"))]
+    return Layout((*segments, TextSegment(_ids(model, end))))
+
+
+def _every_other(n: int) -> np.ndarray:
+    return np.arange(n) % 2 == 1
+
+
+def _token_ids(layout: Layout) -> list[int]:
+    """The token ids of a layout in which everything is expanded."""
+    return [
+        int(i)
+        for segment in layout.segments
+        for i in (
+            segment.token_ids if isinstance(segment, TextSegment) else segment.vectors.token_ids
+        )
+    ]
+
+
+def _hugging_face(model: RefragModel, ids: list[int], max_tokens: int, **options: Any) -> list[int]:
+    inputs = torch.tensor([ids])
+    output = model.decoder.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=max_tokens,
+        pad_token_id=2,
+        **{"do_sample": False, **options},
+    )
+    return [int(i) for i in output[0, len(ids) :]]
+
+
+def _same(left: EngineOutput, right: EngineOutput) -> bool:
+    return replace(left, time_to_first_token=0.0) == replace(right, time_to_first_token=0.0)
+
+
+@pytest.fixture(scope="module", params=sorted(_DECODERS))
+def any_model(
+    request: pytest.FixtureRequest,
+    tiny_base: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RefragModel:
+    decoder = save_tiny_decoder(tmp_path_factory.mktemp(request.param), _DECODERS[request.param])
+    config = RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
+    return RefragModel.from_base(config).eval()
+
+
+@pytest.fixture
+def layouts(any_model: RefragModel) -> list[Layout]:
+    """Prompts of different lengths: plain, compressed, mixed, and without any passage."""
+    return [
+        _layout(any_model, TEXT[:3], True, "Answer:"),
+        _layout(any_model, TEXT[:4], False, "What rose?"),
+        _layout(any_model, TEXT[2:], _every_other, "What fell?"),
+        _layout(any_model, [], True, "What?"),
+    ]
+
+
+def test_expanding_everything_is_the_plain_decoder(any_model: RefragModel) -> None:
+    layout = _layout(any_model, TEXT[:3], True, "Answer:")
+    ids = _token_ids(layout)
+    inputs = embed_layouts(any_model, [layout])
+    with torch.inference_mode():
+        ours = any_model.decoder(
+            inputs_embeds=inputs.inputs_embeds, position_ids=inputs.position_ids
+        ).logits
+        plain = any_model.decoder(input_ids=torch.tensor([ids])).logits
+    assert torch.equal(ours, plain)
+    output = TransformersEngine(any_model).generate([layout], SamplingParams(max_tokens=40))[0]
+    expected = _hugging_face(any_model, ids, 40)
+    assert list(output.token_ids) == expected
+    assert output.text == any_model.tokenizer.decode(expected, skip_special_tokens=True)
+    assert output.prompt_positions == len(ids)
+
+
+def test_batch_equals_single_and_stream_equals_generate(
+    any_model: RefragModel, layouts: list[Layout]
+) -> None:
+    engine = TransformersEngine(any_model)
+    params = SamplingParams(max_tokens=25)
+    together = engine.generate(layouts, params)
+    for layout, output in zip(layouts, together, strict=True):
+        assert _same(engine.generate([layout], params)[0], output)
+        deltas = list(engine.stream(layout, params))
+        assert "".join(delta.text for delta in deltas) == output.text
+        assert tuple(i for delta in deltas for i in delta.token_ids) == output.token_ids
+        assert [d.finish_reason for d in deltas[:-1]] == [None] * (len(deltas) - 1)
+        assert deltas[-1].finish_reason == output.finish_reason
+
+
+def test_rows_with_their_own_parameters_leave_each_other_alone(
+    any_model: RefragModel, layouts: list[Layout]
+) -> None:
+    engine = TransformersEngine(any_model, batch_size=3)
+    params = [
+        SamplingParams(max_tokens=1),
+        SamplingParams(max_tokens=20, temperature=1.5, top_k=20, seed=7),
+        SamplingParams(max_tokens=7, repetition_penalty=1.8),
+        SamplingParams(max_tokens=30, stop=("e", "\ufffd"), temperature=0.8, top_p=0.9, seed=1),
+    ]
+    together = engine.generate(layouts, params)
+    for layout, own, output in zip(layouts, params, together, strict=True):
+        assert _same(engine.generate([layout], own)[0], output)
+
+
+def test_repetition_penalty_is_hugging_faces(any_model: RefragModel) -> None:
+    layout = _layout(any_model, TEXT[:2], True, "Answer:")
+    params = SamplingParams(max_tokens=20, repetition_penalty=1.5)
+    output = TransformersEngine(any_model).generate([layout], params)[0]
+    expected = _hugging_face(any_model, _token_ids(layout), 20, repetition_penalty=1.5)
+    assert list(output.token_ids) == expected
+
+
+# -- one decoder is enough for what follows ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: RefragModel) -> TransformersEngine:
+    return TransformersEngine(tiny_model)
+
+
+def test_no_layouts_no_answers(engine: TransformersEngine) -> None:
+    assert engine.generate([], SamplingParams()) == []
+
+
+def test_repetition_penalty_ignores_what_the_decoder_did_not_see(
+    tiny_model: RefragModel, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    from refrag_components.engines import transformers_engine
+
+    class Recording(transformers_engine.Sampler):
+        def __init__(self, params: SamplingParams, prompt_ids: torch.Tensor) -> None:
+            seen.append(prompt_ids.tolist())
+            super().__init__(params, prompt_ids)
+
+    monkeypatch.setattr(transformers_engine, "Sampler", Recording)
+    layout = _layout(tiny_model, TEXT[:1], _every_other, "?")
+    engine.generate([layout], SamplingParams(max_tokens=1))
+    passage = layout.passages[0].vectors
+    expanded = [int(i) for j in range(1, passage.n_chunks, 2) for i in passage.chunk_token_ids(j)]
+    before, between, after = (list(_ids(tiny_model, text)) for text in ("Read this: ", "\n", "?"))
+    assert seen == [before + expanded + between + after]
+
+
+def test_seeds_reproduce_and_differ_by_row(
+    tiny_model: RefragModel, engine: TransformersEngine
+) -> None:
+    layout = _layout(tiny_model, TEXT[:2], False, "Answer:")
+    params = SamplingParams(max_tokens=20, temperature=1.0, seed=11)
+    rows = engine.generate([layout] * 3, params)
+    assert len({row.token_ids for row in rows}) == 3
+    again = engine.generate([layout] * 3, params)
+    assert all(_same(a, b) for a, b in zip(rows, again, strict=True))
+    assert _same(engine.generate([layout], replace(params, seed=12))[0], rows[1])
+    streamed = engine.stream(layout, params)
+    assert "".join(delta.text for delta in streamed) == rows[0].text
+    unseeded = SamplingParams(max_tokens=20, temperature=1.0)
+    assert len({row.token_ids for row in engine.generate([layout] * 3, unseeded)}) == 3
+
+
+def test_stop_string_across_tokens(tiny_model: RefragModel, engine: TransformersEngine) -> None:
+    layout = _layout(tiny_model, TEXT[:2], True, "Answer:")
+    plain = engine.generate([layout], SamplingParams(max_tokens=40))[0]
+    pieces = [d.text for d in engine.stream(layout, SamplingParams(max_tokens=40)) if d.text]
+    # The end of one piece and the beginning of the next, wherever that is not found earlier.
+    at, stop = next(
+        (i, pieces[i][-1] + pieces[i + 1][0])
+        for i in range(3, len(pieces) - 1)
+        if pieces[i][-1] + pieces[i + 1][0] not in "".join(pieces[: i + 1])
+    )
+    stopped = engine.generate([layout], SamplingParams(max_tokens=40, stop=stop))[0]
+    assert stopped.text == "".join(pieces[: at + 1])[:-1] == plain.text[: plain.text.find(stop)]
+    assert stopped.finish_reason == "stop"
+    assert len(stopped.token_ids) < len(plain.token_ids)
+    deltas = list(engine.stream(layout, SamplingParams(max_tokens=40, stop=stop)))
+    assert "".join(d.text for d in deltas) == stopped.text
+    assert deltas[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_every_end_token_of_the_generation_config_ends(
+    tiny_model: RefragModel, monkeypatch: pytest.MonkeyPatch, as_list: bool
+) -> None:
+    layout = _layout(tiny_model, TEXT[:1], True, "Answer:")
+    plain = TransformersEngine(tiny_model).generate([layout], SamplingParams(max_tokens=10))[0]
+    end = plain.token_ids[3]
+    ends = [399, end] if as_list else end
+    monkeypatch.setattr(tiny_model.decoder.generation_config, "eos_token_id", ends)
+    output = TransformersEngine(tiny_model).generate([layout], SamplingParams(max_tokens=10))[0]
+    at = plain.token_ids.index(end)
+    assert output.token_ids == plain.token_ids[: at + 1]
+    assert output.finish_reason == "stop"
+    assert output.text == tiny_model.tokenizer.decode(plain.token_ids[:at])
+
+
+def test_max_tokens_is_clipped_to_the_window(
+    tiny_model: RefragModel, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_end_ids", frozenset())
+    layout = Layout((TextSegment(np.full(tiny_model.window - 3, 20)),))
+    output = engine.generate([layout], SamplingParams(max_tokens=50))[0]
+    assert len(output.token_ids) == 3
+    assert output.finish_reason == "length"
+
+
+def test_a_prompt_without_room_for_an_answer(
+    tiny_model: RefragModel, engine: TransformersEngine
+) -> None:
+    layout = Layout((TextSegment(np.full(tiny_model.window, 20)),))
+    with pytest.raises(ContextWindowError, match=r"512 positions.*512.*fewer passages"):
+        engine.generate([layout], SamplingParams())
+    with pytest.raises(ContextWindowError):
+        engine.stream(layout, SamplingParams())
+
+
+def test_times_to_first_token_are_measured(
+    tiny_model: RefragModel, engine: TransformersEngine
+) -> None:
+    layouts = [_layout(tiny_model, TEXT[:n], False, "?") for n in (1, 3)]
+    first, second = engine.generate(layouts, SamplingParams(max_tokens=3))
+    assert 0 < first.time_to_first_token == pytest.approx(second.time_to_first_token, abs=0.05)
+
+
+def test_threads_get_the_answers_of_a_single_caller(
+    tiny_model: RefragModel, engine: TransformersEngine
+) -> None:
+    jobs = [
+        (
+            [_layout(tiny_model, TEXT[i : i + 2], _every_other, f"Question {i}?")] * (1 + i % 2),
+            SamplingParams(max_tokens=12, temperature=float(i % 3), seed=i),
+        )
+        for i in range(8)
+    ]
+    expected = [[row.token_ids for row in engine.generate(*job)] for job in jobs]
+    start = threading.Barrier(4)
+
+    def worker(_: int) -> list[list[tuple[int, ...]]]:
+        start.wait()
+        return [[row.token_ids for row in engine.generate(*job)] for job in jobs]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(worker, range(4))) == [expected] * 4
+
+
+def test_an_abandoned_stream_and_gradients_stay_the_callers_business(
+    tiny_model: RefragModel, engine: TransformersEngine
+) -> None:
+    stream = engine.stream(_layout(tiny_model, TEXT[:1], False, "?"), SamplingParams())
+    next(stream)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    del stream

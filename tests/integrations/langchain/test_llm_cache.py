@@ -1,0 +1,103 @@
+"""LangChain's own answer cache must never give the answer to another prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from langchain_refrag import ChatRefrag, RefragLLM
+from refrag_components.generator import RefragGenerator
+from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
+
+QUESTION = "What does it say?"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each prompt that reaches the generator."""
+    made: list[int] = []
+    generate = RefragGenerator.generate
+
+    def counting(self: RefragGenerator, requests: Any, params: Any) -> Any:
+        made.extend([1] * len(requests))
+        return generate(self, requests, params)
+
+    monkeypatch.setattr(RefragGenerator, "generate", counting)
+    return made
+
+
+@pytest.fixture
+def chat(tiny_folder: Path) -> ChatRefrag:
+    return ChatRefrag(model=str(tiny_folder), max_tokens=4, cache=InMemoryCache())
+
+
+def by_call(text: str) -> dict[str, Any]:
+    return {"input": QUESTION, "documents": [Document(page_content=text)]}
+
+
+def by_dict(text: str) -> dict[str, Any]:
+    return {"input": QUESTION, "documents": [{"page_content": text}]}
+
+
+def by_artifact(text: str) -> dict[str, Any]:
+    artifact = [Document(page_content=text)]
+    call = AIMessage("", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
+    tool = ToolMessage(f"Found: {text}", tool_call_id="1", artifact=artifact)
+    return {"input": [HumanMessage(QUESTION), call, tool]}
+
+
+def by_kwargs(text: str) -> dict[str, Any]:
+    return {"input": [HumanMessage(QUESTION, additional_kwargs={"documents": [{"text": text}]})]}
+
+
+@pytest.mark.parametrize("arguments", [by_call, by_dict, by_artifact, by_kwargs])
+def test_other_documents_same_question(
+    chat: ChatRefrag, calls: list[int], arguments: Callable[[str], dict[str, Any]]
+) -> None:
+    answers = [chat.invoke(**arguments(text)).content for text in (HARBOUR, RAIN, PRICES)]
+    assert len(calls) == 3
+    assert [chat.invoke(**arguments(text)).content for text in (HARBOUR, RAIN, PRICES)] == answers
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"budget": 1.0},
+        {"budget": 0.0},
+        {"budget": 64},
+        {"policy": "none"},
+        {"max_tokens": 3},
+        {"temperature": 0.5},
+        {"top_p": 0.5},
+        {"seed": 3},
+        {"stop": ["e"]},
+    ],
+)
+def test_other_settings_same_prompt(
+    chat: ChatRefrag, tiny_folder: Path, calls: list[int], settings: dict[str, Any]
+) -> None:
+    cache = InMemoryCache()
+    llm = RefragLLM(model=str(tiny_folder), max_tokens=4, cache=cache)
+    for model in (chat, llm):
+        calls.clear()
+        model.invoke(QUESTION)
+        model.invoke(QUESTION, **settings)
+        model.model_copy(update=settings).invoke(QUESTION)
+        assert len(calls) == 2, "a setting of the call is the setting of the model"
+        model.invoke(QUESTION)
+        assert len(calls) == 2
+
+
+def test_other_checkpoint_same_prompt(
+    chat: ChatRefrag, other_folder: Path, calls: list[int]
+) -> None:
+    chat.invoke(QUESTION)
+    chat.invoke(QUESTION, model=str(other_folder))
+    assert len(calls) == 2

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import refrag_components
+
+ROOT = Path(__file__).parents[1]
+PREFIX = "refrag_components."
+MODULES = sorted(
+    ["refrag_components"]
+    + [found.name for found in pkgutil.walk_packages(refrag_components.__path__, PREFIX)]
+)
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for folder in ("refrag_components", "integrations", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_core_imports_no_framework() -> None:
+    code = f"""
+import importlib, sys
+for name in {MODULES}:
+    importlib.import_module(name)
+print([name for name in sys.modules if name.startswith(("langchain", "llama_index"))])
+"""
+    assert run_python(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["refrag_components", "refrag_components.cli"])
+def test_light_modules_load_no_heavy_library(module: str) -> None:
+    code = f"""
+import sys, {module}
+print([name for name in ("faiss", "peft", "torch", "transformers") if name in sys.modules])
+"""
+    assert run_python(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_are_declared_and_exist(name: str) -> None:
+    module = importlib.import_module(name)
+    for public in getattr(module, "__all__", []):
+        assert getattr(module, public) is not None
+    defines_names = any(
+        getattr(value, "__module__", None) == name and not attribute.startswith("_")
+        for attribute, value in vars(module).items()
+    )
+    assert hasattr(module, "__all__") or not defines_names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_no_file_is_long(path: Path) -> None:
+    assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) < 400
