@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bs4 import BeautifulSoup, NavigableString
+from bs4 import BeautifulSoup, NavigableString, Tag
 from pypdf import PdfReader
+from pypdf.errors import DependencyError
 
 from refrag_components.exceptions import DocumentError
 
@@ -23,11 +25,12 @@ __all__ = [
     "SUFFIXES",
     "Document",
     "Skipped",
-    "file_digest",
     "find_files",
     "load_document",
     "load_documents",
 ]
+
+logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 50 * 2**20
 """Larger files are skipped."""
@@ -44,12 +47,19 @@ _MARKS = (  # longest first: UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_NO_TEXT = ("noscript", "script", "style", "template")
-_HTML_BLOCKS = (
-    "address article aside blockquote body caption dd details div dl dt fieldset figcaption figure "
-    "footer form h1 h2 h3 h4 h5 h6 head header hr li main nav ol p pre section summary table tbody "
-    "tfoot thead title tr ul"
-).split()
+_HTML_BREAKS = {
+    tag: separator
+    for separator, tags in (
+        (
+            "\n\n",
+            "address article aside blockquote body div dl fieldset figure footer form h1 h2 h3 h4 "
+            "h5 h6 head header hr main nav ol p pre section table title ul",
+        ),
+        ("\n", "br caption dd dt figcaption li summary tr"),
+        (" ", "td th"),
+    )
+    for tag in tags.split()
+}
 
 
 @dataclass(frozen=True)
@@ -115,28 +125,26 @@ def find_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     return _walk(path)
 
 
-def load_document(path: Path) -> Document | Skipped:
-    """Reads one file; whatever is wrong with it becomes the reason for skipping it."""
+def load_document(path: Path, *, known_digest: str = "") -> Document | Skipped:
+    """Reads one file; whatever is wrong with it becomes the reason for skipping it.
+
+    Args:
+        path: The file.
+        known_digest: Digest of the file when it was last read. If it has not changed since, its
+            text is not extracted: the document comes with this digest and an empty text.
+    """
     name = os.fsencode(path).decode("utf-8", "replace")
     try:
         if name != str(path):
             raise DocumentError("has a name that is not UTF-8")
         data = _read(path)
-        text = _text(data, path.suffix.lower()).strip()
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        text = "" if digest == known_digest else _text(data, path.suffix.lower())
     except DocumentError as error:
         return Skipped(name, str(error))
     except OSError as error:
         return Skipped(name, f"cannot be read: {error.strerror}")
-    return Document(name, text, digest=_digest(data))
-
-
-def file_digest(path: Path) -> str:
-    """The ``digest`` that ``load_document`` would give the file, without reading its text."""
-    return _digest(path.read_bytes())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return Document(name, text, digest=digest)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -175,8 +183,8 @@ def _text(data: bytes, suffix: str) -> str:
         text = _decoded(data)
         if suffix in _HTML_SUFFIXES:
             text = _html_text(text)
-    text = text.encode("utf-8", "replace").decode()  # a broken PDF may give half characters
-    if not text.strip():
+    text = text.strip()
+    if not text:
         scan = "; a scanned PDF needs text recognition first" if suffix == _PDF_SUFFIX else ""
         raise DocumentError(f"holds no text{scan}")
     return text
@@ -197,32 +205,34 @@ def _decoded(data: bytes) -> str:
 
 def _html_text(source: str) -> str:
     soup = BeautifulSoup(source, "html.parser")
-    for tag in soup(_NO_TEXT):
+    for tag in soup("noscript"):
         tag.decompose()
-    for string in soup.find_all(string=True):
-        if string.find_parent("pre") is None:
-            string.replace_with(NavigableString(re.sub(r"\s+", " ", string)))
-    for tag in soup("br"):
-        tag.replace_with("\n")
-    for tag in soup(("td", "th")):
-        tag.append(" ")
-    for tag in soup(_HTML_BLOCKS):
-        tag.insert_before("\n\n")
-        tag.insert_after("\n\n")
-    lines = (line.rstrip() for line in soup.get_text().split("\n"))
+    preformatted = {id(string) for tag in soup("pre") for string in tag.strings}
+    pieces = ["\n"]
+    for node in soup.descendants:
+        # Before a tag's content, and after the tag, which is where its next sibling begins.
+        tags = [node.previous_sibling, node if getattr(node, "contents", None) else None]
+        breaks = [_HTML_BREAKS.get(tag.name, "") for tag in tags if isinstance(tag, Tag)]
+        pieces.extend(filter(None, [max(breaks, key=len, default="")]))
+        if id(node) in preformatted:
+            pieces.append(str(node))
+        elif type(node) is NavigableString:  # its subclasses are comments, scripts and styles
+            text = re.sub(r"\s+", " ", node)
+            pieces.append(text.lstrip() if pieces[-1].endswith("\n") else text)
+    lines = (line.rstrip() for line in "".join(pieces).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 def _pdf_text(data: bytes) -> str:
-    # Broken PDFs make pypdf raise almost anything, RecursionError included.
+    text = None
     try:
         reader = PdfReader(io.BytesIO(data))
-        locked = reader.is_encrypted and not reader.decrypt("")
-    except Exception as error:
+        if not reader.is_encrypted or reader.decrypt(""):
+            text = "\n\n".join(page.extract_text() for page in reader.pages)
+    except DependencyError:
+        logger.debug("the cipher of a PDF needs a package that is not installed", exc_info=True)
+    except Exception as error:  # broken PDFs make pypdf raise almost anything
         raise DocumentError(f"is no readable PDF: {error}") from error
-    if locked:
-        raise DocumentError("is encrypted; remove its password first")
-    try:
-        return "\n\n".join(page.extract_text() for page in reader.pages)
-    except Exception as error:
-        raise DocumentError(f"is no readable PDF: {error}") from error
+    if text is None:
+        raise DocumentError("is encrypted; save it without a password")
+    return text

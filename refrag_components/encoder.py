@@ -208,16 +208,16 @@ class ChunkEncoder(nn.Module):
         """
         owned = [(i, w) for i, passage in enumerate(passages) for w in self.windows(passage)]
         order = sorted(range(len(owned)), key=lambda j: len(owned[j][1].input_ids))
-        vectors: list[np.ndarray | None] = [None] * len(owned)
+        vectors: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):
             picked = order[start : start + batch_size]
-            for j, rows in zip(picked, self._encode_batch([owned[j][1] for j in picked]), strict=True):
-                vectors[j] = rows
+            encoded = self._encode_batch([owned[j][1] for j in picked])
+            vectors.update(zip(picked, encoded, strict=True))
             if progress is not None:
                 progress(len(picked))
         grouped: list[list[np.ndarray]] = [[] for _ in passages]
-        for (i, _), rows in zip(owned, vectors, strict=True):
-            grouped[i].append(rows)
+        for j, (i, _) in enumerate(owned):
+            grouped[i].append(vectors[j])
         empty = np.zeros((0, self.width), dtype=np.float32)
         return [np.concatenate(rows) if rows else empty for rows in grouped]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -65,7 +66,7 @@ class RefragModel(nn.Module):
         self.tokenizer: Any = tokenizer
         self.encoder = encoder
         self.retriever = retriever
-        embedding = decoder.get_input_embeddings().weight
+        embedding: Any = decoder.get_input_embeddings().weight
         self.projector = Projector(
             encoder.width,
             embedding.shape[1],
@@ -95,6 +96,7 @@ class RefragModel(nn.Module):
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        chunk_size: int | None = None,
     ) -> RefragModel:
         """Loads a checkpoint for inference; adapters are merged into their base weights.
 
@@ -104,6 +106,7 @@ class RefragModel(nn.Module):
             device: Where to put it; CUDA where there is one, else CPU.
             dtype: Of the decoder; bfloat16 on CUDA, float32 on CPU. Encoder and projector stay
                 in float32: they are small and their output is stored.
+            chunk_size: Another k than the checkpoint's default, at most its ``max_chunk_size``.
 
         Raises:
             UnknownModelError: If there is no such checkpoint.
@@ -112,7 +115,7 @@ class RefragModel(nn.Module):
         folder = weights.checkpoint_folder(str(name_or_path))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        model = cls._load(folder)
+        model = cls._load(folder, chunk_size)
         for part in _PARTS:
             if (folder / f"{part}_adapter").is_dir():
                 model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
@@ -131,9 +134,11 @@ class RefragModel(nn.Module):
         return model
 
     @classmethod
-    def _load(cls, folder: Path) -> RefragModel:
+    def _load(cls, folder: Path, chunk_size: int | None = None) -> RefragModel:
         """Base weights, full weights and projector of a checkpoint folder, without adapters."""
         config = RefragConfig.from_folder(folder)
+        if chunk_size is not None:
+            config = dataclasses.replace(config, chunk_size=chunk_size)
         own = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
         model = cls._assemble(config, own)
         model.projector.load_state_dict(load_file(folder / _PROJECTOR))
@@ -200,7 +205,7 @@ class RefragModel(nn.Module):
 
         if isinstance(model, PeftModel):
             adapter = folder / f"{name}_adapter"
-            model.save_pretrained(adapter)
+            model.save_pretrained(str(adapter))
             (adapter / "README.md").unlink(missing_ok=True)
             _halve(adapter / "adapter_model.safetensors")
             if base := self._carried.get(name):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["CountTokens", "split_passages"]
+from refrag_components.tokenization import content_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["CountTokens", "split_passages", "token_counter"]
 
 CountTokens = Callable[[list[str]], Sequence[int]]
 """Tokens in each of several texts; called with many texts at once."""
@@ -14,11 +20,34 @@ CountTokens = Callable[[list[str]], Sequence[int]]
 # that a word is counted with the space that most tokenizers make part of its first token.
 _CUTS = (
     re.compile(r"(?=\n[^\S\n]*\n)(?<!\n)"),  # after a paragraph
-    re.compile(r"(?<=[.!?…])(?=\s)|(?<=[.!?…][\"'”’)\]])(?=\s)|(?<=[。！？])|(?=\n)(?<!\n)"),
+    re.compile(  # after a sentence or a line
+        r"(?<=[.!?\u2026])(?=\s)|(?<=[.!?\u2026][\"'\u201d\u2019)\]])(?=\s)"
+        r"|(?<=[\u3002\uff01\uff1f])|(?=\n)(?<!\n)"
+    ),
     re.compile(r"(?<=\S)(?=\s)"),  # after a word
 )
 # No text of so many characters for each allowed token fits, so it is cut without being counted.
 _CHARACTERS_A_TOKEN = 32
+_TEXTS_A_BATCH = 1024
+
+
+def token_counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
+    """Returns a function that counts tokens as ``Chunker`` makes them, for ``split_passages``.
+
+    Args:
+        tokenizer: The decoder's fast tokenizer.
+    """
+    plain = content_tokenizer(tokenizer)
+
+    def count(texts: list[str]) -> list[int]:
+        batches = (texts[i : i + _TEXTS_A_BATCH] for i in range(0, len(texts), _TEXTS_A_BATCH))
+        return [
+            len(encoding)
+            for batch in batches
+            for encoding in plain.encode_batch_fast(batch, add_special_tokens=False)
+        ]
+
+    return count
 
 
 def split_passages(text: str, count_tokens: CountTokens, max_tokens: int = 256) -> list[str]:

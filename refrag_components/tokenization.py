@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["content_tokenizer", "tokenizer_digest"]
 
-_PROBE = "The  Quick-brown fox's 1,234.5 km\n\n\tdef f(x): naïve Straße 北京 ١٢ 🙂 <|im_end|> CamelCase_id"
+_PROBE = (
+    "The  Quick-brown fox's 1,234.5 km\n\n\tdef f(x): CamelCase_id "
+    "naïve Straße 北京 ١٢ 🙂 <|im_end|>"
+)
 
 
 def content_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

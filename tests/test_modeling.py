@@ -129,7 +129,9 @@ def test_saved_and_loaded_models_agree(tiny_model: RefragModel, tmp_path: Path) 
     assert again.fingerprint == tiny_model.fingerprint
     vectors = again.encode_passages(TEXT)
     layout = [
-        Layout((text_segment(again, "So"), *(PassageSegment(v, v.chunk_lengths > 9) for v in vectors)))
+        Layout(
+            (text_segment(again, "So"), *(PassageSegment(v, v.chunk_lengths > 9) for v in vectors))
+        )
     ]
     assert torch.equal(logits(again, layout), logits(tiny_model, layout))
 

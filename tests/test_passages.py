@@ -28,6 +28,11 @@ def count_more_together(texts: list[str]) -> list[int]:
     return [len(text) ** 2 for text in texts]
 
 
+def count_less_after_space(texts: list[str]) -> list[int]:
+    """A tokenizer for which a text without its leading space takes more tokens."""
+    return [len(text) if text[:1].isspace() else 2 * len(text) for text in texts]
+
+
 TOKENIZER = content_tokenizer(tiny_decoder_tokenizer())
 
 
@@ -35,7 +40,14 @@ def count_bpe(texts: list[str]) -> list[int]:
     return [len(e) for e in TOKENIZER.encode_batch(texts, add_special_tokens=False)]
 
 
-COUNTERS = [count_words, count_characters, count_bytes, count_more_together, count_bpe]
+COUNTERS = [
+    count_words,
+    count_characters,
+    count_bytes,
+    count_more_together,
+    count_less_after_space,
+    count_bpe,
+]
 TEXTS = st.text(st.sampled_from("ab.?! \n\t\r\u00a0\u2028\U0001f642。”)")) | st.text(
     st.characters(exclude_categories=["Cs"])
 )
@@ -44,6 +56,7 @@ TEXTS = st.text(st.sampled_from("ab.?! \n\t\r\u00a0\u2028\U0001f642。”)")) | 
 @given(TEXTS, st.sampled_from(COUNTERS), st.integers(4, 40))
 @example("a\n\nb" * 100, count_words, 4)
 @example("a" * 1000, count_more_together, 4)
+@example(" abcdefgh" * 9, count_less_after_space, 9)
 @example(" " * 1000 + "a" + "\n" * 1000 + "b", count_characters, 7)
 def test_loses_only_white_space_and_keeps_the_limit(text: str, count, limit: int) -> None:
     passages = split_passages(text, count, limit)

@@ -7,8 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from refrag_components.cli import ask, download, index, info
-from refrag_components.cli.common import errors, show_progress_messages
+from refrag_components.cli import ask, download, evaluate, index, info, train
+from refrag_components.cli.common import say, set_up
 from refrag_components.exceptions import RefragError
 
 __all__ = ["app", "main"]
@@ -22,7 +22,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (RefragError, OSError) as error:
-            errors.print(f"Error: {error}", style="bold red", markup=False, highlight=False)
+            say(f"Error: {error}", "bold red")
             raise typer.Exit(1) from error
 
 
@@ -33,12 +33,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    callback=show_progress_messages,
+    callback=set_up,
 )
 app.command("index")(index.index)
 app.command("ask")(ask.ask)
 app.command("info")(info.info)
 app.command("download")(download.download)
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="eval")
 
 
 def main() -> None:

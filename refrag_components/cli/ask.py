@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from refrag_components.cli.common import DEFAULT_MODEL, ModelOption, errors, load_model, output
+from refrag_components.cli.common import DEFAULT_MODEL, ModelOption, load_model, output, say
+from refrag_components.exceptions import EmptyInputError
 
 if TYPE_CHECKING:
     from refrag_components.prompt import Message
     from refrag_components.report import Report
-    from refrag_components.stores.base import ChunkStore
 
 __all__ = ["ask"]
 
@@ -41,28 +41,30 @@ def ask(
     ] = False,
 ) -> None:
     """Answer a question from an index; the answer streams as it is generated."""
-    model = load_model(model_name)
-
     from refrag_components.engines import SamplingParams
     from refrag_components.generator import RefragGenerator, Request
-    from refrag_components.index import RefragIndex
+    from refrag_components.index import RefragIndex, index_info
+    from refrag_components.policies import Budget
     from refrag_components.prompt import render
 
-    index = RefragIndex.open(folder, model)
-    hits = index.search(question, k)
-    generator = RefragGenerator(model, store=index.store, policy=policy, budget=_number(budget))
-    message = _message(question, [hit.text for hit in hits])
-    request = Request(render([message], model.tokenizer), question)
-    if explain:
-        spans = generator.explain(generator.prepare(request, max_tokens=max_tokens))
-        output.print(_explained(spans, plain=output.color_system is None), soft_wrap=True)
-    report = None
-    for delta in generator.stream(request, SamplingParams(max_tokens=max_tokens)):
-        output.out(delta.text, end="", highlight=False)
-        report = delta.report
-    output.line()
-    if report is not None:
-        _summarise(report, [hit.source for hit in hits])
+    allowed = Budget.of(_number(budget))
+    index_info(folder)  # a wrong folder should not wait for the model
+    model = load_model(model_name)
+    with RefragIndex.open(folder, model) as index:
+        hits = index.search(question, k)
+        if not hits:
+            raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")
+        generator = RefragGenerator(model, store=index.store, policy=policy, budget=allowed)
+        message = _message(question, [hit.text for hit in hits])
+        request = Request(render([message], model.tokenizer), question)
+        if explain:
+            spans = generator.explain(generator.prepare(request, max_tokens=max_tokens))
+            output.print(_explained(spans, plain=output.color_system is None), soft_wrap=True)
+        for delta in generator.stream(request, SamplingParams(max_tokens=max_tokens)):
+            output.out(delta.text, end="", highlight=False)
+            if delta.report is not None:
+                output.line()
+                _summarise(delta.report, [hit.source for hit in hits])
 
 
 def _number(budget: str) -> float:
@@ -90,7 +92,7 @@ def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text
 
     def add_chunk(chunk: str, expanded: bool, number: int = 0) -> None:
         if plain:
-            text.append(f"«{chunk}»" if expanded else f"‹{chunk}›")
+            text.append(f"«{chunk}»" if expanded else f"[{chunk}]")
         else:
             text.append(chunk, _EXPANDED if expanded else _COMPRESSED[number % 2])
 
@@ -108,13 +110,13 @@ def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text
 
 def _summarise(report: Report, sources: Sequence[str]) -> None:
     lines = [
-        f"{report.context_tokens} context tokens in {report.context_positions} positions "
-        f"(rate {report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded",
-        f"{report.cache_hits} passages from the store, {report.cache_misses} encoded now; "
+        f"Context: {report.context_tokens} tokens in {report.context_positions} positions (rate "
+        f"{report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded",
+        f"Passages: {report.cache_hits} from the store, {report.cache_misses} encoded now; "
         f"first token after {report.time_to_first_token:.2f} s",
-        f"from {', '.join(dict.fromkeys(sources))}",
+        f"Sources: {', '.join(dict.fromkeys(sources))}",
     ]
     for line in lines:
-        errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        say(line)
     for warning in report.warnings:
-        errors.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(warning, "yellow")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from refrag_components.cli.common import errors, output
+from refrag_components.cli.common import output
 from refrag_components.weights import KNOWN_BASES, Source, base_folder
 
 __all__ = ["download"]
@@ -26,6 +26,5 @@ def download(
 ) -> None:
     """Fetch base weights, so that later commands need no network."""
     for name in names or KNOWN_BASES:
-        with errors.status(f"Fetching {name}"):
-            folder = base_folder(name, source=source)
-        output.print(f"{name}: {folder}", markup=False, highlight=False, soft_wrap=True)
+        folder = base_folder(name, source=source)
+        output.out(f"{name}: {folder}", highlight=False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.filesize import decimal
 
 from refrag_components.cli.common import load_model, output
 from refrag_components.weights import checkpoint_folder
@@ -21,25 +23,30 @@ def info(
     ],
 ) -> None:
     """Show what an index or a checkpoint is made of."""
-    _show(_model_facts(name))
+    from refrag_components.index_folder import META_FILE
+
+    facts = _index_facts(name) if (Path(name) / META_FILE).is_file() else _model_facts(name)
+    width = max(map(len, facts))
+    for fact, value in facts.items():
+        output.out(f"{fact.replace('_', ' '):{width}}  {value}", highlight=False)
 
 
-def _model_facts(name: str) -> dict[str, object]:
+def _index_facts(name: str) -> Mapping[str, Any]:
+    from refrag_components.index import index_info
+
+    facts = dataclasses.asdict(index_info(name))
+    size = facts.pop("size_bytes")
+    return {**facts, "size": decimal(size)}
+
+
+def _model_facts(name: str) -> Mapping[str, Any]:
     folder = checkpoint_folder(name)
     model = load_model(name)
-    files = [path for path in folder.rglob("*") if path.is_file()]
     return {
         "folder": folder,
-        "size": f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB",
-        **dataclasses.asdict(model.config),
         "fingerprint": model.fingerprint,
-        "vector width": model.encoder.width,
+        **dataclasses.asdict(model.config),
+        "vector_width": model.encoder.width,
         "window": f"{model.window} positions",
+        "size": decimal(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())),
     }
-
-
-def _show(facts: dict[str, object]) -> None:
-    table = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), str(value))
-    output.print(table)

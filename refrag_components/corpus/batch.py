@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on another device."""
-        moved = {n: v if v is None else v.to(device) for n, v in vars(self).items()}
+        moved: dict[str, Any] = {n: v.to(device) for n, v in vars(self).items() if v is not None}
         return Batch(**moved)
 
 

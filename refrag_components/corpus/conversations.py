@@ -105,7 +105,9 @@ class QuestionSet:
             passages += other[: max(wanted - len(passages), 0)]
             rng.shuffle(passages)
             answer = record["answers"][0] if record["answers"] else UNANSWERABLE
-            rows.append(_Row(record["question"], answer, passages, int(rng.integers(len(_PROMPTS)))))
+            rows.append(
+                _Row(record["question"], answer, passages, int(rng.integers(len(_PROMPTS))))
+            )
         return rows
 
 
@@ -140,9 +142,7 @@ def lay_out_conversations(
     chunker = Chunker(model.tokenizer, spec.chunk_size)
     prompts = PromptTokenizer(model.tokenizer)
     windows: list[EncoderWindow] = []
-    laid_out = [
-        _lay_out(row, spec, model, chunker, prompts, windows, rng) for row in rows
-    ]
+    laid_out = [_lay_out(row, spec, model, chunker, prompts, windows, rng) for row in rows]
     length = max(len(tokens) for tokens, _, _, _ in laid_out) - 1
     token_ids = np.zeros((len(rows), length), dtype=np.int64)
     index = np.full((len(rows), length), -1, dtype=np.int64)

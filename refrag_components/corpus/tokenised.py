@@ -55,7 +55,7 @@ class TokenisedCorpus:
                 for name in ("tokens", "pieces", "steps")
             )
         except (OSError, ValueError) as error:
-            msg = f"{folder} holds no tokenised corpus ({error}); make one with `refrag train prepare`"
+            msg = f"{folder} holds no tokenised text ({error}); make it with `refrag train prepare`"
             raise TrainingError(msg) from error
         covering = np.maximum(np.cumsum(steps, dtype=np.int32) - 1, 0)
         return cls(tokens, pieces, steps, covering)
@@ -148,6 +148,7 @@ def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
 
 
 def open_text(path: Path) -> IO[str]:
+    """Opens a text file, decompressing ``.zst`` on the way."""
     if path.suffix != ".zst":
         return path.open(encoding="utf-8")
     import zstandard

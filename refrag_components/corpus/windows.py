@@ -122,7 +122,7 @@ def cut_windows(
         "span_index": np.arange(rows * n_chunks),
         "labels": output,
     }
-    if with_full_text and not spec.expanded == 1.0:
+    if with_full_text and spec.expanded != 1.0:
         arrays["full_ids"] = full_ids
     return Batch(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
 

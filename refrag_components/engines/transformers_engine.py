@@ -236,10 +236,14 @@ def _visible_ids(layout: Layout) -> np.ndarray:
 
 
 def _end_ids(model: RefragModel) -> frozenset[int]:
-    """Tokens that end an answer: the generation config's and the tokenizer's own."""
+    """Tokens that end an answer: the generation config's and the tokenizer's own.
+
+    BOS ends it too: a decoder that opens a new turn or document has finished this one.
+    """
     configured = model.decoder.generation_config.eos_token_id
     ids = configured if isinstance(configured, (list, tuple)) else [configured]
-    return frozenset(i for i in (*ids, model.tokenizer.eos_token_id) if i is not None)
+    own = (model.tokenizer.eos_token_id, model.tokenizer.bos_token_id)
+    return frozenset(i for i in (*ids, *own) if i is not None)
 
 
 def _forward_parameters(decoder: Any) -> set[str]:

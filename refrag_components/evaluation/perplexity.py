@@ -118,9 +118,7 @@ def measure_recovery(
     )
 
     def losses(spec: WindowSpec) -> np.ndarray:
-        return window_losses(
-            model, corpus, spec, starts, batch_size=batch_size, progress=progress
-        )
+        return window_losses(model, corpus, spec, starts, batch_size=batch_size, progress=progress)
 
     none = losses(replace(full_spec, passages=0))
     full = losses(full_spec)

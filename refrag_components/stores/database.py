@@ -28,13 +28,12 @@ class Database:
 
     Args:
         path: The file; it and its folders are created if missing.
-        schema: SQL statements that create the tables, each "... IF NOT EXISTS".
 
     Raises:
         StoreError: If the file cannot be opened or belongs to another program.
     """
 
-    def __init__(self, path: str | os.PathLike[str], schema: str) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -43,9 +42,9 @@ class Database:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.path.parent} is no folder to write to: {error}") from error
-        with self.read() as connection:
-            connection.executescript(schema)
         _open_databases.add(self)
+        with self.read():
+            pass  # the first connection tells whether the file can be used
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -80,6 +79,11 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
+    def create_tables(self, schema: str) -> None:
+        """Runs SQL statements, each of them "CREATE ... IF NOT EXISTS"."""
+        with self.read() as connection:
+            connection.executescript(schema)
+
     def close(self) -> None:
         """Closes the file; closing twice is harmless."""
         with self._lock:
@@ -90,7 +94,8 @@ class Database:
 
     def _connected(self) -> sqlite3.Connection:
         if self._closed:
-            raise StoreError(f"{self.path} has been closed or was forked in use; open it again")
+            msg = f"{self.path} is closed, or was forked in a transaction; open it again"
+            raise StoreError(msg)
         if self._connection is None:
             self._connection = _connect(self.path)
         return self._connection
@@ -124,6 +129,9 @@ class Database:
             else:
                 fix = "check that the path is a writable file and that the disk has room"
             raise StoreError(f"{self.path}: {error}; {fix}") from error
+        except UnicodeDecodeError as error:  # SQLite's message quotes damaged bytes
+            msg = f"{self.path} is damaged; delete it and build it again"
+            raise StoreError(msg) from error
 
 
 # SQLite keeps its locks by process, so a child that inherits an open connection would believe in
@@ -172,6 +180,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         _claim(connection, path)
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
+        # Damaged text is for those who read it to recognise.
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
     except BaseException:
         connection.close()
         raise

@@ -43,7 +43,8 @@ class SQLiteStore:
             raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
         self.codec: Codec = codec
         self.corrupt_rows = 0
-        self.database = Database(path, _SCHEMA)
+        self.database = Database(path)
+        self.database.create_tables(_SCHEMA)
 
     def __enter__(self) -> SQLiteStore:
         return self

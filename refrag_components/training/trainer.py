@@ -58,7 +58,7 @@ class TrainingModel(nn.Module):
 
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the output tokens of a ``Batch``'s tensors."""
-        batch = Batch(**tensors)
+        batch = Batch(**tensors)  # type: ignore[arg-type]
         logits = batch_logits(self.refrag, batch)
         loss = self._loss(logits, batch.labels)
         if self.distillation and batch.full_ids is not None:
@@ -108,7 +108,9 @@ class StageTrainer(Trainer):
         validation: TokenisedCorpus,
         compiled: bool = False,
     ) -> None:
+        self._training = model
         self._settings = settings
+        self._batches = batches
         self._validation = validation
         on_cuda = torch.cuda.is_available()
         workers = min(8, (os.cpu_count() or 1) - 1) if on_cuda else 0
@@ -143,7 +145,7 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with one rate for the decoder adapter, one for encoder adapter and projector."""
-        refrag = self.model.refrag
+        refrag = self._training.refrag
         groups = [
             {"params": _trainable(refrag.decoder), "lr": self._settings.decoder_lr},
             {
@@ -164,33 +166,33 @@ class StageTrainer(Trainer):
     ) -> Any:
         """Linear warm-up, then cosine to zero (paper, appendix B.2)."""
         self.lr_scheduler = get_cosine_schedule_with_warmup(
-            optimizer or self.optimizer,
+            optimizer or self.create_optimizer(),
             round(self._settings.warmup * num_training_steps),
             num_training_steps,
         )
         return self.lr_scheduler
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(self._batches)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures recovery on a few held-out windows at every k of the stage."""
         metrics = {
             f"eval_{name}": value
             for k in sorted(set(self._settings.chunk_sizes))
-            for name, value in quick_recovery(self.model.refrag, self._validation, k).items()
+            for name, value in quick_recovery(self._training.refrag, self._validation, k).items()
         }
         self.log(metrics)
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_state(self.model), folder / _WEIGHTS)
+        save_file(trained_state(self._training), folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         state = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        self.model.load_state_dict(state, strict=False)
+        self._training.load_state_dict(state, strict=False)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

@@ -134,6 +134,20 @@ def test_a_busy_file_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) ->
             other.mset([("a", make(1))])
 
 
+def test_a_new_file_that_stays_locked_is_reported(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refrag_components.stores.database._BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA application_id=0x52465247")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="another process"):
+        SQLiteStore(path)
+    other.execute("ROLLBACK")
+    other.close()
+    SQLiteStore(path).close()
+
+
 # -- foreign and damaged files ------------------------------------------------------------------
 
 
@@ -221,6 +235,17 @@ def test_bytes_altered_anywhere_in_the_file_never_give_a_wrong_value(path: Path)
     assert outcomes["right"] > outcomes["miss"] > 0
 
 
+def test_an_unreadable_table_is_reported(path: Path) -> None:
+    with SQLiteStore(path) as store:
+        store.mset([("a", make(1))])
+    name = b"CREATE TABLE chunk_vectors"
+    content = path.read_bytes()
+    assert content.count(name) == 1
+    path.write_bytes(content.replace(name, b"CREATE TABLE chunk\xff\xfectors"))
+    with pytest.raises(StoreError, match="damaged"):
+        SQLiteStore(path)
+
+
 def test_store_errors_are_refrag_errors_and_os_errors() -> None:
     assert issubclass(StoreError, RefragError)
     assert issubclass(StoreError, OSError)
@@ -271,7 +296,8 @@ def test_reads_while_another_process_writes(path: Path, sqlite_store: SQLiteStor
         now = sum(value is not None for value in values)
         assert now >= found
         found = now
-    assert writer.wait() == 0
+    writer.communicate()
+    assert writer.returncode == 0
     assert None not in sqlite_store.mget(keys)
 
 
@@ -283,7 +309,9 @@ def test_several_processes_create_and_write_one_file(path: Path) -> None:
                 store.mset([(key(i), make(i)), ("shared", make(0))])
     """
     writers = [start(code, path, 50 * n) for n in range(5)]
-    assert [writer.wait() for writer in writers] == [0] * 5
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
     with SQLiteStore(path) as store:
         assert store.mget([key(i) for i in range(250)]) == [make(i) for i in range(250)]
         assert store.mget(["shared"]) == [make(0)]

@@ -1,0 +1,203 @@
+"""Which documents an index holds, and their passages: two tables beside the chunk vectors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refrag_components.documents import Document
+from refrag_components.stores import StoreError
+from refrag_components.stores.database import Database
+from refrag_components.vectors import passage_key
+
+__all__ = ["Catalog", "IndexedPassage", "PassageRow", "Position"]
+
+logger = logging.getLogger(__name__)
+
+# AUTOINCREMENT never gives an id twice, so ids say which passages a search index already has.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, metadata TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS passages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, key TEXT NOT NULL,
+    text TEXT NOT NULL, vector BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS passages_by_document ON passages (document);
+CREATE INDEX IF NOT EXISTS passages_by_key ON passages (key);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value NOT NULL);
+"""
+_ROWS_A_PAGE = 4096
+
+
+class Position(NamedTuple):
+    """How far the passages have come.
+
+    Attributes:
+        last_id: The highest id ever given to a passage.
+        removals: How often passages have been removed.
+    """
+
+    last_id: int
+    removals: int
+
+
+class PassageRow(NamedTuple):
+    """A passage to write: its key, its text and its search vector, shape (d,), float32."""
+
+    key: str
+    text: str
+    vector: np.ndarray
+
+
+@dataclass(frozen=True)
+class IndexedPassage:
+    """A passage as read: its document's path and metadata beside its own key and text."""
+
+    key: str
+    text: str
+    path: str
+    metadata: dict[str, Any]
+
+
+class Catalog:
+    """The documents and passages of an index.
+
+    Args:
+        database: Where its tables are; transactions can span the chunk vectors in the same file.
+        fingerprint: Of the model that makes the passages' keys.
+    """
+
+    def __init__(self, database: Database, fingerprint: str) -> None:
+        self._database = database
+        self._fingerprint = fingerprint
+        database.create_tables(_SCHEMA)
+
+    def digest(self, path: str) -> str | None:
+        """Digest of the document when it was indexed; None if it is not."""
+        with self._database.read() as connection:
+            query = "SELECT digest FROM documents WHERE path = ?"
+            row = connection.execute(query, (path,)).fetchone()
+        return row and row[0]
+
+    def paths(self, folder: str) -> list[str]:
+        """Paths of the indexed documents below a folder."""
+        first, last = folder + os.sep, folder + chr(ord(os.sep) + 1)
+        with self._database.read() as connection:
+            query = "SELECT path FROM documents WHERE path >= ? AND path < ? ORDER BY path"
+            return [path for (path,) in connection.execute(query, (first, last))]
+
+    def counts(self) -> tuple[int, int]:
+        """Number of documents and of passages."""
+        with self._database.read() as connection:
+            query = "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM passages)"
+            documents, passages = connection.execute(query).fetchone()
+        return documents, passages
+
+    def add(self, document: Document, passages: Iterable[PassageRow]) -> None:
+        """Writes a document that is not there, with its passages in order."""
+        metadata = json.dumps(dict(document.metadata))
+        with self._database.write() as connection:
+            number = connection.execute(
+                "INSERT INTO documents (path, digest, metadata) VALUES (?, ?, ?)",
+                (document.path, document.digest, metadata),
+            ).lastrowid
+            connection.executemany(
+                "INSERT INTO passages (document, key, text, vector) VALUES (?, ?, ?, ?)",
+                ((number, p.key, p.text, p.vector.astype("<f4").tobytes()) for p in passages),
+            )
+
+    def remove(self, path: str) -> list[str] | None:
+        """Removes a document.
+
+        Returns:
+            The keys of its passages; None if there is no such document.
+        """
+        with self._database.write() as connection:
+            query = "SELECT id FROM documents WHERE path = ?"
+            row = connection.execute(query, (path,)).fetchone()
+            if row is None:
+                return None
+            query = "SELECT DISTINCT key FROM passages WHERE document = ?"
+            keys = [key for (key,) in connection.execute(query, row)]
+            connection.execute("DELETE FROM passages WHERE document = ?", row)
+            connection.execute("DELETE FROM documents WHERE id = ?", row)
+            if keys:
+                connection.execute(
+                    "INSERT INTO facts VALUES ('removals', 1) "
+                    "ON CONFLICT (name) DO UPDATE SET value = value + 1"
+                )
+        return keys
+
+    def unused(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that no passage has."""
+        with self._database.read() as connection:
+            query = "SELECT 1 FROM passages WHERE key = ?"
+            return [key for key in keys if not connection.execute(query, (key,)).fetchone()]
+
+    def passages(self, ids: Sequence[int]) -> dict[int, IndexedPassage]:
+        """Passages by id; those that are gone or damaged are missing."""
+        query = """SELECT key, text, path, metadata FROM passages
+            JOIN documents ON documents.id = passages.document WHERE passages.id = ?"""
+        with self._database.read() as connection:
+            rows = {number: connection.execute(query, (number,)).fetchone() for number in ids}
+        passages = {}
+        for number, (key, text, path, metadata) in ((n, row) for n, row in rows.items() if row):
+            try:
+                if passage_key(text, self._fingerprint) != key:
+                    raise ValueError("text and key do not belong together")
+                passages[number] = IndexedPassage(key, text, path, json.loads(metadata))
+            except (TypeError, ValueError) as error:
+                logger.warning("%s: passage %d is damaged: %s", self._database.path, number, error)
+        return passages
+
+    def position(self) -> Position:
+        """How far the passages have come."""
+        query = """SELECT
+            ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'passages'), 0),
+            ifnull((SELECT value FROM facts WHERE name = 'removals'), 0)"""
+        with self._database.read() as connection:
+            return Position(*connection.execute(query).fetchone())
+
+    def vectors(self, after: int, until: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields search vectors of the passages with after < id <= until, page by page.
+
+        Yields:
+            Ids, shape (n,), int64, ascending, and vectors, shape (n, d), float32.
+
+        Raises:
+            StoreError: If a vector is damaged.
+        """
+        query = "SELECT id, vector FROM passages WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+        while True:
+            with self._database.read() as connection:
+                page = connection.execute(query, (after, until, _ROWS_A_PAGE)).fetchall()
+            if not page:
+                return
+            ids, blobs = zip(*page, strict=True)
+            try:
+                vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(ids), -1)
+            except (TypeError, ValueError):
+                vectors = np.full((1, 1), np.nan)
+            if not np.isfinite(vectors).all():
+                msg = f"{self._database.path} holds damaged passages; index the documents again"
+                raise StoreError(msg)
+            yield np.array(ids, dtype=np.int64), vectors
+            after = ids[-1]
+
+    def fact(self, name: str) -> Any:
+        """A fact kept under a name; None if there is none."""
+        with self._database.read() as connection:
+            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return row and row[0]
+
+    def set_fact(self, name: str, value: str | int) -> None:
+        """Keeps a fact under a name."""
+        with self._database.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))

@@ -1,0 +1,7 @@
+"""``python -m refrag_components.cli``."""
+
+from __future__ import annotations
+
+from refrag_components.cli import main
+
+main()

@@ -1,0 +1,94 @@
+"""``refrag train``: from text and a recipe to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from refrag_components.cli.common import errors, output, say
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Train a checkpoint on any Hugging Face decoder.", no_args_is_help=True)
+
+RecipeOption = Annotated[
+    Path, typer.Option("--recipe", help="TOML file with every setting; see recipes/.")
+]
+
+
+@app.command()
+def prepare(
+    texts: Annotated[
+        list[Path], typer.Argument(help=".jsonl or .jsonl.zst with a 'text' a line, or plain text.")
+    ],
+    recipe: RecipeOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
+) -> None:
+    """Tokenise text once, for the decoder and for the encoder."""
+    from refrag_components.corpus import prepare_corpus, read_texts
+    from refrag_components.modeling import RefragModel
+    from refrag_components.training.recipe import Recipe
+
+    model = RefragModel.from_base(Recipe.load(recipe).model)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors) as bar:
+        task = bar.add_task("documents", total=None)
+        tokens = prepare_corpus(
+            read_texts(texts), model, out, progress=lambda n: bar.advance(task, n)
+        )
+    output.print(f"{tokens:,} tokens in {out}", highlight=False)
+
+
+@app.command()
+def run(
+    recipe: RecipeOption,
+    text: Annotated[
+        Path, typer.Option("--text", help="Training text, from `refrag train prepare`.")
+    ],
+    validation: Annotated[Path, typer.Option("--validation", help="Held-out text, likewise.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; resumes what it holds.")],
+    questions: Annotated[
+        Path | None, typer.Option("--questions", help=".jsonl of questions with passages.")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Only this stage; all in order otherwise.")
+    ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--start-from", help="Checkpoint that the first stage starts from."),
+    ] = None,
+) -> None:
+    """Run the training stages; a run that was killed goes on where it stopped."""
+    from refrag_components.corpus import QuestionSet, TokenisedCorpus
+    from refrag_components.exceptions import TrainingError
+    from refrag_components.training.recipe import Recipe
+    from refrag_components.training.stages import STAGES, run_stage
+
+    settings = Recipe.load(recipe)
+    if stage is not None and stage not in STAGES:
+        msg = f"there is no stage {stage!r}; stages are {', '.join(STAGES)}"
+        raise TrainingError(msg)
+    train_text = TokenisedCorpus.load(text)
+    held_out = TokenisedCorpus.load(validation)
+    asked = QuestionSet.load(questions) if questions else None
+    for name in STAGES if stage is None else (stage,):
+        say(f"Stage {name}")
+        finished = run_stage(
+            name,  # type: ignore[arg-type]
+            settings,
+            train=train_text,
+            validation=held_out,
+            questions=asked,
+            folder=out,
+            start_from=start_from,
+        )
+        start_from = None
+        output.print(f"{name}: {finished}", highlight=False)

@@ -1,0 +1,396 @@
+"""Documents, chunk vectors and search in one folder: the embedded default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from refrag_components.catalog import Catalog, PassageRow
+from refrag_components.documents import SUFFIXES, Document, Skipped, find_files, load_document
+from refrag_components.exceptions import (
+    DocumentError,
+    EmptyInputError,
+    IndexFolderError,
+    InvalidVectorsError,
+)
+from refrag_components.index_folder import (
+    META_FILE,
+    SEARCH_FILE,
+    STORE_FILE,
+    IndexInfo,
+    Meta,
+    index_info,
+)
+from refrag_components.passages import split_passages, token_counter
+from refrag_components.search import PassageSearch
+from refrag_components.stores import SQLiteStore
+from refrag_components.vectors import ChunkVectors, Codec, passage_key
+
+__all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
+
+_BATCHES_A_COMMIT = 8
+
+
+class IndexModel(Protocol):
+    """What an index needs of a model; ``RefragModel`` has it."""
+
+    config: Any
+    tokenizer: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Names encoder, chunk size and tokenizer."""
+
+    def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> list[ChunkVectors]:
+        """Chunk vectors of passages."""
+
+    def embed_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """Search vectors of passages, shape (n, d), float32."""
+
+    def embed_query(self, text: str) -> np.ndarray:
+        """Search vector of a question, shape (d,), float32."""
+
+
+@dataclass
+class AddReport:
+    """What adding documents did, or has done so far.
+
+    Attributes:
+        added: Documents that were new.
+        updated: Documents that replaced an earlier version.
+        unchanged: Documents that were indexed already.
+        removed: Documents that are gone or can no longer be read.
+        passages: Passages that were encoded for the added and updated documents.
+        skipped: Files that cannot be indexed, with reasons.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    passages: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+Progress = Callable[[AddReport], None]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that search found.
+
+    Attributes:
+        text: The passage.
+        source: The metadata's "source", or else the path of its document.
+        score: Cosine similarity to the question, -1 to 1.
+        key: Its key in the store.
+        metadata: Of its document.
+    """
+
+    text: str
+    source: str
+    score: float
+    key: str
+    metadata: dict[str, Any]
+
+
+class RefragIndex:
+    """An index in one folder: documents, their chunk vectors and search over their passages.
+
+    Use ``create`` or ``open``. Whole documents are committed, so after a crash the same call
+    goes on where it was: finished documents are left out. Several threads and processes may use
+    a folder at once.
+
+    Example:
+        >>> with RefragIndex.create("index", model) as index:  # doctest: +SKIP
+        ...     index.add_folder("docs")
+        ...     hits = index.search("When was the harbour built?", k=5)
+
+    Attributes:
+        folder: Where it is.
+        store: The chunk vectors of its passages.
+    """
+
+    def __init__(self, folder: Path, model: IndexModel, meta: Meta) -> None:
+        self.folder = folder
+        self.store = SQLiteStore(folder / STORE_FILE, meta.codec)
+        self._model = model
+        self._meta = meta
+        self._count_tokens = token_counter(model.tokenizer)
+        self._catalog = Catalog(self.store.database, meta.fingerprint)
+        self._search = PassageSearch(folder / SEARCH_FILE, self.store.database, self._catalog)
+        self._refresh_search()
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        model: IndexModel,
+        *,
+        codec: Codec = "float16",
+        passage_tokens: int = 256,
+    ) -> RefragIndex:
+        """Makes a new or empty folder an index, or goes on with the index that it holds.
+
+        Args:
+            folder: The folder.
+            model: Encodes passages and questions.
+            codec: How chunk vectors are stored: "float32", "float16" or "int8".
+            passage_tokens: Tokens that a passage has at most.
+
+        Raises:
+            IndexFolderError: If the folder holds something else, or an index of another codec or
+                passage length.
+            FingerprintMismatchError: If another model made the index that it holds.
+        """
+        path = Path(folder)
+        wanted = Meta(model.fingerprint, model.config.chunk_size, codec, passage_tokens)
+        if not (path / META_FILE).exists():
+            wanted.write(path)
+        meta = Meta.read(path, model.fingerprint)
+        if (meta.codec, meta.passage_tokens) != (codec, passage_tokens):
+            msg = (
+                f"{path} holds an index with codec {meta.codec} and passages of at most "
+                f"{meta.passage_tokens} tokens; keep to these or choose another folder"
+            )
+            raise IndexFolderError(msg)
+        return cls(path, model, meta)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], model: IndexModel) -> RefragIndex:
+        """Opens an index.
+
+        Raises:
+            IndexFolderError: If the folder holds no index.
+            FingerprintMismatchError: If another model made it.
+        """
+        path = Path(folder)
+        return cls(path, model, Meta.read(path, model.fingerprint))
+
+    def __enter__(self) -> RefragIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files; closing twice is harmless."""
+        self.store.close()
+
+    def info(self) -> IndexInfo:
+        """Says what the folder holds."""
+        return index_info(self.folder)
+
+    # -- adding ---------------------------------------------------------------------------------
+
+    def add_folder(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        batch_size: int = 32,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Brings the index up to date with the files below a folder.
+
+        New files are added, changed ones replaced, unchanged ones left as they are. Documents
+        whose files are gone, or can no longer be read, are removed.
+
+        Args:
+            folder: Folder of the files.
+            batch_size: Passages that the model encodes at once.
+            progress: Called with the report so far whenever it has changed.
+
+        Raises:
+            DocumentError: If there is no such folder or no file in it that can be read.
+        """
+        root = Path(folder).resolve()
+        report = self.add(self._load(find_files(root)), batch_size=batch_size, progress=progress)
+        if not report.added + report.updated + report.unchanged:
+            msg = f"{root} holds no file that can be read (types: {', '.join(SUFFIXES)})"
+            if report.skipped:
+                first = report.skipped[0]
+                msg += f"; {len(report.skipped)} skipped, the first: {first.path} {first.reason}"
+            raise DocumentError(msg)
+        gone = [path for path in self._catalog.paths(str(root)) if not Path(path).exists()]
+        report.removed += self.remove(gone)
+        return report
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        batch_size: int = 32,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Adds texts that are in no file; one that is there already, metadata included, stays.
+
+        Args:
+            texts: Texts; what is longer than a passage is split.
+            metadatas: One a text, writable as JSON; "source" becomes the source of its hits.
+            batch_size: Passages that the model encodes at once.
+            progress: Called with the report so far whenever it has changed.
+        """
+        if metadatas is None:
+            named = (Document("", text) for text in texts)
+        else:
+            named = (Document("", t, m) for t, m in zip(texts, metadatas, strict=True))
+        documents = (replace(document, path=f"text:{document.digest}") for document in named)
+        return self.add(documents, batch_size=batch_size, progress=progress)
+
+    def add(
+        self,
+        documents: Iterable[Document | Skipped],
+        *,
+        batch_size: int = 32,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Adds documents, one after another; what is in memory stays small.
+
+        A document replaces the one with the same path unless their digests are equal.
+
+        Args:
+            documents: Documents, for example of ``load_documents``; a skipped one is removed if
+                it was indexed before.
+            batch_size: Passages that the model encodes at once.
+            progress: Called with the report so far whenever it has changed.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        report = AddReport()
+        notify = progress or (lambda _: None)
+        waiting: list[tuple[Document, list[str]]] = []
+        size = 0
+        for document in documents:
+            if isinstance(document, Skipped):
+                report.skipped.append(document)
+                report.removed += self._remove(document.path)
+            elif self._catalog.digest(document.path) == document.digest:
+                report.unchanged += 1
+            else:
+                passages = self._split(document.text)
+                waiting.append((document, passages))
+                size += len(passages)
+                if size < batch_size * _BATCHES_A_COMMIT:
+                    continue
+                self._commit(waiting, batch_size, report, notify)
+                waiting, size = [], 0
+            notify(report)
+        self._commit(waiting, batch_size, report, notify)
+        notify(report)
+        self._refresh_search()
+        return report
+
+    def remove(self, paths: Iterable[str]) -> int:
+        """Removes documents and returns how many there were."""
+        removed = sum(self._remove(path) for path in paths)
+        self._refresh_search()
+        return removed
+
+    # -- searching ------------------------------------------------------------------------------
+
+    def search(self, question: str, k: int = 5) -> list[Hit]:
+        """Finds the passages that are most similar to a question.
+
+        Args:
+            question: The question.
+            k: Number of passages wanted, at least 1.
+
+        Returns:
+            At most k hits, best first.
+
+        Raises:
+            EmptyInputError: If the question is empty.
+        """
+        if not question.strip():
+            raise EmptyInputError("the question is empty; ask something")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        vector = _unit_rows(self._model.embed_query(question)[None, :])[0]
+        scores = dict(self._search.search(vector, k))
+        return [
+            Hit(
+                text=passage.text,
+                source=str(passage.metadata.get("source", passage.path)),
+                score=scores[number],
+                key=passage.key,
+                metadata=passage.metadata,
+            )
+            for number, passage in self._catalog.passages(list(scores)).items()
+        ]
+
+    # -- the steps of adding --------------------------------------------------------------------
+
+    def _load(self, files: Iterator[Path]) -> Iterator[Document | Skipped]:
+        for path in files:
+            name = str(path).encode("utf-8", "replace").decode()
+            yield load_document(path, known_digest=self._catalog.digest(name) or "")
+
+    def _split(self, text: str) -> list[str]:
+        whole = text.encode("utf-8", "replace").decode()  # a broken PDF may give half characters
+        return split_passages(whole, self._count_tokens, self._meta.passage_tokens)
+
+    def _commit(
+        self,
+        waiting: list[tuple[Document, list[str]]],
+        batch_size: int,
+        report: AddReport,
+        notify: Progress,
+    ) -> None:
+        """Encodes passages, then writes their documents in one transaction."""
+        texts = [text for _, passages in waiting for text in passages]
+        rows: list[PassageRow] = []
+        step = batch_size * _BATCHES_A_COMMIT
+        for start in range(0, len(texts), step):
+            rows += self._encode(texts[start : start + step], batch_size)
+            report.passages += len(texts[start : start + step])
+            notify(report)
+        remaining = iter(rows)
+        with self.store.database.write():
+            replaced: list[str] = []
+            for document, passages in waiting:
+                own_rows = list(islice(remaining, len(passages)))
+                if self._catalog.digest(document.path) == document.digest:
+                    report.unchanged += 1  # another process was faster, or it was given twice
+                    continue
+                old_keys = self._catalog.remove(document.path)
+                self._catalog.add(document, own_rows)
+                replaced += old_keys or ()
+                report.updated += old_keys is not None
+                report.added += old_keys is None
+            self.store.mdelete(self._catalog.unused(replaced))
+
+    def _encode(self, texts: list[str], batch_size: int) -> list[PassageRow]:
+        """Stores the chunk vectors of passages; those that are stored already are kept."""
+        keys = [passage_key(text, self._meta.fingerprint) for text in texts]
+        stored = self.store.mget(keys)
+        missing = {k: t for k, t, v in zip(keys, texts, stored, strict=True) if v is None}
+        encoded = self._model.encode_passages(list(missing.values()), batch_size=batch_size)
+        self.store.mset(zip(missing, encoded, strict=True))
+        vectors = _unit_rows(self._model.embed_passages(texts))
+        return [PassageRow(*row) for row in zip(keys, texts, vectors, strict=True)]
+
+    def _remove(self, path: str) -> bool:
+        with self.store.database.write():
+            keys = self._catalog.remove(path)
+            self.store.mdelete(self._catalog.unused(keys or ()))
+        return keys is not None
+
+    def _refresh_search(self) -> None:
+        self._search.sync()
+        self._search.save()
+
+
+def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, shape (n, d), float32; a row of zeros stays as it is."""
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        msg = f"search vectors must be finite, of shape (n, d); got shape {vectors.shape}"
+        raise InvalidVectorsError(msg)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

@@ -1,0 +1,152 @@
+"""The folder of an index: which files it has and what its meta.json says."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from refrag_components.catalog import Catalog
+from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
+from refrag_components.stores import SQLiteStore
+from refrag_components.vectors import CODECS, Codec
+
+__all__ = ["META_FILE", "SEARCH_FILE", "STORE_FILE", "IndexInfo", "Meta", "index_info"]
+
+META_FILE = "meta.json"
+STORE_FILE = "store.sqlite"
+SEARCH_FILE = "index.faiss"
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index folder holds.
+
+    Attributes:
+        folder: The folder.
+        fingerprint: Of the model that made it.
+        chunk_size: Tokens a chunk.
+        codec: How chunk vectors are stored.
+        passage_tokens: Tokens that a passage has at most.
+        documents: Number of documents.
+        passages: Number of passages.
+        size_bytes: Size of its files.
+    """
+
+    folder: str
+    fingerprint: str
+    chunk_size: int
+    codec: Codec
+    passage_tokens: int
+    documents: int
+    passages: int
+    size_bytes: int
+
+
+def index_info(folder: str | os.PathLike[str]) -> IndexInfo:
+    """Says what an index folder holds, without its model.
+
+    Raises:
+        IndexFolderError: If the folder holds no index.
+    """
+    path = Path(folder)
+    meta = Meta.read(path)
+    with SQLiteStore(path / STORE_FILE, meta.codec) as store:
+        documents, passages = Catalog(store.database, meta.fingerprint).counts()
+    files = (path / name for name in (META_FILE, STORE_FILE, SEARCH_FILE))
+    return IndexInfo(
+        folder=str(path),
+        fingerprint=meta.fingerprint,
+        chunk_size=meta.chunk_size,
+        codec=meta.codec,
+        passage_tokens=meta.passage_tokens,
+        documents=documents,
+        passages=passages,
+        size_bytes=sum(file.stat().st_size for file in files if file.exists()),
+    )
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What never changes in an index's life; the content of meta.json.
+
+    Attributes:
+        fingerprint: Of the model that made the index.
+        chunk_size: Tokens a chunk.
+        codec: How chunk vectors are stored.
+        passage_tokens: Tokens that a passage has at most.
+    """
+
+    fingerprint: str
+    chunk_size: int
+    codec: Codec
+    passage_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise ValueError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+        if self.passage_tokens < 1:
+            raise ValueError(f"passage_tokens must be at least 1, got {self.passage_tokens}")
+
+    @classmethod
+    def read(cls, folder: Path, fingerprint: str | None = None) -> Meta:
+        """Reads an index folder's meta.json.
+
+        Args:
+            folder: The folder.
+            fingerprint: Of the model that is to use the index, if any.
+
+        Raises:
+            IndexFolderError: If the folder holds no index that this library can read.
+            FingerprintMismatchError: If another model made it.
+        """
+        try:
+            content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+            version = content["format"]
+            meta = cls(**{name: content[name] for name in cls.__dataclass_fields__})
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise IndexFolderError(f"{folder} holds no index; create one first") from error
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{folder / META_FILE} describes no index; index the documents into a new folder"
+            raise IndexFolderError(msg) from error
+        if version != _FORMAT:
+            msg = f"{folder} has format {version}, this library reads {_FORMAT}; update the library"
+            raise IndexFolderError(msg)
+        if fingerprint not in (None, meta.fingerprint):
+            msg = (
+                f"{folder} was made with model fingerprint {meta.fingerprint}, this model has "
+                f"{fingerprint}; open it with the model that made it, or index the documents "
+                "again into a new folder"
+            )
+            raise FingerprintMismatchError(msg)
+        return meta
+
+    def write(self, folder: Path) -> None:
+        """Makes a new or empty folder an index folder.
+
+        Raises:
+            IndexFolderError: If the folder holds something else or cannot be written.
+        """
+        beside = folder / f"{META_FILE}.{os.getpid()}"
+        ours = (META_FILE, STORE_FILE, ".")  # also what a create that was killed left behind
+        content = {
+            "format": _FORMAT,
+            **asdict(self),
+            "versions": {"faiss": faiss.__version__, "numpy": np.__version__},
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))
+            if strangers:
+                msg = f"{folder} holds other files ({strangers[0]}); choose a new or empty folder"
+                raise IndexFolderError(msg)
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            beside.replace(folder / META_FILE)
+        except OSError as error:
+            raise IndexFolderError(f"{folder} cannot hold an index: {error}") from error

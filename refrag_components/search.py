@@ -1,0 +1,123 @@
+"""Exact search over passage vectors with FAISS, following the catalog."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from io import BufferedRandom, BufferedReader
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from refrag_components.catalog import Catalog, Position
+from refrag_components.stores.database import Database
+
+__all__ = ["PassageSearch"]
+
+logger = logging.getLogger(__name__)
+
+_SAVED = "search file"
+
+
+class PassageSearch:
+    """Finds the passages whose vectors have the largest inner product with a question's.
+
+    The catalog has every vector, so the file is only a shortcut: what it lacks is added from the
+    catalog, and without it everything is. Safe for many threads.
+
+    Args:
+        path: The FAISS file; need not exist.
+        database: Where the catalog's tables are.
+        catalog: The passages to search.
+    """
+
+    def __init__(self, path: Path, database: Database, catalog: Catalog) -> None:
+        self.path = path
+        self._database = database
+        self._catalog = catalog
+        self._lock = threading.RLock()
+        self._index: Any = None  # a faiss.IndexIDMap2 once there are passages
+        self._position = Position(0, 0)
+        self._saved: Position | None = None
+        self._load()
+
+    def search(self, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
+        """Finds passages.
+
+        Args:
+            vector: Search vector of a question, shape (d,).
+            k: Number of passages wanted, at least 1.
+
+        Returns:
+            At most k pairs of passage id and score, best first.
+        """
+        with self._lock:
+            self.sync()
+            if self._index is None:
+                return []
+            count = min(k, self._index.ntotal)
+            scores, ids = self._index.search(vector.astype(np.float32)[None, :], count)
+        found = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
+        best_first = sorted(found, key=lambda pair: (-pair[1], pair[0]))
+        return [(number, score) for number, score in best_first if number != -1]
+
+    def sync(self) -> None:
+        """Takes over what has changed in the catalog, in this process or in another."""
+        with self._lock:
+            target = self._catalog.position()
+            if target.removals != self._position.removals:
+                self._index = None
+                self._position = Position(0, target.removals)
+            for ids, vectors in self._catalog.vectors(self._position.last_id, target.last_id):
+                if self._index is None:
+                    self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
+                self._index.add_with_ids(vectors, ids)
+            self._position = target
+
+    def save(self) -> None:
+        """Writes the file, unless it is up to date."""
+        # The transaction keeps other processes from writing the file at the same time.
+        with self._lock, self._database.write():
+            if self._index is None or self._saved == self._position:
+                return
+            beside = self.path.with_suffix(".tmp")
+            try:
+                with beside.open("wb+") as file:
+                    writer = faiss.PyCallbackIOWriter(file.write)  # type: ignore[attr-defined]
+                    faiss.write_index(self._index, writer)
+                    digest = _digest(file, self._position)
+                os.replace(beside, self.path)
+            except OSError as error:
+                logger.warning("%s cannot be written, opening will be slow: %s", self.path, error)
+                return
+            self._catalog.set_fact(_SAVED, json.dumps([digest, *self._position]))
+            self._saved = self._position
+
+    def _load(self) -> None:
+        """Reads the file if it is the one that was saved last."""
+        try:
+            digest, *position = json.loads(self._catalog.fact(_SAVED) or "[]")
+            with self.path.open("rb") as file:
+                if _digest(file, position) != digest:
+                    raise ValueError("it is not the file that was saved last")
+                file.seek(0)
+                reader = faiss.PyCallbackIOReader(file.read)  # type: ignore[attr-defined]
+                self._index = faiss.read_index(reader)
+        except (OSError, ValueError) as error:
+            logger.info("%s is built from the passages: %s", self.path, error)
+        else:
+            self._saved = self._position = Position(*position)
+
+
+def _digest(file: BufferedRandom | BufferedReader, position: Sequence[int]) -> str:
+    """Digest of a whole file and of the position that it stands for."""
+    file.seek(0)
+    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+    digest.update(json.dumps(position).encode())
+    return digest.hexdigest()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from refrag_components.cli import ask
+from tests.cli.conftest import HARBOUR, Run
+
+QUESTION = "When was the harbour of Eastport dug?"
+
+
+def test_an_answer_goes_to_stdout_and_its_report_to_stderr(
+    refrag: Run, index: Path, tiny_folder: Path
+) -> None:
+    result = refrag("ask", index, QUESTION, "--model", tiny_folder, "--max-tokens", 8)
+    assert result.exit_code == 0
+    assert result.stdout.strip()
+    assert re.search(r"Context: \d+ tokens in \d+ positions \(rate \d\.\d\), \d+ of", result.stderr)
+    assert "Passages: 2 from the store, 0 encoded now; first token after" in result.stderr
+    assert "harbour.md" in result.stderr and "lighthouse.txt" in result.stderr
+
+
+def test_k_limits_the_passages(refrag: Run, index: Path, tiny_folder: Path) -> None:
+    result = refrag("ask", index, QUESTION, "--model", tiny_folder, "--max-tokens", 2, "--k", 1)
+    assert "Passages: 1 from the store" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "expanded"),
+    [(("--policy", "none"), "0 of"), (("--budget", "0"), "0 of"), (("--budget", "1.0"), None)],
+)
+def test_policy_and_budget_decide_what_expands(
+    refrag: Run, index: Path, tiny_folder: Path, options: tuple[str, ...], expanded: str | None
+) -> None:
+    result = refrag("ask", index, QUESTION, "--model", tiny_folder, "--max-tokens", 2, *options)
+    counts = re.search(r"(\d+) of (\d+) chunks expanded", result.stderr)
+    assert counts is not None
+    assert counts[0].startswith(expanded or f"{counts[2]} of")
+
+
+def test_a_budget_of_positions_is_kept(refrag: Run, index: Path, tiny_folder: Path) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--k", 1, "--budget", 30)
+    result = refrag("ask", index, QUESTION, *options)
+    positions = re.search(r"in (\d+) positions", result.stderr)
+    assert positions is not None
+    assert int(positions[1]) <= 30
+
+
+def test_explain_shows_every_chunk(refrag: Run, index: Path, tiny_folder: Path) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--explain")
+    result = refrag("ask", index, QUESTION, *options)
+    shown = result.stdout.partition("position each\n\n")[2]
+    assert HARBOUR in re.sub(r"[«»\[\]]", "", shown)
+    assert "«" in shown and "[" in shown
+    assert f"Question: {QUESTION}" in shown
+
+
+def test_explained_chunks_have_colours_and_neighbours_differ() -> None:
+    spans = [("Context: ", None), ("one", False), ("two", False), ("three", True)]
+    text = ask._explained(spans, plain=False)
+    prompt = text.plain.index("Context: ")
+    styles = {str(span.style) for span in text.spans if span.start >= prompt}
+    assert styles == {*ask._COMPRESSED, ask._EXPANDED}
+    assert isinstance(text, Text) and text.plain.endswith("Context: onetwothree\n")
+
+
+@pytest.mark.parametrize("budget", ["much", "nan", "-1", "1.5", ""])
+def test_an_impossible_budget_is_refused(refrag: Run, index: Path, budget: str) -> None:
+    result = refrag("ask", index, QUESTION, "--model", "no-such-model", f"--budget={budget}")
+    assert result.exit_code in (1, 2)
+    assert "budget" in result.stderr
+    assert "no-such-model" not in result.stderr
+
+
+def test_a_folder_without_an_index_is_told_before_the_model_loads(
+    refrag: Run, tmp_path: Path
+) -> None:
+    result = refrag("ask", tmp_path, QUESTION, "--model", "no-such-model")
+    assert result.exit_code == 1
+    assert "holds no index" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["  "], "question is empty"), ([QUESTION, "--policy", "best"], "unknown policy 'best'")],
+)
+def test_mistakes_are_one_line(
+    refrag: Run, index: Path, tiny_folder: Path, arguments: list[str], message: str
+) -> None:
+    result = refrag("ask", index, *arguments, "--model", tiny_folder)
+    assert result.exit_code == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert result.stderr.splitlines()[-1].startswith("Error: ")

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Run
+
+
+def test_help_lists_the_commands(refrag: Run) -> None:
+    result = refrag("--help")
+    assert result.exit_code == 0
+    for command in ("ask", "download", "index", "info"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", ["ask", "download", "index", "info"])
+def test_every_command_explains_itself(refrag: Run, command: str) -> None:
+    assert refrag(command, "--help").exit_code == 0
+
+
+def test_a_mistake_in_a_real_process_has_exit_code_1_and_no_traceback() -> None:
+    code = "from refrag_components.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "ask", "nowhere", "Why?"], capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr == "Error: nowhere holds no index; create one first\n"
+    assert result.stdout == ""

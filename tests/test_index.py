@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refrag_components.documents import Document, Skipped, load_documents
+from refrag_components.exceptions import (
+    DocumentError,
+    EmptyInputError,
+    InvalidVectorsError,
+)
+from refrag_components.index import AddReport, RefragIndex
+from refrag_components.modeling import RefragModel
+from refrag_components.stores import StoreError
+from refrag_components.vectors import passage_key
+from tests.fake_model import FakeModel, check, texts
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+def index(tmp_path: Path, model: FakeModel) -> Iterator[RefragIndex]:
+    with RefragIndex.create(tmp_path / "index", model, passage_tokens=8) as index:
+        yield index
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "harbour.txt").write_text("The harbour was dug in 1907.\n\nIt lies north of town.")
+    (folder / "rain.md").write_text("Rain fell on the mountain for three days.")
+    (folder / "list.html").write_text("<p>A generator yields values one by one.</p>")
+    return folder
+
+
+def alter(index: RefragIndex, statement: str, *parameters: object) -> None:
+    connection = sqlite3.connect(index.folder / "store.sqlite")
+    with connection:
+        connection.execute(statement, parameters)
+    connection.close()
+
+
+# -- adding and searching -----------------------------------------------------------------------
+
+
+def test_finds_what_was_added(index: RefragIndex, model: FakeModel, docs: Path) -> None:
+    report = index.add_folder(docs)
+    assert report == AddReport(added=3, passages=4)
+    first, second = index.search("when was the harbour dug", k=2)
+    assert first.text == "The harbour was dug in 1907."
+    assert first.source == str(docs / "harbour.txt")
+    assert first.key == passage_key(first.text, model.fingerprint)
+    assert first.metadata == {}
+    assert 1.0001 > first.score > second.score > -1
+    assert index.store.mget([first.key]) == [model.encode(first.text)]
+    check(index, model)
+
+
+def test_add_takes_what_load_documents_gives(index: RefragIndex, docs: Path) -> None:
+    (docs / "image.png").write_bytes(b"\x89PNG")
+    report = index.add(load_documents(docs))
+    assert (report.added, len(report.skipped)) == (3, 1)
+
+
+def test_a_second_run_has_nothing_to_do(
+    index: RefragIndex, model: FakeModel, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add_folder(docs)
+    encoded = len(model.encoded)
+    monkeypatch.setattr(
+        "refrag_components.documents._text", lambda *_: pytest.fail("a file was read again")
+    )
+    assert index.add_folder(docs) == AddReport(unchanged=3)
+    assert len(model.encoded) == encoded
+    check(index, model)
+
+
+def test_a_changed_document_replaces_its_passages(
+    index: RefragIndex, model: FakeModel, docs: Path
+) -> None:
+    index.add_folder(docs)
+    encoded = len(model.encoded)
+    (docs / "harbour.txt").write_text("The harbour was dug in 1908.\n\nIt lies north of town.")
+    report = index.add_folder(docs)
+    assert report == AddReport(updated=1, unchanged=2, passages=2)
+    assert model.encoded[encoded:] == ["The harbour was dug in 1908."]
+    assert "The harbour was dug in 1907." not in texts(index)
+    check(index, model)
+
+
+def test_a_passage_that_moves_to_another_document_keeps_its_vectors(
+    index: RefragIndex, model: FakeModel, docs: Path
+) -> None:
+    index.add_folder(docs)
+    (docs / "harbour.txt").write_text("The harbour was dug in 1907.")
+    (docs / "town.txt").write_text("It lies north of town.")
+    index.add_folder(docs)
+    check(index, model)
+
+
+def test_documents_of_removed_and_broken_files_are_removed(
+    index: RefragIndex, model: FakeModel, docs: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "docs2"
+    other.mkdir()
+    (other / "a.txt").write_text("Another folder stays.")
+    index.add_folder(docs)
+    index.add_folder(other)
+    (docs / "rain.md").unlink()
+    (docs / "list.html").write_bytes(b"\0")
+    report = index.add_folder(docs)
+    assert (report.unchanged, report.removed, len(report.skipped)) == (1, 2, 1)
+    assert texts(index) == [
+        "Another folder stays.",
+        "It lies north of town.",
+        "The harbour was dug in 1907.",
+    ]
+    check(index, model)
+
+
+def test_removes_documents(index: RefragIndex, model: FakeModel, docs: Path) -> None:
+    index.add_folder(docs)
+    assert index.remove([str(docs / "harbour.txt"), "unknown"]) == 1
+    assert len(texts(index)) == 2
+    check(index, model)
+    assert index.remove([str(docs / "rain.md"), str(docs / "list.html")]) == 2
+    assert index.search("harbour") == []
+    assert list(index.store.yield_keys()) == []
+
+
+def test_adds_texts(index: RefragIndex, model: FakeModel) -> None:
+    added = index.add_texts(
+        ["Rain fell.", "Snow fell."], [{"source": "weather", "page": 1}, {"page": 2}]
+    )
+    assert added == AddReport(added=2, passages=2)
+    rain, snow = index.search("rain", k=2)
+    assert (rain.source, rain.metadata) == ("weather", {"source": "weather", "page": 1})
+    assert snow.source.startswith("text:")
+    again = index.add_texts(iter(["Snow fell.", "Hail fell."]))
+    assert (again.added, again.unchanged) == (2, 0)
+    assert index.add_texts(["Snow fell.", "Snow fell."], [{"page": 2}] * 2).unchanged == 2
+    with pytest.raises(ValueError, match="shorter"):
+        index.add_texts(["a", "b"], [{}])
+
+
+def test_the_same_passage_in_two_documents_is_encoded_once(
+    index: RefragIndex, model: FakeModel
+) -> None:
+    index.add([Document("a", "Rain fell."), Document("b", "Rain fell.")])
+    index.add([Document("c", "Rain fell.")])
+    assert model.encoded == ["Rain fell."]
+    assert [hit.source for hit in index.search("rain")] == ["a", "b", "c"]
+    index.remove(["a"])
+    assert len(list(index.store.yield_keys())) == 1
+    check(index, model)
+
+
+def test_the_same_document_twice_in_one_call_counts_once(index: RefragIndex) -> None:
+    report = index.add([Document("a", "One."), Document("a", "One."), Document("a", "Two.")])
+    assert (report.added, report.unchanged, report.updated) == (1, 1, 1)
+    assert texts(index) == ["Two."]
+
+
+def test_a_document_without_text_has_no_passages(index: RefragIndex) -> None:
+    assert index.add([Document("a", " \n ")]) == AddReport(added=1)
+    assert index.add([Document("a", " \n ")]) == AddReport(unchanged=1)
+    assert index.search("anything") == []
+
+
+def test_half_characters_are_replaced(index: RefragIndex) -> None:
+    index.add_texts(["broken \ud835 text"])
+    assert texts(index) == ["broken ? text"]
+
+
+def test_long_documents_are_split_and_passages_encoded_in_batches(
+    index: RefragIndex, model: FakeModel
+) -> None:
+    long = "\n\n".join(f"Paragraph number {i} has exactly seven words." for i in range(50))
+    reports: list[int] = []
+    index.add(
+        [Document("short", "Short."), Document("long", long), Document("last", "Last.")],
+        batch_size=2,
+        progress=lambda report: reports.append(report.passages),
+    )
+    assert model.batches == [16, 16, 16, 3, 1]
+    assert reports == [16, 32, 48, 51, 51, 52, 52]
+    check(index, model)
+
+
+def test_progress_ends_with_everything(index: RefragIndex, docs: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    (docs / "a.bin").touch()
+    index.add_folder(docs, progress=lambda r: seen.append((r.added, len(r.skipped))))
+    assert seen[-1] == (3, 1)
+
+
+def test_a_folder_without_readable_files_is_reported(index: RefragIndex, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(DocumentError, match=r"docs holds no file .*\.pdf"):
+        index.add_folder(tmp_path / "docs")
+    (tmp_path / "docs" / "a.png").touch()
+    with pytest.raises(DocumentError, match=r"1 skipped, the first: .*a\.png is none of"):
+        index.add_folder(tmp_path / "docs")
+    with pytest.raises(DocumentError, match="does not exist"):
+        index.add_folder(tmp_path / "nowhere")
+
+
+def test_a_skipped_file_that_was_never_indexed_removes_nothing(index: RefragIndex) -> None:
+    assert index.add([Skipped("a", "is binary")]).removed == 0
+
+
+def test_refuses_empty_questions_and_k_below_one(index: RefragIndex) -> None:
+    for question in ("", " \n"):
+        with pytest.raises(EmptyInputError, match="question is empty"):
+            index.search(question)
+    with pytest.raises(ValueError, match="k must be"):
+        index.search("rain", k=0)
+
+
+def test_refuses_batches_without_passages(index: RefragIndex) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        index.add_texts(["Rain fell."], batch_size=0)
+
+
+def test_refuses_search_vectors_that_are_not_finite(
+    index: RefragIndex, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "embed_passages", lambda texts: np.full((len(texts), 4), np.nan))
+    with pytest.raises(InvalidVectorsError, match="finite"):
+        index.add_texts(["Rain fell."])
+    assert texts(index) == []
+
+
+# -- damage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "altered", "foreign"])
+def test_the_search_file_is_built_again(
+    index: RefragIndex, model: FakeModel, docs: Path, damage: str
+) -> None:
+    index.add_folder(docs)
+    index.close()
+    path = index.folder / "index.faiss"
+    whole = path.read_bytes()
+    contents = {
+        "empty": b"",
+        "altered": whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
+        "foreign": b"something else",
+    }
+    path.unlink()
+    if damage in contents:
+        path.write_bytes(contents[damage])
+    with RefragIndex.open(index.folder, model) as opened:
+        check(opened, model)
+    assert path.read_bytes() == whole
+
+
+def test_a_search_file_that_is_behind_catches_up(
+    index: RefragIndex, model: FakeModel, docs: Path
+) -> None:
+    index.add_texts(["First."])
+    path = index.folder / "index.faiss"
+    old = path.read_bytes()
+    index.add_folder(docs)
+    index.remove([str(docs / "rain.md")])
+    index.close()
+    path.write_bytes(old)
+    with RefragIndex.open(index.folder, model) as opened:
+        check(opened, model)
+
+
+def test_a_search_file_that_cannot_be_written_is_no_failure(
+    index: RefragIndex, model: FakeModel, docs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (index.folder / "index.tmp").mkdir()
+    with caplog.at_level(logging.WARNING):
+        index.add_folder(docs)
+    assert "cannot be written" in caplog.text
+    check(index, model)
+
+
+def test_damaged_chunk_vectors_are_encoded_again_with_their_document(
+    index: RefragIndex, model: FakeModel
+) -> None:
+    index.add([Document("a", "Rain fell.")])
+    alter(index, "UPDATE chunk_vectors SET value = zeroblob(9)")
+    index.add([Document("b", "Rain fell.")])
+    assert index.store.corrupt_rows == 1
+    check(index, model)
+
+
+@pytest.mark.parametrize("vector", ["x'00'", "x'0000c07f'", "'text'"])
+def test_damaged_search_vectors_are_reported_when_they_are_needed(
+    index: RefragIndex, model: FakeModel, vector: str
+) -> None:
+    index.add_texts(["Rain fell.", "Hail fell."])
+    alter(index, f"UPDATE passages SET vector = {vector} WHERE id = 1")
+    assert len(index.search("rain")) == 2
+    index.close()
+    (index.folder / "index.faiss").unlink()
+    with pytest.raises(StoreError, match="index the documents again"):
+        RefragIndex.open(index.folder, model)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE passages SET text = 'Snow fell.' WHERE text = 'Rain fell.'",
+        "UPDATE passages SET text = CAST(x'ff' AS TEXT) WHERE text = 'Rain fell.'",
+        "UPDATE documents SET metadata = '{' WHERE path = 'a'",
+        "DELETE FROM documents WHERE path = 'a'",
+    ],
+)
+def test_damaged_passages_are_left_out(index: RefragIndex, statement: str) -> None:
+    index.add([Document("a", "Rain fell."), Document("b", "Hail fell.")])
+    alter(index, statement)
+    assert [hit.text for hit in index.search("rain", k=5)] == ["Hail fell."]
+
+
+def test_works_with_a_refrag_model(tmp_path: Path, tiny_model: RefragModel) -> None:
+    passages = ["The harbour was dug in 1907.", "Rain fell on the mountain for three days."]
+    with RefragIndex.create(tmp_path / "index", tiny_model) as index:
+        index.add_texts(passages)
+        (hit,) = index.search(passages[1], k=1)
+        assert hit.text == passages[1]
+        assert hit.score == pytest.approx(1.0, abs=1e-4)
+        assert index.store.mget([hit.key]) == tiny_model.encode_passages([hit.text])
+        index.add([Document("again", passages[0])])
+        assert len(index.search(passages[0], k=5)) == 3

@@ -1,0 +1,199 @@
+"""Training runs end to end on a tiny model, and survives being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from refrag_components.corpus import QuestionSet, TokenisedCorpus
+from refrag_components.exceptions import TrainingError
+from refrag_components.modeling import RefragModel
+from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
+from refrag_components.training.recipe import Recipe
+from refrag_components.training.stages import STAGES, attach_adapters, run_stage
+from refrag_components.training.trainer import last_complete_checkpoint
+
+
+def command(run_folder: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "refrag_components.cli", "train", "run"),
+        *("--recipe", str(run_folder / "recipe.toml"), "--text", str(run_folder / "text")),
+        *("--validation", str(run_folder / "validation"), "--out", str(out)),
+        *("--questions", str(run_folder / "questions.jsonl"), *more),
+    ]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.rglob("*.safetensors"))
+    assert files
+    return {
+        f"{file.relative_to(folder)}:{n}": t for file in files for n, t in load_file(file).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages run without interruption, in this process."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    for stage in STAGES:
+        run_stage(
+            stage,
+            recipe,
+            train=TokenisedCorpus.load(run_folder / "text"),
+            validation=TokenisedCorpus.load(run_folder / "validation"),
+            questions=QuestionSet.load(run_folder / "questions.jsonl"),
+            folder=out,
+        )
+    return out
+
+
+def test_every_stage_leaves_a_model_that_answers(finished: Path) -> None:
+    for stage in STAGES:
+        model = RefragModel.from_pretrained(finished / stage / "model", device="cpu")
+        (vectors,) = model.encode_passages(["Rain fell on the mountain."])
+        assert np.isfinite(vectors.vectors).all()
+
+
+def test_reconstruction_learns(finished: Path) -> None:
+    history = json.loads((finished / "reconstruction" / "log.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert any("eval_k4_recovery_p0" in entry for entry in history)
+
+
+def test_the_first_stage_moves_projector_encoder_and_decoder(
+    finished: Path, run_folder: Path
+) -> None:
+    start = RefragModel.from_base(Recipe.load(run_folder / "recipe.toml").model)
+    trained = RefragModel.from_pretrained(finished / "reconstruction" / "model", device="cpu")
+    before, after = dict(start.named_parameters()), dict(trained.named_parameters())
+    for part in ("projector.mix", "encoder.model.encoder.layer.0.attention.self.query.weight"):
+        assert not torch.allclose(before[part], after[part], atol=1e-5), part
+    name = "decoder.model.layers.0.self_attn.q_proj.weight"
+    assert not torch.allclose(before[name], after[name], atol=1e-6)
+
+
+def test_a_frozen_decoder_stays_as_it_was(run_folder: Path, tmp_path: Path) -> None:
+    text = (run_folder / "recipe.toml").read_text()
+    frozen = text.replace("encoder_lr = 1e-2", "encoder_lr = 1e-2\ndecoder_lr = 0")
+    (tmp_path / "recipe.toml").write_text(frozen.replace("steps = 20", "steps = 3"))
+    recipe = Recipe.load(tmp_path / "recipe.toml")
+    out = run_stage(
+        "reconstruction",
+        recipe,
+        train=TokenisedCorpus.load(run_folder / "text"),
+        validation=TokenisedCorpus.load(run_folder / "validation"),
+        folder=tmp_path / "run",
+    )
+    model = RefragModel.from_pretrained(out, device="cpu")
+    base = RefragModel.from_base(recipe.model)
+    for (name, mine), theirs in zip(
+        model.decoder.named_parameters(), base.decoder.parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(
+    finished: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    call = command(run_folder, out, "--stage", "reconstruction")
+    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while last_complete_checkpoint(out / "reconstruction") is None:
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "reconstruction" / "model").exists()
+    again = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "resuming reconstruction from checkpoint-" in again.stderr
+    killed = weights_of(out / "reconstruction" / "model")
+    whole = weights_of(finished / "reconstruction" / "model")
+    assert killed.keys() == whole.keys()
+    for name in whole:
+        assert torch.equal(killed[name], whole[name]), name  # no step lost, none taken twice
+
+
+def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((5, '{"global_step": 5}'), (10, '{"global_st'), (15, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    found = last_complete_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == "checkpoint-5"
+    assert last_complete_checkpoint(tmp_path / "checkpoint-5") is None
+
+
+def test_plans_and_batches_are_the_same_at_every_start(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    assert reconstruction_plan(recipe.reconstruction, 3) == reconstruction_plan(
+        recipe.reconstruction, 3
+    )
+    model = RefragModel.from_base(recipe.model)
+    batches = [
+        PlannedBatches(
+            TokenisedCorpus.load(run_folder / "text"),
+            continual_plan(recipe.continual, 3),
+            model,
+            recipe.continual.positions,
+            3,
+            QuestionSet.load(run_folder / "questions.jsonl"),
+        )
+        for _ in range(2)
+    ]
+    for step in range(len(batches[0])):
+        first, second = (vars(b[step]) for b in batches)
+        for name, tensor in first.items():
+            assert tensor is second[name] or torch.equal(tensor, second[name])
+
+
+def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    model = RefragModel.from_base(recipe.model)
+    attach_adapters(model, recipe.lora)
+    with pytest.raises(TrainingError, match="no questions"):
+        PlannedBatches(
+            TokenisedCorpus.load(run_folder / "text"),
+            continual_plan(recipe.continual, 3),
+            model,
+            512,
+            3,
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not toml = = ", "cannot read the recipe"),
+        ("[model]\ndecoder='a'\nencoder='b'\n", "no \\[reconstruction\\] table"),
+        (
+            "[model]\ndecoder='a'\nencoder='b'\n[reconstruction]\nsteps=1\nstepz=2\n"
+            "[continual]\nsteps=1\n",
+            "unknown entries \\['stepz'\\]",
+        ),
+        (
+            "[model]\ndecoder='a'\nencoder='b'\nchunk_size=9\n[reconstruction]\nsteps=1\n"
+            "[continual]\nsteps=1\n",
+            "chunk_size must lie in",
+        ),
+    ],
+)
+def test_a_bad_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        Recipe.load(tmp_path / "recipe.toml")
