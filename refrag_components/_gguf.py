@@ -35,7 +35,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
         file.parent, gguf_file=file.name, dtype=torch.float32
     )
     config = quantised.config
-    del config.quantization_config
+    if hasattr(config, "quantization_config"):  # only later releases of transformers set it
+        del config.quantization_config
     config.rms_norm_eps = float(f"{config.rms_norm_eps:.6g}")  # GGUF keeps float32
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(quantised.state_dict())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refrag_components.documents import Document
-from refrag_components.stores import StoreError
+from refrag_components.exceptions import StoreError
 from refrag_components.stores.database import Database
 from refrag_components.vectors import passage_key
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from refrag_components.chunking import ChunkedPassage
+from refrag_components.pretrained import load_pretrained
 from refrag_components.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class EncoderWindow:
 
 def load_encoder(folder: Path) -> Any:
     """Loads an encoder in float32 without its pooler, which nothing here uses."""
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    model = load_pretrained(AutoModel, folder)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model.eval()

@@ -13,6 +13,8 @@ __all__ = [
     "IndexFolderError",
     "InvalidVectorsError",
     "RefragError",
+    "SamplingError",
+    "StoreError",
     "TrainingError",
     "UnknownModelError",
     "UnknownPolicyError",
@@ -57,6 +59,14 @@ class IndexFolderError(RefragError, ValueError):
 
 class InvalidVectorsError(RefragError, ValueError):
     """Chunk vectors with NaN, infinite values or the wrong shape."""
+
+
+class SamplingError(RefragError, ValueError):
+    """A sampling parameter outside its range."""
+
+
+class StoreError(RefragError, OSError):
+    """A store that cannot be opened, read or written."""
 
 
 class TrainingError(RefragError, ValueError):

@@ -23,6 +23,7 @@ from refrag_components.chunking import Chunker
 from refrag_components.configuration import CONFIG_NAME, RefragConfig
 from refrag_components.encoder import ChunkEncoder, load_encoder
 from refrag_components.exceptions import FingerprintMismatchError
+from refrag_components.pretrained import load_pretrained, quietly
 from refrag_components.projector import Projector
 from refrag_components.retrieval import PassageEncoder
 from refrag_components.tokenization import tokenizer_digest
@@ -152,7 +153,7 @@ class RefragModel(nn.Module):
         )
         model = cls(
             config,
-            AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32),
+            load_pretrained(AutoModelForCausalLM, decoder),
             AutoTokenizer.from_pretrained(decoder),
             ChunkEncoder(
                 load_encoder(encoder),
@@ -172,7 +173,9 @@ class RefragModel(nn.Module):
             # The file, not the merged weights: those differ in the last bits between machines.
             self._encoder_digest += _state_digest(load_file(folder / "adapter_model.safetensors"))
         owner, name = (self, "decoder") if part == "decoder" else (self.encoder, "model")
-        adapted = PeftModel.from_pretrained(getattr(owner, name), folder, is_trainable=trainable)
+        with quietly():
+            base = getattr(owner, name)
+            adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
         if not trainable:
             adapted = adapted.merge_and_unload()
             self._carried[part] = None  # these weights are in no folder: saving writes them whole

@@ -13,10 +13,10 @@ from refrag_components.exceptions import (
     DocumentError,
     EmptyInputError,
     InvalidVectorsError,
+    StoreError,
 )
 from refrag_components.index import AddReport, RefragIndex
 from refrag_components.modeling import RefragModel
-from refrag_components.stores import StoreError
 from refrag_components.vectors import passage_key
 from tests.fake_model import FakeModel, check, texts
 

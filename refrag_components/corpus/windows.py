@@ -110,16 +110,18 @@ def cut_windows(
     token_ids = np.concatenate([first, context_ids, tail], axis=1)
     chunk_index = np.concatenate([first * 0 - 1, index, tail * 0 - 1], axis=1)
 
-    pieces, mask, spans = _pieces(corpus, starts, spec, lengths, encoder)
+    # Nothing is encoded where every chunk is expanded.
+    n_encoded = 0 if spec.expanded == 1.0 else n_chunks
+    pieces, mask, spans = _pieces(corpus, starts, spec, lengths[:n_encoded], encoder)
     arrays = {
         "token_ids": token_ids,
         "chunk_index": chunk_index,
-        "chunk_tokens": chunk_tokens.reshape(-1, k),
-        "chunk_used": np.tile(used, (rows, 1)),
+        "chunk_tokens": chunk_tokens[:, :n_encoded].reshape(-1, k),
+        "chunk_used": np.tile(used[:n_encoded], (rows, 1)),
         "pieces": pieces,
         "piece_mask": mask,
         "spans": spans,
-        "span_index": np.arange(rows * n_chunks),
+        "span_index": np.arange(rows * n_encoded),
         "labels": output,
     }
     if with_full_text and spec.expanded != 1.0:
@@ -149,7 +151,7 @@ def _pieces(
     encoder: ChunkEncoder,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Encoder sequences of every passage: ids, mask, spans."""
-    if not spec.passages:
+    if not len(lengths):
         return np.zeros((0, 1), np.int64), np.zeros((0, 1), np.int64), np.zeros((0, 0, 2), np.int64)
     n, each = spec.passages, len(lengths) // spec.passages
     begin = starts[:, None] + np.arange(n) * spec.passage_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refrag_components.engines.base import Engine, EngineDelta, EngineOutput, FinishReason
-from refrag_components.engines.sampling import SamplingError, SamplingParams
+from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "EngineDelta",
     "EngineOutput",
     "FinishReason",
-    "SamplingError",
     "SamplingParams",
     "TransformersEngine",
 ]

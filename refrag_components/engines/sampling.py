@@ -17,13 +17,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from refrag_components.exceptions import RefragError
+from refrag_components.exceptions import SamplingError
 
-__all__ = ["Sampler", "SamplingError", "SamplingParams", "params_by_row"]
-
-
-class SamplingError(RefragError, ValueError):
-    """A sampling parameter outside its range."""
+__all__ = ["Sampler", "SamplingParams", "params_by_row"]
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from refrag_components.exceptions import RefragError
 from refrag_components.vectors import ChunkVectors
 
-__all__ = ["ChunkStore", "StoreError"]
-
-
-class StoreError(RefragError, OSError):
-    """A store that cannot be opened, read or written."""
+__all__ = ["ChunkStore"]
 
 
 class ChunkStore(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from refrag_components.stores.base import StoreError
+from refrag_components.exceptions import StoreError
 
 __all__ = ["Database"]
 

@@ -7,13 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from refrag_components.engines.sampling import (
-    Sampler,
-    SamplingError,
-    SamplingParams,
-    params_by_row,
-)
-from refrag_components.exceptions import RefragError
+from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
+from refrag_components.exceptions import RefragError, SamplingError
 
 _NO_IDS = torch.zeros(0, dtype=torch.long)
 _LOGITS = torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0])

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refrag_components.exceptions import InvalidVectorsError, RefragError
-from refrag_components.stores import SQLiteStore, StoreError
+from refrag_components.exceptions import InvalidVectorsError, RefragError, StoreError
+from refrag_components.stores import SQLiteStore
 from refrag_components.vectors import CODECS, ChunkVectors
 from tests.stores.contract import StoreContract, key, make
 

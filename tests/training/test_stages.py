@@ -110,14 +110,17 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(
 ) -> None:
     out = tmp_path / "killed"
     call = command(run_folder, out, "--stage", "reconstruction")
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums add up alike
+    process = subprocess.Popen(
+        call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread
+    )
     while last_complete_checkpoint(out / "reconstruction") is None:
         assert process.poll() is None, "finished before it could be killed"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "reconstruction" / "model").exists()
-    again = subprocess.run(call, capture_output=True, text=True, check=False)
+    again = subprocess.run(call, capture_output=True, text=True, check=False, env=one_thread)
     assert again.returncode == 0, again.stderr
     assert "resuming reconstruction from checkpoint-" in again.stderr
     killed = weights_of(out / "reconstruction" / "model")

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from langchain_refrag import ChatRefrag, RefragRetriever
 from langchain_refrag.checkpoints import load_checkpoint
-from refrag_components.engines import SamplingError
 from refrag_components.exceptions import (
     BudgetError,
     ContextWindowError,
     EmptyInputError,
+    SamplingError,
     UnknownModelError,
     UnknownPolicyError,
 )
