@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ class ChunkedPassage:
     """A passage cut into chunks.
 
     Attributes:
-        text: The passage.
+        text: The passage; lone surrogates are replaced by U+FFFD.
         token_ids: Decoder token ids, shape (n_tokens,), int32.
         offsets: Start and end character of each token in ``text``, shape (n_tokens, 2), int32.
         chunk_size: Tokens a chunk (k); only the last chunk may be shorter.
@@ -75,7 +75,7 @@ class Chunker:
         """Cuts each passage; an empty text gives a passage without chunks."""
         passages: list[ChunkedPassage] = []
         for start in range(0, len(texts), _BATCH):
-            batch = list(texts[start : start + _BATCH])
+            batch = [encodable(text) for text in texts[start : start + _BATCH]]
             encodings = self._tokenizer.encode_batch(batch, add_special_tokens=False)
             passages.extend(
                 ChunkedPassage(

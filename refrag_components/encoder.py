@@ -120,7 +120,7 @@ class ChunkEncoder(nn.Module):
     def window(self) -> int:
         """Longest sequence in encoder tokens, special tokens included."""
         config = self.model.config
-        limit = int(config.max_position_embeddings)
+        limit = position_limit(config, self.tokenizer)
         if config.model_type in ("roberta", "xlm-roberta", "camembert"):
             limit -= config.pad_token_id + 1  # RoBERTa counts positions from there
         return min(limit, int(self.tokenizer.model_max_length))

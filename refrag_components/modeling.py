@@ -23,7 +23,7 @@ from refrag_components.chunking import Chunker
 from refrag_components.configuration import CONFIG_NAME, RefragConfig
 from refrag_components.encoder import ChunkEncoder, load_encoder
 from refrag_components.exceptions import FingerprintMismatchError
-from refrag_components.pretrained import load_pretrained, quietly
+from refrag_components.pretrained import load_pretrained, position_limit, quietly
 from refrag_components.projector import Projector
 from refrag_components.retrieval import PassageEncoder
 from refrag_components.tokenization import tokenizer_digest
@@ -240,10 +240,10 @@ class RefragModel(nn.Module):
         """The decoder's floating-point type."""
         return next(self.decoder.parameters()).dtype
 
-    @property
+    @cached_property
     def window(self) -> int:
         """The decoder's longest input in positions."""
-        return int(self.decoder.config.max_position_embeddings)
+        return position_limit(self.decoder.config, self.tokenizer)
 
     @property
     def first_token_id(self) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +40,8 @@ def token_counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
     plain = content_tokenizer(tokenizer)
 
     def count(texts: list[str]) -> list[int]:
-        batches = (texts[i : i + _TEXTS_A_BATCH] for i in range(0, len(texts), _TEXTS_A_BATCH))
+        whole = list(map(encodable, texts))
+        batches = (whole[i : i + _TEXTS_A_BATCH] for i in range(0, len(whole), _TEXTS_A_BATCH))
         return [
             len(encoding)
             for batch in batches

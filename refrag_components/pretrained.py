@@ -12,9 +12,13 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["load_pretrained", "quietly"]
+from refrag_components.exceptions import RefragError
+
+__all__ = ["load_pretrained", "position_limit", "quietly"]
 
 logger = logging.getLogger(__name__)
+
+_NO_LIMIT = 2**31  # a tokenizer that knows none says 10**30
 
 
 @contextmanager
@@ -52,3 +56,22 @@ def load_pretrained(auto_class: Any, folder: Path) -> Any:
     if missing:  # nothing here uses a pooler
         logger.warning("%s lacks %d weights, such as %s", folder, len(missing), min(missing))
     return model
+
+
+def position_limit(config: Any, tokenizer: Any) -> int:
+    """The longest input of a model in positions, as its config or else its tokenizer says.
+
+    Raises:
+        RefragError: If neither says it.
+    """
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:  # positions without a table, as Bloom's, have no limit of their own
+        limit = tokenizer.model_max_length
+    if not 0 < limit < _NO_LIMIT:
+        msg = (
+            f"how long an input may be is said neither by {type(config).__name__} "
+            "(max_position_embeddings) nor by the tokenizer; set model_max_length in the "
+            "model's tokenizer_config.json"
+        )
+        raise RefragError(msg)
+    return int(limit)

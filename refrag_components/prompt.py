@@ -12,7 +12,7 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 
 from refrag_components.exceptions import EmptyInputError, RefragError
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -220,7 +220,7 @@ class PromptTokenizer:
         Returns:
             Token ids, shape (n,), int64.
         """
-        text = "".join(part.text for part in parts)
+        text = encodable("".join(part.text for part in parts))
         content = np.concatenate(
             [np.full(len(part.text), isinstance(part, TextPart)) for part in parts]
             or [np.zeros(0, dtype=bool)]

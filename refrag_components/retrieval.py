@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from refrag_components.encoder import load_encoder
+from refrag_components.tokenization import encodable
 
 __all__ = ["PassageEncoder"]
 
@@ -58,7 +59,10 @@ class PassageEncoder:
         for start in range(0, len(order), batch_size):
             picked = order[start : start + batch_size]
             inputs = self._tokenizer(
-                [texts[i] for i in picked], padding=True, truncation=True, return_tensors="pt"
+                [encodable(texts[i]) for i in picked],
+                padding=True,
+                truncation=True,
+                return_tensors="pt",
             ).to(device)
             states = model(**inputs).last_hidden_state
             mask = inputs["attention_mask"].unsqueeze(-1)

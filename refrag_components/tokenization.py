@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
@@ -10,7 +11,9 @@ from tokenizers import Tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["content_tokenizer", "tokenizer_digest"]
+__all__ = ["content_tokenizer", "encodable", "tokenizer_digest"]
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 _PROBE = (
     "The  Quick-brown fox's 1,234.5 km\n\n\tdef f(x): CamelCase_id "
@@ -39,6 +42,15 @@ def content_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     copy.no_padding()
     copy.encode_special_tokens = True
     return copy
+
+
+def encodable(text: str) -> str:
+    """Replaces lone surrogates by U+FFFD, so that offsets into the text stay valid.
+
+    Python strings may hold such half characters (from a broken PDF, a JSON escape, a file name);
+    UTF-8, and with it the Rust tokenizers and SQLite, cannot.
+    """
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> bytes:

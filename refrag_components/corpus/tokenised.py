@@ -16,7 +16,7 @@ import numpy as np
 
 from refrag_components.encoder import covering_tokens
 from refrag_components.exceptions import TrainingError
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -98,7 +98,7 @@ def prepare_corpus(
     tokens, pieces, steps = [], [], []
     token_type = _smallest(len(model.tokenizer))
     piece_type = _smallest(len(model.encoder.tokenizer))
-    documents = iter(texts)
+    documents = map(encodable, texts)
     carry = 1  # the first token points at piece 0, which cumsum(steps) - 1 must give
     try:
         while batch := list(islice(documents, _BATCH)):

@@ -66,7 +66,7 @@ def test_a_window_of_one_document_equals_its_layout(
     """Same text, same chunks: the batch and the query-time layout give the same logits."""
     ends = np.flatnonzero(corpus.tokens == tiny_model.first_token_id)
     start, size, o = int(ends[0]) + 1, int(ends[1] - ends[0]) - 1, 2
-    spec, batch = cut(
+    _, batch = cut(
         tiny_model,
         corpus,
         [start],

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from refrag_components.cli import app
+from refrag_components.corpus import TokenisedCorpus, WindowSpec, prepare_corpus
+from refrag_components.evaluation.perplexity import bootstrap, measure_recovery, window_losses
+from refrag_components.exceptions import EmptyInputError
+from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "valid"
+    prepare_corpus([" ".join(TEXT)] * 16, tiny_model, folder)
+    return folder
+
+
+def test_everything_expanded_recovers_everything(tiny_model: RefragModel, prepared: Path) -> None:
+    result = measure_recovery(
+        tiny_model,
+        TokenisedCorpus.load(prepared),
+        chunk_size=4,
+        context_tokens=256,
+        output_tokens=32,
+        fractions=(0.0, 1.0),
+    )
+    compressed, expanded = result["compressed"]
+    assert expanded["recovery"] == pytest.approx(1.0, abs=1e-4)
+    assert (compressed["rate"], expanded["rate"]) == (4.0, 1.0)
+    assert compressed["interval"][0] <= compressed["recovery"] <= compressed["interval"][1]
+    assert result["windows"] == len(TokenisedCorpus.load(prepared)) // 288
+
+
+def test_the_outputs_are_the_same_whatever_the_context(
+    tiny_model: RefragModel, prepared: Path
+) -> None:
+    """Windows start at their first output token: no context must mean the same labels."""
+    corpus = TokenisedCorpus.load(prepared)
+    starts = np.array([300, 400])
+    spec = {"chunk_size": 4, "passage_tokens": 64, "output_tokens": 16}
+    none = window_losses(tiny_model, corpus, WindowSpec(passages=0, **spec), starts)
+    lone = window_losses(tiny_model, corpus, WindowSpec(passages=0, **spec), starts[1:])
+    np.testing.assert_allclose(none[1:], lone, rtol=1e-5)
+    full = window_losses(tiny_model, corpus, WindowSpec(passages=2, expanded=1.0, **spec), starts)
+    assert full.shape == none.shape == (2,)
+    assert not np.allclose(full, none)
+
+
+def test_the_interval_narrows_with_more_windows() -> None:
+    rng = np.random.default_rng(0)
+
+    def width(n: int) -> float:
+        none, noise = 3 + rng.normal(0, 0.3, n), rng.normal(0, 0.2, n)
+        low, high = bootstrap(none, none - 0.5 + noise, none - 1)
+        assert low < 0.5 < high
+        return high - low
+
+    assert width(1000) < width(50) / 2
+
+
+def test_too_little_text_is_refused(tiny_model: RefragModel, prepared: Path) -> None:
+    with pytest.raises(EmptyInputError, match="one window needs"):
+        measure_recovery(
+            tiny_model, TokenisedCorpus.load(prepared), chunk_size=4, context_tokens=25600
+        )
+
+
+def test_the_command_prints_a_table_and_writes_json(
+    tiny_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "figures.json"
+    arguments = ["eval", "perplexity", "--model", str(tiny_folder), "--text", str(prepared)]
+    result = CliRunner().invoke(
+        app,
+        [*arguments, "--context", "256", "--output", "16", "--windows", "3", "--out", str(out)],
+    )
+    assert result.exit_code == 0, result.output
+    assert "compressed, p=0.25" in result.output
+    figures = json.loads(out.read_text())
+    assert figures["windows"] == 3
+    assert [row["expanded"] for row in figures["compressed"]] == [0.0, 0.1, 0.25, 0.5]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refrag_components.chunking import Chunker
+from tests.tiny import TEXT, tiny_decoder_tokenizer
+
+TOKENIZER = tiny_decoder_tokenizer()
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
+
+
+@given(text=texts, k=st.integers(1, 9))
+def test_chunks_are_the_decoders_own_tokens(text: str, k: int) -> None:
+    (passage,) = Chunker(TOKENIZER, k).chunk([text])
+    assert TOKENIZER.decode(passage.token_ids, clean_up_tokenization_spaces=False) == text
+    lengths = [last - first + 1 for first, last in passage.bounds]
+    assert sum(lengths) == len(passage.token_ids)
+    assert all(length == k for length in lengths[:-1])
+    assert passage.n_chunks == len(lengths) == len(passage.chunk_texts())
+
+
+@given(batch=st.lists(texts, max_size=6))
+def test_a_passage_is_cut_the_same_in_any_company(batch: list[str]) -> None:
+    chunker = Chunker(TOKENIZER, 4)
+    for text, passage in zip(batch, chunker.chunk(batch), strict=True):
+        assert np.array_equal(passage.token_ids, chunker.chunk([text])[0].token_ids)
+
+
+def test_chunk_texts_spell_the_passage() -> None:
+    for text in TEXT:
+        (passage,) = Chunker(TOKENIZER, 3).chunk([text])
+        assert "".join(passage.chunk_texts()) == text
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+def test_spelled_out_control_tokens_are_ordinary_characters(token: str) -> None:
+    (passage,) = Chunker(TOKENIZER, 4).chunk([f"a {token} b"])
+    assert not set(TOKENIZER.all_special_ids) & set(passage.token_ids.tolist())
+    assert TOKENIZER.decode(passage.token_ids) == f"a {token} b"
+
+
+def test_chunk_size_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Chunker(TOKENIZER, 0)
