@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[langchain,train]' --group dev
 	touch $@
 
-demo: install  ## Ask a question about a small folder of documents
+demo: install  ## Ask Python's own reference, plain and compressed, side by side
 	$(BIN)/refrag demo
 
 test: install  ## Run every test

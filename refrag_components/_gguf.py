@@ -11,6 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from refrag_components.pretrained import quietly
+
 __all__ = ["convert_gguf"]
 
 _SPECIAL_TOKENS = {
@@ -21,6 +23,7 @@ _SPECIAL_TOKENS = {
 }
 
 
+@quietly()
 def convert_gguf(file: Path, folder: Path) -> None:
     """Dequantises a SmolLM2 GGUF file into bfloat16 safetensors with its tokenizer.
 

@@ -14,9 +14,10 @@ import numpy as np
 from refrag_components.documents import Document
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.database import Database
+from refrag_components.tokenization import encodable
 from refrag_components.vectors import passage_key
 
-__all__ = ["Catalog", "IndexedPassage", "PassageRow", "Position"]
+__all__ = ["Catalog", "Counts", "IndexedPassage", "PassageRow", "Position"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,22 @@ CREATE TABLE IF NOT EXISTS documents (
 );
 CREATE TABLE IF NOT EXISTS passages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, key TEXT NOT NULL,
-    text TEXT NOT NULL, vector BLOB NOT NULL
+    text TEXT NOT NULL, tokens INTEGER NOT NULL, vector BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS passages_by_document ON passages (document);
+CREATE INDEX IF NOT EXISTS passages_by_document ON passages (document, tokens);
 CREATE INDEX IF NOT EXISTS passages_by_key ON passages (key);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value NOT NULL);
 """
 _ROWS_A_PAGE = 4096
+
+
+class Counts(NamedTuple):
+    """How much a catalog holds; what stands in two documents counts twice."""
+
+    documents: int
+    passages: int
+    chunks: int
+    tokens: int
 
 
 class Position(NamedTuple):
@@ -49,10 +59,18 @@ class Position(NamedTuple):
 
 
 class PassageRow(NamedTuple):
-    """A passage to write: its key, its text and its search vector, shape (d,), float32."""
+    """A passage to write.
+
+    Attributes:
+        key: Its key in the store.
+        text: Its text.
+        tokens: Decoder tokens that it has.
+        vector: Its search vector, shape (d,), float32.
+    """
 
     key: str
     text: str
+    tokens: int
     vector: np.ndarray
 
 
@@ -83,7 +101,7 @@ class Catalog:
         """Digest of the document when it was indexed; None if it is not."""
         with self._database.read() as connection:
             query = "SELECT digest FROM documents WHERE path = ?"
-            row = connection.execute(query, (path,)).fetchone()
+            row = connection.execute(query, (encodable(path),)).fetchone()
         return row and row[0]
 
     def paths(self, folder: str) -> list[str]:
@@ -93,24 +111,24 @@ class Catalog:
             query = "SELECT path FROM documents WHERE path >= ? AND path < ? ORDER BY path"
             return [path for (path,) in connection.execute(query, (first, last))]
 
-    def counts(self) -> tuple[int, int]:
-        """Number of documents and of passages."""
+    def counts(self, chunk_size: int) -> Counts:
+        """How much it holds, in chunks of at most so many tokens."""
+        query = """SELECT (SELECT count(*) FROM documents), count(*),
+            ifnull(sum((tokens + :k - 1) / :k), 0), ifnull(sum(tokens), 0) FROM passages"""
         with self._database.read() as connection:
-            query = "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM passages)"
-            documents, passages = connection.execute(query).fetchone()
-        return documents, passages
+            return Counts(*connection.execute(query, {"k": chunk_size}).fetchone())
 
     def add(self, document: Document, passages: Iterable[PassageRow]) -> None:
         """Writes a document that is not there, with its passages in order."""
-        metadata = json.dumps(dict(document.metadata))
+        metadata = json.dumps(document.metadata)
         with self._database.write() as connection:
             number = connection.execute(
                 "INSERT INTO documents (path, digest, metadata) VALUES (?, ?, ?)",
-                (document.path, document.digest, metadata),
+                (encodable(document.path), document.digest, metadata),
             ).lastrowid
             connection.executemany(
-                "INSERT INTO passages (document, key, text, vector) VALUES (?, ?, ?, ?)",
-                ((number, p.key, p.text, p.vector.astype("<f4").tobytes()) for p in passages),
+                "INSERT INTO passages (document, key, text, tokens, vector) VALUES (?, ?, ?, ?, ?)",
+                ((number, *p[:3], p.vector.astype("<f4").tobytes()) for p in passages),
             )
 
     def remove(self, path: str) -> list[str] | None:
@@ -121,7 +139,7 @@ class Catalog:
         """
         with self._database.write() as connection:
             query = "SELECT id FROM documents WHERE path = ?"
-            row = connection.execute(query, (path,)).fetchone()
+            row = connection.execute(query, (encodable(path),)).fetchone()
             if row is None:
                 return None
             query = "SELECT DISTINCT key FROM passages WHERE document = ?"

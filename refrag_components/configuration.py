@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from refrag_components.exceptions import UnknownModelError
+
 __all__ = ["CONFIG_NAME", "RefragConfig"]
 
 CONFIG_NAME = "config.json"
@@ -66,22 +68,32 @@ class RefragConfig:
         """Reads ``config.json`` of a checkpoint folder.
 
         Raises:
-            ValueError: If the file is no REFRAG configuration.
+            UnknownModelError: If there is no such file or it is no REFRAG configuration.
         """
         path = Path(folder) / CONFIG_NAME
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            msg = f"{path} is not valid JSON: {error}"
-            raise ValueError(msg) from error
-        if values.get("model_type") != "refrag":
-            msg = f"{path} describes a {values.get('model_type')!r} model, not a REFRAG checkpoint"
-            raise ValueError(msg)
+            values: Any = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            msg = f"{folder} is no REFRAG checkpoint, its {CONFIG_NAME}: {error.strerror}"
+            raise UnknownModelError(msg) from error
+        except ValueError as error:
+            raise UnknownModelError(f"{path} is not valid JSON: {error}") from error
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        if kind != "refrag":
+            what = f"an ordinary {kind} model" if kind else "something else"
+            msg = (
+                f"{path} describes {what}, not a REFRAG checkpoint; to make one of a model, "
+                "name it as the decoder or the encoder in a training recipe"
+            )
+            raise UnknownModelError(msg)
         if values.get("version") != 1:
             msg = f"{path} has version {values.get('version')!r}; this release reads version 1"
-            raise ValueError(msg)
+            raise UnknownModelError(msg)
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            msg = f"{path} has unknown entries {unknown}; it was made by a newer release"
-            raise ValueError(msg)
-        return cls(**values)
+            msg = f"{path} has unknown entries {unknown}; update the library to read it"
+            raise UnknownModelError(msg)
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise UnknownModelError(f"{path} cannot be used: {error}") from error

@@ -11,9 +11,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import date, time
+from pathlib import Path, PurePath
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 from bs4 import BeautifulSoup, NavigableString, Tag
 from pypdf import PdfReader
 from pypdf.errors import DependencyError
@@ -69,8 +72,12 @@ class Document:
     Attributes:
         path: What identifies it: the file's path, or any other name.
         text: Its text.
-        metadata: What comes back with its passages; must be writable as JSON.
+        metadata: What comes back with its passages, as JSON has it: dates, paths and UUIDs become
+            strings, numpy's numbers plain ones.
         digest: Changes when the document changes; of text and metadata unless given.
+
+    Raises:
+        DocumentError: If the metadata holds something that JSON cannot.
     """
 
     path: str
@@ -79,10 +86,28 @@ class Document:
     digest: str = ""
 
     def __post_init__(self) -> None:
+        try:
+            metadata = json.dumps(dict(self.metadata), sort_keys=True, default=_plain)
+        except (TypeError, ValueError) as error:
+            msg = f"the metadata of {self.path or 'a text'} cannot be kept: {error}"
+            raise DocumentError(msg) from error
+        object.__setattr__(self, "metadata", json.loads(metadata))
         if not self.digest:
-            content = json.dumps([self.text, dict(self.metadata)], sort_keys=True).encode()
+            content = f"[{json.dumps(self.text)}, {metadata}]".encode()
             digest = hashlib.blake2b(content, digest_size=16).hexdigest()
             object.__setattr__(self, "digest", digest)
+
+
+def _plain(value: object) -> object:
+    """What JSON writes instead of a value that it does not know."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (PurePath, UUID)):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    msg = f"{value!r} is a {type(value).__name__}; make it a string or a number first"
+    raise TypeError(msg)
 
 
 @dataclass(frozen=True)
@@ -172,7 +197,8 @@ def _read(path: Path) -> bytes:
         raise DocumentError(f"is none of {', '.join(SUFFIXES)}")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise DocumentError(f"has {size / 2**20:.0f} MB, more than {MAX_FILE_BYTES // 2**20} MB")
+        megabytes = -(-size // 2**20)  # rounded up, so as to be more than the limit
+        raise DocumentError(f"has {megabytes} MB, more than {MAX_FILE_BYTES // 2**20} MB")
     return path.read_bytes()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from refrag_components.chunking import ChunkedPassage
-from refrag_components.pretrained import load_pretrained
+from refrag_components.pretrained import load_pretrained, position_limit
 from refrag_components.tokenization import content_tokenizer
 
 if TYPE_CHECKING:

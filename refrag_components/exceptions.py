@@ -74,7 +74,7 @@ class TrainingError(RefragError, ValueError):
 
 
 class UnknownModelError(RefragError, ValueError):
-    """A model name that is neither bundled, nor a folder, nor found on the hub."""
+    """A name or folder that leads to no usable model."""
 
 
 class UnknownPolicyError(RefragError, ValueError):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,77 +27,16 @@ from refrag_components.index_folder import (
     Meta,
     index_info,
 )
+from refrag_components.index_types import AddReport, Hit, IndexModel, Progress
 from refrag_components.passages import split_passages, token_counter
 from refrag_components.search import PassageSearch
 from refrag_components.stores import SQLiteStore
-from refrag_components.vectors import ChunkVectors, Codec, passage_key
+from refrag_components.tokenization import encodable
+from refrag_components.vectors import Codec, passage_key
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
 _BATCHES_A_COMMIT = 8
-
-
-class IndexModel(Protocol):
-    """What an index needs of a model; ``RefragModel`` has it."""
-
-    config: Any
-    tokenizer: Any
-
-    @property
-    def fingerprint(self) -> str:
-        """Names encoder, chunk size and tokenizer."""
-
-    def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> list[ChunkVectors]:
-        """Chunk vectors of passages."""
-
-    def embed_passages(self, texts: Sequence[str]) -> np.ndarray:
-        """Search vectors of passages, shape (n, d), float32."""
-
-    def embed_query(self, text: str) -> np.ndarray:
-        """Search vector of a question, shape (d,), float32."""
-
-
-@dataclass
-class AddReport:
-    """What adding documents did, or has done so far.
-
-    Attributes:
-        added: Documents that were new.
-        updated: Documents that replaced an earlier version.
-        unchanged: Documents that were indexed already.
-        removed: Documents that are gone or can no longer be read.
-        passages: Passages that were encoded for the added and updated documents.
-        skipped: Files that cannot be indexed, with reasons.
-    """
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    passages: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-
-
-Progress = Callable[[AddReport], None]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A passage that search found.
-
-    Attributes:
-        text: The passage.
-        source: The metadata's "source", or else the path of its document.
-        score: Cosine similarity to the question, -1 to 1.
-        key: Its key in the store.
-        metadata: Of its document.
-    """
-
-    text: str
-    source: str
-    score: float
-    key: str
-    metadata: dict[str, Any]
 
 
 class RefragIndex:
@@ -135,6 +74,7 @@ class RefragIndex:
         *,
         codec: Codec = "float16",
         passage_tokens: int = 256,
+        model_name: str | None = None,
     ) -> RefragIndex:
         """Makes a new or empty folder an index, or goes on with the index that it holds.
 
@@ -143,6 +83,7 @@ class RefragIndex:
             model: Encodes passages and questions.
             codec: How chunk vectors are stored: "float32", "float16" or "int8".
             passage_tokens: Tokens that a passage has at most.
+            model_name: Where the model comes from, kept for those who open the index later.
 
         Raises:
             IndexFolderError: If the folder holds something else, or an index of another codec or
@@ -150,9 +91,10 @@ class RefragIndex:
             FingerprintMismatchError: If another model made the index that it holds.
         """
         path = Path(folder)
-        wanted = Meta(model.fingerprint, model.config.chunk_size, codec, passage_tokens)
+        chunk_size = model.config.chunk_size
+        wanted = Meta(model_name, model.fingerprint, chunk_size, codec, passage_tokens)
         if not (path / META_FILE).exists():
-            wanted.write(path)
+            wanted.create(path)
         meta = Meta.read(path, model.fingerprint)
         if (meta.codec, meta.passage_tokens) != (codec, passage_tokens):
             msg = (
@@ -160,6 +102,9 @@ class RefragIndex:
                 f"{meta.passage_tokens} tokens; keep to these or choose another folder"
             )
             raise IndexFolderError(msg)
+        if model_name not in (None, meta.model):
+            meta = replace(meta, model=model_name)
+            meta.write(path)
         return cls(path, model, meta)
 
     @classmethod
@@ -233,9 +178,12 @@ class RefragIndex:
 
         Args:
             texts: Texts; what is longer than a passage is split.
-            metadatas: One a text, writable as JSON; "source" becomes the source of its hits.
+            metadatas: One a text, see ``Document``; "source" becomes the source of its hits.
             batch_size: Passages that the model encodes at once.
             progress: Called with the report so far whenever it has changed.
+
+        Raises:
+            DocumentError: If metadata cannot be kept; texts before it may be there already.
         """
         if metadatas is None:
             named = (Document("", text) for text in texts)
@@ -329,12 +277,10 @@ class RefragIndex:
 
     def _load(self, files: Iterator[Path]) -> Iterator[Document | Skipped]:
         for path in files:
-            name = str(path).encode("utf-8", "replace").decode()
-            yield load_document(path, known_digest=self._catalog.digest(name) or "")
+            yield load_document(path, known_digest=self._catalog.digest(str(path)) or "")
 
     def _split(self, text: str) -> list[str]:
-        whole = text.encode("utf-8", "replace").decode()  # a broken PDF may give half characters
-        return split_passages(whole, self._count_tokens, self._meta.passage_tokens)
+        return split_passages(encodable(text), self._count_tokens, self._meta.passage_tokens)
 
     def _commit(
         self,
@@ -372,9 +318,12 @@ class RefragIndex:
         stored = self.store.mget(keys)
         missing = {k: t for k, t, v in zip(keys, texts, stored, strict=True) if v is None}
         encoded = self._model.encode_passages(list(missing.values()), batch_size=batch_size)
-        self.store.mset(zip(missing, encoded, strict=True))
+        fresh = dict(zip(missing, encoded, strict=True))
+        self.store.mset(fresh.items())
+        found = zip(keys, stored, strict=True)
+        tokens = [(fresh[key] if v is None else v).n_tokens for key, v in found]
         vectors = _unit_rows(self._model.embed_passages(texts))
-        return [PassageRow(*row) for row in zip(keys, texts, vectors, strict=True)]
+        return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _remove(self, path: str) -> bool:
         with self.store.database.write():

@@ -30,22 +30,28 @@ class IndexInfo:
 
     Attributes:
         folder: The folder.
-        fingerprint: Of the model that made it.
+        model: Where the model that made it comes from; None if nobody said.
+        fingerprint: Of that model.
         chunk_size: Tokens a chunk.
         codec: How chunk vectors are stored.
         passage_tokens: Tokens that a passage has at most.
         documents: Number of documents.
-        passages: Number of passages.
+        passages: Number of their passages.
+        chunks: Number of the passages' chunks.
+        tokens: Number of the passages' decoder tokens.
         size_bytes: Size of its files.
     """
 
     folder: str
+    model: str | None
     fingerprint: str
     chunk_size: int
     codec: Codec
     passage_tokens: int
     documents: int
     passages: int
+    chunks: int
+    tokens: int
     size_bytes: int
 
 
@@ -58,31 +64,29 @@ def index_info(folder: str | os.PathLike[str]) -> IndexInfo:
     path = Path(folder)
     meta = Meta.read(path)
     with SQLiteStore(path / STORE_FILE, meta.codec) as store:
-        documents, passages = Catalog(store.database, meta.fingerprint).counts()
+        counts = Catalog(store.database, meta.fingerprint).counts(meta.chunk_size)
     files = (path / name for name in (META_FILE, STORE_FILE, SEARCH_FILE))
     return IndexInfo(
         folder=str(path),
-        fingerprint=meta.fingerprint,
-        chunk_size=meta.chunk_size,
-        codec=meta.codec,
-        passage_tokens=meta.passage_tokens,
-        documents=documents,
-        passages=passages,
+        **asdict(meta),
+        **counts._asdict(),
         size_bytes=sum(file.stat().st_size for file in files if file.exists()),
     )
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What never changes in an index's life; the content of meta.json.
+    """What holds for all of an index; the content of meta.json.
 
     Attributes:
-        fingerprint: Of the model that made the index.
+        model: Where the model that made the index comes from; None if nobody said.
+        fingerprint: Of that model; unlike its name it is checked.
         chunk_size: Tokens a chunk.
         codec: How chunk vectors are stored.
         passage_tokens: Tokens that a passage has at most.
     """
 
+    model: str | None
     fingerprint: str
     chunk_size: int
     codec: Codec
@@ -120,32 +124,43 @@ class Meta:
             raise IndexFolderError(msg)
         if fingerprint not in (None, meta.fingerprint):
             msg = (
-                f"{folder} was made with model fingerprint {meta.fingerprint}, this model has "
-                f"{fingerprint}; open it with the model that made it, or index the documents "
-                "again into a new folder"
+                f"{folder} was made with {meta.model or 'a model'} of fingerprint "
+                f"{meta.fingerprint}, this model has {fingerprint}; open it with the model that "
+                "made it, or index the documents again into a new folder"
             )
             raise FingerprintMismatchError(msg)
         return meta
 
-    def write(self, folder: Path) -> None:
+    def create(self, folder: Path) -> None:
         """Makes a new or empty folder an index folder.
 
         Raises:
             IndexFolderError: If the folder holds something else or cannot be written.
         """
-        beside = folder / f"{META_FILE}.{os.getpid()}"
         ours = (META_FILE, STORE_FILE, ".")  # also what a create that was killed left behind
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))
+        except OSError as error:
+            raise IndexFolderError(f"{folder} cannot hold an index: {error}") from error
+        if strangers:
+            msg = f"{folder} holds other files ({strangers[0]}); choose a new or empty folder"
+            raise IndexFolderError(msg)
+        self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        """Writes the folder's meta.json at one stroke.
+
+        Raises:
+            IndexFolderError: If it cannot be written.
+        """
+        beside = folder / f"{META_FILE}.{os.getpid()}"
         content = {
             "format": _FORMAT,
             **asdict(self),
             "versions": {"faiss": faiss.__version__, "numpy": np.__version__},
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))
-            if strangers:
-                msg = f"{folder} holds other files ({strangers[0]}); choose a new or empty folder"
-                raise IndexFolderError(msg)
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             beside.replace(folder / META_FILE)
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -22,7 +24,7 @@ from refrag_components import weights
 from refrag_components.chunking import Chunker
 from refrag_components.configuration import CONFIG_NAME, RefragConfig
 from refrag_components.encoder import ChunkEncoder, load_encoder
-from refrag_components.exceptions import FingerprintMismatchError
+from refrag_components.exceptions import FingerprintMismatchError, UnknownModelError
 from refrag_components.pretrained import load_pretrained, position_limit, quietly
 from refrag_components.projector import Projector
 from refrag_components.retrieval import PassageEncoder
@@ -36,6 +38,8 @@ __all__ = ["RefragModel"]
 
 _PARTS = ("decoder", "encoder")
 _PROJECTOR = "projector.safetensors"
+_ADAPTER = "adapter_model.safetensors"
+_ADAPTER_CONFIG = "adapter_config.json"
 
 
 class RefragModel(nn.Module):
@@ -110,7 +114,7 @@ class RefragModel(nn.Module):
             chunk_size: Another k than the checkpoint's default, at most its ``max_chunk_size``.
 
         Raises:
-            UnknownModelError: If there is no such checkpoint.
+            UnknownModelError: If there is no such checkpoint, or it is incomplete.
             DownloadError: If base weights cannot be fetched.
         """
         folder = weights.checkpoint_folder(str(name_or_path))
@@ -138,6 +142,7 @@ class RefragModel(nn.Module):
     def _load(cls, folder: Path, chunk_size: int | None = None) -> RefragModel:
         """Base weights, full weights and projector of a checkpoint folder, without adapters."""
         config = RefragConfig.from_folder(folder)
+        _check_files(folder)  # before base weights are fetched
         if chunk_size is not None:
             config = dataclasses.replace(config, chunk_size=chunk_size)
         own = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
@@ -171,7 +176,7 @@ class RefragModel(nn.Module):
 
         if part == "encoder":
             # The file, not the merged weights: those differ in the last bits between machines.
-            self._encoder_digest += _state_digest(load_file(folder / "adapter_model.safetensors"))
+            self._encoder_digest += _state_digest(load_file(folder / _ADAPTER))
         owner, name = (self, "decoder") if part == "decoder" else (self.encoder, "model")
         with quietly():
             base = getattr(owner, name)
@@ -210,7 +215,7 @@ class RefragModel(nn.Module):
             adapter = folder / f"{name}_adapter"
             model.save_pretrained(str(adapter))
             (adapter / "README.md").unlink(missing_ok=True)
-            _halve(adapter / "adapter_model.safetensors")
+            _halve(adapter / _ADAPTER)
             if base := self._carried.get(name):
                 shutil.copytree(base, folder / name)
         elif name in self._carried:
@@ -240,7 +245,7 @@ class RefragModel(nn.Module):
         """The decoder's floating-point type."""
         return next(self.decoder.parameters()).dtype
 
-    @cached_property
+    @property
     def window(self) -> int:
         """The decoder's longest input in positions."""
         return position_limit(self.decoder.config, self.tokenizer)
@@ -349,6 +354,21 @@ class RefragModel(nn.Module):
         """Search vector of a question, shape (d_enc,), float32, length 1."""
         rows: np.ndarray = self.embed_passages([text])[0]
         return rows
+
+
+def _check_files(folder: Path) -> None:
+    """Makes sure that the files which training changed are there and not cut short."""
+    adapters = [path for part in _PARTS if (path := folder / f"{part}_adapter").is_dir()]
+    tensors = [folder / _PROJECTOR, *(adapter / _ADAPTER for adapter in adapters)]
+    try:
+        for path in tensors:
+            with safe_open(path, "np"):
+                pass
+        for path in (adapter / _ADAPTER_CONFIG for adapter in adapters):
+            json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, SafetensorError, ValueError) as error:
+        msg = f"{path} is missing or damaged ({error}); copy or download the checkpoint again"
+        raise UnknownModelError(msg) from error
 
 
 def _halve(path: Path) -> None:

@@ -54,7 +54,7 @@ def load_pretrained(auto_class: Any, folder: Path) -> Any:
         )
     missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
     if missing:  # nothing here uses a pooler
-        logger.warning("%s lacks %d weights, such as %s", folder, len(missing), min(missing))
+        logger.warning("weights missing in %s: %d, such as %s", folder, len(missing), min(missing))
     return model
 
 

@@ -101,8 +101,11 @@ class PassageSearch:
 
     def _load(self) -> None:
         """Reads the file if it is the one that was saved last."""
+        saved = self._catalog.fact(_SAVED)
+        if saved is None:  # a new index
+            return
         try:
-            digest, *position = json.loads(self._catalog.fact(_SAVED) or "[]")
+            digest, *position = json.loads(saved)
             with self.path.open("rb") as file:
                 if _digest(file, position) != digest:
                     raise ValueError("it is not the file that was saved last")

@@ -160,7 +160,7 @@ def checkpoint_folder(name: str | Path) -> Path:
         return _CHECKPOINTS / name
     if _is_folder(name):
         return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).is_file():
         raise UnknownModelError(_unknown(name))
     try:
         return _from_hub(name)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +177,34 @@ def test_a_document_without_text_has_no_passages(index: RefragIndex) -> None:
     assert index.search("anything") == []
 
 
-def test_half_characters_are_replaced(index: RefragIndex) -> None:
-    index.add_texts(["broken \ud835 text"])
-    assert texts(index) == ["broken ? text"]
+def test_half_characters_are_replaced(index: RefragIndex, model: FakeModel) -> None:
+    document = Document("broken \udcff name", "broken \ud835 text", {"title": "\ud835"})
+    assert index.add([document]).added == 1
+    assert index.add([document]).unchanged == 1
+    assert texts(index) == ["broken \ufffd text"]
+    assert index.search("broken \ud835", k=1)[0].source == "broken \ufffd name"
+    check(index, model)
+    assert index.remove([document.path]) == 1
+
+
+def test_metadata_comes_back_as_json_has_it(index: RefragIndex) -> None:
+    day = datetime(2024, 2, 29, 12, 30)
+    metadata = {"day": day, "file": Path("a/b"), "page": np.int64(3), "tags": ("x", "y")}
+    index.add_texts(["Rain fell."], [metadata])
+    (hit,) = index.search("rain")
+    plain = {"day": "2024-02-29T12:30:00", "file": "a/b", "page": 3, "tags": ["x", "y"]}
+    assert hit.metadata == plain
+    assert index.add_texts(["Rain fell."], [metadata]).unchanged == 1
+    assert index.add_texts(["Rain fell."], [plain]).unchanged == 1
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"bytes", object(), {("a", "b"): 1}])
+def test_metadata_that_json_cannot_hold_is_refused_before_anything_is_encoded(
+    index: RefragIndex, model: FakeModel, value: object
+) -> None:
+    with pytest.raises(DocumentError, match="metadata of a text cannot be kept"):
+        index.add_texts(["Rain fell.", "Snow fell."], [{}, {"value": value}])
+    assert model.encoded == []
 
 
 def test_long_documents_are_split_and_passages_encoded_in_batches(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +59,37 @@ def test_info(index: RefragIndex, docs: Path) -> None:
     assert info == index_info(index.folder)
     assert (info.fingerprint, info.chunk_size, info.codec) == ("f00d", 4, "float16")
     assert (info.documents, info.passages, info.passage_tokens) == (2, 3, 8)
+    assert (info.chunks, info.tokens) == (6, 19)
     assert info.size_bytes > 4096
+    assert info.model is None
+    index.remove([str(docs / "rain.md")])
+    assert (index.info().chunks, index.info().tokens) == (4, 11)
+
+
+def test_an_empty_index_has_no_chunks(index: RefragIndex) -> None:
+    info = index.info()
+    assert (info.documents, info.passages, info.chunks, info.tokens) == (0, 0, 0, 0)
+
+
+def test_the_models_name_is_kept_and_the_latest_counts(
+    index: RefragIndex, model: FakeModel
+) -> None:
+    for name in ("some/model", "moved/model"):
+        RefragIndex.create(index.folder, model, passage_tokens=8, model_name=name).close()
+        assert index_info(index.folder).model == name
+    RefragIndex.create(index.folder, model, passage_tokens=8).close()
+    assert index_info(index.folder).model == "moved/model"
+    with pytest.raises(FingerprintMismatchError, match=r"moved/model of fingerprint f00d"):
+        RefragIndex.create(index.folder, FakeModel(fingerprint="beef"), model_name="another/model")
+    assert index_info(index.folder).model == "moved/model"
+
+
+def test_a_new_index_has_nothing_to_say(
+    tmp_path: Path, model: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), RefragIndex.create(tmp_path / "index", model) as index:
+        index.add_texts(["Rain fell."])
+    assert caplog.text == ""
 
 
 def test_another_model_is_refused_with_both_fingerprints_and_the_fix(

@@ -13,6 +13,7 @@ import pytest
 
 from refrag_components.documents import Document
 from refrag_components.index import AddReport, RefragIndex
+from refrag_components.stores import SQLiteStore
 from tests.fake_model import FakeModel, check, texts
 
 ROOT = Path(__file__).parents[1]
@@ -59,17 +60,19 @@ def test_an_indexer_that_is_killed_goes_on_where_it_was(
     for number, passages in enumerate((0, 24, 40, 24, 16)):  # encoded before the kill
         worker = start(folder, docs)
         assert worker.stdout is not None
-        while passages and int(worker.stdout.readline()) < passages:
-            pass
+        if passages:
+            next((line for line in worker.stdout if int(line.split()[-1]) >= passages), None)
         time.sleep(0.003 * number)
         worker.send_signal(signal.SIGKILL)
         worker.communicate()
-        assert worker.wait() == -signal.SIGKILL
+        assert worker.wait() in (-signal.SIGKILL, 0)  # where the machine is busy, it was done
+    with SQLiteStore(folder / "store.sqlite") as store:
+        kept = len(list(store.yield_keys()))
+    assert kept >= 40  # one of them has said so
     worker = start(folder, docs)
     output, _ = worker.communicate()
     assert worker.returncode == 0
-    encoded = int(output.split()[-1])
-    assert encoded < len(expected) - 40  # what the killed ones encoded is kept
+    assert int(output.split()[-1]) == len(expected) - kept  # encoded by the last one
     with RefragIndex.open(folder, FakeModel()) as index:
         assert texts(index) == expected
         check(index, FakeModel())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,30 @@ def test_vectors_of_another_model_are_refused(tiny_model: RefragModel) -> None:
     )
     with pytest.raises(FingerprintMismatchError, match="encode the passage again"):
         tiny_model.chunk_embeddings([foreign])
+
+
+def test_push_to_hub_uploads_a_loadable_checkpoint(
+    tiny_model: RefragModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hub:
+        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+            assert (repo_id, private, exist_ok) == ("me/tiny", True, True)
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path) -> str:
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert tiny_model.push_to_hub("me/tiny", private=True) == "https://hub/me/tiny"
+    again = RefragModel.from_pretrained(tmp_path / "hub", device="cpu")
+    assert again.fingerprint == tiny_model.fingerprint
+
+
+def test_another_chunk_size_has_another_fingerprint(
+    tiny_folder: Path, tiny_model: RefragModel
+) -> None:
+    other = RefragModel.from_pretrained(tiny_folder, device="cpu", chunk_size=8)
+    (vectors,) = other.encode_passages([TEXT[0]])
+    assert vectors.chunk_size == 8
+    assert other.fingerprint != tiny_model.fingerprint
+    assert other.chunk_embeddings([vectors]).shape[0] == vectors.n_chunks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -54,16 +55,16 @@ def tiny_decoder_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_encoder_tokenizer() -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer as BERT's, a few hundred tokens."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """A WordPiece tokenizer as BERT's: special tokens, characters and some whole words."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    text = " ".join(TEXT).lower()
+    pieces = [piece for c in sorted({*text} - {" "}) for piece in (c, f"##{c}")]
+    words = sorted({*re.findall(r"[a-z]{3,}", text)})[::2]
+    # Not trained: the trainer of WordPiece gives another vocabulary each time.
+    vocabulary = {piece: i for i, piece in enumerate([*specials, *pieces, *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=300,
-        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="[UNK]",

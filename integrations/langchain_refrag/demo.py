@@ -1,4 +1,4 @@
-"""The demo: one chain over Python's own reference, first plain, then with two objects swapped."""
+"""The demo: one chain over Python's own reference, plain and with two objects swapped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from langchain_core.runnables import Runnable, RunnablePassthrough
 from pydantic import InstanceOf, SkipValidation
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -72,9 +72,12 @@ _LONGEST_TOPIC = 5000  # characters; the longer ones mostly repeat the shorter, 
 _PASSAGES, _MANY_PASSAGES = 4, 20
 _MAX_TOKENS = 40
 _RUNS = 3
-_BUDGETS = {"REFRAG 25%": 0.25, "REFRAG 0%": 0.0}
+_PLAIN = "plain"
+_ALL_EXPANDED = "REFRAG 100%"
+_BUDGETS = {_ALL_EXPANDED: 1.0, "REFRAG 25%": 0.25, "REFRAG 0%": 0.0}
 
 _Chain = Runnable[str, BaseMessage]
+_Reports = Mapping[str, Mapping[str, Any]]
 
 # -- the user's application: nothing here knows of this library -----------------------------------
 
@@ -157,25 +160,27 @@ def run_demo(model: str, console: Console) -> None:
         DownloadError: If base weights cannot be fetched.
         UnknownModelError: If there is no such checkpoint.
     """
-    console.print(f"Loading {model} and its base decoder", highlight=False)
+    console.print(f"Loading {model} and its base decoder")
     refrag = load_checkpoint(model).model
     plain = _plain_generator(refrag)
     with _open_index(refrag, console) as index:
-        chains = _chains(index, plain, model, _PASSAGES, _MAX_TOKENS)
-        with console.status("Warming up"):
-            for chain in chains.values():
-                chain.invoke("What is an expression?")
-        console.print(_legend(refrag), highlight=False)
+        chains = _chains(index, plain, model, k=_PASSAGES, max_tokens=_MAX_TOKENS)
+        for chain in chains.values():  # the first pass of a process is slower than all others
+            chain.invoke("What is an expression?")
+        console.print(_LEGEND.format(k=refrag.config.chunk_size))
         for number, question in enumerate(_QUESTIONS, start=1):
-            with console.status(f"Question {number} of {len(_QUESTIONS)}"):
+            with console.status(f"Asking question {number} of {len(_QUESTIONS)}"):
                 answers = {name: chain.invoke(question.text) for name, chain in chains.items()}
-            console.print(_answer_table(f"{number}. {question.text}", question, answers))
-        chains = _chains(index, plain, model, _MANY_PASSAGES, max_tokens=1)
-        console.print(f"Timing with {_MANY_PASSAGES} passages", highlight=False)
-        with console.status(f"{_RUNS} runs each"):
-            reports = _repeated(chains, _QUESTIONS[0].text)
-        console.print(_timing_table(reports))
-    console.print(_NEXT, highlight=False, markup=False)
+            console.print(f"{number}. {question.text}", style="bold")
+            console.print(f"   The text says: {question.reference}")
+            console.print(_answer_table(answers), "")
+        chains = _chains(index, plain, model, k=_MANY_PASSAGES, max_tokens=1)
+        del chains[_ALL_EXPANDED]  # as many positions as the plain one
+        console.print(f"With {_MANY_PASSAGES} passages, median of {_RUNS} runs", style="bold")
+        with console.status("Timing"):
+            medians = _median_reports(chains, _QUESTIONS[0].text)
+        console.print(_timing_table(medians), "")
+    console.print(_NEXT)
 
 
 def _open_index(model: RefragModel, console: Console) -> RefragIndex:
@@ -183,95 +188,108 @@ def _open_index(model: RefragModel, console: Console) -> RefragIndex:
     pages = {text: name for name, text in topics.items() if len(text) <= _LONGEST_TOPIC}
     release = platform.python_version()
     folder = cache_folder() / "demo" / f"python-{release}-{model.fingerprint}"
-    started = time.perf_counter()
     index = RefragIndex.create(folder, model)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(f"Indexing the reference of Python {release}", total=len(pages))
+    console.print(f"Indexing {len(pages)} topics of the reference of Python {release}")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Topics", total=len(pages))
 
         def advance(report: AddReport) -> None:
             bar.update(task, completed=report.added + report.unchanged)
 
         sources = [{"source": name} for name in pages.values()]
+        started = time.perf_counter()
         report = index.add_texts(pages, sources, batch_size=4, progress=advance)
-    seconds = time.perf_counter() - started
-    passages = f"{len(pages)} topics of Python {release}'s reference: {index.info().passages} passages"
     if report.added:
-        console.print(f"Indexed {passages} in {seconds:.0f} s; the next run finds them in {folder}")
+        seconds = time.perf_counter() - started
+        done = f"{report.passages} passages in {seconds:.0f} s, kept for the next run"
     else:
-        console.print(f"Found {passages}, indexed by an earlier run in {folder}")
+        done = f"{index.info().passages} passages were there from an earlier run"
+    console.print(f"{done}: {folder}", soft_wrap=True)
     return index
 
 
 def _chains(
-    index: RefragIndex, plain: RefragGenerator, model: str, k: int, max_tokens: int
+    index: RefragIndex, plain: RefragGenerator, model: str, *, k: int, max_tokens: int
 ) -> dict[str, _Chain]:
-    """The same chain thrice: as it was, and swapped with each budget."""
+    """The chain as it was, and swapped with each budget."""
     retriever = _IndexRetriever(index=index, k=k)
-    chains = {"plain": _make_chain(retriever, _PlainChat(generator=plain, max_tokens=max_tokens))}
     swapped = RefragRetriever(retriever=retriever, store=index.store)
+    chains = {_PLAIN: _make_chain(retriever, _PlainChat(generator=plain, max_tokens=max_tokens))}
     for name, budget in _BUDGETS.items():
         chat = ChatRefrag(model=model, budget=budget, max_tokens=max_tokens)
         chains[name] = _make_chain(swapped, chat)
     return chains
 
 
-def _repeated(chains: Mapping[str, _Chain], question: str) -> dict[str, list[dict[str, Any]]]:
-    """Reports of several runs; the chains take turns, so that a busy machine slows them alike."""
-    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in chains}
-    for _ in range(_RUNS):
-        for name, chain in chains.items():
-            reports[name].append(chain.invoke(question).response_metadata["refrag"])
-    return reports
+def _median_reports(chains: Mapping[str, _Chain], question: str) -> _Reports:
+    """A report of each chain, with the median of several times to the first token."""
+    rounds = [  # the chains take turns, so that a machine that is busy for a while slows them all
+        {name: _report(chain.invoke(question)) for name, chain in chains.items()}
+        for _ in range(_RUNS)
+    ]
+    seconds = {
+        name: statistics.median(own[name]["time_to_first_token"] for own in rounds)
+        for name in chains
+    }
+    return {name: {**rounds[-1][name], "time_to_first_token": seconds[name]} for name in chains}
+
+
+def _report(answer: BaseMessage) -> dict[str, Any]:
+    report: dict[str, Any] = answer.response_metadata["refrag"]
+    return report
 
 
 # -- what is printed ------------------------------------------------------------------------------
 
-
-def _legend(model: RefragModel) -> str:
-    k = model.config.chunk_size
-    return f"""
-The same chain three times, {_PASSAGES} passages a question, answers of at most {_MAX_TOKENS} tokens:
-  plain       the untouched base decoder reads every token
-  REFRAG 25%  {k} tokens take one position, but for the 25% of the chunks most like the question
-  REFRAG 0%   {k} tokens take one position, everywhere
+_LEGEND = f"""
+One chain, {_PASSAGES} passages a question, at most {_MAX_TOKENS} tokens an answer:
+  {_PLAIN}        the base decoder, untouched, reads every token
+  {_ALL_EXPANDED}  the trained decoder reads every token
+  REFRAG 25%   it reads the 25% of the chunks that are most like the question; the others
+               take one position each instead of {{k}}
+  REFRAG 0%    every chunk takes one position
+"""
+_NEXT = """What to try next:
+  refrag index FOLDER --out my-index            index text, Markdown, HTML or PDF files of your own
+  refrag ask my-index "A question?" --explain   answer from them, and see which chunks were expanded
+  cookbooks/01_swap_into_langchain.ipynb        the two swaps, step by step
 """
 
 
-def _answer_table(number: int, question: _Question, answers: Mapping[str, BaseMessage]) -> Table:
-    table = _table(f"{number}. {question.text}\n   The text says: {question.reference}")
-    table.add_column("answer", ratio=1)
-    for heading in ("context\ntokens", "all\npositions", "rate", "cache\nhits", "first\ntoken"):
-        table.add_column(heading, justify="right")
-    reports = {name: answer.response_metadata["refrag"] for name, answer in answers.items()}
+def _answer_table(answers: Mapping[str, BaseMessage]) -> Table:
+    texts = {name: " ".join(answer.text.split()) for name, answer in answers.items()}
+    cut = {name: answers[name].response_metadata["finish_reason"] == "length" for name in answers}
+    return _table(
+        "answer",
+        {name: f"{text} ..." if cut[name] else text for name, text in texts.items()},
+        {name: _report(answer) for name, answer in answers.items()},
+    )
+
+
+def _timing_table(reports: _Reports) -> Table:
+    seconds = {name: report["time_to_first_token"] for name, report in reports.items()}
+    speeds = {name: f"{seconds[_PLAIN] / own:.1f} times as fast" for name, own in seconds.items()}
+    return _table("speed", {**speeds, _PLAIN: ""}, reports)
+
+
+def _table(heading: str, texts: Mapping[str, str], reports: _Reports) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, show_edge=False)
+    table.add_column("")
+    table.add_column(heading, ratio=1)
+    for numbers in ("context\ntokens", "decoder\npositions", "rate", "cache\nhits", "first\ntoken"):
+        table.add_column(numbers, justify="right")
+    # The same passages for all, also where the model could not tell them from other text.
     context_tokens = max(report["context_tokens"] for report in reports.values())
     for name, report in reports.items():
         passages = report["cache_hits"] + report["cache_misses"]
-        cut = answers[name].response_metadata["finish_reason"] == "length"
         table.add_row(
             name,
-            Text(" ".join(answers[name].text.split()) + (" ..." if cut else "")),
-            str(context_tokens),  # the same passages, also where the model could not tell them
+            Text(texts[name]),
+            str(context_tokens),
             str(report["positions"]),
             f"{report['rate']:.1f}",
-            f"{report['cache_hits']} of {passages}" if passages else "-",
+            f"{report['cache_hits']} of {passages}" if passages else "",
             f"{report['time_to_first_token']:.2f} s",
         )
     return table
-
-
-def _timing_table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    context_tokens = max(own[0]["context_tokens"] for own in reports.values())
-    table = _table(
-        f"Time to first token with {_MANY_PASSAGES} passages ({context_tokens} tokens), "
-        f"median of {_RUNS} runs"
-    )
-    for heading in ("all\npositions", "rate", "cache\nhits", "first\ntoken", "times\nfaster"):
-        table.add_column(heading, justify="right")
-    medians = {
-        name: statistics.median(report["time_to_first_token"] for report in own)
-        for name, own in reports.items()
-    }
-    ...

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from langchain_refrag.checkpoints import Checkpoint, checkpoint_digest, load_checkpoint
 from refrag_components.engines import SamplingParams
-from refrag_components.exceptions import UnknownPolicyError
-from refrag_components.policies import POLICIES, Budget
+from refrag_components.policies import Budget, check_policy
 from refrag_components.registry import default_registry
 from refrag_components.report import Report
 from refrag_components.resolver import Resolver
@@ -79,9 +78,7 @@ class RefragSettings(BaseModel):
 
     def _check(self) -> None:
         checkpoint_folder(self.model_name)
-        if self.policy not in POLICIES:
-            msg = f"unknown policy {self.policy!r}; choose one of {', '.join(POLICIES)}"
-            raise UnknownPolicyError(msg)
+        check_policy(self.policy)
         Budget.of(self.budget)
         self._sampling()
 

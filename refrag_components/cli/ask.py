@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from refrag_components.cli.common import DEFAULT_MODEL, ModelOption, load_model, output, say
+from refrag_components.cli.common import IndexModelOption, load_model, model_of, output, say
 from refrag_components.exceptions import EmptyInputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def ask(
         Path, typer.Argument(metavar="INDEX", help="Folder that `refrag index` wrote.")
     ],
     question: Annotated[str, typer.Argument(help="What you want to know.")],
-    model_name: ModelOption = DEFAULT_MODEL,
+    model_name: IndexModelOption = None,
     policy: Annotated[
         str, typer.Option(help="Chooses the chunks to expand: similarity, perplexity, ...")
     ] = "similarity",
@@ -44,12 +44,16 @@ def ask(
     from refrag_components.engines import SamplingParams
     from refrag_components.generator import RefragGenerator, Request
     from refrag_components.index import RefragIndex, index_info
-    from refrag_components.policies import Budget
+    from refrag_components.policies import Budget, check_policy
     from refrag_components.prompt import render
 
+    # Mistakes should not wait for the model.
+    if not question.strip():
+        raise EmptyInputError("the question is empty; ask something")
     allowed = Budget.of(_number(budget))
-    index_info(folder)  # a wrong folder should not wait for the model
-    model = load_model(model_name)
+    check_policy(policy)
+    index_info(folder)
+    model = load_model(model_of(folder, model_name))
     with RefragIndex.open(folder, model) as index:
         hits = index.search(question, k)
         if not hits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "IndexModelOption",
     "ModelOption",
     "errors",
     "load_model",
+    "model_of",
     "output",
     "say",
     "set_up",
@@ -26,6 +29,15 @@ DEFAULT_MODEL = "refrag-smollm2-135m"
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="Bundled name, checkpoint folder or Hugging Face hub id.")
+]
+
+IndexModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="As the index's own, which is the default: bundled name, checkpoint folder or hub id.",
+        show_default=False,
+    ),
 ]
 
 output = Console()
@@ -42,12 +54,19 @@ def say(text: str, style: str = "dim") -> None:
 def load_model(name: str) -> RefragModel:
     """Loads a checkpoint for inference."""
     say(f"Loading {name}")
-    from transformers.utils.logging import disable_progress_bar
-
     from refrag_components.modeling import RefragModel
 
-    disable_progress_bar()
     return RefragModel.from_pretrained(name)
+
+
+def model_of(folder: Path, asked: str | None) -> str:
+    """The model to use with an index folder: the one asked for, else its own, else the default."""
+    from refrag_components.index_folder import META_FILE, Meta
+
+    if asked is not None:
+        return asked
+    own = Meta.read(folder).model if (folder / META_FILE).is_file() else None
+    return own or DEFAULT_MODEL
 
 
 class _LogHandler(logging.Handler):
@@ -56,7 +75,9 @@ class _LogHandler(logging.Handler):
 
 
 def set_up() -> None:
-    """Shows what the library logs, such as downloads, and silences transformers."""
+    """Shows what the library logs, such as downloads, and silences other libraries."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     _logger.handlers = [_LogHandler()]
     _logger.setLevel(logging.INFO)
+    # It has much to say about PDFs that it can read; why one cannot be read is told anyway.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)

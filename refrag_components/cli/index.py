@@ -12,13 +12,14 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refrag_components.cli.common import (
-    DEFAULT_MODEL,
-    ModelOption,
+    IndexModelOption,
     errors,
     load_model,
+    model_of,
     output,
     say,
 )
+from refrag_components.weights import bundled_names
 
 if TYPE_CHECKING:
     from refrag_components.documents import Skipped
@@ -32,35 +33,45 @@ def index(
     out: Annotated[Path, typer.Option(metavar="INDEX", help="Folder of the index.")] = Path(
         "refrag-index"
     ),
-    model_name: ModelOption = DEFAULT_MODEL,
+    model_name: IndexModelOption = None,
     passage_tokens: Annotated[int, typer.Option(min=1, help="Longest passage in tokens.")] = 256,
 ) -> None:
     """Index a folder, or bring its index up to date; may be stopped and run again."""
-    from refrag_components.documents import find_files
-    from refrag_components.index import RefragIndex
+    from refrag_components.documents import SUFFIXES, find_files
+    from refrag_components.exceptions import DocumentError
+    from refrag_components.index import RefragIndex, index_info
 
-    n_files = sum(1 for _ in find_files(folder))
-    model = load_model(model_name)
+    files = [path.suffix.lower() in SUFFIXES for path in find_files(folder)]
+    if not any(files):  # this should not wait for the model
+        raise DocumentError(f"{folder} holds no file of a type that is read: {', '.join(SUFFIXES)}")
+    name = _anywhere(model_of(out, model_name))
+    model = load_model(name)
     with (
-        RefragIndex.create(out, model, passage_tokens=passage_tokens) as target,
+        RefragIndex.create(out, model, passage_tokens=passage_tokens, model_name=name) as target,
         _progress() as bar,
     ):
-        task = bar.add_task("Indexing", total=n_files, passages=0)
+        task = bar.add_task("Indexing", total=len(files), passages=0)
 
         def advance(report: AddReport) -> None:
             done = report.added + report.updated + report.unchanged + len(report.skipped)
             bar.update(task, completed=done, passages=report.passages)
 
         report = target.add_folder(folder, progress=advance)
-        info = target.info()
+    info = index_info(out)
     _tell_skipped(report.skipped)
     output.out(
         f"Documents: {report.added} added, {report.updated} updated, {report.unchanged} unchanged, "
         f"{report.removed} removed, {len(report.skipped)} files skipped\n"
-        f"{out}: {info.documents} documents, {info.passages} passages, "
-        f"{decimal(info.size_bytes)}",
+        f"{out}: {info.documents:,} documents, {info.passages:,} passages, "
+        f"{info.chunks:,} chunks, {info.tokens:,} tokens, {decimal(info.size_bytes)}",
         highlight=False,
     )
+
+
+def _anywhere(name: str) -> str:
+    """A model's name that means the same in whatever folder the index is opened."""
+    local = Path(name)
+    return str(local.resolve()) if local.is_dir() and name not in bundled_names() else name
 
 
 def _progress() -> Progress:

@@ -11,6 +11,7 @@ import typer
 from rich.filesize import decimal
 
 from refrag_components.cli.common import load_model, output
+from refrag_components.exceptions import UnknownModelError
 from refrag_components.weights import checkpoint_folder
 
 __all__ = ["info"]
@@ -25,7 +26,10 @@ def info(
     """Show what an index or a checkpoint is made of."""
     from refrag_components.index_folder import META_FILE
 
-    facts = _index_facts(name) if (Path(name) / META_FILE).is_file() else _model_facts(name)
+    try:
+        facts = _index_facts(name) if (Path(name) / META_FILE).is_file() else _model_facts(name)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{name} is neither an index nor a model: {error}") from error
     width = max(map(len, facts))
     for fact, value in facts.items():
         output.out(f"{fact.replace('_', ' '):{width}}  {value}", highlight=False)
@@ -36,7 +40,8 @@ def _index_facts(name: str) -> Mapping[str, Any]:
 
     facts = dataclasses.asdict(index_info(name))
     size = facts.pop("size_bytes")
-    return {**facts, "size": decimal(size)}
+    counts = {fact: f"{facts[fact]:,}" for fact in ("documents", "passages", "chunks", "tokens")}
+    return {**facts, **counts, "model": facts["model"] or "unknown", "size": decimal(size)}
 
 
 def _model_facts(name: str) -> Mapping[str, Any]:

@@ -82,7 +82,7 @@ def run(
     for name in STAGES if stage is None else (stage,):
         say(f"Stage {name}")
         finished = run_stage(
-            name,  # type: ignore[arg-type]
+            name,
             settings,
             train=train_text,
             validation=held_out,

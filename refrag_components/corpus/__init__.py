@@ -1,4 +1,5 @@
 """Text for training and evaluation, and the batches that are cut from it."""
+
 from __future__ import annotations
 
 from refrag_components.corpus.batch import IGNORED, Batch, batch_logits

@@ -27,6 +27,7 @@ __all__ = [
     "PolicyInputs",
     "RandomPolicy",
     "SimilarityPolicy",
+    "check_policy",
     "make_policy",
     "select",
 ]
@@ -42,6 +43,17 @@ _MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
 POLICIES: tuple[str, ...] = tuple(sorted(_MAKERS))
 
 
+def check_policy(name: str) -> None:
+    """Refuses the name of no policy, without the model that the policy would need.
+
+    Raises:
+        UnknownPolicyError: If no policy has that name.
+    """
+    if name not in _MAKERS:
+        msg = f"unknown policy {name!r}; choose one of {', '.join(POLICIES)}"
+        raise UnknownPolicyError(msg)
+
+
 def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
     """Returns the policy of that name; a policy object is returned as it is.
 
@@ -54,7 +66,5 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
     """
     if isinstance(policy, Policy):
         return policy
-    if policy not in _MAKERS:
-        msg = f"unknown policy {policy!r}; choose one of {', '.join(POLICIES)} or pass a Policy"
-        raise UnknownPolicyError(msg)
+    check_policy(policy)
     return _MAKERS[policy](model)

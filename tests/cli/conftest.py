@@ -24,12 +24,13 @@ def refrag() -> Run:
 
 @pytest.fixture(autouse=True)
 def quiet_logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Takes back what the command line does to the library's logger."""
+    """Takes back what the command line does to loggers."""
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
-    logger = logging.getLogger("refrag_components")
-    handlers, level = logger.handlers, logger.level
+    loggers = [logging.getLogger(name) for name in ("refrag_components", "pypdf")]
+    before = [(logger.handlers, logger.level) for logger in loggers]
     yield
-    logger.handlers, logger.level = handlers, level
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level = handlers, level
 
 
 @pytest.fixture

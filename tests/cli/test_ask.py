@@ -75,22 +75,29 @@ def test_an_impossible_budget_is_refused(refrag: Run, index: Path, budget: str) 
     assert "no-such-model" not in result.stderr
 
 
-def test_a_folder_without_an_index_is_told_before_the_model_loads(
-    refrag: Run, tmp_path: Path
-) -> None:
-    result = refrag("ask", tmp_path, QUESTION, "--model", "no-such-model")
-    assert result.exit_code == 1
-    assert "holds no index" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["  "], "question is empty"), ([QUESTION, "--policy", "best"], "unknown policy 'best'")],
+    [
+        (["index", "  "], "the question is empty; ask something"),
+        (["index", QUESTION, "--policy", "best"], "unknown policy 'best'; choose one of all, "),
+        (["docs", QUESTION], "docs holds no index; create one first"),
+    ],
 )
-def test_mistakes_are_one_line(
-    refrag: Run, index: Path, tiny_folder: Path, arguments: list[str], message: str
+def test_mistakes_are_one_line_and_do_not_wait_for_the_model(
+    refrag: Run,
+    index: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
-    result = refrag("ask", index, *arguments, "--model", tiny_folder)
+    monkeypatch.chdir(index.parent)
+    result = refrag("ask", *arguments, "--model", "no-such-model")
     assert result.exit_code == 1
-    assert message in result.stderr.splitlines()[-1]
-    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert result.stderr.startswith(f"Error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_half_characters_in_a_question(refrag: Run, index: Path, tiny_folder: Path) -> None:
+    result = refrag("ask", index, "Why\udcff?", "--max-tokens", 2, "--explain")
+    assert result.exit_code == 0
+    assert "Question: Why\ufffd?" in result.stdout

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Run
+from tests.test_documents import pdf
 
 
 def test_a_folder_is_indexed_and_what_was_done_is_told(
@@ -11,7 +16,10 @@ def test_a_folder_is_indexed_and_what_was_done_is_told(
     result = refrag("index", docs, "--out", tmp_path / "index", "--model", tiny_folder)
     assert result.exit_code == 0
     assert "2 added, 0 updated, 0 unchanged, 0 removed, 0 files skipped" in result.stdout
-    assert "2 documents, 2 passages" in result.stdout
+    counts = re.search(r"2 documents, 2 passages, (\d+) chunks, (\d+) tokens, ", result.stdout)
+    assert counts is not None
+    assert 4 * (int(counts[1]) - 2) < int(counts[2]) <= 4 * int(counts[1])
+    assert "built from" not in result.stderr
     assert (tmp_path / "index" / "meta.json").is_file()
 
 
@@ -58,9 +66,40 @@ def test_a_missing_folder_is_told_before_the_model_loads(refrag: Run, tmp_path: 
     assert "nowhere does not exist" in result.stderr
 
 
+def test_a_folder_without_readable_files_is_told_before_the_model_loads(
+    refrag: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "image.png").touch()
+    result = refrag("index", tmp_path / "docs", "--model", "no-such-model")
+    assert result.exit_code == 1
+    assert "docs holds no file of a type that is read: .htm, " in result.stderr
+
+
 def test_a_folder_with_other_files_is_not_taken_for_an_index(
     refrag: Run, docs: Path, tiny_folder: Path
 ) -> None:
     result = refrag("index", docs, "--out", docs, "--model", tiny_folder)
     assert result.exit_code == 1
     assert "choose a new or empty folder" in result.stderr
+
+
+def test_the_index_remembers_its_model(
+    refrag: Run, docs: Path, index: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_folder.parent)
+    assert refrag("index", docs, "--out", index, "--model", tiny_folder.name).exit_code == 0
+    monkeypatch.chdir(docs)
+    assert "2 unchanged" in refrag("index", docs, "--out", index).stdout
+    assert refrag("ask", index, "When was the harbour dug?", "--max-tokens", 1).exit_code == 0
+    assert str(tiny_folder) in refrag("info", index).stdout
+
+
+def test_pdfs_are_indexed_without_pypdfs_remarks(
+    refrag: Run, docs: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (docs / "odd.pdf").write_bytes(pdf("The harbour.").replace(b"startxref\n", b"startxref\n9"))
+    with caplog.at_level(logging.WARNING):
+        result = refrag("index", docs, "--out", tmp_path / "index", "--model", tiny_folder)
+    assert "3 added" in result.stdout
+    assert not [record for record in caplog.records if record.name.startswith("pypdf")]

@@ -11,11 +11,15 @@ def facts(output: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in lines}
 
 
-def test_facts_about_an_index(refrag: Run, index: Path, tiny_model: RefragModel) -> None:
+def test_facts_about_an_index(
+    refrag: Run, index: Path, tiny_folder: Path, tiny_model: RefragModel
+) -> None:
     result = refrag("info", index)
     assert result.exit_code == 0
     shown = facts(result.stdout)
     assert shown["documents"] == shown["passages"] == "2"
+    assert int(shown["chunks"]) < int(shown["tokens"])
+    assert shown["model"] == str(tiny_folder)
     assert shown["fingerprint"] == tiny_model.fingerprint
     assert shown["size"].endswith(" kB")
 
@@ -32,4 +36,12 @@ def test_facts_about_a_model(refrag: Run, tiny_folder: Path, tiny_model: RefragM
 def test_an_unknown_name_is_told(refrag: Run) -> None:
     result = refrag("info", "no-such-model")
     assert result.exit_code == 1
-    assert "no-such-model" in result.stderr
+    assert "no-such-model is neither an index nor a model" in result.stderr
+
+
+def test_a_folder_or_file_of_something_else_is_told(refrag: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in (tmp_path, tmp_path / "file"):
+        result = refrag("info", name)
+        assert result.exit_code == 1
+        assert f"{name} is neither an index nor a model" in result.stderr

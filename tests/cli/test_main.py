@@ -11,11 +11,11 @@ from tests.cli.conftest import Run
 def test_help_lists_the_commands(refrag: Run) -> None:
     result = refrag("--help")
     assert result.exit_code == 0
-    for command in ("ask", "download", "index", "info"):
+    for command in ("ask", "demo", "download", "index", "info"):
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("command", ["ask", "download", "index", "info"])
+@pytest.mark.parametrize("command", ["ask", "demo", "download", "index", "info"])
 def test_every_command_explains_itself(refrag: Run, command: str) -> None:
     assert refrag(command, "--help").exit_code == 0
 

@@ -1,0 +1,77 @@
+"""What an index needs of a model, and what it tells its users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from refrag_components.documents import Skipped
+from refrag_components.vectors import ChunkVectors
+
+__all__ = ["AddReport", "Hit", "IndexModel", "Progress"]
+
+
+class IndexModel(Protocol):
+    """What an index needs of a model; ``RefragModel`` has it."""
+
+    config: Any
+    tokenizer: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Names encoder, chunk size and tokenizer."""
+
+    def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> list[ChunkVectors]:
+        """Chunk vectors of passages."""
+
+    def embed_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """Search vectors of passages, shape (n, d), float32."""
+
+    def embed_query(self, text: str) -> np.ndarray:
+        """Search vector of a question, shape (d,), float32."""
+
+
+@dataclass
+class AddReport:
+    """What adding documents did, or has done so far.
+
+    Attributes:
+        added: Documents that were new.
+        updated: Documents that replaced an earlier version.
+        unchanged: Documents that were indexed already.
+        removed: Documents that are gone or can no longer be read.
+        passages: Passages that were encoded for the added and updated documents.
+        skipped: Files that cannot be indexed, with reasons.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    passages: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+Progress = Callable[[AddReport], None]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that search found.
+
+    Attributes:
+        text: The passage.
+        source: The metadata's "source", or else the path of its document.
+        score: Cosine similarity to the question, -1 to 1.
+        key: Its key in the store.
+        metadata: Of its document.
+    """
+
+    text: str
+    source: str
+    score: float
+    key: str
+    metadata: dict[str, Any]
