@@ -245,6 +245,16 @@ def test_an_unknown_checkpoint_lists_the_bundled_ones(name: str) -> None:
         weights.checkpoint_folder(name)
 
 
+@pytest.mark.usefixtures("bundle")
+def test_a_file_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    with pytest.raises(UnknownModelError, match="folder/file"):
+        weights.checkpoint_folder("folder/file")
+
+
 def test_a_hub_id_that_does_not_exist_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = RepositoryNotFoundError("404", response=mock.MagicMock())
     monkeypatch.setattr(weights, "snapshot_download", nothing_cached)

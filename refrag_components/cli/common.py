@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,6 +78,9 @@ class _LogHandler(logging.Handler):
 
 def set_up() -> None:
     """Shows what the library logs, such as downloads, and silences other libraries."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal can show every character
+            stream.reconfigure(errors="replace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     _logger.handlers = [_LogHandler()]
     _logger.setLevel(logging.INFO)
