@@ -36,7 +36,7 @@ from refrag_components.vectors import Codec, passage_key
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
-_BATCHES_A_COMMIT = 8
+_BATCHES_A_COMMIT = 2  # each pass of the model has texts of similar lengths from among them
 
 
 class RefragIndex:

@@ -214,7 +214,7 @@ def test_long_documents_are_split_and_passages_encoded_in_batches(
     reports: list[int] = []
     index.add(
         [Document("short", "Short."), Document("long", long), Document("last", "Last.")],
-        batch_size=2,
+        batch_size=8,
         progress=lambda report: reports.append(report.passages),
     )
     assert model.batches == [16, 16, 16, 3, 1]

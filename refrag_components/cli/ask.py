@@ -28,7 +28,10 @@ def ask(
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     model_name: IndexModelOption = None,
     policy: Annotated[
-        str, typer.Option(help="Chooses the chunks to expand: similarity, perplexity, ...")
+        str,
+        typer.Option(
+            help="Chooses the chunks to expand: similarity, perplexity, random, all, none."
+        ),
     ] = "similarity",
     budget: Annotated[
         str,

@@ -37,8 +37,8 @@ IndexModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="As the index's own, which is the default: bundled name, checkpoint folder or hub id.",
-        show_default=False,
+        help="Bundled name, checkpoint folder or Hugging Face hub id.",
+        show_default=f"the index's own, else {DEFAULT_MODEL}",
     ),
 ]
 
