@@ -213,6 +213,8 @@ class RefragModel(nn.Module):
 
         if isinstance(model, PeftModel):
             adapter = folder / f"{name}_adapter"
+            # PEFT would note the folder that the base was loaded from on this machine.
+            model.peft_config["default"].base_model_name_or_path = getattr(self.config, name)
             model.save_pretrained(str(adapter))
             (adapter / "README.md").unlink(missing_ok=True)
             _halve(adapter / _ADAPTER)
