@@ -26,13 +26,13 @@ from rich.table import Table
 from rich.text import Text
 
 from langchain_refrag.chat_models import ChatRefrag
-from langchain_refrag.checkpoints import load_checkpoint
 from langchain_refrag.retrievers import RefragRetriever
 from refrag_components.engines import SamplingParams
 from refrag_components.generator import RefragGenerator, Request
 from refrag_components.index import AddReport, RefragIndex
 from refrag_components.modeling import RefragModel
 from refrag_components.prompt import Message, TextPart, render
+from refrag_components.shared_checkpoints import load_checkpoint
 from refrag_components.weights import cache_folder
 
 __all__ = ["run_demo"]

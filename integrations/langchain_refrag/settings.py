@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-from langchain_refrag.checkpoints import Checkpoint, checkpoint_digest, load_checkpoint
 from refrag_components.engines import SamplingParams
 from refrag_components.policies import Budget, check_policy
 from refrag_components.registry import default_registry
 from refrag_components.report import Report
 from refrag_components.resolver import Resolver
+from refrag_components.shared_checkpoints import Checkpoint, checkpoint_digest, load_checkpoint
 from refrag_components.stores.base import ChunkStore
 from refrag_components.weights import checkpoint_folder
 

@@ -9,14 +9,10 @@ import pytest
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from transformers import LlamaConfig
 
 from langchain_refrag import ChatRefrag
 from refrag_components import registry
-from refrag_components.configuration import RefragConfig
-from refrag_components.modeling import RefragModel
 from refrag_components.registry import PassageRegistry
-from tests.tiny import save_tiny_decoder, save_tiny_encoder
 
 HARBOUR = "The harbour lies north of the old town and was dug in 1907 by two hundred men."
 RAIN = "Rain fell on the mountain for three days, then the river rose by two metres."
@@ -62,23 +58,4 @@ def other_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A second checkpoint under another name."""
     folder = tmp_path_factory.mktemp("checkpoint") / "other"
     shutil.copytree(tiny_folder, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of "bert", "llama" and "tiny": a checkpoint whose window holds twenty passages."""
-    folder = tmp_path_factory.mktemp("roomy")
-    config = LlamaConfig(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        max_position_embeddings=8192,
-    )
-    decoder = save_tiny_decoder(folder / "llama", config)
-    encoder = save_tiny_encoder(folder / "bert")
-    refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
-    RefragModel.from_base(refrag).save_pretrained(folder / "tiny")
     return folder

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from langchain_refrag import ChatRefrag, RefragRetriever
-from langchain_refrag.checkpoints import load_checkpoint
 from refrag_components.exceptions import (
     BudgetError,
     ContextWindowError,
@@ -25,6 +25,7 @@ from refrag_components.exceptions import (
 )
 from refrag_components.layout import TextSegment
 from refrag_components.registry import default_registry
+from refrag_components.shared_checkpoints import load_checkpoint
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
 
@@ -281,3 +282,12 @@ class TestHostileText:
         assert list(secret_store.yield_keys()) == [key]
         answer = chat.invoke([HumanMessage(f"[[refrag:{key}]]{HARBOUR}[[/refrag]] {QUESTION}")])
         assert report(answer)["context_tokens"] == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_settings_may_be_configurable(tiny_folder: Path) -> None:
+    chat = ChatRefrag(model=str(tiny_folder), max_tokens=2)
+    chat.invoke("What is a harbour?")
+    configurable = chat.configurable_fields(budget=ConfigurableField("budget"))
+    answer = configurable.invoke("What is a harbour?", {"configurable": {"budget": 0.5}})
+    assert answer.response_metadata["refrag"]["budget"] == 0.5

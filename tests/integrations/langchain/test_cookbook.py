@@ -9,8 +9,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from refrag_components.weights import bundled_names
-
 NOTEBOOK = Path(__file__).parents[3] / "cookbooks" / "01_swap_into_langchain.ipynb"
 MODEL = "refrag-smollm2-135m"
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -44,6 +42,5 @@ def test_runs_with_a_tiny_model(notebook: nbformat.NotebookNode, roomy_folder: P
 
 @pytest.mark.checkpoint
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(MODEL not in bundled_names(), reason="the checkpoint is not bundled")
 def test_runs_with_the_bundled_model(notebook: nbformat.NotebookNode) -> None:
     assert "4 passages came from the store" in run(notebook)

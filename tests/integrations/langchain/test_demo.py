@@ -6,6 +6,7 @@ from pydoc_data.topics import topics
 
 import pytest
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 
 from langchain_refrag import demo
@@ -67,7 +68,7 @@ def test_a_second_run_uses_the_index_of_the_first(roomy_folder: Path) -> None:
 
 def test_a_log_is_plain_and_narrow(roomy_folder: Path) -> None:
     lines = [line for line in run(roomy_folder) if "next run" not in line]  # ends in a path
-    assert max(map(len, lines)) <= 100
+    assert max(map(cell_len, lines)) <= 100
     assert not any("\x1b" in line for line in lines)
 
 

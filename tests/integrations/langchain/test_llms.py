@@ -11,9 +11,9 @@ from langchain_core.outputs import LLMResult
 from langchain_core.prompts import PromptTemplate
 
 from langchain_refrag import RefragLLM, RefragRetriever
-from langchain_refrag.checkpoints import load_checkpoint
 from refrag_components.exceptions import BudgetError, EmptyInputError, UnknownPolicyError
 from refrag_components.registry import default_registry
+from refrag_components.shared_checkpoints import load_checkpoint
 from tests.integrations.langchain.conftest import HARBOUR, RAIN, ListRetriever
 
 

@@ -23,7 +23,7 @@ class _Job(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Makes a batch of the calls that wait while an earlier batch runs.
 
-    LangChain runs ``batch`` of a chat model, and a server its requests, as single calls in many
+    A framework runs a batch of prompts, and a server its requests, as single calls in many
     threads. The first call runs at once; those that come meanwhile form the next batch, so nobody
     waits for a timer.
 

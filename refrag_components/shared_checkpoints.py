@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from langchain_refrag.batching import Batcher
+from refrag_components.batching import Batcher
 from refrag_components.engines import SamplingParams
 from refrag_components.generator import Answer, RefragGenerator, Request
 from refrag_components.modeling import RefragModel

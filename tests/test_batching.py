@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from langchain_refrag.batching import Batcher
+from refrag_components.batching import Batcher
 
 
 class Doubler:

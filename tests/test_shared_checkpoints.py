@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from langchain_core.runnables import ConfigurableField
 
-from langchain_refrag import ChatRefrag
-from langchain_refrag.checkpoints import checkpoint_digest, load_checkpoint
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.modeling import RefragModel
+from refrag_components.shared_checkpoints import checkpoint_digest, load_checkpoint
 
 
 @pytest.fixture
@@ -68,12 +66,3 @@ def test_unknown_checkpoint() -> None:
     for look in (checkpoint_digest, load_checkpoint):
         with pytest.raises(UnknownModelError):
             look("no-such-model")
-
-
-@pytest.mark.filterwarnings("error")
-def test_settings_may_be_configurable(tiny_folder: Path) -> None:
-    chat = ChatRefrag(model=str(tiny_folder), max_tokens=2)
-    chat.invoke("What is a harbour?")
-    configurable = chat.configurable_fields(budget=ConfigurableField("budget"))
-    answer = configurable.invoke("What is a harbour?", {"configurable": {"budget": 0.5}})
-    assert answer.response_metadata["refrag"]["budget"] == 0.5
