@@ -1,0 +1,8 @@
+"""REFRAG for LlamaIndex: an LLM that reads retrieved passages as chunk embeddings."""
+
+from __future__ import annotations
+
+from llama_index.llms.refrag.base import RefragLLM
+from llama_index.llms.refrag.reports import collect_reports
+
+__all__ = ["RefragLLM", "collect_reports"]

@@ -1,0 +1,245 @@
+"""An LLM that reads retrieved passages as chunk embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.llms import LLM
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+
+from llama_index.llms.refrag.calls import Call, Reply
+from llama_index.llms.refrag.messages import document_texts, resolve_messages, resolve_prompt
+from llama_index.llms.refrag.settings import GenerationSettings, effective_window
+from refrag_components.generator import Request
+from refrag_components.policies import Budget, make_policy
+from refrag_components.prompt import render
+from refrag_components.registry import default_registry
+from refrag_components.resolver import Resolver
+from refrag_components.shared_checkpoints import Checkpoint, load_checkpoint
+
+__all__ = ["RefragLLM"]
+
+
+class RefragLLM(GenerationSettings, LLM):
+    """LLM that takes the place of any other in a query engine or chat engine.
+
+    Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
+    a policy expands those that matter. Passages are recognised where a ``RefragNodePostprocessor``,
+    ``RefragRetriever`` or ``RefragSynthesizer`` saw them, in envelopes, in citable blocks, and when
+    they are given as ``documents`` with the call; all other text is read as ordinary tokens.
+
+    What happened stands in ``response.raw["refrag"]`` as ``refrag_components.report.Report``. Query
+    and chat engines keep the text of a response only; ``collect_reports`` gets at the rest.
+
+    ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` may
+    also be given with a single call, and so may
+
+    * ``documents``: nodes or strings that are passages; where their text does not stand in the
+      prompt it is put before the question;
+    * ``question``: what the policy compares chunks with. Without it that is the query for which
+      the passages were retrieved, if it stands in the last user message, else that message.
+
+    Example:
+        ```python
+        from llama_index.llms.refrag import RefragLLM
+        from llama_index.postprocessor.refrag import RefragNodePostprocessor
+
+        engine = index.as_query_engine(
+            llm=RefragLLM(), node_postprocessors=[RefragNodePostprocessor()]
+        )
+        ```
+
+    Attributes:
+        model: Checkpoint: a bundled name, a folder or a hub id. Loaded when first needed and shared
+            by all that use it on the same device.
+        store: Where chunk vectors of passages are kept that were registered with no store; in
+            memory by default.
+        policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``.
+        budget: How much may expand: a fraction of the chunks in 0..1, or an int from 2 on, the
+            number of decoder positions for all passages.
+        max_tokens: Most tokens to generate.
+        temperature: 0 takes the likeliest token each time.
+        top_p: Below 1 only the likeliest tokens that reach this mass are drawn from.
+        stop: Strings that end the answer.
+        seed: Same seed, same answer.
+        device: Such as "cpu" or "cuda:1"; CUDA where there is one by default.
+    """
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which LlamaIndex serialises it."""
+        return "RefragLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The window is the effective one: longer than the decoder's by what is compressed.
+
+        Raises:
+            DownloadError: If base weights cannot be fetched.
+        """
+        model = self._checkpoint().model
+        budget = make_policy(self.policy, model).budget(Budget.of(self.budget))
+        return LLMMetadata(
+            context_window=effective_window(
+                model.window, model.config.chunk_size, budget, self.max_tokens
+            ),
+            num_output=self.max_tokens,
+            is_chat_model=True,
+            model_name=self.model,
+        )
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answers a conversation.
+
+        Raises:
+            TypeError: If a keyword is none of those above.
+            ValueError: If a message holds something else than text.
+            RefragError: As the constructor; if there is nothing to answer or no room for it.
+        """
+        return _chat_response(self._chat_call(messages, **kwargs).reply())
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """As ``chat``, piece by piece; the last one carries ``raw``."""
+        replies = self._chat_call(messages, **kwargs).replies()
+        return (_chat_response(reply) for reply in replies)
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """As ``chat``, in a thread."""
+        call = await asyncio.to_thread(self._chat_call, messages, **kwargs)
+        return _chat_response(await asyncio.to_thread(call.reply))
+
+    @llm_chat_callback()
+    async def astream_chat(
+        self, messages: Sequence[ChatMessage], **kwargs: Any
+    ) -> ChatResponseAsyncGen:
+        """As ``stream_chat``, in a thread."""
+        call = await asyncio.to_thread(self._chat_call, messages, **kwargs)
+        replies = await call.areplies()
+        return (_chat_response(reply) async for reply in replies)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Answers a prompt.
+
+        Args:
+            prompt: The prompt.
+            formatted: Continue it as it stands, instead of answering it as a user's message.
+            **kwargs: As described above.
+
+        Raises:
+            TypeError: If a keyword is none of those above.
+            RefragError: As the constructor; if there is nothing to answer or no room for it.
+        """
+        return _completion_response(self._complete_call(prompt, formatted, **kwargs).reply())
+
+    @llm_completion_callback()
+    def stream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseGen:
+        """As ``complete``, piece by piece; the last one carries ``raw``."""
+        replies = self._complete_call(prompt, formatted, **kwargs).replies()
+        return (_completion_response(reply) for reply in replies)
+
+    @llm_completion_callback()
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        """As ``complete``, in a thread."""
+        call = await asyncio.to_thread(self._complete_call, prompt, formatted, **kwargs)
+        return _completion_response(await asyncio.to_thread(call.reply))
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        """As ``stream_complete``, in a thread."""
+        call = await asyncio.to_thread(self._complete_call, prompt, formatted, **kwargs)
+        replies = await call.areplies()
+        return (_completion_response(reply) async for reply in replies)
+
+    def explain(self, prompt: str, **kwargs: Any) -> list[tuple[str, bool | None]]:
+        """Tells what ``complete`` makes of each stretch of a prompt, without an answer.
+
+        Args:
+            prompt: The prompt.
+            **kwargs: As for ``complete``.
+
+        Returns:
+            The prompt's characters in order, with the chat template around them: chunk by chunk
+            with True if it expands and False if it is compressed, and None beside ordinary text.
+
+        Raises:
+            TypeError: If a keyword is none of those above.
+            RefragError: As ``complete``.
+        """
+        call = self._complete_call(prompt, False, **kwargs)
+        generator = call.checkpoint.generator
+        prepared = generator.prepare(call.request, max_tokens=call.params.max_tokens)
+        return generator.explain(prepared)
+
+    def _chat_call(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        documents: object = None,
+        question: str | None = None,
+        **overrides: Any,
+    ) -> Call:
+        settings = self._for_call(overrides)
+        conversation = resolve_messages(messages, document_texts(documents), self._resolver())
+        parts = render(conversation.messages, self._checkpoint().model.tokenizer)
+        request = Request(
+            parts, question or conversation.question, settings.policy, settings.budget
+        )
+        return settings._call(request, conversation.warnings)
+
+    def _complete_call(
+        self,
+        prompt: str,
+        formatted: bool,
+        *,
+        documents: object = None,
+        question: str | None = None,
+        **overrides: Any,
+    ) -> Call:
+        if not formatted:
+            message = ChatMessage(role=MessageRole.USER, content=prompt)
+            return self._chat_call([message], documents=documents, question=question, **overrides)
+        settings = self._for_call(overrides)
+        resolved, asked = resolve_prompt(prompt, document_texts(documents), self._resolver())
+        request = Request(resolved.parts, question or asked, settings.policy, settings.budget)
+        return settings._call(request, resolved.warnings)
+
+    def _call(self, request: Request, warnings: Sequence[str]) -> Call:
+        return Call(self._checkpoint(), request, self._sampling(), self.model, warnings)
+
+    def _checkpoint(self) -> Checkpoint:
+        return load_checkpoint(self.model, self.device)
+
+    def _resolver(self) -> Resolver:
+        return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
+
+
+def _chat_response(reply: Reply) -> ChatResponse:
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
+    return ChatResponse(message=message, delta=reply.delta, raw=reply.raw)
+
+
+def _completion_response(reply: Reply) -> CompletionResponse:
+    return CompletionResponse(text=reply.text, delta=reply.delta, raw=reply.raw)

@@ -1,0 +1,91 @@
+"""One call of the LLM: a request that is answered at once, in pieces, or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from refrag_components.engines import SamplingParams
+from refrag_components.generator import Request
+from refrag_components.report import Report
+from refrag_components.shared_checkpoints import Checkpoint
+
+__all__ = ["Call", "Reply"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, or as much of it as there is.
+
+    Attributes:
+        text: All text so far.
+        delta: What was added last.
+        raw: What the answer says about itself; None before it is complete.
+    """
+
+    text: str
+    delta: str
+    raw: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that is ready to be answered.
+
+    Attributes:
+        checkpoint: Answers.
+        request: What is asked.
+        params: How tokens are drawn.
+        model: Name of the checkpoint.
+        warnings: What claimed to be a passage and could not be resolved.
+    """
+
+    checkpoint: Checkpoint
+    request: Request
+    params: SamplingParams
+    model: str
+    warnings: Sequence[str]
+
+    def reply(self) -> Reply:
+        """Answers, together with calls that other threads make meanwhile."""
+        answer = self.checkpoint.answer(self.request, self.params)
+        return Reply(answer.text, answer.text, self._raw(answer.report, answer.finish_reason))
+
+    def replies(self) -> Generator[Reply]:
+        """Answers piece by piece; raises errors of the request at once."""
+        deltas = self.checkpoint.generator.stream(self.request, self.params)
+
+        def grow() -> Generator[Reply]:
+            text = ""
+            for delta in deltas:
+                text += delta.text
+                raw = None if delta.report is None else self._raw(delta.report, delta.finish_reason)
+                yield Reply(text, delta.text, raw)
+
+        return grow()
+
+    async def areplies(self) -> AsyncGenerator[Reply]:
+        """As ``replies``, with every step in a thread so that the event loop goes on."""
+        replies = await asyncio.to_thread(self.replies)
+
+        async def grow() -> AsyncGenerator[Reply]:
+            while (reply := await asyncio.to_thread(next, replies, None)) is not None:
+                yield reply
+
+        return grow()
+
+    def _raw(self, report: Report, finish_reason: str | None) -> dict[str, Any]:
+        report = replace(report, warnings=[*self.warnings, *report.warnings])
+        return {
+            "model": self.model,
+            "finish_reason": finish_reason,
+            # Decoder positions: what the prompt costs, and what LlamaIndex' token counter shows.
+            "usage": {
+                "prompt_tokens": report.positions,
+                "completion_tokens": report.output_tokens,
+                "total_tokens": report.positions + report.output_tokens,
+            },
+            "refrag": report.to_dict(),
+        }

@@ -1,0 +1,100 @@
+"""Nodes as passages: registered for the model, encoded, and marked with their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+
+from refrag_components.passage_loader import PassageLoader
+from refrag_components.prompt import PassagePart
+from refrag_components.registry import default_registry
+from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.stores.base import ChunkStore
+from refrag_components.vectors import passage_key
+
+__all__ = ["KEY_METADATA", "encoded_nodes", "prepared_nodes"]
+
+KEY_METADATA = "refrag_key"
+
+_NODES_A_BATCH = 256  # so that an ingested corpus need not fit into memory
+
+
+def prepared_nodes(
+    nodes: Sequence[NodeWithScore],
+    *,
+    store: ChunkStore | None,
+    model: str | None,
+    device: str | None,
+) -> list[NodeWithScore]:
+    """Registers what was retrieved so that the model recognises it in a prompt.
+
+    Args:
+        nodes: Retrieved nodes; they are left as they are.
+        store: Where chunk vectors of their texts are kept; the answering model's store if None.
+        model: Checkpoint that makes missing chunk vectors now; None leaves that to the model that
+            answers.
+        device: Where that checkpoint runs.
+
+    Returns:
+        The nodes with the same scores in the same order; marked copies if there is a model.
+    """
+    if model is not None:
+        marked = encoded_nodes([each.node for each in nodes], model, store=store, device=device)
+        store = _store(store, model, device)
+        nodes = [
+            NodeWithScore(node=node, score=each.score)
+            for node, each in zip(marked, nodes, strict=True)
+        ]
+    for each in nodes:
+        default_registry().register(_passage(each.node), store)
+    return list(nodes)
+
+
+def encoded_nodes(
+    nodes: Sequence[BaseNode], model: str, *, store: ChunkStore | None, device: str | None
+) -> list[BaseNode]:
+    """Makes sure that a store has the chunk vectors of nodes.
+
+    Args:
+        nodes: Nodes; they are left as they are. Those without text are passed on.
+        model: Checkpoint that makes missing chunk vectors.
+        store: The store; the checkpoint's store in memory if None.
+        device: Where the checkpoint runs.
+
+    Returns:
+        Copies with the key of their chunk vectors in ``metadata["refrag_key"]``, in order; prompts
+        and embeddings of the nodes do not change by it.
+    """
+    return list(_encoded(nodes, model, _store(store, model, device), device))
+
+
+def _encoded(
+    nodes: Sequence[BaseNode], name: str, store: ChunkStore, device: str | None
+) -> Iterator[BaseNode]:
+    model = load_checkpoint(name, device).model
+    loader = PassageLoader(model, store)
+    for start in range(0, len(nodes), _NODES_A_BATCH):
+        batch = nodes[start : start + _NODES_A_BATCH]
+        texts = [_passage(node) for node in batch]
+        loader.load([PassagePart(text) for text in texts if text])
+        for node, text in zip(batch, texts, strict=True):
+            yield _marked(node, passage_key(text, model.fingerprint)) if text else node
+
+
+def _marked(node: BaseNode, key: str) -> BaseNode:
+    hidden: dict[str, Any] = {
+        name: sorted({*getattr(node, name), KEY_METADATA})
+        for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+    }
+    return node.model_copy(update={"metadata": {**node.metadata, KEY_METADATA: key}, **hidden})
+
+
+def _passage(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.NONE).strip()
+
+
+def _store(store: ChunkStore | None, model: str, device: str | None) -> ChunkStore:
+    # "or" would do the wrong thing: an empty store is false.
+    return load_checkpoint(model, device).generator.store if store is None else store

@@ -1,0 +1,67 @@
+"""Retriever, synthesizer and LLM put together."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.query_engine import RetrieverQueryEngine
+
+from llama_index.llms.refrag import RefragLLM
+from llama_index.response_synthesizers.refrag.base import RefragSynthesizer
+from refrag_components.stores.base import ChunkStore
+
+__all__ = ["RefragQueryEngine"]
+
+
+class RefragQueryEngine(RetrieverQueryEngine):
+    """A ``RetrieverQueryEngine`` that compresses and reports.
+
+    Example:
+        ```python
+        engine = RefragQueryEngine.from_args(index.as_retriever(similarity_top_k=4))
+        response = engine.query("When was the harbour dug?")
+        print(response, response.metadata["refrag"])
+        ```
+    """
+
+    @classmethod
+    def from_args(  # type: ignore[override]  # the base's many arguments shape its own synthesizer
+        cls,
+        retriever: BaseRetriever,
+        llm: LLM | None = None,
+        *,
+        store: ChunkStore | None = None,
+        node_postprocessors: list[BaseNodePostprocessor] | None = None,
+        text_qa_template: BasePromptTemplate | None = None,
+        streaming: bool = False,
+        callback_manager: CallbackManager | None = None,
+    ) -> Self:
+        """Makes a query engine with a ``RefragSynthesizer``.
+
+        Args:
+            retriever: The retriever that searches.
+            llm: ``RefragLLM()`` with the bundled checkpoint if None.
+            store: Where chunk vectors of the passages are kept; the LLM's store if None.
+            node_postprocessors: Rerankers and the like; none for REFRAG is needed.
+            text_qa_template: Prompt with ``{context_str}`` and ``{query_str}``.
+            streaming: Answer piece by piece.
+            callback_manager: As for every query engine.
+        """
+        synthesizer = RefragSynthesizer(
+            RefragLLM() if llm is None else llm,
+            store=store,
+            text_qa_template=text_qa_template,
+            streaming=streaming,
+            callback_manager=callback_manager,
+        )
+        return cls(
+            retriever=retriever,
+            response_synthesizer=synthesizer,
+            node_postprocessors=node_postprocessors,
+            callback_manager=callback_manager,
+        )

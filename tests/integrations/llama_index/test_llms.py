@@ -1,0 +1,234 @@
+"""RefragLLM: answers, reports, settings, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.llms import ChatMessage, MessageRole
+from llama_index.core.schema import NodeWithScore, TextNode
+
+from llama_index.llms.refrag import RefragLLM
+from llama_index.llms.refrag.settings import effective_window
+from refrag_components.exceptions import (
+    BudgetError,
+    ContextWindowError,
+    EmptyInputError,
+    SamplingError,
+    UnknownModelError,
+    UnknownPolicyError,
+)
+from refrag_components.policies import Budget
+from refrag_components.registry import default_registry
+from refrag_components.stores.memory import MemoryStore
+from tests.integrations.llama_index.conftest import HARBOUR, PRICES, QUESTION, RAIN
+
+TEMPLATE = "Context:\n{}\n\nQuestion: " + QUESTION
+
+
+def register(*passages: str) -> str:
+    """A prompt with passages that a retriever has seen."""
+    for passage in passages:
+        default_registry().register(passage)
+    return TEMPLATE.format("\n\n".join(passages))
+
+
+def report(response: ChatResponse | CompletionResponse) -> dict[str, Any]:
+    assert response.raw is not None
+    refrag: dict[str, Any] = response.raw["refrag"]
+    return refrag
+
+
+class TestAnswers:
+    def test_report_and_usage(self, llm: RefragLLM, folder: str) -> None:
+        response = llm.complete(register(HARBOUR, RAIN))
+        refrag = report(response)
+        assert 0 < refrag["context_positions"] < refrag["context_tokens"]
+        assert refrag["rate"] > 1.5
+        assert (refrag["policy"], refrag["budget"]) == ("similarity", 0.25)
+        assert refrag["warnings"] == []
+        assert response.raw is not None
+        assert response.raw["model"] == folder
+        assert response.raw["finish_reason"] in ("stop", "length")
+        assert response.raw["usage"] == {
+            "prompt_tokens": refrag["positions"],
+            "completion_tokens": refrag["output_tokens"],
+            "total_tokens": refrag["positions"] + refrag["output_tokens"],
+        }
+
+    def test_only_the_end_of_a_stream_reports(self, llm: RefragLLM) -> None:
+        *others, last = llm.stream_complete(register(HARBOUR))
+        assert report(last)["context_tokens"] > report(last)["context_positions"]
+        assert others
+        assert {piece.raw for piece in others} == {None}
+
+    def test_second_call_finds_the_vectors(self, llm: RefragLLM) -> None:
+        first, second = (report(llm.complete(register(HARBOUR, RAIN))) for _ in range(2))
+        assert (first["cache_hits"], first["cache_misses"]) == (0, 2)
+        assert (second["cache_hits"], second["cache_misses"]) == (2, 0)
+
+    def test_with_everything_expanded_it_is_the_plain_model(self, llm: RefragLLM) -> None:
+        prompt = TEMPLATE.format(f"{HARBOUR}\n\n{RAIN}")
+        plain = llm.complete(prompt)
+        register(HARBOUR, RAIN)
+        expanded = llm.complete(prompt, policy="all")
+        assert report(expanded)["context_tokens"] > 0
+        assert report(expanded)["positions"] == report(plain)["positions"]
+        assert expanded.text == plain.text
+        by_budget = llm.complete(prompt, budget=1.0)
+        assert report(by_budget)["rate"] == 1.0
+        assert by_budget.text == plain.text
+
+    def test_complete_is_a_users_message(self, llm: RefragLLM) -> None:
+        prompt = register(HARBOUR)
+        message = ChatMessage(role=MessageRole.USER, content=prompt)
+        assert llm.complete(prompt).text == llm.chat([message]).message.content
+
+    def test_formatted_prompts_are_continued(self, llm: RefragLLM) -> None:
+        prompt = register(HARBOUR)
+        raw = report(llm.complete(prompt, formatted=True))
+        assert raw["positions"] < report(llm.complete(prompt))["positions"]
+        assert raw["context_positions"] < raw["context_tokens"]
+
+    def test_token_counter_counts_positions(self, llm: RefragLLM) -> None:
+        counter = TokenCountingHandler()
+        llm.callback_manager = CallbackManager([counter])
+        refrag = report(llm.complete(register(HARBOUR, RAIN, PRICES)))
+        assert counter.prompt_llm_token_count == refrag["positions"]
+        assert counter.completion_llm_token_count == refrag["output_tokens"]
+
+    def test_explain(self, llm: RefragLLM) -> None:
+        prompt = register(HARBOUR, RAIN)
+        spans = llm.explain(prompt, budget=0.5)
+        assert prompt in "".join(text for text, _ in spans)
+        assert "".join(text for text, mark in spans if mark is not None) == HARBOUR + RAIN
+        refrag = report(llm.complete(prompt, budget=0.5))
+        assert [mark for _, mark in spans].count(True) == refrag["expanded"]
+        assert sum(mark is not None for _, mark in spans) == refrag["chunks"]
+
+    async def test_abandoned_async_stream(self, llm: RefragLLM) -> None:
+        stream = await llm.astream_complete(register(HARBOUR))
+        await anext(stream)
+        await stream.aclose()
+        assert llm.complete(register(HARBOUR)).text
+
+
+class TestSettings:
+    def test_each_may_come_with_a_call(self, llm: RefragLLM) -> None:
+        prompt = register(HARBOUR, RAIN)
+        assert report(llm.complete(prompt, policy="none"))["expanded"] == 0
+        assert report(llm.complete(prompt, budget=0.5))["budget"] == 0.5
+        assert report(llm.complete(prompt, max_tokens=2))["output_tokens"] == 2
+        drawn = [llm.complete(prompt, temperature=2.0, seed=seed).text for seed in (1, 1, 2)]
+        assert drawn[0] == drawn[1] != drawn[2]
+        assert llm.policy == "similarity"
+
+    def test_stop_strings(self, llm: RefragLLM) -> None:
+        text = llm.complete(register(HARBOUR)).text
+        stopped = llm.complete(register(HARBOUR), stop=[text[3]])
+        assert stopped.text == text[: text.index(text[3])]
+        assert stopped.raw is not None
+        assert stopped.raw["finish_reason"] == "stop"
+
+    def test_the_question_is_what_the_policy_sees(self, folder: str) -> None:
+        prompt = register(HARBOUR, RAIN, PRICES)
+        llm = RefragLLM(model=folder, max_tokens=1, store=MemoryStore())
+        one, other = (llm._complete_call(prompt, False, question=q) for q in ("Rain?", HARBOUR))
+        assert (one.request.question, other.request.question) == ("Rain?", HARBOUR)
+        assert one.request.parts == other.request.parts
+
+    def test_window_grows_with_the_rate(self, folder: str) -> None:
+        windows = [
+            RefragLLM(model=folder, budget=budget, policy=policy).metadata.context_window
+            for policy, budget in (
+                ("all", 0.25),
+                ("similarity", 1.0),
+                ("similarity", 0.5),
+                ("similarity", 0.25),
+                ("none", 0.25),
+            )
+        ]
+        assert windows[0] == windows[1] == 8192  # the decoder's own
+        assert windows[1:] == sorted(set(windows[1:]))
+
+    @pytest.mark.parametrize("budget", [0.0, 0.25, 0.5, 1.0, 2, 500, 10_000])
+    def test_what_fits_the_window_fits_the_decoder(self, budget: float) -> None:
+        window, chunk_size, answer, template = 8192, 8, 256, 200
+        effective = effective_window(window, chunk_size, Budget.of(budget), answer)
+        context = effective - answer - template
+        least = context / chunk_size if budget != 1.0 else context
+        assert effective >= window
+        assert template + least + answer <= window
+
+    def test_settings_of_other_models_are_named(self, folder: str) -> None:
+        with pytest.warns(UserWarning, match="RefragLLM ignores api_key, timeout"):
+            RefragLLM(model=folder, timeout=60, api_key="x")
+
+
+class TestDocuments:
+    @pytest.mark.parametrize(
+        "documents",
+        [
+            [HARBOUR],
+            [TextNode(text=HARBOUR)],
+            (NodeWithScore(node=TextNode(text=HARBOUR, metadata={"page": 1}), score=0.5),),
+            [{"text": HARBOUR}],
+        ],
+    )
+    def test_in_any_form(self, llm: RefragLLM, documents: object) -> None:
+        before = report(llm.complete(QUESTION, documents=documents))
+        within = report(llm.complete(TEMPLATE.format(HARBOUR), documents=documents))
+        for refrag in (before, within):
+            assert 0 < refrag["context_positions"] < refrag["context_tokens"]
+        assert before["context_tokens"] == within["context_tokens"]
+
+    def test_of_a_prompt_that_is_continued(self, llm: RefragLLM) -> None:
+        refrag = report(llm.complete(QUESTION, formatted=True, documents=[HARBOUR]))
+        assert 0 < refrag["context_positions"] < refrag["context_tokens"]
+
+    @pytest.mark.parametrize("documents", [HARBOUR, 7, [7]])
+    def test_something_else(self, llm: RefragLLM, documents: object) -> None:
+        with pytest.raises(TypeError, match="document"):
+            llm.complete(QUESTION, documents=documents)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("settings", "error"),
+        [
+            ({"model": "no-such-model"}, UnknownModelError),
+            ({"policy": "best"}, UnknownPolicyError),
+            ({"budget": -1}, BudgetError),
+            ({"temperature": -1.0}, SamplingError),
+        ],
+    )
+    def test_bad_settings(
+        self, folder: str, settings: dict[str, Any], error: type[Exception]
+    ) -> None:
+        with pytest.raises(error):
+            RefragLLM(**{"model": folder, **settings})
+
+    async def test_bad_calls(self, llm: RefragLLM) -> None:
+        """Streams too refuse at once and not with their first piece."""
+        message = [ChatMessage(role=MessageRole.USER, content=QUESTION)]
+        with pytest.raises(TypeError, match=r"takes no colour with a call; it takes documents"):
+            llm.complete(QUESTION, colour="red")
+        with pytest.raises(BudgetError):
+            llm.stream_chat(message, budget=-1)
+        with pytest.raises(UnknownPolicyError):
+            await llm.astream_chat(message, policy="best")
+        with pytest.raises(SamplingError):
+            await llm.achat(message, top_p=7.0)
+
+    def test_nothing_to_answer(self, llm: RefragLLM) -> None:
+        with pytest.raises(EmptyInputError, match="no messages"):
+            llm.chat([])
+        for formatted in (False, True):
+            with pytest.raises(EmptyInputError, match="empty"):
+                llm.complete("  ", formatted=formatted)
+
+    def test_no_room(self, llm: RefragLLM) -> None:
+        with pytest.raises(ContextWindowError, match="retrieve fewer passages"):
+            llm.complete("word " * 9000)

@@ -1,0 +1,113 @@
+"""RefragSynthesizer and RefragQueryEngine: one prompt, and a report with the answer."""
+
+from __future__ import annotations
+
+import pytest
+from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.schema import NodeWithScore, TextNode
+
+from llama_index.llms.refrag import RefragLLM
+from llama_index.response_synthesizers.refrag import RefragQueryEngine, RefragSynthesizer
+from refrag_components.exceptions import ContextWindowError
+from refrag_components.stores.memory import MemoryStore
+from tests.integrations.llama_index.conftest import HARBOUR, QUESTION, ListRetriever
+from tests.integrations.llama_index.test_engines import PromptKeeper
+
+
+def test_report(list_retriever: ListRetriever, llm: RefragLLM) -> None:
+    response = RefragQueryEngine.from_args(list_retriever, llm).query(QUESTION)
+    assert response.metadata is not None
+    refrag = response.metadata["refrag"]
+    assert 0 < refrag["context_positions"] < refrag["context_tokens"]
+    assert refrag["cache_misses"] == 3
+    ids = [each.node.node_id for each in response.source_nodes]
+    assert list(response.metadata) == [*ids, "refrag"]
+
+
+async def test_reports_of_streams_come_with_their_end(
+    list_retriever: ListRetriever, llm: RefragLLM
+) -> None:
+    engine = RefragQueryEngine.from_args(list_retriever, llm, streaming=True)
+    response = engine.query(QUESTION)
+    assert isinstance(response, StreamingResponse)
+    assert response.metadata is not None
+    assert response.metadata["refrag"] == {}
+    text = str(response)
+    assert response.metadata["refrag"]["rate"] > 1
+    aresponse = await engine.aquery(QUESTION)
+    assert isinstance(aresponse, AsyncStreamingResponse)
+    assert "".join([token async for token in aresponse.async_response_gen()]) == text
+    assert aresponse.metadata is not None
+    assert aresponse.metadata["refrag"]["rate"] > 1
+
+
+def test_in_an_ordinary_query_engine(index: VectorStoreIndex, llm: RefragLLM) -> None:
+    engine = index.as_query_engine(response_synthesizer=RefragSynthesizer(llm), llm=llm)
+    response = engine.query(QUESTION)
+    assert response.metadata is not None
+    assert response.metadata["refrag"]["rate"] > 1
+
+
+def test_llm_of_the_settings(llm: RefragLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settings, "_llm", llm)
+    node = NodeWithScore(node=TextNode(text=HARBOUR))
+    response = RefragSynthesizer().synthesize(QUESTION, [node])
+    assert response.metadata is not None
+    assert response.metadata["refrag"]["rate"] > 1
+
+
+def test_store_and_postprocessors(list_retriever: ListRetriever, llm: RefragLLM) -> None:
+    store = MemoryStore()
+    engine = RefragQueryEngine.from_args(
+        list_retriever,
+        llm,
+        store=store,
+        node_postprocessors=[SimilarityPostprocessor(similarity_cutoff=0.85)],
+    )
+    response = engine.query(QUESTION)
+    assert len(response.source_nodes) == len(store) == 2
+
+
+def test_own_prompt(list_retriever: ListRetriever, llm: RefragLLM) -> None:
+    template = PromptTemplate("{context_str}\nQ: {query_str}\nA:")
+    usual, short = (
+        RefragQueryEngine.from_args(list_retriever, llm, text_qa_template=each).query(QUESTION)
+        for each in (None, template)
+    )
+    assert usual.metadata is not None
+    assert short.metadata is not None
+    before, after = usual.metadata["refrag"], short.metadata["refrag"]
+    assert before["context_tokens"] == after["context_tokens"]
+    assert before["positions"] > after["positions"]
+
+
+def test_system_prompt(list_retriever: ListRetriever, llm: RefragLLM) -> None:
+    positions = []
+    for system in (None, "You are a harbour master."):
+        llm.system_prompt = system
+        response = RefragQueryEngine.from_args(list_retriever, llm).query(QUESTION)
+        assert response.metadata is not None
+        positions.append(response.metadata["refrag"]["positions"])
+    assert positions[0] < positions[1]
+
+
+async def test_another_llm_reads_the_text(list_retriever: ListRetriever) -> None:
+    llm = PromptKeeper()
+    engine = RefragQueryEngine.from_args(list_retriever, llm)
+    for response in (engine.query(QUESTION), await engine.aquery(QUESTION)):
+        assert str(response) == "In 1907."
+        assert response.metadata is not None
+        assert "refrag" not in response.metadata
+    streaming = RefragQueryEngine.from_args(list_retriever, llm, streaming=True)
+    assert str(streaming.query(QUESTION)) == "In 1907."
+    assert [HARBOUR in prompt for prompt in llm.prompts] == [True] * 3
+    assert len(set(llm.prompts)) == 1
+
+
+def test_too_much_for_the_window(llm: RefragLLM) -> None:
+    nodes = [NodeWithScore(node=TextNode(text=f"{i} {HARBOUR}" * 20)) for i in range(70)]
+    with pytest.raises(ContextWindowError, match="retrieve fewer passages"):
+        RefragSynthesizer(llm).synthesize(QUESTION, nodes)
