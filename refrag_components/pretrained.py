@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,14 @@ from transformers.utils import logging as transformers_logging
 
 from refrag_components.exceptions import RefragError
 
-__all__ = ["load_pretrained", "position_limit", "quietly"]
+__all__ = [
+    "cache_argument",
+    "end_token_ids",
+    "forward_arguments",
+    "load_pretrained",
+    "position_limit",
+    "quietly",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -75,3 +83,36 @@ def position_limit(config: Any, tokenizer: Any) -> int:
         )
         raise RefragError(msg)
     return int(limit)
+
+
+def forward_arguments(decoder: Any) -> set[str]:
+    """Names of the arguments that a decoder's ``forward`` takes; not every one takes all."""
+    # A PEFT wrapper's own signature says nothing about the decoder inside.
+    inner = decoder.get_base_model() if hasattr(decoder, "get_base_model") else decoder
+    return set(inspect.signature(inner.forward).parameters)
+
+
+def cache_argument(decoder: Any) -> str:
+    """Name of the argument in which a decoder takes its cache of keys and values.
+
+    Transformers 5.24 renamed it from "past_key_values" to "cache".
+
+    Raises:
+        RefragError: If the decoder takes none; it would then forget the prompt at each token.
+    """
+    names = forward_arguments(decoder) & {"cache", "past_key_values"}
+    if not names:
+        msg = f"{type(decoder).__name__} takes no cache of keys and values; choose another decoder"
+        raise RefragError(msg)
+    return min(names)
+
+
+def end_token_ids(decoder: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: the generation config's and the tokenizer's own.
+
+    BOS ends it too: a decoder that opens a new turn or document has finished this one.
+    """
+    configured = decoder.generation_config.eos_token_id
+    ids = configured if isinstance(configured, (list, tuple)) else [configured]
+    own = (tokenizer.eos_token_id, tokenizer.bos_token_id)
+    return frozenset(i for i in (*ids, *own) if i is not None)

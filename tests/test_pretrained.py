@@ -18,7 +18,13 @@ from transformers.utils import logging as transformers_logging
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import RefragError
 from refrag_components.modeling import RefragModel
-from refrag_components.pretrained import load_pretrained, position_limit, quietly
+from refrag_components.pretrained import (
+    cache_argument,
+    end_token_ids,
+    load_pretrained,
+    position_limit,
+    quietly,
+)
 from tests.tiny import save_tiny_decoder, tiny_decoder_tokenizer
 
 
@@ -76,3 +82,27 @@ def test_missing_weights_are_told(
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     load_pretrained(AutoModelForCausalLM, folder)
     assert "broken: 1, such as model.norm.weight" in caplog.text
+
+
+def test_the_cache_goes_by_the_name_that_the_decoder_has_for_it(tiny_model: RefragModel) -> None:
+    class Older:
+        def forward(self, input_ids: object, past_key_values: object) -> None: ...
+
+    class Newer:
+        def forward(self, input_ids: object, cache: object, **others: object) -> None: ...
+
+    class Forgetful:
+        def forward(self, input_ids: object, state: object) -> None: ...
+
+    assert cache_argument(Older()) == "past_key_values"
+    assert cache_argument(Newer()) == "cache"
+    assert cache_argument(tiny_model.decoder) in ("cache", "past_key_values")
+    with pytest.raises(RefragError, match="Forgetful takes no cache"):
+        cache_argument(Forgetful())
+
+
+def test_end_tokens_of_config_and_tokenizer_count(tiny_model: RefragModel) -> None:
+    tokenizer = tiny_model.tokenizer
+    ends = end_token_ids(tiny_model.decoder, tokenizer)
+    assert {tokenizer.eos_token_id, tokenizer.bos_token_id} <= ends
+    assert None not in ends

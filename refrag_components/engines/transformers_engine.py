@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from refrag_components.engines.sampling import Sampler, SamplingParams, params_b
 from refrag_components.engines.text_stream import TextStream
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.layout import Layout, TextSegment, embed_layouts
+from refrag_components.pretrained import cache_argument, end_token_ids, forward_arguments
 from refrag_components.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TransformersEngine:
         self._model = model
         self._batch_size = batch_size
         self._tokenizer = content_tokenizer(model.tokenizer)
-        self._end_ids = _end_ids(model)
+        self._end_ids = end_token_ids(model.decoder, model.tokenizer)
 
     def generate(
         self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
@@ -119,7 +119,8 @@ class _Batch:
     @torch.inference_mode()
     def __init__(self, model: RefragModel, layouts: Sequence[Layout]) -> None:
         self._decoder = model.decoder
-        self._accepted = _forward_parameters(model.decoder)
+        self._accepted = forward_arguments(model.decoder)
+        self._cache_argument = cache_argument(model.decoder)
         self._cache = DynamicCache(config=model.decoder.config)
         inputs = embed_layouts(model, layouts)
         lengths = [layout.n_positions for layout in layouts]
@@ -160,7 +161,7 @@ class _Batch:
         arguments: dict[str, Any] = {
             **inputs,
             "attention_mask": self._mask,
-            "past_key_values": self._cache,
+            self._cache_argument: self._cache,
             "use_cache": True,
             "logits_to_keep": 1,
         }
@@ -233,20 +234,3 @@ def _visible_ids(layout: Layout) -> np.ndarray:
             by_token = np.repeat(segment.expanded, segment.vectors.chunk_lengths)
             ids.append(np.asarray(segment.vectors.token_ids, np.int64)[by_token])
     return np.concatenate(ids)
-
-
-def _end_ids(model: RefragModel) -> frozenset[int]:
-    """Tokens that end an answer: the generation config's and the tokenizer's own.
-
-    BOS ends it too: a decoder that opens a new turn or document has finished this one.
-    """
-    configured = model.decoder.generation_config.eos_token_id
-    ids = configured if isinstance(configured, (list, tuple)) else [configured]
-    own = (model.tokenizer.eos_token_id, model.tokenizer.bos_token_id)
-    return frozenset(i for i in (*ids, *own) if i is not None)
-
-
-def _forward_parameters(decoder: Any) -> set[str]:
-    # A PEFT wrapper's own signature says nothing about the decoder inside.
-    inner = decoder.get_base_model() if hasattr(decoder, "get_base_model") else decoder
-    return set(inspect.signature(inner.forward).parameters)

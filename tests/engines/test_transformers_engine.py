@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,11 @@ from refrag_components.engines import EngineOutput, SamplingParams, Transformers
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.layout import Layout, PassageSegment, Segment, TextSegment, embed_layouts
 from refrag_components.modeling import RefragModel
-from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_tokenizer
+from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config, tiny_decoder_tokenizer
 
-_SHAPE: dict[str, Any] = {
-    "vocab_size": len(tiny_decoder_tokenizer()),
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
-    "initializer_range": 0.3,
-}
+_untied = partial(tiny_decoder_config, tie_word_embeddings=False)
 _OLDER_SHAPE: dict[str, Any] = {
-    "vocab_size": _SHAPE["vocab_size"],
+    "vocab_size": len(tiny_decoder_tokenizer()),
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -51,12 +41,12 @@ _OLDER_SHAPE: dict[str, Any] = {
     "pad_token_id": 2,
 }
 _DECODERS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**_SHAPE),
-    "qwen2": Qwen2Config(**_SHAPE),
-    "qwen3": Qwen3Config(**_SHAPE, head_dim=8),
-    "mistral": MistralConfig(**_SHAPE, sliding_window=16),
-    "gemma": GemmaConfig(**_SHAPE, head_dim=8),
-    "gemma2": Gemma2Config(**_SHAPE, head_dim=8, sliding_window=16, query_pre_attn_scalar=8),
+    "llama": _untied(LlamaConfig),
+    "qwen2": _untied(Qwen2Config),
+    "qwen3": _untied(Qwen3Config, head_dim=8),
+    "mistral": _untied(MistralConfig, sliding_window=16),
+    "gemma": _untied(GemmaConfig, head_dim=8),
+    "gemma2": _untied(Gemma2Config, head_dim=8, sliding_window=16, query_pre_attn_scalar=8),
     "gpt2": GPT2Config(**_OLDER_SHAPE, initializer_range=0.3),
     "opt": OPTConfig(**_OLDER_SHAPE, ffn_dim=64, word_embed_proj_dim=32, init_std=0.3),
 }
