@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from refrag_components.cli.common import DEFAULT_MODEL, ModelOption, errors, load_model, output
+from refrag_components.cli.common import DEFAULT_MODEL, ModelOption, errors, load_model, output, say
+
+if TYPE_CHECKING:
+    from refrag_components.evaluation.methods import Method
+    from refrag_components.modeling import RefragModel
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Keeps ``perplexity`` a subcommand while it is the only one."""
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for JSON, Markdown and plots.")]
+PolicyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy", help="Choices of chunks to compare; all that the model has by default."
+    ),
+]
+ExpandedOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--expanded", help="Fractions p of chunks that expand.", show_default=".05 .1 .25 .5"
+    ),
+]
+PlotsOption = Annotated[
+    bool, typer.Option("--plots/--no-plots", help="Draw PNG files (needs matplotlib).")
+]
 
 
 @app.command()
@@ -27,63 +42,225 @@ def perplexity(
     text: Annotated[
         Path, typer.Option("--text", help="Held-out text, from `refrag train prepare`.")
     ],
+    out: OutOption,
     model: ModelOption = DEFAULT_MODEL,
     chunk_size: Annotated[
-        int | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+        list[int] | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
     ] = None,
     context: Annotated[int, typer.Option("--context", help="Context tokens, s.")] = 1024,
     out_tokens: Annotated[int, typer.Option("--output", help="Continuation tokens, o.")] = 256,
-    expanded: Annotated[
-        list[float] | None, typer.Option("--expanded", help="Fractions p of random chunks.")
-    ] = None,
+    policy: PolicyOption = None,
+    expanded: ExpandedOption = None,
+    shuffled: Annotated[
+        bool, typer.Option("--shuffled", help="Also with the context's paragraphs shuffled.")
+    ] = False,
     windows: Annotated[
         int | None, typer.Option("--windows", help="Windows to measure; all by default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
+    plots: PlotsOption = True,
 ) -> None:
-    """Measure how much of the full context's gain compressed context recovers."""
+    """Measure a continuation after no, compressed, shortened and full context."""
     from refrag_components.corpus import TokenisedCorpus
-    from refrag_components.evaluation.perplexity import measure_recovery
+    from refrag_components.evaluation.continuation import measure_contexts
+    from refrag_components.evaluation.report import draw_plots, write_perplexity
 
+    _check(policy, expanded, plots=plots)
     corpus = TokenisedCorpus.load(text)
-    fractions = tuple(expanded or (0.0, 0.1, 0.25, 0.5))
     loaded = load_model(model)
-    count = min(windows or len(corpus), len(corpus) // (context + out_tokens))
-    with Progress(console=errors) as bar:
-        task = bar.add_task("windows", total=count * (2 + len(fractions)))
-        result = measure_recovery(
+    methods = _methods(loaded, policy, expanded, fewer_passages=False)
+    tables = []
+    with _Bars() as bars:
+        for k in chunk_size or [loaded.config.chunk_size]:
+            for order in (False, True) if shuffled else (False,):
+                table = measure_contexts(
+                    loaded,
+                    corpus,
+                    methods,
+                    chunk_size=k,
+                    context_tokens=context,
+                    output_tokens=out_tokens,
+                    shuffled=order,
+                    max_windows=windows,
+                    progress=bars.advance,
+                )
+                tables.append(table)
+    written = write_perplexity(out, model, tables)
+    for table in tables:
+        output.print(_perplexity_table(table))
+    _finish(out, written, draw_plots(out) if plots else [])
+
+
+@app.command()
+def qa(
+    sets: Annotated[list[Path], typer.Argument(help="Questions: .jsonl or .jsonl.zst files.")],
+    out: OutOption,
+    model: ModelOption = DEFAULT_MODEL,
+    pool: Annotated[
+        Path | None,
+        typer.Option("--pool", help="More passages to retrieve from: .jsonl or .jsonl.zst."),
+    ] = None,
+    passages: Annotated[
+        list[int] | None,
+        typer.Option("--passages", help="Passages a question.", show_default="5"),
+    ] = None,
+    retrieval: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retrieval",
+            help="given: the right ones and distractors; strong: the most similar; weak: random "
+            "ones of the 50 most similar.",
+            show_default="given",
+        ),
+    ] = None,
+    policy: PolicyOption = None,
+    expanded: ExpandedOption = None,
+    items: Annotated[int | None, typer.Option("--items", help="Questions a set, at most.")] = 500,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder for the pool's search vectors.")
+    ] = None,
+    plots: PlotsOption = True,
+) -> None:
+    """Measure answers to questions over passages; a stopped run goes on."""
+    from refrag_components.evaluation.contexts import Setting
+    from refrag_components.evaluation.pool import read_pool
+    from refrag_components.evaluation.qa import evaluate_questions
+    from refrag_components.evaluation.questions import load_questions, set_name
+    from refrag_components.evaluation.report import draw_plots, write_qa
+    from refrag_components.evaluation.summary import summarise
+
+    _check(policy, expanded, plots=plots)
+    settings = [
+        Setting(own, count)  # type: ignore[arg-type]
+        for own in retrieval or ["given"]
+        for count in passages or [5]
+    ]
+    questions = {set_name(path): load_questions(path, items=items) for path in sets}
+    texts = [] if pool is None else read_pool(pool)
+    loaded = load_model(model)
+    methods = _methods(loaded, policy, expanded)
+    with _Bars() as bars:
+        results = evaluate_questions(
             loaded,
-            corpus,
-            chunk_size=chunk_size or loaded.config.chunk_size,
-            context_tokens=context,
-            output_tokens=out_tokens,
-            fractions=fractions,
-            max_windows=windows,
-            progress=lambda n: bar.advance(task, n),
+            questions,
+            out,
+            methods=methods,
+            settings=settings,
+            pool=texts,
+            cache=cache,
+            progress=bars.advance,
         )
-    if out is not None:
-        out.write_text(json.dumps({"model": model, **result}, indent=2) + "\n", encoding="utf-8")
-    output.print(_table(result))
+    tables = summarise(results)
+    written = write_qa(out, model, tables)
+    for table in tables:
+        output.print(_qa_table(table))
+    _finish(out, written, draw_plots(out) if plots else [])
 
 
-def _table(result: dict[str, Any]) -> Table:
+@app.command()
+def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measurement was.")]) -> None:
+    """Draw a measurement's figures again, without the model."""
+    from refrag_components.evaluation.report import draw_plots
+
+    for path in draw_plots(folder):
+        output.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _check(policies: list[str] | None, fractions: list[float] | None, *, plots: bool) -> None:
+    """Refuses what cannot be measured or drawn before anything is loaded."""
+    from refrag_components.evaluation.chart import check_plotting
+    from refrag_components.evaluation.methods import FRACTIONS, default_methods
+
+    if plots:
+        check_plotting()
+    default_methods(policies or (), fractions or FRACTIONS)
+
+
+def _methods(
+    model: RefragModel,
+    policies: list[str] | None,
+    fractions: list[float] | None,
+    *,
+    fewer_passages: bool = True,
+) -> list[Method]:
+    from refrag_components.evaluation.methods import FRACTIONS, default_methods
+    from refrag_components.evaluation.scores import selections_of
+
+    return default_methods(
+        policies or selections_of(model), fractions or FRACTIONS, fewer_passages=fewer_passages
+    )
+
+
+class _Bars:
+    """One progress bar a piece of work, made when it begins."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=errors,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.advance(self._tasks[what], done)
+
+
+def _finish(out: Path, written: list[Path], plots: list[Path]) -> None:
+    names = ", ".join(path.name for path in written)
+    drawn = f" and {len(plots)} plots" if plots else ""
+    say(f"Wrote {names}{drawn} to {out}")
+
+
+def _perplexity_table(result: dict[str, Any]) -> Table:
     table = Table(
         title=(
             f"k={result['chunk_size']}, s={result['context_tokens']}, "
-            f"o={result['output_tokens']}, {result['windows']} windows"
+            f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
         )
     )
-    for heading in ("context", "rate", "log-ppl", "recovery", "95% interval"):
+    headings = ("context", "positions", "rate", "log-ppl", "recovery", "95% interval")
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "context" else "right")
-    table.add_row("none", "", f"{result['none']:.3f}", "0", "")
-    for row in result["compressed"]:
-        low, high = row["interval"]
+    for row in result["rows"]:
+        low, high = row["recovery_interval"]
         table.add_row(
-            f"compressed, p={row['expanded']:g}",
-            f"{row['rate']:.2f}",
+            row["label"],
+            f"{row['positions']:.0f}",
+            "" if row["rate"] is None else f"{row['rate']:.2f}",
             f"{row['log_ppl']:.3f}",
             f"{row['recovery']:.3f}",
             f"{low:.3f} to {high:.3f}",
         )
-    table.add_row("full", "1.00", f"{result['full']:.3f}", "1", "")
+    return table
+
+
+def _qa_table(result: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"{result['set']}: {result['items']} questions, {result['passages']} passages, "
+        f"{result['retrieval']}"
+    )
+    for heading in ("context", "positions", "rate", "EM", "F1", "95% interval", "log-ppl"):
+        table.add_column(heading, justify="left" if heading == "context" else "right")
+    for row in result["rows"]:
+        low, high = row["f1_interval"]
+        table.add_row(
+            row["label"],
+            f"{row['positions']:.0f}",
+            "" if row["rate"] is None else f"{row['rate']:.2f}",
+            f"{100 * row['em']:.1f}",
+            f"{100 * row['f1']:.1f}",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            f"{row['log_ppl']:.3f}",
+        )
     return table

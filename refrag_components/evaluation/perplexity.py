@@ -9,16 +9,71 @@ from typing import Any
 import numpy as np
 import torch
 
-from refrag_components.corpus import TokenisedCorpus, WindowSpec, batch_logits, cut_windows
+from refrag_components.corpus import (
+    Batch,
+    TokenisedCorpus,
+    WindowSpec,
+    batch_logits,
+    cut_windows,
+)
 from refrag_components.exceptions import EmptyInputError
 from refrag_components.modeling import RefragModel
 
-__all__ = ["bootstrap", "measure_recovery", "quick_recovery", "window_losses"]
+__all__ = [
+    "PASSAGE_TOKENS",
+    "bootstrap",
+    "measure_recovery",
+    "quick_recovery",
+    "token_losses",
+    "window_losses",
+    "window_starts",
+]
 
-_PASSAGE_TOKENS = 256
+#: Tokens a passage that a context of running text is cut into.
+PASSAGE_TOKENS = 256
 
 
 @torch.inference_mode()
+def token_losses(model: RefragModel, batch: Batch) -> np.ndarray:
+    """Negative log-likelihood of each output token of a batch of windows.
+
+    Returns:
+        Nats, shape (rows, o), float64.
+    """
+    batch = batch.to(model.device)
+    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+        logits = batch_logits(model, batch)
+    nll = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2).float(), batch.labels, reduction="none"
+    )
+    losses: np.ndarray = nll.double().cpu().numpy()
+    return losses
+
+
+def window_starts(
+    corpus: TokenisedCorpus, context_tokens: int, output_tokens: int, max_windows: int | None
+) -> np.ndarray:
+    """First output token of windows that do not overlap, shape (n,).
+
+    Args:
+        corpus: The text.
+        context_tokens: s.
+        output_tokens: o.
+        max_windows: Evenly spread windows to use; None uses all.
+
+    Raises:
+        EmptyInputError: If the corpus is shorter than one window.
+    """
+    span = context_tokens + output_tokens
+    starts = np.arange(context_tokens, len(corpus) - output_tokens + 1, span)
+    if not len(starts):
+        msg = f"the corpus has {len(corpus)} tokens; one window needs {span}"
+        raise EmptyInputError(msg)
+    if max_windows is not None and max_windows < len(starts):
+        starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(int)]
+    return starts
+
+
 def window_losses(
     model: RefragModel,
     corpus: TokenisedCorpus,
@@ -46,7 +101,6 @@ def window_losses(
     """
     losses = []
     rng = np.random.default_rng([seed, 4])
-    on_cuda = model.device.type == "cuda"
     for first in range(0, len(starts), batch_size):
         batch = cut_windows(
             corpus,
@@ -55,13 +109,8 @@ def window_losses(
             encoder=model.encoder,
             separator=model.first_token_id,
             rng=rng,
-        ).to(model.device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
-            logits = batch_logits(model, batch)
-        nll = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2).float(), batch.labels, reduction="none"
         )
-        losses.append(nll.mean(dim=1).double().cpu().numpy())
+        losses.append(token_losses(model, batch).mean(axis=1))
         if progress is not None:
             progress(len(losses[-1]))
     return np.concatenate(losses)
@@ -102,17 +151,11 @@ def measure_recovery(
     Raises:
         EmptyInputError: If the corpus is shorter than one window.
     """
-    span = context_tokens + output_tokens
-    starts = np.arange(context_tokens, len(corpus) - output_tokens + 1, span)
-    if not len(starts):
-        msg = f"the corpus has {len(corpus)} tokens; one window needs {span}"
-        raise EmptyInputError(msg)
-    if max_windows is not None and max_windows < len(starts):
-        starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(int)]
+    starts = window_starts(corpus, context_tokens, output_tokens, max_windows)
     full_spec = WindowSpec(
         chunk_size=chunk_size,
-        passages=context_tokens // _PASSAGE_TOKENS,
-        passage_tokens=_PASSAGE_TOKENS,
+        passages=context_tokens // PASSAGE_TOKENS,
+        passage_tokens=PASSAGE_TOKENS,
         output_tokens=output_tokens,
         expanded=1.0,
     )

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from refrag_components.cli import app
 from refrag_components.corpus import TokenisedCorpus, WindowSpec, prepare_corpus
 from refrag_components.evaluation.perplexity import bootstrap, measure_recovery, window_losses
 from refrag_components.exceptions import EmptyInputError
@@ -70,19 +67,3 @@ def test_too_little_text_is_refused(tiny_model: RefragModel, prepared: Path) -> 
         measure_recovery(
             tiny_model, TokenisedCorpus.load(prepared), chunk_size=4, context_tokens=25600
         )
-
-
-def test_the_command_prints_a_table_and_writes_json(
-    tiny_folder: Path, prepared: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "figures.json"
-    arguments = ["eval", "perplexity", "--model", str(tiny_folder), "--text", str(prepared)]
-    result = CliRunner().invoke(
-        app,
-        [*arguments, "--context", "256", "--output", "16", "--windows", "3", "--out", str(out)],
-    )
-    assert result.exit_code == 0, result.output
-    assert "compressed, p=0.25" in result.output
-    figures = json.loads(out.read_text())
-    assert figures["windows"] == 3
-    assert [row["expanded"] for row in figures["compressed"]] == [0.0, 0.1, 0.25, 0.5]

@@ -1,0 +1,274 @@
+"""Log-perplexity of a continuation under every method, on the same windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
+from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method
+from refrag_components.evaluation.perplexity import PASSAGE_TOKENS, token_losses, window_starts
+from refrag_components.evaluation.scores import chunk_scores
+from refrag_components.evaluation.shuffling import shuffle_paragraphs
+from refrag_components.evaluation.statistics import (
+    around,
+    interval,
+    resample,
+    sign_flip_p_values,
+)
+from refrag_components.exceptions import EvaluationError
+from refrag_components.policies import PolicyInputs
+from refrag_components.vectors import ChunkVectors
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["expand_chunks", "measure_contexts"]
+
+_FIRST = 16  # tokens right after the context, which the paper finds hardest (table 12)
+_QUESTION = 64  # last tokens of the context, which stand in for a question
+
+
+def measure_contexts(
+    model: RefragModel,
+    corpus: TokenisedCorpus,
+    methods: Sequence[Method],
+    *,
+    chunk_size: int,
+    context_tokens: int = 1024,
+    output_tokens: int = 256,
+    shuffled: bool = False,
+    max_windows: int | None = None,
+    batch_size: int = 16,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measures the same continuations after the context that each method leaves.
+
+    Where a selection looks at a question, it is given the last 64 tokens of the context.
+
+    Args:
+        model: The model, in evaluation mode.
+        corpus: Held-out text.
+        methods: The methods, "none", "full" and "compressed" among them; not "fewer".
+        chunk_size: k to measure at.
+        context_tokens: s, a multiple of 256.
+        output_tokens: o.
+        shuffled: Put the paragraphs of each context into random order first.
+        max_windows: Evenly spread windows to use; None uses all.
+        batch_size: Windows a forward pass.
+        progress: Called with what is being done, windows done just now, and windows in all.
+
+    Returns:
+        What was measured, "rows" (one a method, with log-perplexity, that of the first 16
+        tokens, and recovery, with intervals) and "pairs" (paired differences at equal positions).
+
+    Raises:
+        EmptyInputError: If the corpus is shorter than one window.
+        EvaluationError: If the methods or s cannot be measured.
+    """
+    if missing := {NONE, FULL, COMPRESSED} - set(methods):
+        names = ", ".join(sorted(method.way for method in missing))
+        raise EvaluationError(f"recovery is measured against {names}; add them to the methods")
+    if any(method.way == "fewer" for method in methods):
+        raise EvaluationError("running text has no passages to leave out; take 'last' instead")
+    if context_tokens < PASSAGE_TOKENS or context_tokens % PASSAGE_TOKENS:
+        msg = f"the context must be a multiple of {PASSAGE_TOKENS} tokens, got {context_tokens}"
+        raise EvaluationError(msg)
+    if not 1 <= chunk_size <= model.config.max_chunk_size:
+        most = model.config.max_chunk_size
+        raise EvaluationError(f"this checkpoint reads chunks of 1 to {most}, got {chunk_size}")
+    starts = window_starts(corpus, context_tokens, output_tokens, max_windows)
+    if shuffled:
+        corpus, starts = shuffle_paragraphs(
+            corpus, starts, model, context_tokens=context_tokens, output_tokens=output_tokens
+        )
+    order = "paragraphs shuffled" if shuffled else "in order"
+    spec = WindowSpec(
+        chunk_size=chunk_size,
+        passages=context_tokens // PASSAGE_TOKENS,
+        passage_tokens=PASSAGE_TOKENS,
+        output_tokens=output_tokens,
+    )
+    losses: dict[Method, list[np.ndarray]] = {method: [] for method in methods}
+    positions: dict[Method, int] = {}
+    total = len(starts) * len(methods)
+    for first in range(0, len(starts), batch_size):
+        windows = _Windows(model, corpus, starts[first : first + batch_size], spec)
+        for method in methods:
+            batch, positions[method] = windows.batch(method)
+            losses[method].append(token_losses(model, batch))
+            if progress is not None:
+                progress(f"k={chunk_size}, {order}", len(losses[method][-1]), total)
+    values = {method: np.concatenate(own) for method, own in losses.items()}
+    return {
+        "chunk_size": chunk_size,
+        "context_tokens": context_tokens,
+        "output_tokens": output_tokens,
+        "windows": len(starts),
+        "order": order,
+        **_figures(values, positions, context_tokens),
+    }
+
+
+class _Windows:
+    """Some windows, and the batch that each method makes of them."""
+
+    def __init__(
+        self, model: RefragModel, corpus: TokenisedCorpus, starts: np.ndarray, spec: WindowSpec
+    ) -> None:
+        self._model, self._corpus, self._starts, self._spec = model, corpus, starts, spec
+        self._compressed = self._cut(spec)
+        k, passages = spec.chunk_size, spec.passages
+        self._lengths = np.tile(_chunk_lengths(spec.passage_tokens, k), passages)
+        self._scores: dict[str, np.ndarray] = {}
+
+    def batch(self, method: Method) -> tuple[Batch, int]:
+        """The windows as a method has them, and the positions that each context takes."""
+        spec = self._spec
+        if method.way == "none":
+            return self._cut(replace(spec, passages=0)), 0
+        if method.way == "full":
+            return self._cut(replace(spec, expanded=1.0)), spec.context_tokens
+        expanded = min(round(method.fraction * len(self._lengths)), int(self._whole.sum()))
+        taken = len(self._lengths) + expanded * (spec.chunk_size - 1)
+        if method.way == "last":
+            tokens = min(taken, spec.context_tokens)
+            return self._cut(replace(spec, passages=1, passage_tokens=tokens, expanded=1.0)), tokens
+        if not expanded:
+            return self._compressed, taken
+        scores = np.where(self._whole, self._scores_of(method.way), -np.inf)
+        chosen = np.zeros(scores.shape, dtype=bool)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :expanded]
+        np.put_along_axis(chosen, best, True, axis=1)
+        return expand_chunks(self._compressed, chosen), taken
+
+    @property
+    def _whole(self) -> np.ndarray:
+        """Chunks of k tokens; only these expand, so that all rows have one length."""
+        whole: np.ndarray = self._lengths == self._spec.chunk_size
+        return whole
+
+    def _cut(self, spec: WindowSpec) -> Batch:
+        return cut_windows(
+            self._corpus,
+            self._starts - spec.context_tokens,
+            spec,
+            encoder=self._model.encoder,
+            separator=self._model.first_token_id,
+            rng=np.random.default_rng(0),  # nothing is drawn at p = 0 and p = 1
+        )
+
+    def _scores_of(self, way: str) -> np.ndarray:
+        if way not in self._scores:
+            self._scores[way] = np.stack(chunk_scores(way, self._model, self._inputs()))
+        return self._scores[way]
+
+    @torch.inference_mode()
+    def _inputs(self) -> list[PolicyInputs]:
+        """What a policy sees of each window."""
+        spec, model = self._spec, self._model
+        rows = len(self._starts)
+        batch = self._compressed.to(model.device)
+        vectors = model.encoder(batch.pieces, batch.piece_mask, batch.spans)
+        vectors = vectors.flatten(0, 1)[batch.span_index].float().cpu().numpy()
+        by_passage = vectors.reshape(rows, spec.passages, -1, vectors.shape[-1])
+        places = self._starts[:, None] - spec.context_tokens + np.arange(spec.context_tokens)
+        tokens = np.asarray(self._corpus.tokens[places], dtype=np.int32)
+        each = tokens.reshape(rows, spec.passages, spec.passage_tokens)
+        return [
+            PolicyInputs(
+                [
+                    ChunkVectors(by_passage[i, j], each[i, j], spec.chunk_size, model.fingerprint)
+                    for j in range(spec.passages)
+                ],
+                str(model.tokenizer.decode(tokens[i, -_QUESTION:], skip_special_tokens=True)),
+            )
+            for i in range(rows)
+        ]
+
+
+def expand_chunks(batch: Batch, chosen: np.ndarray) -> Batch:
+    """Lets chosen chunks of a fully compressed batch of windows enter as tokens.
+
+    Args:
+        batch: Windows cut at p = 0: a separator, the chunks, the output.
+        chosen: True where a chunk expands, shape (rows, chunks); as many tokens in every row.
+    """
+    rows, n = chosen.shape
+    k = batch.chunk_tokens.shape[1]
+    tokens = batch.chunk_tokens.numpy().reshape(rows, n, k)
+    used = batch.chunk_used.numpy().reshape(rows, n, k)
+    expanded = chosen[:, :, None]
+    kept = np.where(expanded, used, np.arange(k) == 0)
+    index = np.where(expanded, -1, np.arange(rows * n).reshape(rows, n, 1))
+    context_ids = np.where(expanded, tokens, 0)[kept].reshape(rows, -1)
+    context_index = np.broadcast_to(index, kept.shape)[kept].reshape(rows, -1)
+    ids, places = batch.token_ids.numpy(), batch.chunk_index.numpy()
+    return replace(
+        batch,
+        token_ids=torch.from_numpy(np.concatenate([ids[:, :1], context_ids, ids[:, 1 + n :]], 1)),
+        chunk_index=torch.from_numpy(
+            np.concatenate([places[:, :1], context_index, places[:, 1 + n :]], 1)
+        ),
+    )
+
+
+def _chunk_lengths(tokens: int, chunk_size: int) -> np.ndarray:
+    return np.minimum(tokens - np.arange(0, tokens, chunk_size), chunk_size)
+
+
+def _figures(
+    values: Mapping[Method, np.ndarray], positions: Mapping[Method, int], context_tokens: int
+) -> dict[str, Any]:
+    methods = list(values)
+    means = np.stack([values[method].mean(axis=1) for method in methods], axis=1)
+    none, full = methods.index(NONE), methods.index(FULL)
+    draws = resample([means])
+    gap = draws[:, none] - draws[:, full]
+    rows = []
+    for i, method in enumerate(methods):
+        taken = positions[method]
+        average = means.mean(axis=0)
+        rows.append(
+            {
+                "method": method.name,
+                "way": method.way,
+                "fraction": None if method.is_fixed else method.fraction,
+                "label": method.label,
+                "positions": taken,
+                "rate": context_tokens / taken if taken else None,
+                "log_ppl": float(average[i]),
+                "log_ppl_interval": interval(draws[:, i]),
+                "log_ppl_beside_full": around(draws[:, i] - draws[:, full], float(average[full])),
+                "log_ppl_first": float(values[method][:, :_FIRST].mean()),
+                "recovery": float((average[none] - average[i]) / (average[none] - average[full])),
+                "recovery_interval": interval((draws[:, none] - draws[:, i]) / gap),
+            }
+        )
+    compared = [
+        (i, j)
+        for i in range(len(methods))
+        for j in range(i + 1, len(methods))
+        if positions[methods[i]] == positions[methods[j]]
+    ]
+    pairs = []
+    if compared:
+        first, second = (list(indices) for indices in zip(*compared, strict=True))
+        differences = means[:, first] - means[:, second]
+        p_values = sign_flip_p_values([differences])
+        drawn = draws[:, first] - draws[:, second]
+        pairs = [
+            {
+                "a": methods[i].name,
+                "b": methods[j].name,
+                "log_ppl": float(differences[:, n].mean()),
+                "log_ppl_interval": interval(drawn[:, n]),
+                "log_ppl_p": float(p_values[n]),
+            }
+            for n, (i, j) in enumerate(compared)
+        ]
+    return {"rows": rows, "pairs": pairs}

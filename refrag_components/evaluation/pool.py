@@ -1,0 +1,141 @@
+"""Search among the passages that distractors come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from refrag_components.corpus.tokenised import open_text
+from refrag_components.exceptions import EvaluationError
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["PassagePool", "read_pool"]
+
+_EMBEDDED_AT_ONCE = 2048
+
+
+def read_pool(path: str | Path) -> list[str]:
+    """Reads passages, one object with a ``text`` a line of ``.jsonl`` or ``.jsonl.zst``.
+
+    Returns:
+        Different texts in the file's order.
+
+    Raises:
+        EvaluationError: If the file is missing, empty or a line has no text.
+    """
+    try:
+        with open_text(Path(path)) as lines:
+            texts = [str(json.loads(line)["text"]) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f'cannot read passages from {path}, a JSON object with "text" a line: {error}'
+        raise EvaluationError(msg) from error
+    texts = [text for text in dict.fromkeys(texts) if text.strip()]
+    if not texts:
+        msg = f"{path} holds no passages"
+        raise EvaluationError(msg)
+    return texts
+
+
+class PassagePool:
+    """Passages with their search vectors.
+
+    Args:
+        model: Its retriever embeds passages and questions.
+        texts: Passages, each once.
+        cache: Folder that keeps the vectors from one run to the next; None keeps nothing.
+        progress: Called with the number of passages embedded after each batch.
+    """
+
+    def __init__(
+        self,
+        model: RefragModel,
+        texts: Sequence[str],
+        *,
+        cache: Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._model = model
+        self.texts = list(texts)
+        self._row = {text: i for i, text in enumerate(self.texts)}
+        self.vectors = self._load(cache, progress)
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Adds the passages that are not there yet."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._row]
+        if not new:
+            return
+        self._row.update({text: len(self.texts) + i for i, text in enumerate(new)})
+        self.texts += new
+        self.vectors = np.concatenate([self.vectors, self._embed(new)])
+
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        """Search vectors of questions, shape (n, d_enc), float32, length 1."""
+        return self._embed(questions)
+
+    def search(self, questions: np.ndarray, count: int) -> list[list[str]]:
+        """Finds the most similar passages.
+
+        Args:
+            questions: Search vectors of questions, shape (n, d_enc).
+            count: Passages wanted a question; fewer come where the pool is smaller.
+
+        Returns:
+            Passages of each question, best first.
+        """
+        import faiss
+
+        index = faiss.IndexFlatIP(self.vectors.shape[1])
+        index.add(self.vectors)
+        _, found = index.search(questions, min(count, len(self.texts)))
+        return [[self.texts[i] for i in row] for row in found]
+
+    def similarity(self, question: np.ndarray, passages: Sequence[str]) -> np.ndarray:
+        """Cosines between one question's search vector and passages of the pool."""
+        rows: np.ndarray = self.vectors[[self._row[text] for text in passages]]
+        return rows @ question
+
+    def _load(self, cache: Path | None, progress: Callable[[int], None] | None) -> np.ndarray:
+        if cache is None:
+            return self._embed(self.texts, progress)
+        digest = hashlib.blake2b(self._model.config.encoder.encode(), digest_size=8)
+        for text in self.texts:
+            digest.update(text.encode(errors="surrogatepass") + b"\0")
+        path = cache / f"passages-{digest.hexdigest()}.npy"
+        try:
+            kept = np.load(path, allow_pickle=False)
+            if len(kept) == len(self.texts):
+                return np.asarray(kept, dtype=np.float32)
+        except (OSError, ValueError):
+            pass  # there is none, or a copy was cut short
+        vectors = self._embed(self.texts, progress)
+        cache.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        with beside.open("wb") as file:
+            np.save(file, vectors.astype(np.float16))
+        os.replace(beside, path)
+        return vectors
+
+    def _embed(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        width = self._model.encoder.width
+        rows = np.zeros((len(texts), width), dtype=np.float32)
+        batch_size = 256 if self._model.device.type == "cuda" else 32
+        # Similar lengths together, so that little is padded.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
+            picked = order[start : start + _EMBEDDED_AT_ONCE]
+            rows[picked] = self._model.embed_passages(
+                [texts[i] for i in picked], batch_size=batch_size
+            )
+            if progress is not None:
+                progress(len(picked))
+        return rows

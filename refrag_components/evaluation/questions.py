@@ -1,0 +1,140 @@
+"""Questions with passages, and the contexts that they are asked over."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refrag_components.corpus.conversations import UNANSWERABLE
+from refrag_components.corpus.tokenised import open_text
+from refrag_components.exceptions import EvaluationError
+
+__all__ = ["KINDS", "Question", "load_questions", "set_name"]
+
+#: What an answer is, in the order in which they are told apart.
+KINDS = ("unanswerable", "yes/no", "free text", "number", "exact string", "phrase")
+
+_SMALL_WORDS = {"a", "an", "and", "de", "for", "in", "of", "on", "or", "the", "to", "von"}
+_CODE = re.compile(r"[A-Za-z][._/\\-][A-Za-z]|[a-z][A-Z]|[_@/\\]")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a set.
+
+    Attributes:
+        id: Unique in its set.
+        text: The question.
+        answers: Right answers; none if the passages do not answer it.
+        kind: One of ``KINDS``.
+        needed: Passages that answer it, or that it was asked about.
+        others: Passages beside those that came with it: natural distractors.
+        standalone: False if it makes no sense without its passage.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    kind: str
+    needed: tuple[str, ...]
+    others: tuple[str, ...]
+    standalone: bool = True
+
+    @property
+    def target(self) -> str:
+        """The answer whose log-perplexity is measured: the shortest right one."""
+        return min(self.answers, key=len, default=UNANSWERABLE)
+
+    @property
+    def seed(self) -> int:
+        """A number that depends on the question alone."""
+        return zlib.crc32(self.id.encode(errors="surrogatepass"))
+
+
+def set_name(path: str | Path) -> str:
+    """Name of the set that a file holds: its name without ``.jsonl`` and ``.zst``."""
+    return Path(path).name.removesuffix(".zst").removesuffix(".jsonl")
+
+
+def load_questions(path: str | Path, *, items: int | None = 500) -> list[Question]:
+    """Reads questions from ``.jsonl`` or ``.jsonl.zst``.
+
+    A line is an object with ``id``, ``question``, ``answers`` (none for an unanswerable one),
+    ``passages`` (``id`` and ``text`` each) and ``gold`` (ids of the passages that answer it);
+    ``type`` ("yesno", "extractive", "abstractive", "summary") and ``meta`` ("standalone",
+    "related") are optional.
+
+    Args:
+        path: The file.
+        items: Questions to use, spread evenly over the file; None uses all.
+
+    Raises:
+        EvaluationError: If the file is missing, empty or holds something else.
+    """
+    try:
+        with open_text(Path(path)) as lines:
+            records = [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        msg = f"cannot read questions from {path}: {error}"
+        raise EvaluationError(msg) from error
+    if not records:
+        msg = f"{path} holds no questions; pass a .jsonl file with one question a line"
+        raise EvaluationError(msg)
+    picked = range(len(records))
+    if items is not None and items < len(records):
+        picked = np.linspace(0, len(records) - 1, items).round().astype(int).tolist()
+    questions = []
+    for number in picked:
+        try:
+            questions.append(_question(records[number]))
+        except (AttributeError, KeyError, TypeError) as error:
+            msg = (
+                f'{path}, line {number + 1}: expected an object with "id", "question", "answers", '
+                f'"passages" and "gold" ({type(error).__name__}: {error})'
+            )
+            raise EvaluationError(msg) from error
+    if blank := [question.id for question in questions if not question.text]:
+        msg = f"{path}: the question of {blank[0]} is empty; leave such lines out"
+        raise EvaluationError(msg)
+    if len({question.id for question in questions}) < len(questions):
+        msg = f"{path} uses an id twice; results are kept by id, so give each question its own"
+        raise EvaluationError(msg)
+    return questions
+
+
+def _question(record: dict[str, Any]) -> Question:
+    meta = record.get("meta") or {}
+    needed = {*record["gold"], *meta.get("related", ())}
+    passages = [(p["id"] in needed, p["text"]) for p in record["passages"] if p["text"].strip()]
+    answers = tuple(str(answer) for answer in record["answers"])
+    return Question(
+        id=str(record["id"]),
+        text=str(record["question"]).strip(),
+        answers=answers,
+        kind=_kind(answers, str(record.get("type", ""))),
+        needed=tuple(dict.fromkeys(text for is_needed, text in passages if is_needed)),
+        others=tuple(dict.fromkeys(text for is_needed, text in passages if not is_needed)),
+        standalone=meta.get("standalone", True) is not False,
+    )
+
+
+def _kind(answers: Sequence[str], kind: str) -> str:
+    if not answers:
+        return "unanswerable"
+    if kind == "yesno":
+        return "yes/no"
+    if kind in ("abstractive", "summary"):
+        return "free text"
+    shortest = min(answers, key=len)
+    if any(character.isdigit() for character in shortest):
+        return "number"
+    words = [word for word in shortest.split() if word.lower() not in _SMALL_WORDS]
+    named = bool(words) and all(word.lstrip("\"'(")[:1].isupper() for word in words)
+    return "exact string" if named or _CODE.search(shortest) else "phrase"

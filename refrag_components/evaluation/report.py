@@ -1,0 +1,86 @@
+"""Writes what was measured: JSON for programs, Markdown for readers, PNG for eyes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from refrag_components.evaluation.chart import check_plotting
+from refrag_components.evaluation.markdown import perplexity_markdown, qa_markdown
+from refrag_components.evaluation.plots import plot_perplexity, plot_qa
+from refrag_components.evaluation.results import write_json
+from refrag_components.exceptions import EvaluationError
+
+__all__ = ["draw_plots", "write_perplexity", "write_qa"]
+
+_QA, _PERPLEXITY = "qa.json", "perplexity.json"
+
+
+def write_qa(folder: str | Path, model: str, tables: Sequence[dict[str, Any]]) -> list[Path]:
+    """Writes ``qa.json`` and ``qa.md``.
+
+    Args:
+        folder: Where to write.
+        model: Name of the model.
+        tables: From ``summarise``.
+
+    Returns:
+        The files written.
+    """
+    return _write(Path(folder) / _QA, model, tables, qa_markdown(tables))
+
+
+def write_perplexity(
+    folder: str | Path, model: str, tables: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """Writes ``perplexity.json`` and ``perplexity.md``.
+
+    Args:
+        folder: Where to write.
+        model: Name of the model.
+        tables: From ``measure_contexts``.
+
+    Returns:
+        The files written.
+    """
+    return _write(Path(folder) / _PERPLEXITY, model, tables, perplexity_markdown(tables))
+
+
+def draw_plots(folder: str | Path) -> list[Path]:
+    """Draws the figures that a folder's JSON files hold.
+
+    Returns:
+        The files written.
+
+    Raises:
+        EvaluationError: If matplotlib is missing, or the folder holds no figures.
+    """
+    check_plotting()
+    target = Path(folder)
+    written: list[Path] = []
+    for name, plot in ((_QA, plot_qa), (_PERPLEXITY, plot_perplexity)):
+        path = target / name
+        if not path.is_file():
+            continue
+        try:
+            tables = json.loads(path.read_text(encoding="utf-8"))["tables"]
+            written += plot(tables, target)
+        except (ValueError, KeyError, TypeError) as error:
+            msg = f"{path} is damaged ({error}); run the measurement again"
+            raise EvaluationError(msg) from error
+    if not written:
+        msg = f"{folder} holds neither {_QA} nor {_PERPLEXITY}; run `refrag eval` first"
+        raise EvaluationError(msg)
+    return written
+
+
+def _write(path: Path, model: str, tables: Sequence[dict[str, Any]], markdown: str) -> list[Path]:
+    write_json(path, {"model": model, "tables": list(tables)})
+    text = path.with_suffix(".md")
+    beside = text.with_name(f".{text.name}.tmp")
+    beside.write_text(markdown, encoding="utf-8")
+    os.replace(beside, text)
+    return [path, text]

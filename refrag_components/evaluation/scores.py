@@ -1,0 +1,186 @@
+"""Scores of the chunks of many contexts, by every selection that is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from refrag_components.chunking import ChunkedPassage
+from refrag_components.exceptions import UnknownPolicyError
+from refrag_components.policies import POLICIES, PolicyInputs, make_policy
+from refrag_components.vectors import ChunkVectors
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["SELECTIONS", "check_selection", "chunk_scores", "passage_losses", "selections_of"]
+
+#: Selections that every checkpoint has; any policy's name may stand here.
+SELECTIONS: tuple[str, ...] = (
+    "random",
+    "recent",
+    "perplexity",
+    "perplexity-ascending",
+    "similarity",
+)
+
+_STRIDE = 512  # tokens that the perplexity policy reads at once
+
+
+def check_selection(name: str) -> None:
+    """Refuses the name of no selection.
+
+    Raises:
+        UnknownPolicyError: If there is no selection and no policy of that name.
+    """
+    known = sorted({*SELECTIONS, *POLICIES})
+    if name not in known:
+        msg = f"unknown selection {name!r}; choose one of {', '.join(known)}"
+        raise UnknownPolicyError(msg)
+
+
+def selections_of(model: RefragModel) -> tuple[str, ...]:
+    """What is compared unless it is named: ``SELECTIONS`` and the policies trained for a model."""
+    return (*SELECTIONS, *(name for name in POLICIES if name in model.policies))
+
+
+def chunk_scores(
+    name: str,
+    model: RefragModel,
+    inputs: Sequence[PolicyInputs],
+    progress: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """Scores the chunks of every context; the same scores as the policy gives one by one.
+
+    What takes one pass of a model a context is computed in batches instead.
+
+    Args:
+        name: A selection: a policy's name, "perplexity-ascending" or "recent" (the last chunks
+            expand first).
+        model: The model.
+        inputs: Contexts with their questions.
+        progress: Called with the number of contexts done.
+
+    Returns:
+        One array a context, shape (n_chunks,), float32; higher expands first.
+    """
+    check_selection(name)
+    if name == "recent":
+        scores = [np.arange(own.n_chunks, dtype=np.float32) for own in inputs]
+    elif name.startswith("perplexity"):
+        sign = np.float32(-1 if name.endswith("ascending") else 1)
+        distinct = {id(passage): passage for own in inputs for passage in own.passages}
+        losses = dict(zip(distinct, passage_losses(model, list(distinct.values())), strict=True))
+        scores = [sign * np.concatenate([losses[id(p)] for p in own.passages]) for own in inputs]
+    else:
+        questions = list(dict.fromkeys(own.question for own in inputs))
+        known: Any = _KnownQuestions(model, questions)
+        policy = make_policy(name, known)
+        scores = []
+        for own in inputs:
+            scores.append(policy.scores(own))
+            if progress is not None:
+                progress(1)
+        return scores
+    if progress is not None:
+        progress(len(inputs))
+    return scores
+
+
+class _KnownQuestions:
+    """A model that encoded all questions in batches and is otherwise the model."""
+
+    def __init__(self, model: RefragModel, questions: Sequence[str]) -> None:
+        passages = model.chunker.chunk([question.strip() for question in questions])
+        rows = model.encoder.encode(passages, batch_size=256)
+        self._model = model
+        self.encoder = _KnownRows(
+            model.encoder, {p.text: own for p, own in zip(passages, rows, strict=True)}
+        )
+
+    def embed_question(self, text: str) -> np.ndarray:
+        (rows,) = self.encoder.encode(self._model.chunker.chunk([text]))
+        mean: np.ndarray = rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width)
+        return mean.astype(np.float32)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class _KnownRows:
+    """An encoder that remembers the chunk vectors of some texts and is otherwise the encoder."""
+
+    def __init__(self, encoder: Any, rows: dict[str, np.ndarray]) -> None:
+        self._encoder, self._rows = encoder, rows
+
+    def encode(self, passages: Sequence[ChunkedPassage], **options: Any) -> list[np.ndarray]:
+        if all(passage.text in self._rows for passage in passages):
+            return [self._rows[passage.text] for passage in passages]
+        encoded: list[np.ndarray] = self._encoder.encode(passages, **options)
+        return encoded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+
+@torch.inference_mode()
+def passage_losses(model: RefragModel, passages: Sequence[ChunkVectors]) -> list[np.ndarray]:
+    """Mean negative log-likelihood of each chunk's tokens, as ``PerplexityPolicy`` scores them.
+
+    Returns:
+        One array a passage, shape (n_chunks,), nats, float32.
+    """
+    stride = min(_STRIDE, model.window - 1)
+    windows = [
+        (i, np.asarray(passage.token_ids[start : start + stride], np.int64))
+        for i, passage in enumerate(passages)
+        for start in range(0, passage.n_tokens, stride)
+    ]
+    # The logits, tokens x vocabulary, dominate memory.
+    most = (1 << 14) if model.device.type == "cuda" else (1 << 11)
+    order = sorted(range(len(windows)), key=lambda j: len(windows[j][1]))
+    losses: dict[int, np.ndarray] = {}
+    batch: list[int] = []
+    for j in order:
+        if batch and (len(batch) + 1) * len(windows[j][1]) > most:
+            losses.update(_token_losses(model, windows, batch))
+            batch = []
+        batch.append(j)
+    if batch:
+        losses.update(_token_losses(model, windows, batch))
+    by_passage: list[list[np.ndarray]] = [[] for _ in passages]
+    for j, (i, _) in enumerate(windows):
+        by_passage[i].append(losses[j])
+    return [
+        _by_chunk(np.concatenate([np.zeros(0, np.float32), *own]), passage)
+        for own, passage in zip(by_passage, passages, strict=True)
+    ]
+
+
+def _token_losses(
+    model: RefragModel, windows: Sequence[tuple[int, np.ndarray]], batch: Sequence[int]
+) -> dict[int, np.ndarray]:
+    lengths = [len(windows[j][1]) for j in batch]
+    # Padded on the right, where causal attention hides it.
+    ids = np.full((len(batch), 1 + max(lengths)), model.first_token_id, dtype=np.int64)
+    for row, j in enumerate(batch):
+        ids[row, 1 : 1 + lengths[row]] = windows[j][1]
+    tokens = torch.from_numpy(ids).to(model.device)
+    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+        logits = model.decoder(input_ids=tokens[:, :-1], use_cache=False).logits
+    nll = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2).float(), tokens[:, 1:], reduction="none"
+    )
+    rows = nll.cpu().numpy()
+    return {j: rows[i, : lengths[i]] for i, j in enumerate(batch)}
+
+
+def _by_chunk(losses: np.ndarray, passage: ChunkVectors) -> np.ndarray:
+    if not len(losses):
+        return losses
+    starts = np.arange(0, len(losses), passage.chunk_size)
+    means: np.ndarray = np.add.reduceat(losses, starts) / passage.chunk_lengths
+    return means.astype(np.float32)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from refrag_components.cli import app
+from refrag_components.corpus import prepare_corpus
+from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["eval", *map(str, arguments)])
+    return result.exit_code, result.output + str(result.exception or "")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("questions") / "harbour.valid.jsonl"
+    record = {
+        "question": "When was the harbour dug?",
+        "answers": ["1907"],
+        "passages": [{"id": str(i), "text": text} for i, text in enumerate(TEXT)],
+        "gold": ["0"],
+        "type": "extractive",
+    }
+    path.write_text("".join(json.dumps(record | {"id": str(i)}) + "\n" for i in range(5)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "valid"
+    prepare_corpus(["\n\n".join(TEXT)] * 16, tiny_model, folder)
+    return folder
+
+
+def test_questions_are_answered_tabled_and_drawn(
+    tiny_folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    arguments = ("qa", questions, "--model", tiny_folder, "--out", tmp_path, "--items", 3)
+    few = ("--policy", "random", "--expanded", 0.25, "--passages", 1, "--passages", 2)
+    retrievals = ("--retrieval", "strong", "--retrieval", "weak")
+    code, output = invoke(*arguments, *few, *retrievals)
+    assert code == 0, output
+    assert "harbour.valid: 3 questions" in output
+    figures = json.loads((tmp_path / "qa.json").read_text())
+    assert figures["model"] == str(tiny_folder)
+    assert len(figures["tables"]) == 4
+    assert "## harbour.valid: 3 questions, 1 passage, strong" in (tmp_path / "qa.md").read_text()
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert "f1-retrieval-harbour.valid.png" in pictures
+    assert "f1-passages-harbour.valid-strong.png" in pictures
+    assert "log-ppl-positions-harbour.valid-weak-2.png" in pictures
+    assert all((tmp_path / name).read_bytes().startswith(PNG) for name in pictures)
+
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    code, output = invoke("plot", tmp_path)
+    assert code == 0, output
+    assert {path.name for path in tmp_path.glob("*.png")} == pictures
+
+
+def test_continuations_are_measured_tabled_and_drawn(
+    tiny_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    code, output = invoke(
+        *("perplexity", "--text", prepared, "--model", tiny_folder, "--out", tmp_path),
+        *("--context", 256, "--output", 16, "--windows", 2, "--shuffled"),
+        *("--policy", "recent", "--expanded", 0.25, "--chunk-size", 4),
+    )
+    assert code == 0, output
+    assert "p=0.25, recent" in output
+    tables = json.loads((tmp_path / "perplexity.json").read_text())["tables"]
+    assert [table["order"] for table in tables] == ["in order", "paragraphs shuffled"]
+    ways = [row["method"] for row in tables[0]["rows"]]
+    assert ways == ["none", "full", "compressed", "last-0", "last-0.25", "recent-0.25"]
+    assert (tmp_path / "perplexity-k4-in-order.png").read_bytes().startswith(PNG)
+
+
+def test_a_missing_matplotlib_is_told_before_the_work(
+    tiny_folder: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = ("qa", questions, "--model", tiny_folder, "--out", tmp_path, "--items", 2)
+    few = ("--policy", "random", "--expanded", 0.25, "--passages", 1)
+    code, output = invoke(*arguments, *few)
+    assert code == 1
+    assert "refrag-components[eval]" in output
+    assert not list(tmp_path.iterdir())
+    code, output = invoke(*arguments, *few, "--no-plots")
+    assert code == 0, output
+    assert (tmp_path / "qa.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--policy", "clairvoyance"), "unknown selection"),
+        (("--expanded", "1.5"), "lie in 0..1"),
+        (("--retrieval", "psychic"), "given, strong, weak"),
+        (("--passages", "0"), "got 0"),
+        (("--pool", "nowhere.jsonl"), "cannot read passages"),
+    ],
+)
+def test_mistakes_are_told_before_the_model_is_loaded(
+    questions: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, output = invoke(
+        "qa", questions, "--model", "no-such-model", "--out", tmp_path, *arguments
+    )
+    assert code == 1
+    assert message in output
+
+
+def test_an_empty_folder_cannot_be_drawn(tmp_path: Path) -> None:
+    code, output = invoke("plot", tmp_path)
+    assert code == 1
+    assert "run `refrag eval` first" in output
+    (tmp_path / "qa.json").write_text("{}")
+    code, output = invoke("plot", tmp_path)
+    assert code == 1
+    assert "is damaged" in output

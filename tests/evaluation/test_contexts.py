@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refrag_components.evaluation.contexts import Setting, draw_contexts
+from refrag_components.evaluation.pool import PassagePool, read_pool
+from refrag_components.evaluation.questions import Question
+from refrag_components.exceptions import EvaluationError
+from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT
+
+TEXTS = [*TEXT, *(f"Ship number {i} was built in {1850 + i}." for i in range(60))]
+
+
+@pytest.fixture(scope="module")
+def pool(tiny_model: RefragModel) -> PassagePool:
+    return PassagePool(tiny_model, TEXTS)
+
+
+def test_given_passages_are_the_right_ones_and_distractors(
+    pool: PassagePool, ask: Callable[..., Question]
+) -> None:
+    questions = [ask(i) for i in range(8)]
+    contexts = draw_contexts(questions, Setting("given", 4), pool)
+    for question, context in zip(questions, contexts, strict=True):
+        assert {*question.needed, *question.others} < {*context.passages}
+        assert len(set(context.passages)) == 4
+        assert sorted(context.similar) == [0, 1, 2, 3]
+    places = {context.passages.index(TEXT[0]) for context in contexts}
+    assert len(places) > 1  # shuffled
+    assert draw_contexts(questions[2:3], Setting("given", 4), pool) == contexts[2:3]
+
+
+def test_strong_retrieval_takes_the_best_and_weak_a_part_of_the_50_best(
+    pool: PassagePool, ask: Callable[..., Question]
+) -> None:
+    question = ask(text=TEXTS[20])
+    ranked = pool.search(pool.embed_questions([question.text]), 50)[0]
+    assert ranked[0] == question.text
+    (strong,) = draw_contexts([question], Setting("strong", 3), pool)
+    assert list(strong.passages) == ranked[:3]
+    assert strong.similar == (0, 1, 2)
+    (weak,) = draw_contexts([question], Setting("weak", 10), pool)
+    assert len({*weak.passages}) == 10
+    assert {*weak.passages} <= {*ranked}
+    assert list(weak.passages) != ranked[:10]
+
+
+def test_questions_that_need_their_passage_are_not_retrieved_for(
+    pool: PassagePool, ask: Callable[..., Question]
+) -> None:
+    questions = [ask(0), ask(1, standalone=False)]
+    assert len(draw_contexts(questions, Setting("strong", 2), pool)) == 1
+    assert len(draw_contexts(questions, Setting("given", 2), pool)) == 2
+    with pytest.raises(EvaluationError, match="use given passages"):
+        draw_contexts(questions[1:], Setting("weak", 2), pool)
+
+
+def test_a_small_pool_gives_fewer_passages(
+    tiny_model: RefragModel, ask: Callable[..., Question]
+) -> None:
+    pool = PassagePool(tiny_model, TEXT[:2])
+    (context,) = draw_contexts([ask(0)], Setting("given", 5), pool)
+    assert sorted(context.passages) == sorted(TEXT[:2])
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="given, strong, weak"):
+        Setting("psychic", 5)  # type: ignore[arg-type]
+    with pytest.raises(EvaluationError, match="1 to 50"):
+        Setting("weak", 51)
+    with pytest.raises(EvaluationError, match="got 0"):
+        Setting("given", 0)
+
+
+def test_search_vectors_are_kept(tiny_model: RefragModel, tmp_path: Path) -> None:
+    done: list[int] = []
+    first = PassagePool(tiny_model, TEXTS, cache=tmp_path, progress=done.append)
+    again = PassagePool(tiny_model, TEXTS, cache=tmp_path, progress=done.append)
+    assert sum(done) == len(TEXTS)  # embedded once
+    np.testing.assert_allclose(again.vectors, first.vectors, atol=1e-3)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])  # cut short: embedded again
+    PassagePool(tiny_model, TEXTS, cache=tmp_path, progress=done.append)
+    assert sum(done) == 2 * len(TEXTS)
+
+
+def test_a_pool_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a", "b", "a", " ")))
+    assert read_pool(path) == ["a", "b"]
+    path.write_text('{"txt": "a"}\n')
+    with pytest.raises(EvaluationError, match='"text"'):
+        read_pool(path)
