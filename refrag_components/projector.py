@@ -41,10 +41,13 @@ class Projector(nn.Module):
         )
         self.mix: nn.Parameter | None = None
         if mix_places:
-            # Distinct orthogonal matrices: places can be told apart from the first step.
-            mix = torch.empty(mix_places, decoder_width, decoder_width)
-            for matrix in mix:
+            # The identity keeps every token where the decoder's own circuits find it; a rotation
+            # of its own tells each place apart. Either alone is learnt far more slowly
+            # (experiments/002).
+            rotations = torch.empty(mix_places, decoder_width, decoder_width)
+            for matrix in rotations:
                 nn.init.orthogonal_(matrix)
+            mix = (torch.eye(decoder_width) + rotations) / 2**0.5
             self.mix = nn.Parameter(mix / (embedding_scale * mix_places**0.5))
         self.norm = nn.LayerNorm(decoder_width)
         nn.init.constant_(self.norm.weight, embedding_scale)

@@ -20,6 +20,18 @@ def test_the_mix_keeps_the_order_of_tokens() -> None:
     assert not torch.allclose(projector(vectors, tokens), projector(vectors, swapped), atol=1e-2)
 
 
+def test_an_untrained_mix_still_shows_its_tokens() -> None:
+    """Each token is nearer to the embedding of its own chunk than to that of any other."""
+    torch.manual_seed(0)
+    projector = Projector(24, 256, mix_places=4)
+    tokens = torch.randn(50, 4, 256)
+    with torch.no_grad():
+        chunks = projector(torch.zeros(50, 24), tokens)
+    for place in range(4):
+        likeness = torch.nn.functional.cosine_similarity(tokens[:, place, None], chunks[None], -1)
+        assert likeness.argmax(dim=1).tolist() == list(range(50))
+
+
 def test_fewer_places_than_the_largest_chunk_are_fine() -> None:
     projector = Projector(24, 64, mix_places=8)
     tokens = torch.randn(3, 4, 64)

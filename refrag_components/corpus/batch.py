@@ -33,6 +33,9 @@ class Batch:
         spans: Inclusive span of each chunk in its window, padded with 0; (windows, spans, 2).
         span_index: Where each chunk's span stands in the flattened spans; (chunks,).
         labels: Tokens that the last positions predict, or ``IGNORED``; (rows, predicted).
+        context_labels: Tokens that the positions before those predict: the text token after a
+            token, the first token of what follows a chunk; (rows, positions - predicted). None
+            where only ``labels`` count.
         full_ids: The rows without any compression, predicting the same labels at their ends;
             (rows, positions at p = 1). None where no teacher is wanted.
     """
@@ -46,6 +49,7 @@ class Batch:
     spans: Tensor
     span_index: Tensor
     labels: Tensor
+    context_labels: Tensor | None = None
     full_ids: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
@@ -54,11 +58,16 @@ class Batch:
         return Batch(**moved)
 
 
-def batch_logits(model: RefragModel, batch: Batch) -> Tensor:
+def batch_logits(model: RefragModel, batch: Batch, *, everywhere: bool = False) -> Tensor:
     """Runs encoder, projector and decoder on a batch.
 
+    Args:
+        model: The model.
+        batch: On the model's device.
+        everywhere: Logits of every position instead of the predicted ones alone.
+
     Returns:
-        Logits of the predicted positions, shape (rows, predicted, vocabulary).
+        Logits, shape (rows, predicted or all positions, vocabulary).
     """
     embed = model.decoder.get_input_embeddings()
     inputs = embed(batch.token_ids)
@@ -72,6 +81,8 @@ def batch_logits(model: RefragModel, batch: Batch) -> Tensor:
         placed = chunks[batch.chunk_index.clamp(min=0)]
         inputs = torch.where((batch.chunk_index >= 0).unsqueeze(-1), placed, inputs)
     logits: Tensor = model.decoder(
-        inputs_embeds=inputs, logits_to_keep=batch.labels.shape[1], use_cache=False
+        inputs_embeds=inputs,
+        logits_to_keep=0 if everywhere else batch.labels.shape[1],  # 0 keeps all
+        use_cache=False,
     ).logits
     return logits

@@ -104,7 +104,8 @@ class QuestionSet:
             wanted = int(rng.integers(1, spec.max_passages + 1))
             passages += other[: max(wanted - len(passages), 0)]
             rng.shuffle(passages)
-            answer = record["answers"][0] if record["answers"] else UNANSWERABLE
+            # Of several right answers the shortest: it answers the question and no more.
+            answer = min(record["answers"], key=len, default=UNANSWERABLE)
             rows.append(
                 _Row(record["question"], answer, passages, int(rng.integers(len(_PROMPTS))))
             )

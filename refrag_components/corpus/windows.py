@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from refrag_components.corpus.batch import Batch
+from refrag_components.corpus.batch import IGNORED, Batch
 from refrag_components.corpus.tokenised import TokenisedCorpus
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def cut_windows(
     separator: int,
     rng: np.random.Generator,
     with_full_text: bool = False,
+    with_context_labels: bool = False,
 ) -> Batch:
     """Cuts one batch of windows out of a corpus.
 
@@ -80,6 +81,7 @@ def cut_windows(
         separator: Token id that comes first.
         rng: Draws the expanded chunks.
         with_full_text: Whether ``full_ids`` are wanted.
+        with_context_labels: Whether ``context_labels`` are wanted.
     """
     rows, s, k = len(starts), spec.context_tokens, spec.chunk_size
     text = np.asarray(corpus.tokens[starts[:, None] + np.arange(spec.span)], dtype=np.int64)
@@ -126,6 +128,11 @@ def cut_windows(
     }
     if with_full_text and spec.expanded != 1.0:
         arrays["full_ids"] = full_ids
+    if with_context_labels:
+        # A position predicts the first text token of the next one; nothing predicts a separator.
+        following = context[kept].reshape(rows, per_row)
+        ignored = [np.full((rows, 1), IGNORED)] if spec.reconstruct else []
+        arrays["context_labels"] = np.concatenate([following, *ignored], axis=1)
     return Batch(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
 
 

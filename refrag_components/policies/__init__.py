@@ -9,6 +9,7 @@ from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.policies.all import AllPolicy
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.budget import Budget, select
+from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
 from refrag_components.policies.none import NonePolicy
 from refrag_components.policies.perplexity import PerplexityPolicy
 from refrag_components.policies.random import RandomPolicy
@@ -21,6 +22,8 @@ __all__ = [
     "POLICIES",
     "AllPolicy",
     "Budget",
+    "LearnedPolicy",
+    "LearnedQueryPolicy",
     "NonePolicy",
     "PerplexityPolicy",
     "Policy",
@@ -34,6 +37,8 @@ __all__ = [
 
 _MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
     AllPolicy.name: lambda _: AllPolicy(),
+    LearnedPolicy.name: LearnedPolicy,
+    LearnedQueryPolicy.name: LearnedQueryPolicy,
     NonePolicy.name: lambda _: NonePolicy(),
     PerplexityPolicy.name: PerplexityPolicy,
     RandomPolicy.name: lambda _: RandomPolicy(),
@@ -62,7 +67,7 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
         model: For the policies that look at chunks through a model.
 
     Raises:
-        UnknownPolicyError: If no policy has that name.
+        UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
     """
     if isinstance(policy, Policy):
         return policy

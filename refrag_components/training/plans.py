@@ -25,6 +25,9 @@ __all__ = ["PlannedBatches", "continual_plan", "reconstruction_plan"]
 
 _PASSAGE_COUNTS = (4, 8)
 
+# Shorter rows count as this long: each costs the encoder a sequence of its own.
+_FEWEST_POSITIONS = 16
+
 
 def reconstruction_plan(settings: StageSettings, seed: int) -> list[WindowSpec | ConversationSpec]:
     """Stage 1: repeat the context from its chunk embeddings, short contexts first.
@@ -93,6 +96,8 @@ class PlannedBatches(Dataset[Batch]):
         seed: Of everything that is drawn.
         questions: For conversations; needed where the plan has any.
         with_full_text: Whether the full text passes through the decoder too (distillation).
+        replicas: Processes that train together. They take turns through the batches, and each
+            step's batches have one shape, so that none waits for another.
     """
 
     corpus: TokenisedCorpus
@@ -102,6 +107,7 @@ class PlannedBatches(Dataset[Batch]):
     seed: int
     questions: QuestionSet | None = None
     with_full_text: bool = False
+    replicas: int = 1
 
     def __post_init__(self) -> None:
         """Checks that there is text for every step."""
@@ -114,19 +120,19 @@ class PlannedBatches(Dataset[Batch]):
             raise TrainingError(msg)
 
     def __len__(self) -> int:
-        """Number of steps."""
-        return len(self.plan)
+        """Number of batches."""
+        return len(self.plan) * self.replicas
 
-    def __getitem__(self, step: int) -> Batch:
-        """Makes the batch of one step."""
-        spec = self.plan[step]
-        rng = np.random.default_rng([self.seed, 3, step])
+    def __getitem__(self, index: int) -> Batch:
+        """Makes one batch."""
+        spec = self.plan[index // self.replicas]
+        rng = np.random.default_rng([self.seed, 3, index])
         if isinstance(spec, ConversationSpec):
             return self._conversations(spec, rng)
         each = spec.positions
         if self.with_full_text and spec.expanded < 1:
             each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
-        rows = max(1, self.positions // max(each, 128))
+        rows = max(1, self.positions // max(each, _FEWEST_POSITIONS))
         return cut_windows(
             self.corpus,
             rng.integers(0, len(self.corpus) - spec.span, size=rows),
@@ -135,6 +141,7 @@ class PlannedBatches(Dataset[Batch]):
             separator=self.model.first_token_id,
             rng=rng,
             with_full_text=self.with_full_text,
+            with_context_labels=True,
         )
 
     def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:

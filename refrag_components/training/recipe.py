@@ -10,15 +10,23 @@ from typing import Any
 
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import TrainingError
+from refrag_components.training.policy_settings import PolicySettings
 
 __all__ = ["LoraSettings", "Recipe", "StageSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Ranks of the low-rank adapters on all linear layers; alpha is twice the rank."""
+    """Ranks of the low-rank adapters on all linear layers; alpha is twice the rank.
+
+    Attributes:
+        decoder_rank: Of the decoder's layers that ``decoder_ranks`` does not name.
+        decoder_ranks: Other ranks by the end of a layer's name, a regular expression.
+        encoder_rank: Of the encoder's layers.
+    """
 
     decoder_rank: int = 64
+    decoder_ranks: dict[str, int] = field(default_factory=dict)
     encoder_rank: int = 32
 
 
@@ -31,6 +39,8 @@ class StageSettings:
         positions: Decoder positions a batch, about; the number of windows follows from it.
         encoder_lr: Peak learning rate of encoder adapter and projector.
         decoder_lr: Peak learning rate of the decoder adapter; 0 freezes the decoder.
+        loraplus_lr_ratio: How much faster the adapter's B matrices, which start at zero, learn
+            than its A matrices (LoRA+, arXiv 2402.12354).
         chunk_sizes: Values of k, drawn batch by batch.
         reconstruction_tokens: Longest text to reconstruct, in tokens.
         context_tokens: Context length s in tokens (stage 2).
@@ -50,6 +60,7 @@ class StageSettings:
     positions: int = 49152
     encoder_lr: float = 1e-3
     decoder_lr: float = 4e-4
+    loraplus_lr_ratio: float = 8.0
     chunk_sizes: tuple[int, ...] = (8,)
     reconstruction_tokens: int = 256
     context_tokens: int = 1024
@@ -72,6 +83,7 @@ class Recipe:
         lora: Adapter ranks.
         reconstruction: Stage 1.
         continual: Stage 2.
+        policy: Stage 3; None trains no policies.
         seed: Of every random choice.
     """
 
@@ -79,6 +91,7 @@ class Recipe:
     lora: LoraSettings = field(default_factory=LoraSettings)
     reconstruction: StageSettings
     continual: StageSettings
+    policy: PolicySettings | None = None
     seed: int = 0
 
     @classmethod
@@ -99,6 +112,7 @@ class Recipe:
                 lora=_build(LoraSettings, values.pop("lora", {})),
                 reconstruction=_build(StageSettings, values.pop("reconstruction")),
                 continual=_build(StageSettings, values.pop("continual")),
+                policy=_build(PolicySettings, values.pop("policy")) if "policy" in values else None,
                 **values,
             )
         except KeyError as error:

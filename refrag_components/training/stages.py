@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,11 @@ import torch
 from transformers import set_seed
 
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
+from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
+from refrag_components.pretrained import quietly
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
+from refrag_components.training.policy import train_policies
 from refrag_components.training.recipe import LoraSettings, Recipe
 from refrag_components.training.trainer import (
     StageTrainer,
@@ -21,10 +25,10 @@ from refrag_components.training.trainer import (
 
 __all__ = ["STAGES", "Stage", "attach_adapters", "run_stage"]
 
-Stage = Literal["reconstruction", "continual"]
+Stage = Literal["reconstruction", "continual", "policy"]
 
 #: In the order they run; each starts from the model that the one before it left.
-STAGES: tuple[Stage, ...] = ("reconstruction", "continual")
+STAGES: tuple[Stage, ...] = ("reconstruction", "continual", "policy")
 
 _PLANS = {"reconstruction": reconstruction_plan, "continual": continual_plan}
 
@@ -57,11 +61,29 @@ def run_stage(
 
     Returns:
         The folder of the finished model, ``folder/stage/model``.
+
+    Raises:
+        TrainingError: If the recipe has no settings for the stage.
     """
     work = Path(folder) / stage
     finished = work / "model"
     if finished.is_dir():
         _logger.info("%s is finished: %s", stage, finished)
+        return finished
+    if stage == "policy":
+        if recipe.policy is None:
+            msg = "the recipe has no [policy] table; add one to train policies"
+            raise TrainingError(msg)
+        if os.environ.get("RANK", "0") == "0":  # minutes on one GPU: not worth several
+            train_policies(
+                start_from or Path(folder) / STAGES[STAGES.index(stage) - 1] / "model",
+                recipe.policy,
+                train=train,
+                validation=validation,
+                questions=questions,
+                folder=work,
+                seed=recipe.seed,
+            )
         return finished
     set_seed(recipe.seed)
     on_cuda = torch.cuda.is_available()
@@ -84,6 +106,7 @@ def run_stage(
             recipe.seed,
             questions,
             with_full_text=settings.distillation > 0,
+            replicas=int(os.environ.get("WORLD_SIZE", "1")),  # as the launcher says
         ),
         settings,
         work,
@@ -94,9 +117,10 @@ def run_stage(
     if checkpoint is not None:
         _logger.info("resuming %s from %s", stage, checkpoint.name)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.evaluate()
-    trainer.state.save_to_json(str(work / "log.json"))
-    model.save_pretrained(finished)
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(work / "log.json"))
+        model.save_pretrained(finished)
+    trainer.accelerator.wait_for_everyone()
     return finished
 
 
@@ -104,14 +128,21 @@ def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
     """Puts trainable low-rank adapters on decoder and encoder where they carry none yet."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    def adapted(part: Any, rank: int) -> Any:
+    def adapted(part: Any, rank: int, ranks: dict[str, int]) -> Any:
         if isinstance(part, PeftModel):
             return part
-        settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        return get_peft_model(part, settings)
+        settings = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            rank_pattern=dict(ranks),
+            alpha_pattern={name: 2 * r for name, r in ranks.items()},
+            target_modules="all-linear",
+        )
+        with quietly():
+            return get_peft_model(part, settings)
 
-    model.decoder = adapted(model.decoder, lora.decoder_rank)
-    model.encoder.model = adapted(model.encoder.model, lora.encoder_rank)
+    model.decoder = adapted(model.decoder, lora.decoder_rank, lora.decoder_ranks)
+    model.encoder.model = adapted(model.encoder.model, lora.encoder_rank, {})
 
 
 def _starting_model(

@@ -49,26 +49,34 @@ class TrainingModel(nn.Module):
         return self
 
     def compile_layers(self) -> None:
-        """Compiles decoder layers and losses; one layer's code serves all of them."""
-        layers = next(m for m in self.refrag.decoder.modules() if isinstance(m, nn.ModuleList))
-        for layer in layers:
-            layer.compile(dynamic=True)
+        """Compiles the layers of decoder and encoder, and the losses.
+
+        One layer's code serves all layers of its model.
+        """
+        for model in (self.refrag.decoder, self.refrag.encoder.model):
+            layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+            for layer in layers:
+                layer.compile(dynamic=True)
         self._loss = torch.compile(_cross_entropy, dynamic=True)
         self._divergence = torch.compile(_divergence, dynamic=True)
 
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
-        """Returns the mean loss over the output tokens of a ``Batch``'s tensors."""
+        """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
-        logits = batch_logits(self.refrag, batch)
-        loss = self._loss(logits, batch.labels)
+        labels, predicted = batch.labels, batch.labels.shape[1]
+        if batch.context_labels is not None:
+            labels = torch.cat([batch.context_labels, labels], dim=1)
+        logits = batch_logits(self.refrag, batch, everywhere=batch.context_labels is not None)
+        loss = self._loss(logits, labels)
         if self.distillation and batch.full_ids is not None:
             with torch.no_grad(), self.refrag.decoder.disable_adapter():
                 teacher = self.refrag.decoder(
                     input_ids=batch.full_ids,
-                    logits_to_keep=batch.labels.shape[1],
+                    logits_to_keep=predicted,
                     use_cache=False,
                 ).logits
-            loss = loss + self.distillation * self._divergence(logits, teacher)
+            student = logits[:, -predicted:]
+            loss = loss + self.distillation * self._divergence(student, teacher)
         return {"loss": loss}
 
 
@@ -132,6 +140,8 @@ class StageTrainer(Trainer):
             seed=batches.seed,
             use_cpu=not on_cuda,
         )
+        # One process drives one GPU; `accelerate launch` starts a process for each.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(
             model=model,
             args=arguments,
@@ -144,13 +154,18 @@ class StageTrainer(Trainer):
             model.compile_layers()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with one rate for the decoder adapter, one for encoder adapter and projector."""
-        refrag = self._training.refrag
+        """AdamW: rates for the decoder adapter's A and B, one for encoder adapter and projector."""
+        refrag, settings = self._training.refrag, self._settings
+        adapter = [(n, p) for n, p in refrag.decoder.named_parameters() if p.requires_grad]
         groups = [
-            {"params": _trainable(refrag.decoder), "lr": self._settings.decoder_lr},
+            {"params": [p for n, p in adapter if "lora_B" not in n], "lr": settings.decoder_lr},
+            {
+                "params": [p for n, p in adapter if "lora_B" in n],
+                "lr": settings.decoder_lr * settings.loraplus_lr_ratio,
+            },
             {
                 "params": _trainable(refrag.encoder) + _trainable(refrag.projector),
-                "lr": self._settings.encoder_lr,
+                "lr": settings.encoder_lr,
             },
         ]
         self.optimizer = torch.optim.AdamW(

@@ -42,6 +42,7 @@ def cut(
         separator=model.first_token_id,
         rng=np.random.default_rng(0),
         with_full_text=True,
+        with_context_labels=True,
     )
     return spec, batch
 
@@ -114,6 +115,47 @@ def test_reconstruction_repeats_the_context(
     assert batch.labels[0].tolist() == corpus.tokens[3:13].tolist()
     assert batch.chunk_tokens[batch.chunk_used].tolist() == corpus.tokens[3:13].tolist()
     assert batch.token_ids.shape[1] == 1 + 3 + 1 + 9
+
+
+@pytest.mark.parametrize("expanded", [0.0, 0.5, 1.0])
+def test_context_positions_predict_the_text_that_follows_them(
+    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+) -> None:
+    """Read back what every position stands for; its label is the first token after that."""
+    start, s = 5, 22
+    _, batch = cut(
+        tiny_model,
+        corpus,
+        [start],
+        passages=2,
+        passage_tokens=s // 2,
+        output_tokens=3,
+        expanded=expanded,
+    )
+    assert batch.context_labels is not None
+    stands_for = [
+        batch.chunk_tokens[chunk][batch.chunk_used[chunk]].tolist() if chunk >= 0 else [token]
+        for token, chunk in zip(
+            batch.token_ids[0].tolist(), batch.chunk_index[0].tolist(), strict=True
+        )
+    ]
+    ends = start + np.cumsum([len(tokens) for tokens in stands_for]) - 1  # but for the separator
+    labels = torch.cat([batch.context_labels, batch.labels], dim=1)[0]
+    assert labels.tolist() == corpus.tokens[ends].tolist()
+
+
+def test_nothing_predicts_the_separator_before_a_reconstruction(
+    tiny_model: RefragModel, corpus: TokenisedCorpus
+) -> None:
+    _, batch = cut(
+        tiny_model, corpus, [3], passages=1, passage_tokens=10, output_tokens=10, reconstruct=True
+    )
+    assert batch.context_labels is not None
+    assert batch.context_labels[0].tolist() == [*corpus.tokens[[3, 7, 11]].tolist(), IGNORED]
+    everywhere = batch_logits(tiny_model, batch, everywhere=True)
+    predicted = batch.context_labels.shape[1] + batch.labels.shape[1]
+    assert everywhere.shape[1] == predicted
+    torch.testing.assert_close(everywhere[:, -10:], batch_logits(tiny_model, batch))
 
 
 def test_gradients_reach_encoder_projector_and_decoder(

@@ -45,6 +45,17 @@ reconstruction_share = 0.2
 distillation = 1.0
 save_every = 5
 evaluate_every = 100
+
+[policy]
+steps = 4
+warm_up = 2
+examples = 4
+samples = 4
+context_tokens = 64
+output_tokens = 8
+question_share = 0.5
+evaluate_every = 4
+evaluation_batches = 1
 """
 
 

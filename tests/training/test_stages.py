@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from refrag_components.corpus import QuestionSet, TokenisedCorpus
+from refrag_components.corpus import QuestionSet, TokenisedCorpus, WindowSpec
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
+from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import STAGES, attach_adapters, run_stage
-from refrag_components.training.trainer import last_complete_checkpoint
+from refrag_components.training.trainer import (
+    StageTrainer,
+    TrainingModel,
+    last_complete_checkpoint,
+)
 
 
 def command(run_folder: Path, out: Path, *more: str) -> list[str]:
@@ -82,6 +88,28 @@ def test_the_first_stage_moves_projector_encoder_and_decoder(
         assert not torch.allclose(before[part], after[part], atol=1e-5), part
     name = "decoder.model.layers.0.self_attn.q_proj.weight"
     assert not torch.allclose(before[name], after[name], atol=1e-6)
+
+
+def test_the_policy_stage_adds_policies_and_changes_nothing_else(finished: Path) -> None:
+    before, after = (weights_of(finished / stage / "model") for stage in ("continual", "policy"))
+    added = {name for name in after if name.startswith("policy.safetensors:")}
+    assert after.keys() - added == before.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+    model = RefragModel.from_pretrained(finished / "policy" / "model", device="cpu")
+    passages = model.encode_passages(["Rain fell on the mountain."])
+    for name in ("learned", "learned-query"):
+        scores = make_policy(name, model).scores(PolicyInputs(passages, "Where did rain fall?"))
+        assert np.isfinite(scores).all()
+
+
+def test_a_policy_stage_needs_its_settings(run_folder: Path, tmp_path: Path) -> None:
+    text = (run_folder / "recipe.toml").read_text().partition("[policy]")[0]
+    (tmp_path / "recipe.toml").write_text(text)
+    recipe = Recipe.load(tmp_path / "recipe.toml")
+    corpus = TokenisedCorpus.load(run_folder / "text")
+    with pytest.raises(TrainingError, match=r"no \[policy\] table"):
+        run_stage("policy", recipe, train=corpus, validation=corpus, folder=tmp_path)
 
 
 def test_a_frozen_decoder_stays_as_it_was(run_folder: Path, tmp_path: Path) -> None:
@@ -165,6 +193,52 @@ def test_plans_and_batches_are_the_same_at_every_start(run_folder: Path) -> None
             assert tensor is second[name] or torch.equal(tensor, second[name])
 
 
+def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    plan = continual_plan(recipe.continual, 3)
+    batches = PlannedBatches(
+        TokenisedCorpus.load(run_folder / "text"),
+        plan,
+        RefragModel.from_base(recipe.model),
+        recipe.continual.positions,
+        3,
+        QuestionSet.load(run_folder / "questions.jsonl"),
+        replicas=2,
+    )
+    assert len(batches) == 2 * len(plan)
+    step = next(i for i, spec in enumerate(plan) if isinstance(spec, WindowSpec))
+    mine, theirs = batches[2 * step], batches[2 * step + 1]
+    assert mine.labels.shape == theirs.labels.shape
+    assert not torch.equal(mine.labels, theirs.labels)
+
+
+def test_the_adapter_matrices_that_start_at_zero_learn_faster(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    settings = replace(recipe.reconstruction, decoder_lr=2e-4, loraplus_lr_ratio=4.0)
+    model = RefragModel.from_base(recipe.model)
+    attach_adapters(model, recipe.lora)
+    text = TokenisedCorpus.load(run_folder / "text")
+    plan = reconstruction_plan(settings, 3)
+    trainer = StageTrainer(
+        TrainingModel(model),
+        PlannedBatches(text, plan, model, settings.positions, 3),
+        settings,
+        tmp_path,
+        validation=text,
+    )
+    rates = {
+        id(parameter): group["lr"]
+        for group in trainer.create_optimizer().param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.decoder.named_parameters():
+        if "lora_" in name:
+            assert rates[id(parameter)] == pytest.approx(8e-4 if "lora_B" in name else 2e-4), name
+    assert rates[id(model.projector.mix)] == settings.encoder_lr
+
+
 def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path: Path) -> None:
     recipe = Recipe.load(run_folder / "recipe.toml")
     model = RefragModel.from_base(recipe.model)
@@ -200,3 +274,22 @@ def test_a_bad_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: str
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(TrainingError, match=message):
         Recipe.load(tmp_path / "recipe.toml")
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_train_one_model(run_folder: Path, tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    python, *arguments = command(run_folder, tmp_path / "run", "--stage", "reconstruction")
+    done = subprocess.run(
+        [python, *launcher, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    log = json.loads((tmp_path / "run" / "reconstruction" / "log.json").read_text())
+    assert log["global_step"] == log["max_steps"]
+    assert log["epoch"] == 1  # each took half of the batches, and none was seen twice
+    assert done.stdout.count("reconstruction: ") == 1
+    RefragModel.from_pretrained(tmp_path / "run" / "reconstruction" / "model", device="cpu")

@@ -1,0 +1,164 @@
+"""What a learned policy sees of a prompt: chunk vectors and what is cheap to count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize, pad
+
+__all__ = [
+    "CONTEXT_FEATURES",
+    "QUESTION_FEATURES",
+    "Observation",
+    "context_features",
+    "question_features",
+]
+
+CONTEXT_FEATURES = 12
+QUESTION_FEATURES = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Prompts as a policy sees them, padded on the right to one shape.
+
+    Attributes:
+        vectors: Chunk vectors of all passages in order, (prompts, chunks, d_enc), float32.
+        token_ids: Tokens of each chunk, 0 where there is none, (prompts, chunks, k), int64.
+        used: True where ``token_ids`` holds a token, same shape.
+        passages: Number of each chunk's passage, 0.. ascending, (prompts, chunks), int64.
+        question_vectors: The question's own chunk vectors, (prompts, any, d_enc), float32.
+        question_used: True where ``question_vectors`` holds one, (prompts, any).
+        question_ids: The question's tokens padded with -1, (prompts, any), int64.
+    """
+
+    vectors: Tensor
+    token_ids: Tensor
+    used: Tensor
+    passages: Tensor
+    question_vectors: Tensor
+    question_used: Tensor
+    question_ids: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """True for chunks, False for padding, (prompts, chunks)."""
+        return self.used.any(dim=-1)
+
+
+def context_features(seen: Observation, rarity: Tensor) -> Tensor:
+    """Facts about each chunk that need no question, roughly of unit size.
+
+    Mean and maximum of its tokens' rarity; how rare its tokens are that the context repeats; its
+    length and k; its place in the passage and in the context, from both ends; which passage of how
+    many; how typical it is of the context.
+
+    Args:
+        seen: The prompts.
+        rarity: Rarity of every token of the vocabulary, (vocabulary,); an id beyond it counts as
+            its last.
+
+    Returns:
+        (prompts, chunks, CONTEXT_FEATURES), 0 where padded.
+    """
+    present, k = seen.present, seen.used.shape[-1]
+    used = seen.used.float()
+    length = used.sum(-1).clamp(min=1)
+    ids = seen.token_ids.clamp(max=len(rarity) - 1)
+    rare = rarity[ids] * used
+    counts = used.new_zeros(len(ids), len(rarity))
+    counts = counts.scatter_add(1, ids.flatten(1), used.flatten(1)).gather(1, ids.flatten(1))
+    repeated = counts.view_as(used).clamp(min=1).log()
+
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(present)
+    in_passage, passage_size = _places_in_passage(seen.passages, present)
+    total = present.sum(dim=1, keepdim=True)
+    last_passage = (seen.passages * present).amax(dim=1, keepdim=True)
+    weight = present.unsqueeze(-1)
+    centre = (seen.vectors * weight).sum(1, keepdim=True) / total.clamp(min=1).unsqueeze(-1)
+    columns = [
+        rare.sum(-1) / length,
+        rare.amax(-1),
+        (rare * repeated).sum(-1) / length,
+        length / k,
+        torch.full_like(length, k).log2() / 4,
+        _short(in_passage),
+        _short(passage_size - 1 - in_passage),
+        _short(place),
+        _short(total - 1 - place),
+        _short(seen.passages),
+        _short(last_passage).expand_as(length),
+        cosine_similarity(seen.vectors, centre, dim=-1),
+    ]
+    return torch.stack(columns, dim=-1) * weight
+
+
+def question_features(seen: Observation, rarity: Tensor) -> Tensor:
+    """Facts about each chunk and the question, roughly of unit size; 0 without a question.
+
+    Cosine to the question (what ``SimilarityPolicy`` sees), how far that stands out in the
+    context, the largest cosine to a chunk of the question, rarity of the tokens that it shares
+    with the question; the passage's mean cosine and shared rarity; and 1.
+
+    Args:
+        seen: The prompts.
+        rarity: As for ``context_features``.
+
+    Returns:
+        (prompts, chunks, QUESTION_FEATURES), 0 where padded.
+    """
+    present = seen.present.float()
+    asked = seen.question_used.any(dim=1, keepdim=True)
+    cosines = cosine_similarity(seen.vectors, question_centre(seen), dim=-1) * present
+    total = present.sum(1, keepdim=True).clamp(min=1)
+    deviation = (cosines - cosines.sum(1, keepdim=True) / total) * present
+    spread = (deviation.square().sum(1, keepdim=True) / total).sqrt().clamp(min=1e-6)
+
+    each = normalize(seen.vectors, dim=-1) @ normalize(seen.question_vectors, dim=-1).mT
+    each = each.masked_fill(~seen.question_used.unsqueeze(1), -1)
+    closest = pad(each, (0, 1), value=-1).amax(-1)  # -1 without a question
+
+    ids = seen.token_ids.clamp(max=len(rarity) - 1)
+    in_question = torch.zeros(len(ids), len(rarity) + 1, device=ids.device)  # last: padding
+    question_ids = seen.question_ids.clamp(max=len(rarity) - 1)
+    question_ids = torch.where(question_ids < 0, len(rarity), question_ids)
+    in_question = in_question.scatter(1, question_ids, 1.0)
+    shared = in_question.gather(1, ids.flatten(1)).view_as(rarity[ids])
+    overlap = (shared * rarity[ids] * seen.used).sum(-1)
+    columns = [
+        cosines,
+        deviation / spread / 3,
+        closest,
+        overlap,
+        _passage_sums(cosines, seen.passages) / _passage_sums(present, seen.passages).clamp(min=1),
+        _passage_sums(overlap, seen.passages).log1p(),
+        torch.ones_like(cosines),
+    ]
+    return torch.stack(columns, dim=-1) * (present * asked).unsqueeze(-1)
+
+
+def question_centre(seen: Observation) -> Tensor:
+    """The mean of the question's chunk vectors, 0 without a question; (prompts, 1, d_enc)."""
+    used = seen.question_used.unsqueeze(-1)
+    count = used.sum(1, keepdim=True).clamp(min=1)
+    return (seen.question_vectors * used).sum(1, keepdim=True) / count
+
+
+def _places_in_passage(passages: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of each chunk in its passage, and the passage's number of chunks."""
+    place = torch.arange(passages.shape[1], device=passages.device).expand_as(passages)
+    begins = pad(passages.diff(dim=1) != 0, (1, 0), value=True)
+    starts = (place * begins).cummax(dim=1).values
+    return place - starts, _passage_sums(present.float(), passages).long()
+
+
+def _passage_sums(values: Tensor, passages: Tensor) -> Tensor:
+    """The sum over its passage, at every chunk."""
+    return torch.zeros_like(values).scatter_add(1, passages, values).gather(1, passages)
+
+
+def _short(count: Tensor) -> Tensor:
+    """A count on a scale where 0 is 0 and a few thousand is about 2."""
+    return count.clamp(min=0).float().log1p() / 4

@@ -1,0 +1,185 @@
+"""What each step of policy training chooses chunks of; the same at every start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from refrag_components.chunking import Chunker
+from refrag_components.corpus import (
+    Batch,
+    ConversationSpec,
+    QuestionSet,
+    TokenisedCorpus,
+    WindowSpec,
+    cut_windows,
+    lay_out_conversations,
+)
+from refrag_components.exceptions import TrainingError
+from refrag_components.policies.observation import Observation
+from refrag_components.training.rewards import EncodedPrompts
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+    from refrag_components.training.policy_settings import PolicySettings
+
+__all__ = ["PolicyBatches", "PolicyExamples", "observe_examples", "token_rarity"]
+
+_PASSAGE_COUNTS = (4, 8)
+_SLICE = 1 << 22  # tokens counted at a time
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyExamples:
+    """Prompts whose chunks are to be chosen, and what follows them.
+
+    Attributes:
+        batch: The prompts laid out at p = 0.
+        questions: What each prompt asks, "" for running text.
+        passage_chunks: Chunks a passage where passages touch; None where text is between them.
+        chunk_size: Tokens a chunk (k).
+        expanded: Fraction p of the chunks to choose.
+    """
+
+    batch: Batch
+    questions: list[str]
+    passage_chunks: int | None
+    chunk_size: int
+    expanded: float
+
+    def to(self, device: torch.device) -> PolicyExamples:
+        """Returns the examples on another device."""
+        return replace(self, batch=self.batch.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyBatches(Dataset[PolicyExamples]):
+    """Examples by step number: windows of running text, or questions over passages.
+
+    Attributes:
+        corpus: Tokenised text.
+        settings: Of the policy stage.
+        model: Gives tokenizers and separator.
+        seed: Of everything that is drawn.
+        questions: Needed where the settings have a ``question_share``.
+    """
+
+    corpus: TokenisedCorpus
+    settings: PolicySettings
+    model: RefragModel
+    seed: int
+    questions: QuestionSet | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that there is something for every step."""
+        needed = self.settings.context_tokens + self.settings.output_tokens
+        if len(self.corpus) <= needed:
+            msg = f"the corpus has {len(self.corpus)} tokens, a window needs {needed + 1}"
+            raise TrainingError(msg)
+        if self.settings.question_share and self.questions is None:
+            msg = (
+                "the recipe's policy stage has a question_share but there are no questions; pass "
+                "--questions, or set question_share = 0"
+            )
+            raise TrainingError(msg)
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.settings.steps
+
+    def __getitem__(self, step: int) -> PolicyExamples:
+        """Makes the examples of one step."""
+        rng = np.random.default_rng([self.seed, 5, step])
+        k = int(rng.choice(self.settings.chunk_sizes))
+        p = float(rng.choice(self.settings.expanded))
+        if self.questions is not None and rng.random() < self.settings.question_share:
+            return self._asked(self.questions, k, p, rng)
+        return self._windows(k, p, rng)
+
+    def _asked(
+        self, questions: QuestionSet, k: int, p: float, rng: np.random.Generator
+    ) -> PolicyExamples:
+        spec = ConversationSpec(chunk_size=k, expanded=0.0)
+        rows = questions.draw(self.settings.examples, spec, rng)
+        batch = lay_out_conversations(rows, spec, self.model, rng)
+        return PolicyExamples(batch, [row.question for row in rows], None, k, p)
+
+    def _windows(self, k: int, p: float, rng: np.random.Generator) -> PolicyExamples:
+        settings = self.settings
+        passages = int(rng.choice(_PASSAGE_COUNTS))
+        chunks = max(settings.context_tokens // passages // k, 1)  # whole ones: rows of one length
+        spec = WindowSpec(
+            chunk_size=k,
+            passages=passages,
+            passage_tokens=chunks * k,
+            output_tokens=settings.output_tokens,
+        )
+        batch = cut_windows(
+            self.corpus,
+            rng.integers(0, len(self.corpus) - spec.span, size=settings.examples),
+            spec,
+            encoder=self.model.encoder,
+            separator=self.model.first_token_id,
+            rng=rng,
+        )
+        return PolicyExamples(batch, [""] * settings.examples, chunks, k, p)
+
+
+def observe_examples(
+    model: RefragModel, examples: PolicyExamples, prompts: EncodedPrompts
+) -> Observation:
+    """Shows the policies what they would see of these prompts at query time.
+
+    Args:
+        model: Encodes the questions.
+        examples: On the model's device.
+        prompts: Their batch, encoded.
+    """
+    batch, present = examples.batch, prompts.present
+    chunker = Chunker(model.tokenizer, examples.chunk_size)
+    asked = chunker.chunk(examples.questions)
+    vectors = [torch.from_numpy(rows) for rows in model.encoder.encode(asked)]
+    ids = [torch.from_numpy(passage.token_ids.astype(np.int64)) for passage in asked]
+    used = [torch.ones(len(rows), dtype=torch.bool) for rows in vectors]
+    padded = torch.nn.utils.rnn.pad_sequence
+    return Observation(
+        vectors=prompts.vectors,
+        token_ids=batch.chunk_tokens[prompts.chunks] * present.unsqueeze(-1),
+        used=batch.chunk_used[prompts.chunks] & present.unsqueeze(-1),
+        passages=_passages(examples, prompts),
+        question_vectors=padded(vectors, batch_first=True).to(present.device),
+        question_used=padded(used, batch_first=True).to(present.device),
+        question_ids=padded(ids, batch_first=True, padding_value=-1).to(present.device),
+    )
+
+
+def token_rarity(corpus: TokenisedCorpus, vocabulary: int) -> Tensor:
+    """A tenth of every token's surprisal in nats under the corpus's counts plus one.
+
+    Args:
+        corpus: Text to count.
+        vocabulary: Number of tokens; larger than every id of the corpus.
+
+    Returns:
+        (vocabulary,), float32, positive.
+    """
+    counts = np.ones(vocabulary)
+    for start in range(0, len(corpus), _SLICE):
+        counts += np.bincount(corpus.tokens[start : start + _SLICE], minlength=vocabulary)
+    return torch.from_numpy(-np.log(counts / counts.sum()) / 10).float()
+
+
+def _passages(examples: PolicyExamples, prompts: EncodedPrompts) -> Tensor:
+    """Number of each chunk's passage, (prompts, chunks)."""
+    if examples.passage_chunks is not None:
+        place = torch.arange(prompts.present.shape[1], device=prompts.present.device)
+        return (place // examples.passage_chunks).expand_as(prompts.present).contiguous()
+    is_chunk = examples.batch.chunk_index >= 0
+    begins = is_chunk & ~torch.nn.functional.pad(is_chunk, (1, 0))[:, :-1]
+    by_chunk = (begins.cumsum(dim=1) - 1)[is_chunk]  # chunks are numbered in this order
+    return by_chunk[prompts.chunks]

@@ -1,0 +1,179 @@
+"""What a choice of chunks is worth: log-perplexity after it, many choices a prompt at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from refrag_components.corpus import IGNORED, Batch
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["EncodedPrompts", "Rows", "encode_prompts", "expand_rows", "rewards"]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompts:
+    """Prompts with every chunk compressed, encoded once for all choices.
+
+    Attributes:
+        batch: Prompts and what follows them, laid out at p = 0, on the model's device.
+        embeddings: Chunk embeddings of the whole batch, (all chunks, d_dec).
+        vectors: Chunk vectors by prompt, (prompts, chunks, d_enc), 0 where padded.
+        chunks: Number in the batch of each prompt's chunks, (prompts, chunks).
+        present: False for padding, (prompts, chunks).
+    """
+
+    batch: Batch
+    embeddings: Tensor
+    vectors: Tensor
+    chunks: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Decoder rows padded on the left, so that what they predict stands at their ends.
+
+    Attributes:
+        token_ids: Token at each position, 0 under a chunk embedding and padding, (rows, n).
+        chunk_index: Number in the batch of the chunk at each position, -1 elsewhere, (rows, n).
+        used: False for padding, (rows, n).
+    """
+
+    token_ids: Tensor
+    chunk_index: Tensor
+    used: Tensor
+
+
+@torch.no_grad()
+def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
+    """Encodes and projects the chunks of a batch whose rows are laid out at p = 0.
+
+    Vectors are rounded to float16 as they are when they are stored.
+    """
+    flat = model.encoder(batch.pieces, batch.piece_mask, batch.spans).flatten(0, 1)
+    flat = flat[batch.span_index].half().float()
+    tokens = None
+    if model.config.token_mix:
+        tokens = model.decoder.get_input_embeddings()(batch.chunk_tokens).float()
+        tokens = tokens * batch.chunk_used.unsqueeze(-1)
+    embeddings = model.projector(flat, tokens).to(model.dtype)
+    counts = (batch.chunk_index >= 0).sum(dim=1)
+    place = torch.arange(int(counts.max()), device=counts.device)
+    present = place < counts.unsqueeze(1)
+    chunks = (counts.cumsum(0) - counts).unsqueeze(1) + place
+    chunks = torch.where(present, chunks, 0)
+    vectors = flat[chunks] * present.unsqueeze(-1)
+    return EncodedPrompts(batch, embeddings, vectors, chunks, present)
+
+
+def expand_rows(batch: Batch, prompts: Tensor, expanded: Tensor) -> Rows:
+    """Puts the tokens of expanded chunks in place of their chunk embeddings.
+
+    Args:
+        batch: Rows laid out at p = 0.
+        prompts: The row of ``batch`` that each row is made of, (rows,).
+        expanded: True for each chunk of that prompt that expands, (rows, chunks), bool.
+    """
+    # Padding follows the last label, on the right of the batch's rows.
+    columns = torch.arange(batch.token_ids.shape[1], device=prompts.device)
+    predicted = batch.labels.shape[1]
+    labelled = pad(batch.labels != IGNORED, (len(columns) - predicted, 0))
+    last = (labelled * columns).amax(dim=1)[prompts].unsqueeze(1)
+    index = batch.chunk_index[prompts]
+    is_chunk = index >= 0
+    place = (is_chunk.cumsum(dim=1) - 1).clamp(min=0)
+    expands = expanded.gather(1, place) & is_chunk
+    lengths = batch.chunk_used.sum(dim=1)[index.clamp(min=0)]
+    width = torch.where(expands, lengths, 1) * (columns <= last)
+
+    ends = width.cumsum(dim=1)
+    total = ends[:, -1:]
+    position = torch.arange(int(total.max()), device=ends.device) - (total.max() - total)
+    used = position >= 0
+    source = torch.searchsorted(ends, position.clamp(min=0).contiguous(), right=True)
+    within = position.clamp(min=0) - (ends - width).gather(1, source)
+    chunk = index.gather(1, source)
+    as_token = expands.gather(1, source)
+    tokens = torch.where(
+        as_token,
+        batch.chunk_tokens[chunk.clamp(min=0), within.clamp(max=batch.chunk_tokens.shape[1] - 1)],
+        batch.token_ids[prompts].gather(1, source),
+    )
+    return Rows(tokens * used, torch.where(used & ~as_token, chunk, -1), used)
+
+
+@torch.no_grad()
+def rewards(
+    model: RefragModel, prompts: EncodedPrompts, expanded: Tensor, *, positions: int
+) -> Tensor:
+    """Negative log-perplexity of what follows each prompt, for each choice (paper, A.1).
+
+    Args:
+        model: Frozen, in evaluation mode.
+        prompts: The prompts.
+        expanded: The choices, (prompts, samples, chunks), bool.
+        positions: Decoder positions a forward pass, about; bounds the memory it takes.
+
+    Returns:
+        Minus nats a token, (prompts, samples), float32.
+    """
+    count, samples = expanded.shape[:2]
+    owner = torch.arange(count, device=expanded.device).repeat_interleave(samples)
+    choices = expanded.flatten(0, 1)
+    batch = prompts.batch
+    lengths = batch.chunk_used.sum(dim=1)[prompts.chunks]
+    text = (batch.chunk_index < 0).sum(dim=1)
+    context = torch.where(expanded, lengths.unsqueeze(1), 1) * prompts.present.unsqueeze(1)
+    about = text.unsqueeze(1) + context.sum(dim=-1)
+    order = about.flatten().argsort()  # similar lengths together: little padding
+    sizes = about.flatten()[order].tolist()
+    labels = _ending_at_the_last_column(batch.labels)
+    result = torch.zeros(len(order), device=expanded.device)
+    start = 0
+    while start < len(sizes):
+        stop = start + 1
+        while stop < len(sizes) and (stop + 1 - start) * sizes[stop] <= positions:
+            stop += 1
+        rows = order[start:stop]
+        own = labels[owner[rows]]
+        inputs = expand_rows(batch, owner[rows], choices[rows])
+        result[rows] = _log_likelihood(model, prompts.embeddings, inputs, own)
+        start = stop
+    return result.view(count, samples)
+
+
+def _log_likelihood(model: RefragModel, embeddings: Tensor, rows: Rows, labels: Tensor) -> Tensor:
+    """Mean log-probability of each row's labels, (rows,)."""
+    keep = int((labels != IGNORED).any(dim=0).sum())  # they end at the last column
+    labels = labels[:, labels.shape[1] - keep :]
+    inputs = model.decoder.get_input_embeddings()(rows.token_ids)
+    placed = embeddings[rows.chunk_index.clamp(min=0)].to(inputs.dtype)
+    inputs = torch.where((rows.chunk_index >= 0).unsqueeze(-1), placed, inputs)
+    # Without padding no mask: plain causal attention is the faster kernel.
+    padding = {}
+    if not rows.used.all():
+        padding["attention_mask"] = rows.used.long()
+        padding["position_ids"] = (rows.used.cumsum(dim=1) - 1).clamp(min=0)
+    logits = model.decoder(
+        inputs_embeds=inputs, logits_to_keep=keep, use_cache=False, **padding
+    ).logits
+    losses = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    real = (labels != IGNORED).sum(dim=1)
+    return -losses.view_as(labels).sum(dim=1) / real
+
+
+def _ending_at_the_last_column(labels: Tensor) -> Tensor:
+    """Moves each row's labels to its right end; nothing is labelled after them."""
+    columns = torch.arange(labels.shape[1], device=labels.device)
+    last = ((labels != IGNORED) * columns).amax(dim=1, keepdim=True)
+    source = columns - (columns[-1] - last)
+    return labels.gather(1, source.clamp(min=0)).masked_fill(source < 0, IGNORED)

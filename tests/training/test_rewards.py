@@ -1,0 +1,127 @@
+"""Rewards against one forward pass a row over the layouts of query time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refrag_components.corpus import (
+    IGNORED,
+    Batch,
+    ConversationSpec,
+    QuestionSet,
+    TokenisedCorpus,
+    WindowSpec,
+    cut_windows,
+    lay_out_conversations,
+)
+from refrag_components.layout import Layout, PassageSegment, Segment, TextSegment, embed_layouts
+from refrag_components.modeling import RefragModel
+from refrag_components.training.rewards import encode_prompts, expand_rows, rewards
+from refrag_components.vectors import ChunkVectors
+
+
+def windows(model: RefragModel, run_folder: Path, rows: int = 3) -> Batch:
+    corpus = TokenisedCorpus.load(run_folder / "text")
+    spec = WindowSpec(chunk_size=4, passages=2, passage_tokens=14, output_tokens=5)
+    return cut_windows(
+        corpus,
+        np.arange(rows) * 7,
+        spec,
+        encoder=model.encoder,
+        separator=model.first_token_id,
+        rng=np.random.default_rng(0),
+    )
+
+
+def conversations(model: RefragModel, run_folder: Path, rows: int = 5) -> Batch:
+    spec = ConversationSpec(chunk_size=4, expanded=0.0)
+    rng = np.random.default_rng(1)
+    drawn = QuestionSet.load(run_folder / "questions.jsonl").draw(rows, spec, rng)
+    return lay_out_conversations(drawn, spec, model, rng)
+
+
+def slow_reward(model: RefragModel, batch: Batch, row: int, expanded: np.ndarray) -> float:
+    """The row as a layout of one-chunk passages, through the decoder on its own."""
+    prompts = encode_prompts(model, batch)
+    segments: list[Segment] = []
+    labels = batch.labels[row][batch.labels[row] != IGNORED]
+    end = int(np.flatnonzero((batch.labels[row] != IGNORED).numpy())[-1])
+    end += batch.token_ids.shape[1] - batch.labels.shape[1] + 1
+    place = 0
+    for token, chunk in zip(batch.token_ids[row, :end], batch.chunk_index[row, :end], strict=True):
+        if chunk < 0:
+            segments.append(TextSegment(token.view(1).numpy()))
+            continue
+        vectors = ChunkVectors(
+            prompts.vectors[row, place : place + 1].numpy(),
+            batch.chunk_tokens[chunk][batch.chunk_used[chunk]].numpy(),
+            4,
+            model.fingerprint,
+        )
+        segments.append(PassageSegment(vectors, expanded[place : place + 1]))
+        place += 1
+    inputs = embed_layouts(model, [Layout(tuple(segments))])
+    logits = model.decoder(inputs_embeds=inputs.inputs_embeds).logits[0, -len(labels) :]
+    return float(-torch.nn.functional.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("make", [windows, conversations])
+@pytest.mark.parametrize("positions", [1, 300, 10**6])
+@torch.no_grad()
+def test_rewards_are_those_of_single_layouts(
+    make: object, positions: int, tiny_model: RefragModel, run_folder: Path
+) -> None:
+    batch = make(tiny_model, run_folder)  # type: ignore[operator]
+    prompts = encode_prompts(tiny_model, batch)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(prompts.present), 3, prompts.present.shape[1])
+    expanded = (torch.rand(shape, generator=generator) < 0.4) & prompts.present.unsqueeze(1)
+    expanded[:, 1] = False
+    expanded[:, 2] = prompts.present
+    found = rewards(tiny_model, prompts, expanded, positions=positions)
+    for row in range(shape[0]):
+        for sample in range(shape[1]):
+            slow = slow_reward(tiny_model, batch, row, expanded[row, sample].numpy())
+            assert found[row, sample].item() == pytest.approx(slow, abs=2e-4)
+
+
+def test_nothing_expanded_is_the_batch_and_everything_expanded_the_full_text(
+    tiny_model: RefragModel, run_folder: Path
+) -> None:
+    batch = windows(tiny_model, run_folder)
+    every = torch.arange(3)
+    chunks = torch.zeros(3, 8, dtype=torch.bool)
+    rows = expand_rows(batch, every, chunks)
+    assert rows.used.all()
+    torch.testing.assert_close(rows.token_ids, batch.token_ids)
+    torch.testing.assert_close(rows.chunk_index, batch.chunk_index)
+    corpus = TokenisedCorpus.load(run_folder / "text")
+    full = expand_rows(batch, every, ~chunks)
+    assert (full.chunk_index == -1).all()
+    for row in range(3):
+        text = corpus.tokens[row * 7 : row * 7 + 28 + 4].tolist()
+        assert full.token_ids[row].tolist() == [tiny_model.first_token_id, *text]
+
+
+def test_prompts_without_chunks_are_rewarded_too(tiny_model: RefragModel, run_folder: Path) -> None:
+    batch = windows(tiny_model, run_folder)
+    bare = batch.chunk_index.clone()
+    n = int((bare[2] >= 0).sum())
+    bare[2] = -1  # its chunks are the last of the batch
+    batch = replace(
+        batch,
+        chunk_index=bare,
+        chunk_tokens=batch.chunk_tokens[:-n],
+        chunk_used=batch.chunk_used[:-n],
+        span_index=batch.span_index[:-n],
+    )
+    prompts = encode_prompts(tiny_model, batch)
+    assert prompts.present.sum(dim=1).tolist() == [8, 8, 0]
+    expanded = torch.zeros(3, 2, 8, dtype=torch.bool)
+    found = rewards(tiny_model, prompts, expanded, positions=1000)
+    assert torch.isfinite(found).all()
