@@ -1,10 +1,11 @@
-"""Which documents an index holds, and their passages: two tables beside the chunk vectors."""
+"""Which documents an index holds, and their passages: tables beside the chunk vectors."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS passages (
 CREATE INDEX IF NOT EXISTS passages_by_document ON passages (document, tokens);
 CREATE INDEX IF NOT EXISTS passages_by_key ON passages (key);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value NOT NULL);
+CREATE TABLE IF NOT EXISTS awaited (key TEXT PRIMARY KEY, since REAL NOT NULL);
 """
 _ROWS_A_PAGE = 4096
 
@@ -154,10 +156,30 @@ class Catalog:
         return keys
 
     def unused(self, keys: Iterable[str]) -> list[str]:
-        """Those of the keys that no passage has."""
+        """Those of the keys that no passage has and that none is awaited for."""
+        query = """SELECT 1 FROM passages WHERE key = :key
+            UNION ALL SELECT 1 FROM awaited WHERE key = :key"""
         with self._database.read() as connection:
-            query = "SELECT 1 FROM passages WHERE key = ?"
-            return [key for key in keys if not connection.execute(query, (key,)).fetchone()]
+            return [key for key in keys if not connection.execute(query, {"key": key}).fetchone()]
+
+    def await_passages(self, keys: Iterable[str]) -> None:
+        """Notes keys whose chunk vectors are stored before their passages are."""
+        now = time.time()
+        with self._database.write() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO awaited VALUES (?, ?)", ((key, now) for key in keys)
+            )
+
+    def settle(self, keys: Iterable[str]) -> None:
+        """Forgets that passages of these keys were awaited."""
+        with self._database.write() as connection:
+            connection.executemany("DELETE FROM awaited WHERE key = ?", ((key,) for key in keys))
+
+    def overdue(self, seconds: float) -> list[str]:
+        """Keys whose passages have been awaited for longer than this."""
+        with self._database.read() as connection:
+            query = "SELECT key FROM awaited WHERE since < ?"
+            return [key for (key,) in connection.execute(query, (time.time() - seconds,))]
 
     def passages(self, ids: Sequence[int]) -> dict[int, IndexedPassage]:
         """Passages by id; those that are gone or damaged are missing."""

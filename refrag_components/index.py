@@ -16,7 +16,6 @@ from refrag_components.documents import SUFFIXES, Document, Skipped, find_files,
 from refrag_components.exceptions import (
     DocumentError,
     EmptyInputError,
-    IndexFolderError,
     InvalidVectorsError,
 )
 from refrag_components.index_folder import (
@@ -25,6 +24,7 @@ from refrag_components.index_folder import (
     STORE_FILE,
     IndexInfo,
     Meta,
+    check_folder,
     index_info,
 )
 from refrag_components.index_types import AddReport, Hit, IndexModel, Progress
@@ -37,6 +37,10 @@ from refrag_components.vectors import Codec, passage_key
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
 _BATCHES_A_COMMIT = 2  # each pass of the model has texts of similar lengths from among them
+
+# Seconds after which a run that has stored chunk vectors but no document to them counts as killed.
+# Should it be alive after all, it only loses time: what the store lacks is encoded when it is read.
+_PATIENCE = 3600.0
 
 
 class RefragIndex:
@@ -93,15 +97,12 @@ class RefragIndex:
         path = Path(folder)
         chunk_size = model.config.chunk_size
         wanted = Meta(model_name, model.fingerprint, chunk_size, codec, passage_tokens)
+        check_folder(
+            path, codec=codec, passage_tokens=passage_tokens, fingerprint=model.fingerprint
+        )
         if not (path / META_FILE).exists():
-            wanted.create(path)
+            wanted.write(path)
         meta = Meta.read(path, model.fingerprint)
-        if (meta.codec, meta.passage_tokens) != (codec, passage_tokens):
-            msg = (
-                f"{path} holds an index with codec {meta.codec} and passages of at most "
-                f"{meta.passage_tokens} tokens; keep to these or choose another folder"
-            )
-            raise IndexFolderError(msg)
         if model_name not in (None, meta.model):
             meta = replace(meta, model=model_name)
             meta.write(path)
@@ -231,6 +232,7 @@ class RefragIndex:
                 waiting, size = [], 0
             notify(report)
         self._commit(waiting, batch_size, report, notify)
+        self._clean_up()
         notify(report)
         self._refresh_search()
         return report
@@ -299,6 +301,7 @@ class RefragIndex:
             notify(report)
         remaining = iter(rows)
         with self.store.database.write():
+            self._catalog.settle(row.key for row in rows)
             replaced: list[str] = []
             for document, passages in waiting:
                 own_rows = list(islice(remaining, len(passages)))
@@ -319,11 +322,20 @@ class RefragIndex:
         missing = {k: t for k, t, v in zip(keys, texts, stored, strict=True) if v is None}
         encoded = self._model.encode_passages(list(missing.values()), batch_size=batch_size)
         fresh = dict(zip(missing, encoded, strict=True))
-        self.store.mset(fresh.items())
+        with self.store.database.write():
+            self.store.mset(fresh.items())
+            self._catalog.await_passages(keys)
         found = zip(keys, stored, strict=True)
         tokens = [(fresh[key] if v is None else v).n_tokens for key, v in found]
         vectors = _unit_rows(self._model.embed_passages(texts))
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
+
+    def _clean_up(self) -> None:
+        """Forgets chunk vectors that a killed run left and that no document came to need."""
+        with self.store.database.write():
+            overdue = self._catalog.overdue(_PATIENCE)
+            self._catalog.settle(overdue)
+            self.store.mdelete(self._catalog.unused(overdue))
 
     def _remove(self, path: str) -> bool:
         with self.store.database.write():

@@ -15,7 +15,15 @@ from refrag_components.exceptions import FingerprintMismatchError, IndexFolderEr
 from refrag_components.stores import SQLiteStore
 from refrag_components.vectors import CODECS, Codec
 
-__all__ = ["META_FILE", "SEARCH_FILE", "STORE_FILE", "IndexInfo", "Meta", "index_info"]
+__all__ = [
+    "META_FILE",
+    "SEARCH_FILE",
+    "STORE_FILE",
+    "IndexInfo",
+    "Meta",
+    "check_folder",
+    "index_info",
+]
 
 META_FILE = "meta.json"
 STORE_FILE = "store.sqlite"
@@ -74,6 +82,46 @@ def index_info(folder: str | os.PathLike[str]) -> IndexInfo:
     )
 
 
+def check_folder(
+    folder: str | os.PathLike[str],
+    *,
+    codec: Codec = "float16",
+    passage_tokens: int = 256,
+    fingerprint: str | None = None,
+) -> None:
+    """Makes sure that an index can be made in a folder, or that the one in it can go on.
+
+    Args:
+        folder: The folder.
+        codec: How chunk vectors are to be stored.
+        passage_tokens: Tokens that a passage may have.
+        fingerprint: Of the model, if it is loaded already.
+
+    Raises:
+        IndexFolderError: If the folder holds something else, or an index of another codec or
+            passage length.
+        FingerprintMismatchError: If another model made the index that it holds.
+    """
+    path = Path(folder)
+    if (path / META_FILE).exists():
+        meta = Meta.read(path, fingerprint)
+        if (meta.codec, meta.passage_tokens) != (codec, passage_tokens):
+            msg = (
+                f"{path} holds an index with codec {meta.codec} and passages of at most "
+                f"{meta.passage_tokens} tokens; keep to these or choose another folder"
+            )
+            raise IndexFolderError(msg)
+        return
+    ours = (META_FILE, STORE_FILE, ".")  # also what a create that was killed left behind
+    try:
+        names = [entry.name for entry in path.iterdir()] if path.exists() else []
+    except OSError as error:
+        raise IndexFolderError(_unfit(path, error)) from error
+    if strangers := sorted(name for name in names if not name.startswith(ours)):
+        msg = f"{path} holds other files ({strangers[0]}); choose a new or empty folder"
+        raise IndexFolderError(msg)
+
+
 @dataclass(frozen=True)
 class Meta:
     """What holds for all of an index; the content of meta.json.
@@ -115,7 +163,8 @@ class Meta:
             version = content["format"]
             meta = cls(**{name: content[name] for name in cls.__dataclass_fields__})
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise IndexFolderError(f"{folder} holds no index; create one first") from error
+            msg = f"{folder} holds no index; make one with `refrag index` or RefragIndex.create"
+            raise IndexFolderError(msg) from error
         except (KeyError, TypeError, ValueError) as error:
             msg = f"{folder / META_FILE} describes no index; index the documents into a new folder"
             raise IndexFolderError(msg) from error
@@ -131,25 +180,8 @@ class Meta:
             raise FingerprintMismatchError(msg)
         return meta
 
-    def create(self, folder: Path) -> None:
-        """Makes a new or empty folder an index folder.
-
-        Raises:
-            IndexFolderError: If the folder holds something else or cannot be written.
-        """
-        ours = (META_FILE, STORE_FILE, ".")  # also what a create that was killed left behind
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))
-        except OSError as error:
-            raise IndexFolderError(f"{folder} cannot hold an index: {error}") from error
-        if strangers:
-            msg = f"{folder} holds other files ({strangers[0]}); choose a new or empty folder"
-            raise IndexFolderError(msg)
-        self.write(folder)
-
     def write(self, folder: Path) -> None:
-        """Writes the folder's meta.json at one stroke.
+        """Writes the folder's meta.json at one stroke; the folder is made if it is missing.
 
         Raises:
             IndexFolderError: If it cannot be written.
@@ -161,7 +193,12 @@ class Meta:
             "versions": {"faiss": faiss.__version__, "numpy": np.__version__},
         }
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             beside.replace(folder / META_FILE)
         except OSError as error:
-            raise IndexFolderError(f"{folder} cannot hold an index: {error}") from error
+            raise IndexFolderError(_unfit(folder, error)) from error
+
+
+def _unfit(folder: Path, error: OSError) -> str:
+    return f"{folder} cannot hold an index: {error.strerror}; choose a new or empty folder"

@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from refrag_components.exceptions import CorruptVectorsError
 from refrag_components.stores.database import Database
@@ -51,6 +52,10 @@ class SQLiteStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[type[SQLiteStore], tuple[Path, Codec]]:
+        """Copies and other processes open the same file for themselves."""
+        return type(self), (self.database.path.absolute(), self.codec)
 
     def close(self) -> None:
         """Closes the file; closing twice is harmless."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import random
 import signal
 import sqlite3
@@ -364,3 +365,14 @@ def test_a_child_forked_inside_a_transaction_has_to_open_its_own_store(
         sqlite_store.mset([("a", make(1))])
         assert in_child(child) == 0
     assert sqlite_store.mget(["a"]) == [make(1)]
+
+
+def test_pickled_stores_open_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with SQLiteStore("store.sqlite", codec="int8") as store:
+        pickled = pickle.dumps(store)
+        store.mset([("a", make(1))])
+        monkeypatch.chdir(tmp_path.parent)
+        with pickle.loads(pickled) as other:
+            assert other.codec == "int8"
+            assert other.mget(["a"]) == store.mget(["a"])

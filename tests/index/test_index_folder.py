@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,26 +9,6 @@ import pytest
 from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
 from refrag_components.index import AddReport, RefragIndex, index_info
 from tests.fake_model import FakeModel, check
-
-
-@pytest.fixture
-def model() -> FakeModel:
-    return FakeModel()
-
-
-@pytest.fixture
-def index(tmp_path: Path, model: FakeModel) -> Iterator[RefragIndex]:
-    with RefragIndex.create(tmp_path / "index", model, passage_tokens=8) as index:
-        yield index
-
-
-@pytest.fixture
-def docs(tmp_path: Path) -> Path:
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "harbour.txt").write_text("The harbour was dug in 1907.\n\nIt lies north of town.")
-    (folder / "rain.md").write_text("Rain fell on the mountain for three days.")
-    return folder
 
 
 def test_opens_again(index: RefragIndex, model: FakeModel, docs: Path) -> None:
@@ -46,7 +25,7 @@ def test_create_goes_on_with_what_is_there(
 ) -> None:
     index.add_folder(docs)
     with RefragIndex.create(index.folder, model, passage_tokens=8) as again:
-        assert again.add_folder(docs) == AddReport(unchanged=2)
+        assert again.add_folder(docs) == AddReport(unchanged=3)
     with pytest.raises(IndexFolderError, match=r"codec float16 .* at most 8 tokens"):
         RefragIndex.create(index.folder, model)
     with pytest.raises(IndexFolderError, match="codec float16"):
@@ -58,12 +37,12 @@ def test_info(index: RefragIndex, docs: Path) -> None:
     info = index.info()
     assert info == index_info(index.folder)
     assert (info.fingerprint, info.chunk_size, info.codec) == ("f00d", 4, "float16")
-    assert (info.documents, info.passages, info.passage_tokens) == (2, 3, 8)
-    assert (info.chunks, info.tokens) == (6, 19)
+    assert (info.documents, info.passages, info.passage_tokens) == (3, 4, 8)
+    assert (info.chunks, info.tokens) == (8, 26)
     assert info.size_bytes > 4096
     assert info.model is None
     index.remove([str(docs / "rain.md")])
-    assert (index.info().chunks, index.info().tokens) == (4, 11)
+    assert (index.info().chunks, index.info().tokens) == (6, 18)
 
 
 def test_an_empty_index_has_no_chunks(index: RefragIndex) -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import logging
-import sqlite3
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -14,43 +11,11 @@ from refrag_components.exceptions import (
     DocumentError,
     EmptyInputError,
     InvalidVectorsError,
-    StoreError,
 )
 from refrag_components.index import AddReport, RefragIndex
 from refrag_components.modeling import RefragModel
 from refrag_components.vectors import passage_key
 from tests.fake_model import FakeModel, check, texts
-
-
-@pytest.fixture
-def model() -> FakeModel:
-    return FakeModel()
-
-
-@pytest.fixture
-def index(tmp_path: Path, model: FakeModel) -> Iterator[RefragIndex]:
-    with RefragIndex.create(tmp_path / "index", model, passage_tokens=8) as index:
-        yield index
-
-
-@pytest.fixture
-def docs(tmp_path: Path) -> Path:
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "harbour.txt").write_text("The harbour was dug in 1907.\n\nIt lies north of town.")
-    (folder / "rain.md").write_text("Rain fell on the mountain for three days.")
-    (folder / "list.html").write_text("<p>A generator yields values one by one.</p>")
-    return folder
-
-
-def alter(index: RefragIndex, statement: str, *parameters: object) -> None:
-    connection = sqlite3.connect(index.folder / "store.sqlite")
-    with connection:
-        connection.execute(statement, parameters)
-    connection.close()
-
-
-# -- adding and searching -----------------------------------------------------------------------
 
 
 def test_finds_what_was_added(index: RefragIndex, model: FakeModel, docs: Path) -> None:
@@ -264,92 +229,6 @@ def test_refuses_search_vectors_that_are_not_finite(
     with pytest.raises(InvalidVectorsError, match="finite"):
         index.add_texts(["Rain fell."])
     assert texts(index) == []
-
-
-# -- damage -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "altered", "foreign"])
-def test_the_search_file_is_built_again(
-    index: RefragIndex, model: FakeModel, docs: Path, damage: str
-) -> None:
-    index.add_folder(docs)
-    index.close()
-    path = index.folder / "index.faiss"
-    whole = path.read_bytes()
-    contents = {
-        "empty": b"",
-        "altered": whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
-        "foreign": b"something else",
-    }
-    path.unlink()
-    if damage in contents:
-        path.write_bytes(contents[damage])
-    with RefragIndex.open(index.folder, model) as opened:
-        check(opened, model)
-    assert path.read_bytes() == whole
-
-
-def test_a_search_file_that_is_behind_catches_up(
-    index: RefragIndex, model: FakeModel, docs: Path
-) -> None:
-    index.add_texts(["First."])
-    path = index.folder / "index.faiss"
-    old = path.read_bytes()
-    index.add_folder(docs)
-    index.remove([str(docs / "rain.md")])
-    index.close()
-    path.write_bytes(old)
-    with RefragIndex.open(index.folder, model) as opened:
-        check(opened, model)
-
-
-def test_a_search_file_that_cannot_be_written_is_no_failure(
-    index: RefragIndex, model: FakeModel, docs: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (index.folder / "index.tmp").mkdir()
-    with caplog.at_level(logging.WARNING):
-        index.add_folder(docs)
-    assert "cannot be written" in caplog.text
-    check(index, model)
-
-
-def test_damaged_chunk_vectors_are_encoded_again_with_their_document(
-    index: RefragIndex, model: FakeModel
-) -> None:
-    index.add([Document("a", "Rain fell.")])
-    alter(index, "UPDATE chunk_vectors SET value = zeroblob(9)")
-    index.add([Document("b", "Rain fell.")])
-    assert index.store.corrupt_rows == 1
-    check(index, model)
-
-
-@pytest.mark.parametrize("vector", ["x'00'", "x'0000c07f'", "'text'"])
-def test_damaged_search_vectors_are_reported_when_they_are_needed(
-    index: RefragIndex, model: FakeModel, vector: str
-) -> None:
-    index.add_texts(["Rain fell.", "Hail fell."])
-    alter(index, f"UPDATE passages SET vector = {vector} WHERE id = 1")
-    assert len(index.search("rain")) == 2
-    index.close()
-    (index.folder / "index.faiss").unlink()
-    with pytest.raises(StoreError, match="index the documents again"):
-        RefragIndex.open(index.folder, model)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE passages SET text = 'Snow fell.' WHERE text = 'Rain fell.'",
-        "UPDATE passages SET text = CAST(x'ff' AS TEXT) WHERE text = 'Rain fell.'",
-        "UPDATE documents SET metadata = '{' WHERE path = 'a'",
-        "DELETE FROM documents WHERE path = 'a'",
-    ],
-)
-def test_damaged_passages_are_left_out(index: RefragIndex, statement: str) -> None:
-    index.add([Document("a", "Rain fell."), Document("b", "Hail fell.")])
-    alter(index, statement)
-    assert [hit.text for hit in index.search("rain", k=5)] == ["Hail fell."]
 
 
 def test_works_with_a_refrag_model(tmp_path: Path, tiny_model: RefragModel) -> None:

@@ -16,7 +16,7 @@ from refrag_components.index import AddReport, RefragIndex
 from refrag_components.stores import SQLiteStore
 from tests.fake_model import FakeModel, check, texts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORKER = """
 import sys
 from refrag_components.index import RefragIndex
