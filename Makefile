@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[langchain,train]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[langchain,llama-index,train]' --group dev
 	touch $@
 
 demo: install  ## Ask Python's own reference, plain and compressed, side by side

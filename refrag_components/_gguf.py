@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,10 @@ def convert_gguf(file: Path, folder: Path) -> None:
         file: The GGUF file.
         folder: Where to write; created.
     """
-    quantised = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    )
+    with redirect_stderr(io.StringIO()):  # a progress bar that transformers has no switch for
+        quantised = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32
+        )
     config = quantised.config
     if hasattr(config, "quantization_config"):  # only later releases of transformers set it
         del config.quantization_config

@@ -14,6 +14,8 @@ __all__ = ["CONFIG_NAME", "RefragConfig"]
 
 CONFIG_NAME = "config.json"
 
+_FOLDERS = ("decoder", "decoder_adapter", "encoder", "encoder_adapter")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefragConfig:
@@ -30,6 +32,8 @@ class RefragConfig:
             chunk vector knows its surroundings; False encodes each chunk alone, as the paper does.
         token_mix: True adds a learned mix of the chunk's own token embeddings to the projected
             chunk vector (the token ids are stored anyway).
+        folders: Folders of weights that belong to a saved checkpoint, such as "decoder_adapter".
+            Saving writes them here, and a checkpoint that lacks one of them is refused.
         model_type: Always "refrag".
         version: Version of this file format.
     """
@@ -41,6 +45,7 @@ class RefragConfig:
     pooling: Literal["mean", "cls"] = "mean"
     contextual: bool = True
     token_mix: bool = True
+    folders: tuple[str, ...] = ()
     model_type: Literal["refrag"] = "refrag"
     version: Literal[1] = 1
 
@@ -54,6 +59,9 @@ class RefragConfig:
             raise ValueError(msg)
         if self.pooling not in ("mean", "cls"):
             msg = f"pooling must be 'mean' or 'cls', got {self.pooling!r}"
+            raise ValueError(msg)
+        if unknown := set(self.folders).difference(_FOLDERS):
+            msg = f"folders may name {', '.join(_FOLDERS)}; got {min(map(repr, unknown))}"
             raise ValueError(msg)
         if self.pooling == "cls" and self.contextual:
             msg = "pooling='cls' has one vector a sequence; set contextual=False with it"
@@ -94,6 +102,6 @@ class RefragConfig:
             msg = f"{path} has unknown entries {unknown}; update the library to read it"
             raise UnknownModelError(msg)
         try:
-            return cls(**values)
+            return cls(**values | {"folders": tuple(values.get("folders", ()))})
         except (TypeError, ValueError) as error:
             raise UnknownModelError(f"{path} cannot be used: {error}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ChunkEncoder",
     "EncoderWindow",
+    "batches",
     "covering_tokens",
     "load_encoder",
     "pad_windows",
     "pool_spans",
 ]
+
+# Tokens a forward pass. So many keep a CPU busy; more only add padding and memory traffic.
+_CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,17 +206,16 @@ class ChunkEncoder(nn.Module):
 
         Args:
             passages: Chunked passages.
-            batch_size: Encoder windows a forward pass.
+            batch_size: Encoder windows a forward pass, at most; see ``batches``.
             progress: Called with the number of windows done after each pass.
 
         Returns:
             One array of chunk vectors a passage, shape (n_chunks, d_enc), float32.
         """
         owned = [(i, w) for i, passage in enumerate(passages) for w in self.windows(passage)]
-        order = sorted(range(len(owned)), key=lambda j: len(owned[j][1].input_ids))
+        lengths = [len(window.input_ids) for _, window in owned]
         vectors: dict[int, np.ndarray] = {}
-        for start in range(0, len(order), batch_size):
-            picked = order[start : start + batch_size]
+        for picked in batches(lengths, batch_size, next(self.model.parameters()).device):
             encoded = self._encode_batch([owned[j][1] for j in picked])
             vectors.update(zip(picked, encoded, strict=True))
             if progress is not None:
@@ -227,6 +231,28 @@ class ChunkEncoder(nn.Module):
         arrays = pad_windows(windows, self.pad_id)[:3]
         pooled = self(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
         return [rows[: len(window.spans)] for rows, window in zip(pooled, windows, strict=True)]
+
+
+def batches(lengths: Sequence[int], batch_size: int, device: torch.device) -> Iterator[list[int]]:
+    """Groups sequences of similar lengths, so that little padding is computed.
+
+    Args:
+        lengths: Tokens of each sequence.
+        batch_size: Sequences a batch, at most; on a CPU fewer where they are long.
+        device: Where they will be computed.
+
+    Yields:
+        Indices of the sequences of a batch, shorter ones first.
+    """
+    most = _CPU_TOKENS if device.type == "cpu" else math.inf
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if len(batch) == batch_size or (batch and (len(batch) + 1) * lengths[i] > most):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def pad_windows(

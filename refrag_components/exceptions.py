@@ -9,6 +9,7 @@ __all__ = [
     "DocumentError",
     "DownloadError",
     "EmptyInputError",
+    "EvaluationError",
     "FingerprintMismatchError",
     "IndexFolderError",
     "InvalidVectorsError",
@@ -49,6 +50,10 @@ class EmptyInputError(RefragError, ValueError):
     """Nothing to work on: an empty question, an empty prompt, no documents."""
 
 
+class EvaluationError(RefragError, ValueError):
+    """Questions, methods or results that cannot be evaluated together."""
+
+
 class FingerprintMismatchError(RefragError, ValueError):
     """Chunk vectors or an index made by another encoder, chunk size or tokenizer."""
 
@@ -78,4 +83,4 @@ class UnknownModelError(RefragError, ValueError):
 
 
 class UnknownPolicyError(RefragError, ValueError):
-    """A policy name that does not exist."""
+    """A policy name that does not exist, or a learned policy that a checkpoint does not carry."""

@@ -25,6 +25,7 @@ from refrag_components.chunking import Chunker
 from refrag_components.configuration import CONFIG_NAME, RefragConfig
 from refrag_components.encoder import ChunkEncoder, load_encoder
 from refrag_components.exceptions import FingerprintMismatchError, UnknownModelError
+from refrag_components.policies.learned import POLICY_FILE, load_networks, save_networks
 from refrag_components.pretrained import load_pretrained, position_limit, quietly
 from refrag_components.projector import Projector
 from refrag_components.retrieval import PassageEncoder
@@ -55,6 +56,7 @@ class RefragModel(nn.Module):
         encoder: Chunks to chunk vectors.
         projector: Chunk vectors to chunk embeddings.
         retriever: Passages and questions to search vectors (the base encoder, untouched).
+        policies: Networks of the learned policies by name; empty where none was trained.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class RefragModel(nn.Module):
             mix_places=config.max_chunk_size if config.token_mix else 0,
             embedding_scale=float(embedding.detach().float().std()),
         )
+        self.policies = nn.ModuleDict()
         self.chunker = Chunker(tokenizer, config.chunk_size)
         self._encoder_digest = _state_digest(encoder.model.state_dict())
         self._carried: dict[str, Path | None] = {}
@@ -142,12 +145,13 @@ class RefragModel(nn.Module):
     def _load(cls, folder: Path, chunk_size: int | None = None) -> RefragModel:
         """Base weights, full weights and projector of a checkpoint folder, without adapters."""
         config = RefragConfig.from_folder(folder)
-        _check_files(folder)  # before base weights are fetched
+        _check_files(folder, config)  # before base weights are fetched
         if chunk_size is not None:
             config = dataclasses.replace(config, chunk_size=chunk_size)
         own = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
         model = cls._assemble(config, own)
         model.projector.load_state_dict(load_file(folder / _PROJECTOR))
+        model.policies = load_networks(folder / POLICY_FILE, model.encoder.width)
         return model
 
     @classmethod
@@ -196,11 +200,15 @@ class RefragModel(nn.Module):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            (scratch / CONFIG_NAME).write_text(self.config.to_json(), encoding="utf-8")
             save_file(self.projector.state_dict(), scratch / _PROJECTOR)
             _halve(scratch / _PROJECTOR)
+            if self.policies:
+                save_networks(dict(self.policies.items()), scratch / POLICY_FILE)
             self._save_part("decoder", self.decoder, self.tokenizer, scratch)
             self._save_part("encoder", self.encoder.model, self.encoder.tokenizer, scratch)
+            folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
+            config = dataclasses.replace(self.config, folders=folders)
+            (scratch / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
             scratch.chmod(0o755)
             if target.exists():
                 shutil.rmtree(target)
@@ -252,7 +260,7 @@ class RefragModel(nn.Module):
         """The decoder's longest input in positions."""
         return position_limit(self.decoder.config, self.tokenizer)
 
-    @property
+    @cached_property  # asking a tokenizer for its vocabulary takes 50 ms
     def first_token_id(self) -> int:
         """The token before a chunk embedding that would otherwise come first.
 
@@ -358,8 +366,12 @@ class RefragModel(nn.Module):
         return rows
 
 
-def _check_files(folder: Path) -> None:
+def _check_files(folder: Path, config: RefragConfig) -> None:
     """Makes sure that the files which training changed are there and not cut short."""
+    for name in config.folders:
+        if not (folder / name).is_dir():
+            msg = f"{folder / name} is missing; copy or download the checkpoint again"
+            raise UnknownModelError(msg)
     adapters = [path for part in _PARTS if (path := folder / f"{part}_adapter").is_dir()]
     tensors = [folder / _PROJECTOR, *(adapter / _ADAPTER for adapter in adapters)]
     try:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
-from refrag_components.encoder import load_encoder
+from refrag_components.encoder import batches, load_encoder
 from refrag_components.tokenization import encodable
 
 __all__ = ["PassageEncoder"]
@@ -39,33 +40,40 @@ class PassageEncoder:
     def _tokenizer(self) -> Any:
         return AutoTokenizer.from_pretrained(self._folder)
 
+    @property
+    def _pad_id(self) -> int:
+        return self._tokenizer.pad_token_id or 0
+
     @torch.inference_mode()
     def embed(
-        self, texts: Sequence[str], *, device: torch.device, batch_size: int = 32
+        self, texts: Sequence[str], *, device: torch.device | str, batch_size: int = 32
     ) -> np.ndarray:
         """Embeds texts; what exceeds the encoder's window is not seen.
 
         Args:
             texts: Passages or questions.
             device: Where to compute.
-            batch_size: Texts a forward pass.
+            batch_size: Texts a forward pass, at most; see ``batches``.
 
         Returns:
             Shape (n, d_enc), float32, each row of length 1.
         """
         model = self._model.to(device)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-        for start in range(0, len(order), batch_size):
-            picked = order[start : start + batch_size]
-            inputs = self._tokenizer(
-                [encodable(texts[i]) for i in picked],
-                padding=True,
-                truncation=True,
-                return_tensors="pt",
-            ).to(device)
-            states = model(**inputs).last_hidden_state
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        tokens = self._tokens(texts)
+        for picked in batches([len(ids) for ids in tokens], batch_size, model.device):
+            inputs = [torch.tensor(tokens[i]) for i in picked]
+            mask = pad_sequence([torch.ones_like(ids) for ids in inputs], batch_first=True)
+            ids = pad_sequence(inputs, batch_first=True, padding_value=self._pad_id)
+            mask = mask.to(device)
+            states = model(input_ids=ids.to(device), attention_mask=mask).last_hidden_state
+            weights = mask.unsqueeze(-1)
+            mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
             rows[picked] = nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return rows
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        read = self._tokenizer([encodable(text) for text in texts], truncation=True).input_ids
+        return [ids or [self._pad_id] for ids in read]  # not every tokenizer has special tokens

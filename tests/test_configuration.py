@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -10,12 +11,14 @@ import pytest
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.modeling import RefragModel
+from refrag_components.weights import bundled_names, checkpoint_folder
 
 GOOD = {"model_type": "refrag", "version": 1, "decoder": "org/decoder", "encoder": "org/encoder"}
+FOLDERS = ("decoder", "decoder_adapter", "encoder", "encoder_adapter")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    config = RefragConfig(decoder="a", encoder="b", chunk_size=16, max_chunk_size=32)
+    config = RefragConfig(decoder="a", encoder="b", max_chunk_size=32, folders=("decoder",))
     (tmp_path / "config.json").write_text(config.to_json())
     assert RefragConfig.from_folder(tmp_path) == config
 
@@ -32,6 +35,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         (json.dumps(GOOD | {"heads": 3}), r"unknown entries \['heads'\]; update the library"),
         (json.dumps(GOOD | {"chunk_size": 99}), "cannot be used: chunk_size must lie in"),
         (json.dumps(GOOD | {"chunk_size": "8"}), "cannot be used"),
+        (json.dumps(GOOD | {"folders": ["../x"]}), "cannot be used: folders may name .*'../x'"),
+        (json.dumps(GOOD | {"folders": 3}), "cannot be used"),
         ('{"model_type": "refrag", "version": 1}', "cannot be used: .*'decoder'"),
     ],
 )
@@ -59,9 +64,39 @@ def trained(tiny_folder: Path, tmp_path: Path) -> Path:
             folder / "projector.safetensors",
             folder / f"{part}_adapter" / "adapter_model.safetensors",
         )
+    config = dataclasses.replace(RefragConfig.from_folder(folder), folders=FOLDERS)
+    (folder / "config.json").write_text(config.to_json())
     return folder
 
 
+@pytest.fixture
+def no_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        RefragModel, "_assemble", lambda *_: pytest.fail("base weights were loaded")
+    )
+
+
+def test_saving_lists_the_folders(tiny_folder: Path) -> None:
+    assert RefragConfig.from_folder(tiny_folder).folders == ("decoder", "encoder")
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_bundled_checkpoints_list_their_folders(name: str) -> None:
+    folder = checkpoint_folder(name)
+    listed = RefragConfig.from_folder(folder).folders
+    assert sorted(listed) == sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+@pytest.mark.usefixtures("no_bases")
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_missing_folder_is_named_before_bases_are_fetched(trained: Path, name: str) -> None:
+    shutil.rmtree(trained / name)
+    for load in (RefragModel.from_pretrained, RefragModel.for_training):
+        with pytest.raises(UnknownModelError, match=f"{name} is missing; copy or download"):
+            load(trained)
+
+
+@pytest.mark.usefixtures("no_bases")
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated"])
 @pytest.mark.parametrize(
     "name",
@@ -73,11 +108,8 @@ def trained(tiny_folder: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_a_missing_or_damaged_file_is_named_before_bases_are_fetched(
-    trained: Path, name: str, damage: str, monkeypatch: pytest.MonkeyPatch
+    trained: Path, name: str, damage: str
 ) -> None:
-    monkeypatch.setattr(
-        RefragModel, "_assemble", lambda *_: pytest.fail("base weights were loaded")
-    )
     path = trained / name
     content = path.read_bytes()
     path.unlink()

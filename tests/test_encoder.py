@@ -8,8 +8,20 @@ import torch
 from transformers import RobertaConfig, RobertaModel
 
 from refrag_components.chunking import Chunker
-from refrag_components.encoder import ChunkEncoder, covering_tokens, load_encoder, pool_spans
-from tests.tiny import TEXT, save_tiny_encoder, tiny_decoder_tokenizer, tiny_encoder_tokenizer
+from refrag_components.encoder import (
+    ChunkEncoder,
+    batches,
+    covering_tokens,
+    load_encoder,
+    pool_spans,
+)
+from tests.tiny import (
+    TEXT,
+    save_tiny_encoder,
+    tiny_decoder_tokenizer,
+    tiny_encoder_config,
+    tiny_encoder_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +38,17 @@ def with_specials(text: str) -> torch.Tensor:
     tokenizer = tiny_encoder_tokenizer()
     ids = tokenizer(text, add_special_tokens=False).input_ids
     return torch.tensor([[tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]])
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("cpu", [[1, 3, 4], [0], [2], [5]]), ("cuda", [[1, 3, 4, 0], [2, 5]])],
+)
+def test_batches_hold_similar_lengths_and_on_a_cpu_few_tokens(
+    device: str, expected: list[list[int]]
+) -> None:
+    lengths = [300, 10, 1000, 200, 250, 2000]
+    assert list(batches(lengths, 4, torch.device(device))) == expected
 
 
 def test_pooling_is_the_mean_over_each_span() -> None:
@@ -96,15 +119,7 @@ def test_long_passages_are_cut_into_windows_at_chunk_borders(bert: Path, chunker
 def test_roberta_counts_its_positions_from_the_padding(chunker: Chunker) -> None:
     tokenizer = tiny_encoder_tokenizer()
     tokenizer.model_max_length = 10_000
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-        pad_token_id=1,
-    )
+    config = tiny_encoder_config(RobertaConfig, max_position_embeddings=40, pad_token_id=1)
     encoder = ChunkEncoder(RobertaModel(config, add_pooling_layer=False).eval(), tokenizer)
     assert encoder.window == 38
     passages = chunker.chunk([" ".join(TEXT * 2)])

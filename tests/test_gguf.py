@@ -104,6 +104,15 @@ def test_the_model_is_the_same(tiny_base: tuple[Path, Path], converted: Path) ->
     assert not hasattr(model.config, "quantization_config")
 
 
+def test_converting_prints_nothing(
+    tiny_base: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_gguf(tiny_base[0], tmp_path / "tiny.gguf")
+    capfd.readouterr()
+    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "converted")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_it_can_be_saved_again(converted: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(converted).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").is_file()

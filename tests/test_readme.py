@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from refrag_components import weights
-
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 MODEL = "refrag-smollm2-135m"
 
@@ -42,7 +40,6 @@ def test_every_reported_entry_is_described(tiny_folder: Path) -> None:
 
 @pytest.mark.checkpoint
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(MODEL not in weights.bundled_names(), reason="no checkpoint is bundled")
 def test_the_quickstart_answers() -> None:
     answer = run_quickstart(MODEL)["answer"]
     assert answer.content.strip()

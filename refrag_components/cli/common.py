@@ -6,11 +6,14 @@ import io
 import logging
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from refrag_components.exceptions import UnknownModelError
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -21,7 +24,7 @@ __all__ = [
     "ModelOption",
     "errors",
     "load_model",
-    "model_of",
+    "load_model_of",
     "output",
     "say",
     "set_up",
@@ -61,14 +64,28 @@ def load_model(name: str) -> RefragModel:
     return RefragModel.from_pretrained(name)
 
 
-def model_of(folder: Path, asked: str | None) -> str:
-    """The model to use with an index folder: the one asked for, else its own, else the default."""
+def load_model_of(folder: Path, asked: str | None) -> tuple[str, RefragModel]:
+    """Loads the model to use with an index folder.
+
+    Args:
+        folder: The index; need not exist.
+        asked: The model asked for; None for the index's own, or else the default.
+
+    Returns:
+        The model's name and the model.
+    """
     from refrag_components.index_folder import META_FILE, Meta
 
     if asked is not None:
-        return asked
+        return asked, load_model(asked)
     own = Meta.read(folder).model if (folder / META_FILE).is_file() else None
-    return own or DEFAULT_MODEL
+    if own is None:
+        return DEFAULT_MODEL, load_model(DEFAULT_MODEL)
+    try:
+        return own, load_model(own)
+    except UnknownModelError as error:
+        msg = f"{folder} was made with {own}, which cannot be loaded; if it has moved, say where "
+        raise UnknownModelError(f"{msg}it is now with --model ({error})") from error
 
 
 class _LogHandler(logging.Handler):
@@ -76,7 +93,20 @@ class _LogHandler(logging.Handler):
         say(record.getMessage(), "yellow" if record.levelno >= logging.WARNING else "dim")
 
 
-def set_up() -> None:
+def _tell_version(asked: bool) -> None:
+    if asked:
+        output.out(f"refrag-components {version('refrag-components')}", highlight=False)
+        raise typer.Exit
+
+
+def set_up(
+    tell_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_tell_version
+        ),
+    ] = False,
+) -> None:
     """Shows what the library logs, such as downloads, and silences other libraries."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not every terminal can show every character

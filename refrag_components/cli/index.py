@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from refrag_components.cli.common import (
     IndexModelOption,
     errors,
-    load_model,
-    model_of,
+    load_model_of,
     output,
     say,
 )
@@ -29,7 +28,9 @@ __all__ = ["index"]
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of text, Markdown, HTML and PDF files.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of text, Markdown, HTML and PDF files.")
+    ],
     out: Annotated[Path, typer.Option(metavar="INDEX", help="Folder of the index.")] = Path(
         "refrag-index"
     ),
@@ -40,12 +41,14 @@ def index(
     from refrag_components.documents import SUFFIXES, find_files
     from refrag_components.exceptions import DocumentError
     from refrag_components.index import RefragIndex, index_info
+    from refrag_components.index_folder import check_folder
 
+    # Mistakes should not wait for the model.
     files = [path.suffix.lower() in SUFFIXES for path in find_files(folder)]
-    if not any(files):  # this should not wait for the model
+    if not any(files):
         raise DocumentError(f"{folder} holds no file of a type that is read: {', '.join(SUFFIXES)}")
-    name = _anywhere(model_of(out, model_name))
-    model = load_model(name)
+    check_folder(out, passage_tokens=passage_tokens)
+    name, model = load_model_of(out, _anywhere(model_name))
     with (
         RefragIndex.create(out, model, passage_tokens=passage_tokens, model_name=name) as target,
         _progress() as bar,
@@ -61,15 +64,22 @@ def index(
     _tell_skipped(report.skipped)
     output.out(
         f"Documents: {report.added} added, {report.updated} updated, {report.unchanged} unchanged, "
-        f"{report.removed} removed, {len(report.skipped)} files skipped\n"
-        f"{out}: {info.documents:,} documents, {info.passages:,} passages, "
-        f"{info.chunks:,} chunks, {info.tokens:,} tokens, {decimal(info.size_bytes)}",
+        f"{report.removed} removed, {_count(len(report.skipped), 'file')} skipped\n"
+        f"{out}: {_count(info.documents, 'document')}, {_count(info.passages, 'passage')}, "
+        f"{_count(info.chunks, 'chunk')}, {_count(info.tokens, 'token')}, "
+        f"{decimal(info.size_bytes)}",
         highlight=False,
     )
 
 
-def _anywhere(name: str) -> str:
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _anywhere(name: str | None) -> str | None:
     """A model's name that means the same in whatever folder the index is opened."""
+    if name is None:
+        return None
     local = Path(name)
     return str(local.resolve()) if local.is_dir() and name not in bundled_names() else name
 

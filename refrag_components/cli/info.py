@@ -47,10 +47,12 @@ def _index_facts(name: str) -> Mapping[str, Any]:
 def _model_facts(name: str) -> Mapping[str, Any]:
     folder = checkpoint_folder(name)
     model = load_model(name)
+    config = dataclasses.asdict(model.config)
     return {
         "folder": folder,
         "fingerprint": model.fingerprint,
-        **dataclasses.asdict(model.config),
+        **config,
+        "folders": ", ".join(config["folders"]) or "none",
         "vector_width": model.encoder.width,
         "window": f"{model.window} positions",
         "size": decimal(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -66,12 +67,16 @@ def run(
         typer.Option("--start-from", help="Checkpoint that the first stage starts from."),
     ] = None,
 ) -> None:
-    """Run the training stages; a run that was killed goes on where it stopped."""
+    """Run the training stages; a run that was killed goes on where it stopped.
+
+    For several GPUs: accelerate launch -m refrag_components.cli train run ...
+    """
     from refrag_components.corpus import QuestionSet, TokenisedCorpus
     from refrag_components.exceptions import TrainingError
     from refrag_components.training.recipe import Recipe
     from refrag_components.training.stages import STAGES, run_stage
 
+    speaks = os.environ.get("RANK", "0") == "0"  # one of the processes that train together
     settings = Recipe.load(recipe)
     if stage is not None and stage not in STAGES:
         msg = f"there is no stage {stage!r}; stages are {', '.join(STAGES)}"
@@ -79,8 +84,10 @@ def run(
     train_text = TokenisedCorpus.load(text)
     held_out = TokenisedCorpus.load(validation)
     asked = QuestionSet.load(questions) if questions else None
-    for name in STAGES if stage is None else (stage,):
-        say(f"Stage {name}")
+    stages = [name for name in STAGES if name != "policy" or settings.policy is not None]
+    for name in stages if stage is None else (stage,):
+        if speaks:
+            say(f"Stage {name}")
         finished = run_stage(
             name,
             settings,
@@ -91,4 +98,5 @@ def run(
             start_from=start_from,
         )
         start_from = None
-        output.print(f"{name}: {finished}", highlight=False)
+        if speaks:
+            output.print(f"{name}: {finished}", highlight=False)

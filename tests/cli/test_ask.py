@@ -80,7 +80,7 @@ def test_an_impossible_budget_is_refused(refrag: Run, index: Path, budget: str) 
     [
         (["index", "  "], "the question is empty; ask something"),
         (["index", QUESTION, "--policy", "best"], "unknown policy 'best'; choose one of all, "),
-        (["docs", QUESTION], "docs holds no index; create one first"),
+        (["docs", QUESTION], "docs holds no index; make one with `refrag index`"),
     ],
 )
 def test_mistakes_are_one_line_and_do_not_wait_for_the_model(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from refrag_components.index import RefragIndex
 from tests.cli.conftest import Run
+from tests.fake_model import FakeModel
 from tests.test_documents import pdf
 
 
@@ -31,6 +33,10 @@ def test_running_again_does_only_what_is_new(
     (docs / "market.html").write_text("<p>The fish market opens at five in the morning.</p>")
     result = refrag("index", docs, "--out", index, "--model", tiny_folder)
     assert "1 added, 1 updated, 0 unchanged, 1 removed" in result.stdout
+    (docs / "image.txt").write_bytes(b"\0")
+    result = refrag("index", docs, "--out", index, "--model", tiny_folder)
+    assert "2 unchanged, 0 removed, 1 file skipped" in result.stdout
+    (docs / "image.txt").unlink()
     result = refrag("index", docs, "--out", index, "--model", tiny_folder)
     assert "0 added, 0 updated, 2 unchanged, 0 removed" in result.stdout
 
@@ -76,12 +82,20 @@ def test_a_folder_without_readable_files_is_told_before_the_model_loads(
     assert "docs holds no file of a type that is read: .htm, " in result.stderr
 
 
-def test_a_folder_with_other_files_is_not_taken_for_an_index(
-    refrag: Run, docs: Path, tiny_folder: Path
-) -> None:
-    result = refrag("index", docs, "--out", docs, "--model", tiny_folder)
+def test_a_folder_with_other_files_is_not_taken_for_an_index(refrag: Run, docs: Path) -> None:
+    result = refrag("index", docs, "--out", docs, "--model", "no-such-model")
     assert result.exit_code == 1
     assert "choose a new or empty folder" in result.stderr
+    assert "Loading" not in result.stderr
+
+
+def test_another_passage_length_is_told_before_the_model_loads(
+    refrag: Run, docs: Path, index: Path
+) -> None:
+    options = ("--out", index, "--passage-tokens", 16, "--model", "no-such-model")
+    result = refrag("index", docs, *options)
+    assert result.exit_code == 1
+    assert "passages of at most 256 tokens" in result.stderr
 
 
 def test_the_index_remembers_its_model(
@@ -93,6 +107,19 @@ def test_the_index_remembers_its_model(
     assert "2 unchanged" in refrag("index", docs, "--out", index).stdout
     assert refrag("ask", index, "When was the harbour dug?", "--max-tokens", 1).exit_code == 0
     assert str(tiny_folder) in refrag("info", index).stdout
+
+
+@pytest.mark.parametrize("command", ["ask", "index"])
+def test_a_model_that_has_moved_can_be_named(
+    refrag: Run, docs: Path, tmp_path: Path, command: str
+) -> None:
+    place, index = tmp_path / "gone", tmp_path / "index"
+    RefragIndex.create(index, FakeModel(), model_name=str(place)).close()
+    arguments = {"ask": (index, "When?"), "index": (docs, "--out", index)}[command]
+    result = refrag(command, *arguments)
+    assert result.exit_code == 1
+    made = f"Error: {index} was made with {place}, which cannot be loaded"
+    assert made in result.stderr and "--model" in result.stderr
 
 
 def test_pdfs_are_indexed_without_pypdfs_remarks(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -15,6 +16,12 @@ def test_help_lists_the_commands(refrag: Run) -> None:
         assert command in result.stdout
 
 
+def test_the_version_is_the_installed_one(refrag: Run) -> None:
+    result = refrag("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"refrag-components {version('refrag-components')}\n"
+
+
 @pytest.mark.parametrize("command", ["ask", "demo", "download", "index", "info"])
 def test_every_command_explains_itself(refrag: Run, command: str) -> None:
     assert refrag(command, "--help").exit_code == 0
@@ -26,5 +33,6 @@ def test_a_mistake_in_a_real_process_has_exit_code_1_and_no_traceback() -> None:
         [sys.executable, "-c", code, "ask", "nowhere", "Why?"], capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert result.stderr == "Error: nowhere holds no index; create one first\n"
+    assert result.stderr.startswith("Error: nowhere holds no index; make one with ")
+    assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
