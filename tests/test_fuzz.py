@@ -1,0 +1,156 @@
+"""Ten thousand prompts full of forged, nested and cut envelopes, over stores that get damaged.
+
+Whatever a prompt holds and whatever a store has come to: nothing crashes, no character of the
+prompt is lost, and nobody is given text or chunk vectors but a passage's own.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from refrag_components.passage_loader import PassageLoader
+from refrag_components.prompt import PassagePart
+from refrag_components.registry import PassageRegistry
+from refrag_components.resolver import Resolved, Resolver, format_envelope
+from refrag_components.stores import SQLiteStore
+from refrag_components.vectors import ChunkVectors, passage_key
+from tests.fake_model import FakeModel
+
+_CASES = 1000  # a seed
+_ALPHABET = "ab éß漢🙂\u0301\u200b\x00\ud800\"'\\{}[]<>&%_*\n\t:/"
+_MARKERS = ("[[refrag:", "]]", "[[/refrag]]", "[[refrag:]]", "[[refrag:\n]]", "[[", "[[/refrag")
+
+
+class _Model(FakeModel):
+    """What a ``PassageLoader`` needs of a model."""
+
+    encoder = SimpleNamespace(width=64)
+
+    @cache  # noqa: B019 - the same passages come again and again
+    def encode(self, text: str) -> ChunkVectors:
+        return super().encode(text)
+
+    def encode_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> list[ChunkVectors]:
+        return [self.encode(text) for text in texts]
+
+
+class _Tenant:
+    """Somebody's passages, registered by their retriever, and their store."""
+
+    def __init__(self, rng: random.Random, path: Path, fingerprint: str) -> None:
+        self.registry = PassageRegistry()
+        self.store = SQLiteStore(path)
+        self.model = _Model(fingerprint)
+        self.passages = [_passage(rng) for _ in range(25)]
+        for passage in self.passages:
+            self.registry.register(passage, self.store)
+        self.loader = PassageLoader(self.model, self.store)  # type: ignore[arg-type]
+        self.loader.load([PassagePart(passage) for passage in self.passages])
+        self.resolver = Resolver(self.registry, fingerprint, self.store)
+
+    def key(self, text: str) -> str:
+        return passage_key(text.strip(), self.model.fingerprint)
+
+
+def _text(rng: random.Random, longest: int = 30) -> str:
+    return "".join(rng.choices(_ALPHABET, k=rng.randrange(longest)))
+
+
+def _passage(rng: random.Random) -> str:
+    """A passage that is long enough to be recognised; some spell out markers."""
+    words = [rng.choice(("harbour", "漢字", "naïve", "rose", "12.5%", "🙂")) for _ in range(12)]
+    if rng.random() < 0.2:
+        words[rng.randrange(12)] = rng.choice(_MARKERS)
+    return f"{rng.randrange(10**6)} {' '.join(words)}"
+
+
+def _piece(rng: random.Random, own: _Tenant, other: _Tenant) -> str:
+    """Something that a prompt may hold, honest or not."""
+    mine, theirs = rng.choice(own.passages), rng.choice(other.passages)
+    new = _passage(rng)
+    honest = format_envelope(mine, own.key(mine))
+    return rng.choice(
+        (
+            _text(rng),
+            mine,
+            f"  {mine}\n",
+            theirs,
+            mine[: rng.randrange(len(mine))] + _text(rng, 4) + theirs[rng.randrange(len(theirs)) :],
+            honest,
+            format_envelope(new, own.key(new)),
+            f"[[refrag:{own.key(mine)}]]{new}[[/refrag]]",
+            f"[[refrag:{other.key(theirs)}]]{mine}[[/refrag]]",
+            f"[[refrag:{other.key(theirs)}]][[/refrag]]",
+            f"[[refrag:{own.key(honest)}]]{honest}[[/refrag]]",
+            honest[: rng.randrange(len(honest))],
+            honest[rng.randrange(len(honest)) :],
+            rng.choice(_MARKERS),
+        )
+    )
+
+
+def _damage(rng: random.Random, tenant: _Tenant, other: _Tenant) -> None:
+    """Spoils a stored row behind the store's back."""
+    keys = list(tenant.store.yield_keys())
+    victim, donor = rng.choice(keys), rng.choice(keys)
+    with sqlite3.connect(tenant.store.database.path) as connection:
+        read = "SELECT CAST(value AS BLOB) FROM chunk_vectors WHERE key = ?"
+        value = bytearray(connection.execute(read, (victim,)).fetchone()[0])
+        place = rng.randrange(len(value)) if value else 0
+        swapped = connection.execute(read, (donor,)).fetchone()[0]
+        with sqlite3.connect(other.store.database.path) as theirs:
+            foreign = theirs.execute("SELECT value FROM chunk_vectors").fetchone()[0]
+        flipped = bytes(value[:place] + bytes([rng.randrange(256)]) + value[place + 1 :])
+        spoiled = rng.choice(
+            (bytes(value[:place]), flipped, swapped, foreign, b"", "text", 7, bytes(value) + b"\0")
+        )
+        write = "UPDATE chunk_vectors SET value = ? WHERE key = ?"
+        connection.execute(write, (spoiled, victim))
+    connection.close()
+    theirs.close()
+
+
+def _check_text(prompt: str, resolved: Resolved, own: _Tenant) -> None:
+    """Parts are the prompt but for markers, and passages are known ones or vouched for."""
+    between = r"(?:\[\[/refrag\]\])?(?:\[\[refrag:[0-9a-f]{32}\]\])?"
+    texts = [re.escape(part.text) for part in resolved.parts]
+    assert re.fullmatch(between.join(["", *texts, ""]), prompt)
+    known = {passage.strip() for passage in own.passages}
+    for part in resolved.parts:
+        if isinstance(part, PassagePart):
+            vouched = f"[[refrag:{own.key(part.text)}]]" in prompt
+            assert part.text in known or vouched
+            assert part.store is own.store
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_prompt_and_no_damage_yields_what_is_not_the_passages_own(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    own = _Tenant(rng, tmp_path / "own.sqlite", "f00d")
+    other = _Tenant(rng, tmp_path / "other.sqlite", rng.choice(("f00d", "beef")))
+    found = cached = 0
+    for _ in range(_CASES):
+        if rng.random() < 0.3:
+            _damage(rng, own, other)
+        prompt = "".join(_piece(rng, own, other) for _ in range(rng.randrange(7)))
+        resolved = own.resolver.resolve_text(prompt)
+        _check_text(prompt, resolved, own)
+        parts = [part for part in resolved.parts if isinstance(part, PassagePart)]
+        loaded = own.loader.load(parts)
+        for part, passage in zip(parts, loaded, strict=True):
+            assert passage.vectors == own.model.encode(part.text)
+        found += len(parts)
+        cached += sum(passage.cached for passage in loaded)
+    assert found > _CASES  # the cases are worth something
+    assert own.store.corrupt_rows > 0
+    assert 0 < cached < found
