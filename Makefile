@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CHECK := build/check
 
 .PHONY: help install demo test lint format type clean
 
@@ -21,8 +22,13 @@ $(INSTALLED): pyproject.toml
 demo: install  ## Ask Python's own reference, plain and compressed, side by side
 	$(BIN)/refrag demo
 
-test: install  ## Run every test
-	$(BIN)/python -m pytest
+# Not against this folder's files: what users install is the wheel, and files may be missing in it.
+test: install  ## Build the wheel and run every test against it
+	rm -rf $(CHECK)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(CHECK)/dist .
+	$(BIN)/python -m pip install --quiet --no-deps --target $(CHECK) $(CHECK)/dist/*.whl
+	cp -R README.md cookbooks pyproject.toml recipes tests $(CHECK)
+	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(BIN)/python -m pytest
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

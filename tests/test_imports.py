@@ -18,7 +18,7 @@ MODULES = sorted(
 )
 SOURCES = sorted(
     path.relative_to(ROOT)
-    for folder in ("refrag_components", "integrations", "tests")
+    for folder in ("refrag_components", "integrations", "langchain_refrag", "llama_index", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
 
