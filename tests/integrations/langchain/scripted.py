@@ -86,13 +86,13 @@ def follow_tools(prompt: str) -> str | None:
     A question that names several tools ("f, g") gets a call of each. A call that was begun is
     completed. A question for JSON gets a joke. All else is left to the model.
     """
-    turns = [turn.removesuffix("\n") for turn in prompt.split(_TURN)[1:]]
+    turns = prompt.split(_TURN)[1:]
     question = next((turn for turn in reversed(turns) if turn.startswith("user\n")), "")
     begun = turns[-1].removeprefix("assistant\n") if turns else ""
     if not prompt.startswith(_TOOLS):
-        joke = json.dumps({"setup": "Why?", "punchline": "Because."})
-        return f"{joke}" if "JSON" in question else None
-    schemas = [json.loads(line) for line in turns[0].removesuffix(_END).splitlines()[2:]]
+        joke = {"setup": "Why?", "punchline": "Because."}
+        return json.dumps(joke) if "JSON" in question else None
+    schemas = [json.loads(line) for line in turns[0].split(_END)[0].splitlines()[2:]]
     tools = {schema["function"]["name"]: schema["function"] for schema in schemas}
     if not begun and turns[-2].startswith("tool\n"):
         return "That is what it says."
