@@ -13,6 +13,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import create_retriever_tool, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from pydantic import BaseModel
 
 import langchain_refrag
 from langchain_refrag import ChatRefrag, RefragMiddleware, RefragRetriever
@@ -103,6 +104,21 @@ class TestPlainAgent:
     ) -> None:
         with pytest.raises(ToolCallingError, match="no place for tools"):
             self.make(chat, list_retriever, "content").invoke(asked(QUESTION))
+
+
+class Found(BaseModel):
+    """What was found."""
+
+    year: int
+    place: str
+
+
+def test_answers_by_a_schema(agent_model: ChatRefrag, list_retriever: ListRetriever) -> None:
+    agent = create_agent(
+        agent_model, middleware=[RefragMiddleware(list_retriever)], response_format=Found
+    )
+    state = agent.invoke(asked("In 1907 at 'Eastport'?"))
+    assert state["structured_response"] == Found(year=1907, place="Eastport")
 
 
 @tool
