@@ -72,7 +72,7 @@ class ToolCall:
 
     Attributes:
         name: The tool's name.
-        arguments: What it was called with, as JSON has it.
+        arguments: What it was called with, as JSON has it; anything else is written as text.
     """
 
     name: str
@@ -81,7 +81,7 @@ class ToolCall:
     def to_json(self) -> str:
         """The call as decoders that know no other form may read it."""
         call = {"name": self.name, "arguments": dict(self.arguments)}
-        return json.dumps(call, ensure_ascii=False)
+        return json.dumps(call, ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True)

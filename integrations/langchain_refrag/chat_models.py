@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from langchain_refrag.messages import resolve_messages
 from langchain_refrag.settings import RefragSettings
 from langchain_refrag.structured import parse_json_answers
-from langchain_refrag.tools import Tool, ToolAnswer, Tools
+from langchain_refrag.tools import AnswerReader, Tool, Tools
 from refrag_components.generator import Request
 from refrag_components.prompt import render
 from refrag_components.report import Report
@@ -94,12 +94,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             ToolCallingError: If the decoder's chat template cannot lay out tools, or the choice
                 names none of them.
         """
-        bound = Tools.of(tools, tool_choice)
+        schemas = list(Tools.of(tools).schemas)
         call, _ = self._split_call(None, kwargs)
-        bound.check(call._checkpoint().model.tokenizer)
+        Tools.of(schemas, tool_choice).check(call._checkpoint().model.tokenizer)
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
-        return self.bind(tools=list(Tools.of(tools).schemas), **kwargs)
+        return self.bind(tools=schemas, **kwargs)
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
@@ -176,7 +176,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     def _request(
         self, messages: Sequence[BaseMessage], call: Mapping[str, Any]
-    ) -> tuple[Request, ToolAnswer, Sequence[str]]:
+    ) -> tuple[Request, AnswerReader, Sequence[str]]:
         """The request that messages are, what reads its answer, and warnings.
 
         Args:
@@ -185,7 +185,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         """
         tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
-        reader = tools.answer(tokenizer)
+        reader = tools.reader(tokenizer)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver())
         parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
         request = Request(parts, conversation.question, self.policy, self.budget)

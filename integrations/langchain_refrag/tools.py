@@ -20,7 +20,7 @@ from refrag_components.tool_calls import BrokenToolCall, ToolCallParser, tool_ca
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Tool", "ToolAnswer", "Tools"]
+__all__ = ["AnswerReader", "Tool", "Tools"]
 
 Tool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 Piece = str | ToolCall | BrokenToolCall
@@ -87,25 +87,25 @@ class Tools:
         if self.schemas:
             tool_call_style(tokenizer)
 
-    def answer(self, tokenizer: PreTrainedTokenizerBase) -> ToolAnswer:
+    def reader(self, tokenizer: PreTrainedTokenizerBase) -> AnswerReader:
         """What reads an answer; if a tool has to be called, it also begins that call.
 
         Raises:
             ToolCallingError: If the decoder cannot be told about the tools.
         """
         if not self.schemas:
-            return ToolAnswer(None)
+            return AnswerReader(None)
         style = tool_call_style(tokenizer)
         names = [schema["function"]["name"] for schema in self.schemas]
         if self.choice is None:
-            return ToolAnswer(ToolCallParser(names))
+            return AnswerReader(ToolCallParser(names))
         begun = style.begin(None if self.choice == _ANY else self.choice)
         prefix = (ControlPart(style.opening), TextPart(begun.removeprefix(style.opening)))
-        return ToolAnswer(ToolCallParser(names), tuple(part for part in prefix if part.text))
+        return AnswerReader(ToolCallParser(names), tuple(part for part in prefix if part.text))
 
 
-class ToolAnswer:
-    """An answer that may call tools.
+class AnswerReader:
+    """Makes messages of an answer that may call tools; for one answer only.
 
     Args:
         parser: Finds the calls; None where no tool is bound.

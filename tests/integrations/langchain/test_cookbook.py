@@ -36,11 +36,13 @@ def run(notebook: nbformat.NotebookNode) -> Outputs:
 
 def check_closing(shown: Outputs) -> None:
     """The same question, plain and compressed, and a picture of what was expanded."""
-    budgets = re.findall(r"^ *([01]\.\d+) +(\d+) +(\d+) ", shown.printed, flags=re.MULTILINE)
-    assert {float(budget) for budget, _, _ in budgets} >= {1.0, 0.25, 0.0}
-    tokens, positions = zip(*((int(t), int(p)) for _, t, p in budgets), strict=True)
-    assert positions[0] == tokens[0]  # the plain prompt
-    assert list(positions) == sorted(positions, reverse=True)
+    rows = re.findall(r"^ *([01]\.\d+) +(\d+) +(\d+) ", shown.printed, flags=re.MULTILINE)
+    assert [float(budget) for budget, _, _ in rows] == [1.0, 0.5, 0.25, 0.0] * (len(rows) // 4)
+    assert rows
+    for table in (rows[i : i + 4] for i in range(0, len(rows), 4)):
+        positions = [int(positions) for _, _, positions in table]
+        assert positions[0] == int(table[0][1])  # the plain prompt
+        assert positions == sorted(positions, reverse=True)
     assert "<mark>" in shown.picture
     assert len(re.sub(r"<mark>.*?</mark>", "", shown.picture)) > len(shown.picture) / 4
 
