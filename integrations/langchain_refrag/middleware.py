@@ -96,16 +96,16 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
         """Makes passages of what has been said, as far as it is to be compressed."""
         asking = _latest_question(messages) or 0
         for index, message in enumerate(messages):
-            result = isinstance(message, ToolMessage) and not _carries_documents(message)
-            text = message.text
+            if not isinstance(message, ToolMessage) and not (self.history and index < asking):
+                continue
             # A text that holds passages is compressed passage by passage.
-            if (result or (self.history and index < asking)) and not default_registry().find(text):
-                default_registry().register(text, self.store)
+            if not _carries_documents(message) and not default_registry().find(message.text):
+                default_registry().register(message.text, self.store)
 
 
-def _carries_documents(message: ToolMessage) -> bool:
+def _carries_documents(message: BaseMessage) -> bool:
     """Whether a tool handed over passages with its text; ``ChatRefrag`` finds those itself."""
-    artifact = message.artifact
+    artifact = message.artifact if isinstance(message, ToolMessage) else None
     if not isinstance(artifact, Sequence) or isinstance(artifact, str):
         return False
     try:

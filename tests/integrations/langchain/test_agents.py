@@ -143,10 +143,17 @@ class TestMiddleware:
         assert 0 < refrag["context_positions"] < refrag["context_tokens"]
         assert len(store) == 1
 
-    def test_passages_of_an_artifact_stay_passages(self, agent_model: ChatRefrag) -> None:
-        agent = create_agent(agent_model, [catalogue], middleware=[RefragMiddleware()])
-        refrag = reports(agent.invoke(asked(QUESTION)))[-1]
+    @pytest.mark.parametrize("history", [False, True])
+    def test_passages_of_an_artifact_stay_passages(
+        self, agent_model: ChatRefrag, history: bool
+    ) -> None:
+        middleware = RefragMiddleware(history=history)
+        agent = create_agent(agent_model, [catalogue], middleware=[middleware])
+        state = agent.invoke(asked("When?"))
+        refrag = reports(state)[-1]
         assert refrag["cache_hits"] + refrag["cache_misses"] == 2
+        state = agent.invoke({"messages": [*state["messages"][:3], HumanMessage("And why?")]})
+        assert reports(state)[-1]["cache_hits"] == 2
 
     def test_retrieves_for_decoders_without_tools(
         self, roomy_folder: Path, list_retriever: ListRetriever
