@@ -16,6 +16,7 @@ __all__ = [
     "RefragError",
     "SamplingError",
     "StoreError",
+    "ToolCallingError",
     "TrainingError",
     "UnknownModelError",
     "UnknownPolicyError",
@@ -72,6 +73,10 @@ class SamplingError(RefragError, ValueError):
 
 class StoreError(RefragError, OSError):
     """A store that cannot be opened, read or written."""
+
+
+class ToolCallingError(RefragError, ValueError):
+    """A decoder that cannot be told about tools, or a choice of a tool that is not there."""
 
 
 class TrainingError(RefragError, ValueError):

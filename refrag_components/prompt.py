@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "PromptTokenizer",
     "RenderedPart",
     "TextPart",
+    "ToolCall",
     "render",
 ]
 
@@ -65,22 +67,45 @@ RenderedPart = TextPart | PassagePart | ControlPart
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A tool that the assistant called.
+
+    Attributes:
+        name: The tool's name.
+        arguments: What it was called with, as JSON has it; anything else is written as text.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """The call as decoders that know no other form may read it."""
+        call = {"name": self.name, "arguments": dict(self.arguments)}
+        return json.dumps(call, ensure_ascii=False, default=str)
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn of a conversation.
 
     Attributes:
         role: "system", "user", "assistant" or whatever the chat template knows.
         parts: Text and passages in order.
+        tool_calls: Tools that the assistant called in this turn.
+        tool: Name of the tool whose result this is.
     """
 
     role: str
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool: str | None = None
 
 
 def render(
     messages: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
 ) -> list[RenderedPart]:
     """Lays messages out with the tokenizer's own chat template.
@@ -89,13 +114,15 @@ def render(
     afterwards, so content cannot forge control tokens and passages keep their borders. Outer white
     space of a message does pass through the template, which may strip it.
 
-    A template that refuses the roles is given the messages once more with everything but the
-    assistant's turns as user turns and equal neighbours merged. A tokenizer without a template
-    gets one "role: text" line a message.
+    A template that leaves tool calls out is given them once more as text. One that refuses the
+    roles is given the messages with everything but the assistant's turns as user turns and equal
+    neighbours merged. A tokenizer without a template gets one "role: text" line a message.
 
     Args:
         messages: The conversation, at least one message.
         tokenizer: The decoder's tokenizer.
+        tools: JSON schemas of the tools that may be called, in OpenAI's form. Not every template
+            prints them: see ``refrag_components.tool_calls.tool_call_style``.
         add_generation_prompt: End with the opening of the assistant's turn.
 
     Raises:
@@ -106,14 +133,20 @@ def render(
         msg = "there are no messages to answer; pass at least one"
         raise EmptyInputError(msg)
     if not tokenizer.chat_template:
-        return _without_template(messages, add_generation_prompt=add_generation_prompt)
+        spelled = _spell_tool_calls(messages)
+        return _without_template(spelled, add_generation_prompt=add_generation_prompt)
     try:
-        return _with_template(messages, tokenizer, add_generation_prompt)
-    except (TemplateError, _PartLostError):
-        folded = _fold_roles(messages)
+        return _with_template(messages, tokenizer, tools, add_generation_prompt)
+    except _TEMPLATE_ERRORS:
+        spelled = _spell_tool_calls(messages)
+    if any(message.tool_calls for message in messages):
+        try:
+            return _with_template(spelled, tokenizer, tools, add_generation_prompt)
+        except _TEMPLATE_ERRORS:
+            pass  # it was something else
     try:
-        return _with_template(folded, tokenizer, add_generation_prompt)
-    except (TemplateError, _PartLostError) as error:
+        return _with_template(_fold_roles(spelled), tokenizer, tools, add_generation_prompt)
+    except _TEMPLATE_ERRORS as error:
         roles = [message.role for message in messages]
         msg = f"the tokenizer's chat template cannot lay out the roles {roles}: {error}"
         raise RefragError(msg) from error
@@ -123,31 +156,106 @@ class _PartLostError(ValueError):
     """The template left out a message or changed its text."""
 
 
+# A template is a program that somebody else wrote: a TypeError is one that expects other messages.
+_TEMPLATE_ERRORS = (TemplateError, TypeError, _PartLostError)
+
+
+class _Places:
+    """Unguessable words that stand for content while the template lays it out.
+
+    Args:
+        tokenizer: Says which texts are control tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        added = tokenizer.added_tokens_decoder.values()
+        self._control = {*tokenizer.all_special_tokens, *(str(t) for t in added if t.special)}
+        self._secret = secrets.token_hex(16)
+        self._parts: list[Part] = []
+        self._needed: set[int] = set()
+
+    def place(self, part: Part) -> str:
+        """The word for a part that the template must print."""
+        self._needed.add(len(self._parts))
+        return self._word(part)
+
+    def shield(self, value: Any) -> Any:
+        """A JSON value with words for those strings that spell out control tokens.
+
+        The other strings stay, because templates look at some of them ("object", "required").
+        """
+        if isinstance(value, str):
+            forged = any(token in value for token in self._control)
+            return self._word(_json_text(value)) if forged else value
+        if isinstance(value, Mapping):
+            return {self.shield(key): self.shield(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.shield(item) for item in value]
+        return value
+
+    def fill(self, text: str) -> list[RenderedPart]:
+        """Puts the parts into what the template made of their words.
+
+        Raises:
+            _PartLostError: If a part is missing.
+        """
+        pieces = re.split(f"x{self._secret}n([0-9]+)x", text)  # control text and numbers take turns
+        if lost := self._needed - {int(number) for number in pieces[1::2]}:
+            msg = f"{len(lost)} of {len(self._needed)} message parts do not appear in its output"
+            raise _PartLostError(msg)
+        rendered: list[RenderedPart] = []
+        for i, piece in enumerate(pieces):
+            if i % 2:
+                rendered.append(self._parts[int(piece)])
+            elif piece:
+                rendered.append(ControlPart(piece))
+        return rendered
+
+    def _word(self, part: Part) -> str:
+        self._parts.append(part)
+        return f"x{self._secret}n{len(self._parts) - 1}x"
+
+
 def _with_template(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
 ) -> list[RenderedPart]:
-    secret = secrets.token_hex(16)
-    parts: list[Part] = []
-    conversation: list[dict[str, str]] = []
-    for message in messages:
-        lead, body, tail = _outer_space(message.parts)
-        places = "".join(f"x{secret}n{len(parts) + i}x" for i in range(len(body)))
-        parts.extend(body)
-        conversation.append({"role": message.role, "content": lead + places + tail})
+    places = _Places(tokenizer)
     text: Any = tokenizer.apply_chat_template(
-        conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+        [_turn(message, places) for message in messages],
+        tools=places.shield(tools) or None,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
     )
-    pieces = re.split(f"x{secret}n([0-9]+)x", text)  # control text and part numbers take turns
-    if lost := set(range(len(parts))) - {int(number) for number in pieces[1::2]}:
-        msg = f"{len(lost)} of {len(parts)} message parts do not appear in its output"
-        raise _PartLostError(msg)
-    rendered: list[RenderedPart] = []
-    for i, piece in enumerate(pieces):
-        if i % 2:
-            rendered.append(parts[int(piece)])
-        elif piece:
-            rendered.append(ControlPart(piece))
-    return rendered
+    return places.fill(text)
+
+
+def _turn(message: Message, places: _Places) -> dict[str, Any]:
+    """A message as chat templates expect it."""
+    lead, body, tail = _outer_space(message.parts)
+    content = lead + "".join(places.place(part) for part in body) + tail
+    turn: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool is not None:
+        turn["name"] = places.shield(message.tool)
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": places.place(_json_text(call.name)),
+                    "arguments": places.shield(call.arguments),
+                },
+            }
+            for call in message.tool_calls
+        ]
+    return turn
+
+
+def _json_text(text: str) -> TextPart:
+    """A string as it stands between the quotation marks of JSON."""
+    return TextPart(json.dumps(text, ensure_ascii=False)[1:-1])
 
 
 def _outer_space(parts: Sequence[Part]) -> tuple[str, list[Part], str]:
@@ -161,6 +269,18 @@ def _outer_space(parts: Sequence[Part]) -> tuple[str, list[Part], str]:
         stripped = last.text.rstrip()
         tail, body[-1] = last.text[len(stripped) :], TextPart(stripped)
     return lead, [part for part in body if part.text], tail
+
+
+def _spell_tool_calls(messages: Sequence[Message]) -> list[Message]:
+    """Writes tool calls into the text of their messages."""
+    spelled: list[Message] = []
+    for message in messages:
+        parts = list(message.parts)
+        for call in message.tool_calls:
+            parts += [TextPart("\n")] if parts else []
+            parts.append(TextPart(call.to_json()))
+        spelled.append(Message(message.role, tuple(parts), tool=message.tool))
+    return spelled
 
 
 def _fold_roles(messages: Sequence[Message]) -> list[Message]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -14,9 +17,10 @@ from refrag_components.prompt import (
     PromptTokenizer,
     RenderedPart,
     TextPart,
+    ToolCall,
     render,
 )
-from tests.tiny import tiny_decoder_tokenizer
+from tests.tiny import TOOL_TEMPLATE, tiny_decoder_tokenizer
 
 _STRIPPING = (
     "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n\n' "
@@ -263,3 +267,64 @@ def test_other_users_of_the_tokenizer_do_not_disturb() -> None:
     before = prompts.encode([ControlPart("<|im_end|> and so on")]).tolist()
     tokenizer("x", truncation=True, max_length=2, split_special_tokens=True)
     assert prompts.encode([ControlPart("<|im_end|> and so on")]).tolist() == before
+
+
+class TestTools:
+    call = ToolCall("search", {"words": 'the "old" town', "limit": 3})
+    tools: ClassVar = [{"type": "function", "function": {"name": "search", "description": "Any."}}]
+
+    def conversation(self, call: ToolCall) -> list[Message]:
+        return [
+            _message("user", "Where?"),
+            Message("assistant", (TextPart("I look."),), (call,)),
+            Message("tool", (PassagePart("In the north."),), tool="search"),
+        ]
+
+    def test_are_laid_out_by_the_template(self) -> None:
+        tokenizer = tiny_decoder_tokenizer(TOOL_TEMPLATE)
+        parts = render(self.conversation(self.call), tokenizer, tools=self.tools)
+        arguments = r'{"words": "the \"old\" town", "limit": 3}'
+        assert _text(parts) == (
+            "<|im_start|>system\nTools:\n"
+            '{"type": "function", "function": {"name": "search", "description": "Any."}}'
+            "<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n"
+            "<|im_start|>assistant\nI look.<tool_call>\n"
+            f'{{"name": "search", "arguments": {arguments}}}\n</tool_call><|im_end|>\n'
+            "<|im_start|>tool\nIn the north.<|im_end|>\n<|im_start|>assistant\n"
+        )
+        assert PassagePart("In the north.") in parts
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            None,
+            tiny_decoder_tokenizer().chat_template,
+            _STRICT,
+            # as DeepSeek: expects arguments to be a string
+            TOOL_TEMPLATE.replace("(call.function.arguments | tojson)", "call.function.arguments"),
+        ],
+    )
+    def test_calls_that_a_template_cannot_write_are_text(self, template: str | None) -> None:
+        parts = render(self.conversation(self.call), _with_template(template))
+        assert f"I look.\n{self.call.to_json()}" in _text(parts)
+        assert PassagePart("In the north.") in parts
+
+    @given(
+        st.lists(
+            st.sampled_from(["<|im_end|>", "<|im_start|>", "<|im_", "end|>", '"', "\\", "a", "\n"]),
+            max_size=6,
+        ).map("".join)
+    )
+    def test_nothing_in_them_yields_control_tokens(self, hostile: str) -> None:
+        tokenizer = tiny_decoder_tokenizer(TOOL_TEMPLATE)
+        call = ToolCall(hostile, {hostile: [hostile, {"x": hostile}]})
+        function = {"name": f"f{hostile}", "description": hostile, "parameters": {hostile: hostile}}
+        tools = [{"type": "function", "function": function}]
+        parts = render(self.conversation(call), tokenizer, tools=tools)
+        ids = PromptTokenizer(tokenizer).encode(
+            [TextPart(p.text) if isinstance(p, PassagePart) else p for p in parts]
+        )
+        start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        assert (ids.tolist().count(start), ids.tolist().count(end)) == (5, 4)
+        calls = json.loads(_text(parts).split("<tool_call>\n")[1].split("\n</tool_call>")[0])
+        assert calls == {"name": hostile, "arguments": call.arguments}

@@ -23,6 +23,25 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+TOOL_TEMPLATE = (
+    "{% if tools %}{{ '<|im_start|>system\nTools:' }}{% for tool in tools %}"
+    "{{ '\n' + (tool | tojson) }}{% endfor %}{{ '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+    "{% for call in message.tool_calls or [] %}"
+    '{{ \'<tool_call>\n{"name": "\' + call.function.name + \'", "arguments": \' '
+    "+ (call.function.arguments | tojson) + '}\n</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML that lays out tools and writes calls between tags, as Hermes and Qwen do."""
+
+BARE_TOOL_TEMPLATE = (
+    TOOL_TEMPLATE.replace("<tool_call>\n", "")
+    .replace("\n</tool_call>", "")
+    .replace('"arguments"', '"parameters"')
+)
+"""The same with bare JSON, as Llama 3 has it."""
+
 TEXT = [
     "The harbour lies north of the old town and was dug in 1907.",
     "A generator yields values one by one; a list holds all of them at once.",
@@ -32,7 +51,7 @@ TEXT = [
 ]
 
 
-def tiny_decoder_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_decoder_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of a few hundred tokens with a ChatML template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -50,7 +69,7 @@ def tiny_decoder_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
         unk_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         model_max_length=1024,
     )
 

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from langchain_refrag.chains import create_refrag_documents_chain, format_refrag_documents
 from langchain_refrag.chat_models import ChatRefrag
 from langchain_refrag.documents import RefragDocument
+from langchain_refrag.embeddings import RefragEmbeddings
 from langchain_refrag.llms import RefragLLM
 from langchain_refrag.retrievers import RefragRetriever
+from langchain_refrag.stores import ByteChunkStore, RefragStore
 
-__all__ = ["ChatRefrag", "RefragDocument", "RefragLLM", "RefragRetriever"]
+if TYPE_CHECKING:
+    from langchain_refrag.middleware import RefragMiddleware
+
+__all__ = [
+    "ByteChunkStore",
+    "ChatRefrag",
+    "RefragDocument",
+    "RefragEmbeddings",
+    "RefragLLM",
+    "RefragMiddleware",
+    "RefragRetriever",
+    "RefragStore",
+    "create_refrag_documents_chain",
+    "format_refrag_documents",
+]
+
+
+def __getattr__(name: str) -> type[RefragMiddleware]:
+    # The one class that needs the package langchain, and not only langchain-core.
+    if name == "RefragMiddleware":
+        from langchain_refrag.middleware import RefragMiddleware
+
+        return RefragMiddleware
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

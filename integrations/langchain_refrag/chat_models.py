@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel
 
 from langchain_refrag.messages import resolve_messages
 from langchain_refrag.settings import RefragSettings
+from langchain_refrag.structured import parse_json_answers
+from langchain_refrag.tools import AnswerReader, Tool, Tools
 from refrag_components.generator import Request
 from refrag_components.prompt import render
 from refrag_components.report import Report
@@ -31,6 +35,10 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     What happened stands in ``response_metadata["refrag"]`` as ``refrag_components.report.Report``;
     ``usage_metadata`` counts decoder positions as input tokens.
 
+    Tools are told to the decoder by its own chat template. Calls are read from its answer as JSON,
+    between ``<tool_call>`` tags or bare; what claims to be a call and cannot be read stands in
+    ``invalid_tool_calls``.
+
     Example:
         ```python
         from langchain_refrag import ChatRefrag, RefragRetriever
@@ -46,7 +54,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     streaming: bool = False
 
-    _call_only: ClassVar[frozenset[str]] = frozenset({"documents", "stream"})
+    _call_only: ClassVar[frozenset[str]] = frozenset(
+        {"documents", "stream", "tool_choice", "tools"}
+    )
 
     @property
     def _llm_type(self) -> str:
@@ -64,6 +74,72 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         call = self._for_call(stop, kwargs)
         return super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
 
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Tells the decoder about tools.
+
+        Args:
+            tools: Tools, functions, pydantic or typed dict classes, or JSON schemas.
+            tool_choice: "auto" (the default) leaves it to the decoder, "none" forbids calls,
+                "any" or "required" or True asks for one, a name for that tool. The answer is then
+                begun with a call, which the decoder completes: what it writes is not constrained.
+            **kwargs: Settings of the call, as for ``bind``.
+
+        Raises:
+            ToolCallingError: If the decoder's chat template cannot lay out tools, or the choice
+                names none of them.
+        """
+        schemas = list(Tools.of(tools).schemas)
+        call, _ = self._split_call(None, kwargs)
+        Tools.of(schemas, tool_choice).check(call._checkpoint().model.tokenizer)
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=schemas, **kwargs)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answers that fit a schema, see ``BaseChatModel.with_structured_output``.
+
+        ``method="json_mode"`` works with any decoder: the prompt has to ask for JSON, and the first
+        object of the answer is parsed. Otherwise ("function_calling", "json_schema") the schema is
+        a tool that has to be called. Nothing constrains what the decoder writes: an answer that
+        does not fit raises or, with ``include_raw``, is reported as LangChain's parsers do.
+
+        Raises:
+            ToolCallingError: If a tool is needed and the decoder's template cannot lay out tools.
+        """
+        if kwargs.get("method") == "json_mode":
+            return parse_json_answers(self, schema, include_raw=include_raw)
+        return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+
+    def explain(
+        self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> list[tuple[str, bool | None]]:
+        """Tells what ``invoke`` makes of each stretch of a prompt, without an answer.
+
+        Args:
+            input: As for ``invoke``.
+            stop: As for ``invoke``.
+            **kwargs: As for ``invoke``.
+
+        Returns:
+            The prompt's characters in order, with the chat template around them: chunk by chunk
+            with True if it expands and False if it is compressed, and None beside ordinary text.
+
+        Raises:
+            RefragError: As ``invoke``.
+        """
+        call = self._for_call(stop, kwargs)
+        request, _, _ = call._request(self._convert_input(input).to_messages(), kwargs)
+        generator = call._checkpoint().generator
+        return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -72,13 +148,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._for_call(stop, kwargs)
-        request, warnings = call._request(messages, kwargs.get("documents"))
+        request, reader, warnings = call._request(messages, kwargs)
         answer = call._checkpoint().answer(request, call._sampling())
-        message = AIMessage(
-            content=answer.text,
-            response_metadata=call._metadata(answer.report, answer.finish_reason, warnings),
-            usage_metadata=_usage(answer.report),
-        )
+        message = reader.message(answer.text)
+        message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
+        message.usage_metadata = _usage(answer.report)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -89,24 +163,33 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._for_call(stop, kwargs)
-        request, warnings = call._request(messages, kwargs.get("documents"))
+        request, reader, warnings = call._request(messages, kwargs)
         for delta in call._checkpoint().generator.stream(request, call._sampling()):
-            message = AIMessageChunk(content=delta.text)
+            chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so totals stand on one alone
-                message.response_metadata = call._metadata(
+                chunks[-1].response_metadata = call._metadata(
                     delta.report, delta.finish_reason, warnings
                 )
-                message.usage_metadata = _usage(delta.report)
-                message.chunk_position = "last"
-            yield ChatGenerationChunk(message=message)
+                chunks[-1].usage_metadata = _usage(delta.report)
+                chunks[-1].chunk_position = "last"
+            yield from (ChatGenerationChunk(message=chunk) for chunk in chunks)
 
     def _request(
-        self, messages: Sequence[BaseMessage], documents: object
-    ) -> tuple[Request, Sequence[str]]:
-        conversation = resolve_messages(messages, documents, self._resolver())
-        parts = render(conversation.messages, self._checkpoint().model.tokenizer)
+        self, messages: Sequence[BaseMessage], call: Mapping[str, Any]
+    ) -> tuple[Request, AnswerReader, Sequence[str]]:
+        """The request that messages are, what reads its answer, and warnings.
+
+        Args:
+            messages: The conversation.
+            call: Keywords of the call, among them documents and tools.
+        """
+        tokenizer = self._checkpoint().model.tokenizer
+        tools = Tools.of(call.get("tools"), call.get("tool_choice"))
+        reader = tools.reader(tokenizer)
+        conversation = resolve_messages(messages, call.get("documents"), self._resolver())
+        parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
         request = Request(parts, conversation.question, self.policy, self.budget)
-        return request, conversation.warnings
+        return request, reader, conversation.warnings
 
 
 def _usage(report: Report) -> UsageMetadata:

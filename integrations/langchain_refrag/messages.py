@@ -18,7 +18,7 @@ from langchain_core.messages import (
 
 from langchain_refrag.documents import document_stores
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.prompt import Message, Part, TextPart
+from refrag_components.prompt import Message, Part, TextPart, ToolCall
 from refrag_components.resolver import Resolved, Resolver
 
 if TYPE_CHECKING:
@@ -93,10 +93,18 @@ def resolve_messages(
             resolved = _resolve_block(text, key, {**artifact, **attached, **given}, resolver)
             parts += resolved.parts
             warnings += resolved.warnings
-        turns.append(Message(_role(message), tuple(parts)))
+        turns.append(_turn(message, tuple(parts)))
     question = "".join(part.text for part in turns[asking].parts if isinstance(part, TextPart))
     question = question.strip() or texts[asking].strip()  # the question may be a passage itself
     return Conversation(tuple(turns), question, tuple(warnings))
+
+
+def _turn(message: BaseMessage, parts: tuple[Part, ...]) -> Message:
+    """A message with its content taken apart."""
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    tool = message.name if isinstance(message, (FunctionMessage, ToolMessage)) else None
+    called = tuple(ToolCall(call["name"], call["args"]) for call in calls)
+    return Message(_role(message), parts, called, tool)
 
 
 def _passages_before(

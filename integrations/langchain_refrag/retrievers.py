@@ -29,12 +29,13 @@ __all__ = ["RefragRetriever"]
 class RefragRetriever(BaseRetriever):
     """Wraps any retriever so that ``ChatRefrag`` compresses what it returns.
 
-    The documents come back with the same text in the same order, so prompts stay as they are and
-    any other model still reads them. Their texts are registered in this process; ``ChatRefrag``
-    and ``RefragLLM`` find them again in the prompt.
+    The documents come back as they are, so prompts stay as they are and any other model still reads
+    them. Their texts are registered in this process; ``ChatRefrag`` and ``RefragLLM`` find them
+    again in the prompt.
 
     With a ``model`` the chunk vectors are made here, unless the store has them, and the documents
-    carry them; without one the model makes them when it first reads a passage.
+    are ``RefragDocument`` that carry them, with their key in the metadata; without one the model
+    makes them when it first reads a passage.
 
     Example:
         ```python
@@ -81,16 +82,20 @@ class RefragRetriever(BaseRetriever):
     def _registered(self, documents: Sequence[Document]) -> list[Document]:
         if self.model_name is None:
             self._register(documents, self.store)
-            return [_refrag_document(document) for document in documents]
+            return list(documents)
         generator = load_checkpoint(self.model_name, self.device).generator
         store = generator.store if self.store is None else self.store
         self._register(documents, store)
         passages = [PassagePart(document.page_content.strip()) for document in documents]
         loaded = PassageLoader(generator.model, store).load(passages)
         return [
-            _refrag_document(
-                document,
-                {KEY_METADATA: passage_key(passage.text, generator.model.fingerprint)},
+            RefragDocument(
+                id=document.id,
+                page_content=document.page_content,
+                metadata={
+                    **document.metadata,
+                    KEY_METADATA: passage_key(passage.text, generator.model.fingerprint),
+                },
                 vectors=known.vectors,
             )
             for document, passage, known in zip(documents, passages, loaded, strict=True)
@@ -107,14 +112,3 @@ def _asking_for(k: int | None, search: Callable[..., Any]) -> dict[str, int]:
     parameters = inspect.signature(search).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     return {"k": k} if k is not None and ("k" in parameters or takes_any) else {}
-
-
-def _refrag_document(
-    document: Document, metadata: dict[str, Any] | None = None, **fields: Any
-) -> RefragDocument:
-    return RefragDocument(
-        id=document.id,
-        page_content=document.page_content,
-        metadata={**document.metadata, **(metadata or {})},
-        **fields,
-    )

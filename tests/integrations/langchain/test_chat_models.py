@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
@@ -27,6 +29,7 @@ from refrag_components.layout import TextSegment
 from refrag_components.registry import default_registry
 from refrag_components.shared_checkpoints import load_checkpoint
 from refrag_components.stores.memory import MemoryStore
+from refrag_components.vectors import passage_key
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
 
 QUESTION = "When was the harbour dug?"
@@ -88,6 +91,54 @@ class TestAnswers:
         chat = ChatRefrag(model=str(tiny_folder), max_tokens=4, output_version="v1")
         (block,) = chat.invoke(prompt(HARBOUR)).content_blocks
         assert block["type"] == "text"
+
+    @pytest.mark.parametrize("version", ["v0", "v1"])
+    def test_text_blocks_with_extras(self, tiny_folder: Path, version: Any) -> None:
+        chat = ChatRefrag(model=str(tiny_folder), max_tokens=4, output_version=version)
+        key = passage_key(HARBOUR, chat._checkpoint().model.fingerprint)
+        blocks: list[Any] = [
+            {"type": "text", "text": HARBOUR, "extras": {"refrag": {"key": key}}},
+            {"type": "text", "text": f"\n\n{QUESTION}", "extras": {"cache": True}},
+        ]
+        for message in (HumanMessage(blocks), HumanMessage(content_blocks=blocks)):
+            answer = chat.invoke([message])
+            assert 0 < report(answer)["context_positions"] < report(answer)["context_tokens"]
+            assert chat.invoke([message, answer, HumanMessage("And why?")]).text is not None
+            assert isinstance(answer.content, list) is (version == "v1")
+
+    def test_rate_limiter(self, tiny_folder: Path) -> None:
+        class Counting(BaseRateLimiter):
+            calls = 0
+
+            def acquire(self, *, blocking: bool = True) -> bool:
+                self.calls += 1
+                return True
+
+            async def aacquire(self, *, blocking: bool = True) -> bool:
+                return self.acquire()
+
+        limiter = Counting()
+        chat = ChatRefrag(model=str(tiny_folder), max_tokens=2, rate_limiter=limiter)
+        chat.invoke(QUESTION)
+        list(chat.stream(QUESTION))
+        assert limiter.calls == 2
+
+    def test_traces_are_told_the_settings_of_the_call(self, chat: ChatRefrag) -> None:
+        class Handler(BaseCallbackHandler):
+            params: dict[str, Any]
+
+            def on_chat_model_start(self, *_: Any, metadata: Any = None, **kwargs: Any) -> None:
+                self.params = {**kwargs["invocation_params"], **metadata}
+
+        handler = Handler()
+        settings: dict[str, Any] = {"temperature": 0.5, "max_tokens": 3, "budget": 0.5, "seed": 1}
+        chat.invoke(QUESTION, {"callbacks": [handler]}, stop=["."], **settings)
+        params = handler.params
+        assert {name: params[name] for name in settings} == settings
+        assert params["ls_provider"] == "refrag"
+        assert params["ls_model_name"] == chat.model_name
+        assert (params["ls_temperature"], params["ls_max_tokens"]) == (0.5, 3)
+        assert params["ls_stop"] == params["stop"] == ["."]
 
 
 class TestStreams:
@@ -256,7 +307,7 @@ class TestHostileText:
     @pytest.mark.parametrize("registered", [True, False])
     def test_control_tokens_in_text_stay_text(self, chat: ChatRefrag, registered: bool) -> None:
         messages = prompt(self.forged) if registered else [HumanMessage(self.forged)]
-        request, _ = chat._request(messages, None)
+        request, _, _ = chat._request(messages, {})
         generator = chat._checkpoint().generator
         prepared = generator.prepare(request)
         tokenizer = generator.model.tokenizer
@@ -291,3 +342,15 @@ def test_settings_may_be_configurable(tiny_folder: Path) -> None:
     configurable = chat.configurable_fields(budget=ConfigurableField("budget"))
     answer = configurable.invoke("What is a harbour?", {"configurable": {"budget": 0.5}})
     assert answer.response_metadata["refrag"]["budget"] == 0.5
+
+
+def test_explain_shows_what_becomes_of_a_prompt(chat: ChatRefrag) -> None:
+    messages = prompt(HARBOUR, RAIN)
+    spans = chat.explain(messages, budget=0.25)
+    refrag = report(chat.invoke(messages, budget=0.25))
+    expanded = [own for _, own in spans if own is not None]
+    assert (len(expanded), sum(expanded)) == (refrag["chunks"], refrag["expanded"])
+    text = "".join(text for text, _ in spans)
+    assert f"{HARBOUR}\n\n{RAIN}" in text
+    assert text.endswith("<|im_start|>assistant\n")
+    assert all(own for _, own in chat.explain(messages, policy="all") if own is not None)

@@ -1,46 +1,105 @@
-"""The notebook runs from top to bottom."""
+"""The notebooks run from top to bottom."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[3] / "cookbooks" / "01_swap_into_langchain.ipynb"
+COOKBOOKS = Path(__file__).parents[3] / "cookbooks"
 MODEL = "refrag-smollm2-135m"
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+Check = Callable[["Outputs"], None]
 
 
-def run(notebook: nbformat.NotebookNode) -> str:
-    """Runs every cell and returns all that was printed."""
+class Outputs(NamedTuple):
+    """All that was printed, and the picture at the end."""
+
+    printed: str
+    picture: str
+
+
+def outputs(notebook: nbformat.NotebookNode) -> Outputs:
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in shown)
+    return Outputs(printed, shown[-1]["data"]["text/html"])
+
+
+def run(notebook: nbformat.NotebookNode) -> Outputs:
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "".join(output.get("text", "") for output in outputs)
+    return outputs(notebook)
+
+
+def check_closing(shown: Outputs) -> None:
+    """The same question, plain and compressed, and a picture of what was expanded."""
+    rows = re.findall(r"^ *([01]\.\d+) +(\d+) +(\d+) ", shown.printed, flags=re.MULTILINE)
+    assert [float(budget) for budget, _, _ in rows] == [1.0, 0.5, 0.25, 0.0] * (len(rows) // 4)
+    assert rows
+    for table in (rows[i : i + 4] for i in range(0, len(rows), 4)):
+        positions = [int(positions) for _, _, positions in table]
+        assert positions[0] == int(table[0][1])  # the plain prompt
+        assert positions == sorted(positions, reverse=True)
+    assert "<mark>" in shown.picture
+    assert len(re.sub(r"<mark>.*?</mark>", "", shown.picture)) > len(shown.picture) / 4
+
+
+def check_swap(shown: Outputs) -> None:
+    assert "4 passages were known, 0 were encoded" in shown.printed
+    assert "4 passages came from the store" in shown.printed
+    check_closing(shown)
+
+
+def check_agents(shown: Outputs) -> None:
+    assert "use a checkpoint whose decoder calls tools" in shown.printed
+    by_hand = re.search(r"^(\d+) tokens took (\d+) positions$", shown.printed, flags=re.MULTILINE)
+    assert by_hand is not None
+    assert int(by_hand[1]) > int(by_hand[2])
+    asked = re.findall(r"^ *(\d+) +(\d+) +(\d+) +(\d+)  ", shown.printed, flags=re.MULTILINE)
+    assert len(asked) == 3
+    for tokens, positions, known, encoded in asked:
+        assert int(tokens) > int(positions)
+        assert int(known) + int(encoded) == 3
+    turns = re.findall(r"^ +([1-4]) +(\d+)  .{25} +(\d+)  ", shown.printed, flags=re.MULTILINE)
+    assert [turn for turn, _, _ in turns] == ["1", "2", "3", "4"]
+    assert turns[0][1] == turns[0][2]
+    assert all(int(plain) > int(compressed) for _, plain, compressed in turns[1:])
+    check_closing(shown)
+
+
+ALL = pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("01_swap_into_langchain.ipynb", check_swap),
+        ("04_agents_and_multi_turn.ipynb", check_agents),
+    ],
+)
 
 
 @pytest.fixture
-def notebook() -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOK, as_version=4)
+def notebook(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(COOKBOOKS / name, as_version=4)
 
 
-def test_runs_with_a_tiny_model(notebook: nbformat.NotebookNode, roomy_folder: Path) -> None:
+@ALL
+def test_runs_with_a_tiny_model(
+    notebook: nbformat.NotebookNode, check: Check, roomy_folder: Path
+) -> None:
     for cell in notebook.cells:
-        source = cell.source.replace(MODEL, str(roomy_folder / "tiny"))
-        cell.source = source.replace(ENCODER, str(roomy_folder / "bert"))
-    printed = run(notebook)
-    assert "4 passages were known, 0 were encoded" in printed
-    assert "4 passages came from the store" in printed
-    budgets = re.findall(r"^ *([01]\.\d+) +(\d+) +(\d+) ", printed, flags=re.MULTILINE)
-    assert [float(budget) for budget, _, _ in budgets] == [1.0, 0.5, 0.25, 0.0]
-    tokens, positions = zip(*((int(t), int(p)) for _, t, p in budgets), strict=True)
-    assert positions[0] == tokens[0]  # the plain prompt
-    assert list(positions) == sorted(positions, reverse=True)
+        cell.source = cell.source.replace(MODEL, str(roomy_folder / "tiny"))
+    check(run(notebook))
 
 
+@ALL
+def test_outputs_are_kept(notebook: nbformat.NotebookNode, check: Check) -> None:
+    check(outputs(notebook))
+
+
+@ALL
 @pytest.mark.checkpoint
 @pytest.mark.timeout(900)
-def test_runs_with_the_bundled_model(notebook: nbformat.NotebookNode) -> None:
-    assert "4 passages came from the store" in run(notebook)
+def test_runs_with_the_bundled_model(notebook: nbformat.NotebookNode, check: Check) -> None:
+    check(run(notebook))

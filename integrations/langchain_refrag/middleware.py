@@ -1,0 +1,131 @@
+"""Middleware for agents made by ``langchain.agents.create_agent``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.retrievers import BaseRetriever
+
+from langchain_refrag.retrievers import RefragRetriever
+from refrag_components.registry import default_registry
+from refrag_components.resolver import document_text
+from refrag_components.stores.base import ChunkStore
+
+try:
+    from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+except ImportError as error:
+    _MSG = (
+        "RefragMiddleware needs the package langchain: "
+        'pip install "refrag-components[langchain-agents]"'
+    )
+    raise ImportError(_MSG) from error
+
+__all__ = ["RefragMiddleware"]
+
+
+class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Compresses what an agent reads again and again.
+
+    Results of tools enter the model as chunk embeddings, whatever tool they come from. With a
+    ``retriever`` the agent also reads passages for the latest question, without a tool, so that
+    decoders that call no tools can be agents too: they stand before the question, in this call of
+    the model only, and are no part of the agent's state.
+
+    Messages keep their text: another model reads them all the same.
+
+    Example:
+        ```python
+        agent = create_agent(
+            ChatRefrag(model="refrag-smollm2-135m"),
+            middleware=[RefragMiddleware(retriever=retriever, history=True)],
+        )
+        ```
+
+    Args:
+        retriever: Any retriever; asked for the latest human message before each call of the model.
+        store: Where chunk vectors of all that are kept; the model's store if None. Not for the
+            passages of a ``RefragRetriever``, which has its own.
+        history: Compress all turns before the latest human message, too.
+    """
+
+    def __init__(
+        self,
+        retriever: BaseRetriever | None = None,
+        *,
+        store: ChunkStore | None = None,
+        history: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tools = []
+        self.store = store
+        self.history = history
+        self.retriever = retriever
+        if retriever is not None and not isinstance(retriever, RefragRetriever):
+            self.retriever = RefragRetriever(retriever=retriever, store=store)
+
+    def wrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
+    ) -> ModelResponse[Any]:
+        """Compresses and retrieves before a call of the model."""
+        self._register(request.messages)
+        asking = _latest_question(request.messages)
+        if self.retriever is not None and asking is not None:
+            documents = self.retriever.invoke(request.messages[asking].text)
+            request = request.override(messages=_with_passages(request.messages, asking, documents))
+        return handler(request)
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """Compresses and retrieves before a call of the model."""
+        self._register(request.messages)
+        asking = _latest_question(request.messages)
+        if self.retriever is not None and asking is not None:
+            documents = await self.retriever.ainvoke(request.messages[asking].text)
+            request = request.override(messages=_with_passages(request.messages, asking, documents))
+        return await handler(request)
+
+    def _register(self, messages: Sequence[BaseMessage]) -> None:
+        """Makes passages of what has been said, as far as it is to be compressed."""
+        asking = _latest_question(messages) or 0
+        for index, message in enumerate(messages):
+            if not isinstance(message, ToolMessage) and not (self.history and index < asking):
+                continue
+            # A text that holds passages is compressed passage by passage.
+            if not _carries_documents(message) and not default_registry().find(message.text):
+                default_registry().register(message.text, self.store)
+
+
+def _carries_documents(message: BaseMessage) -> bool:
+    """Whether a tool handed over passages with its text; ``ChatRefrag`` finds those itself."""
+    artifact = message.artifact if isinstance(message, ToolMessage) else None
+    if not isinstance(artifact, Sequence) or isinstance(artifact, str):
+        return False
+    try:
+        return any(isinstance(item, Document) or document_text(item) for item in artifact)
+    except TypeError:
+        return False
+
+
+def _latest_question(messages: Sequence[BaseMessage]) -> int | None:
+    human = [i for i, message in enumerate(messages) if isinstance(message, HumanMessage)]
+    return human[-1] if human else None
+
+
+def _with_passages(
+    messages: Sequence[Any], asking: int, documents: Sequence[Document]
+) -> list[Any]:
+    """The messages with passages before the question, in its message."""
+    question = messages[asking]
+    passages = [{"type": "text", "text": f"{document.page_content}\n\n"} for document in documents]
+    content = question.content
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    asked = question.model_copy(update={"content": [*passages, *blocks]})
+    return [*messages[:asking], asked, *messages[asking + 1 :]]

@@ -1,0 +1,114 @@
+"""Stores of chunk vectors as stores of LangChain, and the other way round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+from langchain_core.stores import BaseStore, ByteStore
+
+from refrag_components.exceptions import CorruptVectorsError
+from refrag_components.stores.base import ChunkStore
+from refrag_components.vectors import CODECS, ChunkVectors, Codec
+
+__all__ = ["ByteChunkStore", "RefragStore"]
+
+logger = logging.getLogger(__name__)
+
+
+class RefragStore(BaseStore[str, ChunkVectors]):
+    """Any store of chunk vectors as a ``BaseStore`` of LangChain; async methods run in threads.
+
+    Example:
+        ```python
+        store = RefragStore(SQLiteStore("chunk-vectors.sqlite"))
+        await store.amget(keys)
+        ```
+
+    Args:
+        store: Where chunk vectors are kept.
+    """
+
+    def __init__(self, store: ChunkStore) -> None:
+        self.store = store
+
+    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+        """Returns one entry a key, in order; None where there is no (readable) value."""
+        return self.store.mget(keys)
+
+    def mset(self, key_value_pairs: Sequence[tuple[str, ChunkVectors]]) -> None:
+        """Stores values; a key's earlier value is replaced."""
+        self.store.mset(key_value_pairs)
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Forgets keys; unknown keys are ignored."""
+        self.store.mdelete(keys)
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yields the stored keys that begin with ``prefix``."""
+        yield from self.store.yield_keys(prefix=prefix)
+
+
+class ByteChunkStore:
+    """Any ``ByteStore`` of LangChain (files, Redis, ...) as a store of chunk vectors.
+
+    A damaged value, or one that was written under another key, counts as a miss, so that the
+    passage is encoded again.
+
+    Example:
+        ```python
+        store = ByteChunkStore(LocalFileStore("chunk-vectors"))
+        retriever = RefragRetriever(retriever=my_retriever, store=store)
+        ```
+
+    Args:
+        store: Where the bytes are kept; as safe for threads as it is.
+        namespace: Put before every key. Tenants, or applications, that share ``store`` see nothing
+            of each other if none's namespace begins with another's.
+        codec: How vectors are stored; what is already there is read whatever its codec.
+
+    Raises:
+        ValueError: If there is no such codec.
+    """
+
+    def __init__(self, store: ByteStore, *, namespace: str = "", codec: Codec = "float16") -> None:
+        if codec not in CODECS:
+            raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        self.store = store
+        self.namespace = namespace
+        self.codec: Codec = codec
+
+    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+        """Returns one entry a key, in order; None where there is no (readable) value."""
+        names = [self.namespace + key for key in keys]
+        values = self.store.mget(names)
+        return [self._decode(name, data) for name, data in zip(names, values, strict=True)]
+
+    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
+        """Stores values; a key's earlier value is replaced.
+
+        Raises:
+            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
+        """
+        named = [(self.namespace + key, value.to_bytes(self.codec)) for key, value in pairs]
+        self.store.mset([(name, data + name.encode()) for name, data in named])
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Forgets keys; unknown keys are ignored."""
+        self.store.mdelete([self.namespace + key for key in keys])
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yields the stored keys that begin with ``prefix``."""
+        for name in self.store.yield_keys(prefix=self.namespace + (prefix or "")):
+            yield str(name).removeprefix(self.namespace)
+
+    def _decode(self, name: str, data: bytes | None) -> ChunkVectors | None:
+        if data is None:
+            return None
+        try:
+            if not data.endswith(name.encode()):
+                raise CorruptVectorsError("it does not end with its key")
+            return ChunkVectors.from_bytes(data[: -len(name.encode())])
+        except CorruptVectorsError as error:
+            logger.warning("the value of %s is damaged: %s", name, error)
+            return None

@@ -1,0 +1,162 @@
+"""Tools between LangChain's messages and the decoder."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from refrag_components.exceptions import ToolCallingError
+from refrag_components.prompt import ControlPart, RenderedPart, TextPart, ToolCall
+from refrag_components.tool_calls import BrokenToolCall, ToolCallParser, tool_call_style
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["AnswerReader", "Tool", "Tools"]
+
+Tool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+Piece = str | ToolCall | BrokenToolCall
+
+_ANY = "any"
+_CHOICES: Mapping[object, str | None] = {
+    None: None,
+    False: None,
+    "auto": None,
+    "none": "none",
+    "any": _ANY,
+    "required": _ANY,
+    True: _ANY,
+}
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Tools that a call may use.
+
+    Attributes:
+        schemas: Their JSON schemas in OpenAI's form.
+        choice: "any" for some tool, a tool's name for that one; None leaves it to the decoder.
+    """
+
+    schemas: tuple[dict[str, Any], ...] = ()
+    choice: str | None = None
+
+    @classmethod
+    def of(cls, tools: Sequence[Tool] | None, choice: object = None) -> Tools:
+        """Reads tools and a choice in any of the forms that LangChain's models take.
+
+        Args:
+            tools: Tools, functions, pydantic or typed dict classes, or JSON schemas.
+            choice: "auto", "none", "any", "required", a bool, the name of a tool, or OpenAI's dict
+                of it.
+
+        Raises:
+            ToolCallingError: If the choice names no tool, or there is none to choose.
+        """
+        schemas = tuple(convert_to_openai_tool(tool) for tool in tools or ())
+        if remote := [schema for schema in schemas if "function" not in schema]:
+            msg = f"only functions can be called here, not {remote[0].get('type')!r}; leave it out"
+            raise ToolCallingError(msg)
+        names = [schema["function"]["name"] for schema in schemas]
+        if isinstance(choice, Mapping):
+            choice = choice.get("function", choice).get("name")
+        wanted = choice if choice in names else _CHOICES.get(choice, choice)
+        if wanted == "none":
+            return cls()
+        if wanted is not None and not (names and wanted in (_ANY, *names)):
+            msg = f"tool_choice={choice!r} is no bound tool; choose one of {', '.join(names)}"
+            raise ToolCallingError(msg if names else "tool_choice needs tools; bind at least one")
+        if wanted == _ANY and len(names) == 1:
+            wanted = names[0]
+        return cls(schemas, None if wanted is None else str(wanted))
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Makes sure that the decoder can be told about the tools.
+
+        Raises:
+            ToolCallingError: If it cannot.
+        """
+        if self.schemas:
+            tool_call_style(tokenizer)
+
+    def reader(self, tokenizer: PreTrainedTokenizerBase) -> AnswerReader:
+        """What reads an answer; if a tool has to be called, it also begins that call.
+
+        Raises:
+            ToolCallingError: If the decoder cannot be told about the tools.
+        """
+        if not self.schemas:
+            return AnswerReader(None)
+        style = tool_call_style(tokenizer)
+        names = [schema["function"]["name"] for schema in self.schemas]
+        if self.choice is None:
+            return AnswerReader(ToolCallParser(names))
+        begun = style.begin(None if self.choice == _ANY else self.choice)
+        prefix = (ControlPart(style.opening), TextPart(begun.removeprefix(style.opening)))
+        return AnswerReader(ToolCallParser(names), tuple(part for part in prefix if part.text))
+
+
+class AnswerReader:
+    """Makes messages of an answer that may call tools; for one answer only.
+
+    Args:
+        parser: Finds the calls; None where no tool is bound.
+        prefix: The beginning of the answer, to be put at the end of the prompt.
+    """
+
+    def __init__(
+        self, parser: ToolCallParser | None, prefix: tuple[RenderedPart, ...] = ()
+    ) -> None:
+        self._parser = parser
+        self.prefix = prefix
+        self._pending = "".join(part.text for part in prefix)
+        self._calls = 0
+
+    def message(self, text: str) -> AIMessage:
+        """The message that a whole answer is."""
+        pieces = self._pieces(text, last=True)
+        calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
+        broken = [piece for piece in pieces if isinstance(piece, BrokenToolCall)]
+        return AIMessage(
+            content="".join(piece for piece in pieces if isinstance(piece, str)),
+            tool_calls=[
+                tool_call(name=call.name, args=dict(call.arguments), id=_new_id()) for call in calls
+            ],
+            invalid_tool_calls=[
+                invalid_tool_call(name=call.name, args=call.text, id=_new_id(), error=call.error)
+                for call in broken
+            ],
+        )
+
+    def chunks(self, text: str, *, last: bool) -> list[AIMessageChunk]:
+        """The messages that the next piece of an answer makes; at least one if it is the last."""
+        chunks = [self._chunk(piece) for piece in self._pieces(text, last=last)]
+        return chunks if chunks or not last else [AIMessageChunk(content="")]
+
+    def _pieces(self, text: str, *, last: bool) -> list[Piece]:
+        if self._parser is None:
+            return [text] if text else []
+        found = self._parser.push(self._pending + text)
+        self._pending = ""
+        return [*found, *self._parser.finish()] if last else found
+
+    def _chunk(self, piece: Piece) -> AIMessageChunk:
+        if isinstance(piece, str):
+            return AIMessageChunk(content=piece)
+        # A broken call keeps its tag, so that nobody takes its half of a JSON object for a whole.
+        args = json.dumps(piece.arguments) if isinstance(piece, ToolCall) else piece.text
+        chunk = tool_call_chunk(name=piece.name, args=args, id=_new_id(), index=self._calls)
+        self._calls += 1
+        return AIMessageChunk(content="", tool_call_chunks=[chunk])
+
+
+def _new_id() -> str:
+    return f"call_{uuid.uuid4().hex}"

@@ -1,0 +1,128 @@
+"""Many callers of one ChatRefrag."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+from langchain_core.messages import BaseMessage, HumanMessage
+
+from langchain_refrag import ChatRefrag
+from refrag_components.registry import default_registry
+from refrag_components.shared_checkpoints import load_checkpoint
+from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
+
+CALLERS = 64
+PASSAGES = (HARBOUR, RAIN, PRICES)
+
+Call = tuple[list[BaseMessage], dict[str, Any]]
+
+
+def call(caller: int) -> Call:
+    """What a caller asks: each something else, of other lengths, passages and settings."""
+    passages = "\n\n".join(PASSAGES[i % 3] for i in range(caller, caller + 1 + caller % 3))
+    messages: list[BaseMessage] = [
+        HumanMessage(f"Context: {passages}\n\nQuestion {caller}: {'what then, ' * (caller % 5)}?")
+    ]
+    return messages, {"budget": caller % 3 / 2, "max_tokens": 3 + caller % 6}
+
+
+def greedy(caller: int) -> Call:
+    return call(caller)
+
+
+def sampled(caller: int) -> Call:
+    messages, settings = call(caller)
+    return messages, {**settings, "temperature": 1.0, "top_p": 0.9, "seed": caller}
+
+
+WAYS = pytest.mark.parametrize("ask", [greedy, sampled])
+
+
+@pytest.fixture
+def registered() -> None:
+    for passage in PASSAGES:
+        default_registry().register(passage)
+
+
+@pytest.fixture
+def passes(chat: ChatRefrag, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts each call of the engine had."""
+    engine = load_checkpoint(chat.model_name, chat.device).generator.engine
+    generate, sizes = engine.generate, []
+
+    def counting(layouts: Any, params: Any) -> Any:
+        sizes.append(len(layouts))
+        return generate(layouts, params)
+
+    monkeypatch.setattr(engine, "generate", counting)
+    return sizes
+
+
+def expected(chat: ChatRefrag, ask: Callable[[int], Call]) -> list[str]:
+    """What single callers are told, one after the other."""
+    answers = []
+    for caller in range(CALLERS):
+        messages, settings = ask(caller)
+        answers.append(chat.invoke(messages, **settings).text)
+    assert len(set(answers)) > CALLERS / 2
+    return answers
+
+
+@WAYS
+def test_threads(
+    chat: ChatRefrag, registered: None, passes: list[int], ask: Callable[[int], Call]
+) -> None:
+    alone = expected(chat, ask)
+    passes.clear()
+    together = Barrier(CALLERS)
+
+    def work(caller: int) -> str:
+        messages, settings = ask(caller)
+        together.wait()
+        if caller % 8 == 0:
+            return "".join(chunk.text for chunk in chat.stream(messages, **settings))
+        return chat.invoke(messages, **settings).text
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        assert list(pool.map(work, range(CALLERS))) == alone
+    assert sum(passes) == CALLERS - CALLERS // 8
+    assert len(passes) < sum(passes) / 2
+
+
+@WAYS
+async def test_tasks(
+    chat: ChatRefrag, registered: None, passes: list[int], ask: Callable[[int], Call]
+) -> None:
+    alone = expected(chat, ask)
+    passes.clear()
+
+    async def work(caller: int) -> str:
+        messages, settings = ask(caller)
+        if caller % 8 == 0:
+            return "".join([chunk.text async for chunk in chat.astream(messages, **settings)])
+        return (await chat.ainvoke(messages, **settings)).text
+
+    assert await asyncio.gather(*map(work, range(CALLERS))) == alone
+    assert sum(passes) == CALLERS - CALLERS // 8
+    assert len(passes) < sum(passes)
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+async def test_batches(
+    tiny_folder: Path, registered: None, passes: list[int], seed: int | None
+) -> None:
+    settings = {} if seed is None else {"temperature": 1.0, "seed": seed}
+    chat = ChatRefrag(model=str(tiny_folder), max_tokens=6, **settings)  # type: ignore[arg-type]
+    prompts = [call(caller)[0] for caller in range(16)]
+    alone = [chat.invoke(prompt).text for prompt in prompts]
+    for batch in (chat.batch(prompts), await chat.abatch(prompts)):
+        assert [answer.text for answer in batch] == alone
+    together = passes[len(prompts) :]
+    assert sum(together) == 2 * len(prompts)
+    assert len(together) < len(prompts)
