@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
+from warnings import warn
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -22,6 +23,8 @@ from refrag_components.prompt import render
 from refrag_components.report import Report
 
 __all__ = ["ChatRefrag"]
+
+_REMOTE_ONLY = ("parallel_tool_calls", "strict")
 
 
 class ChatRefrag(RefragSettings, BaseChatModel):
@@ -88,12 +91,16 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             tool_choice: "auto" (the default) leaves it to the decoder, "none" forbids calls,
                 "any" or "required" or True asks for one, a name for that tool. The answer is then
                 begun with a call, which the decoder completes: what it writes is not constrained.
-            **kwargs: Settings of the call, as for ``bind``.
+            **kwargs: Settings of the call, as for ``bind``; "strict" and "parallel_tool_calls" are
+                ignored with a warning.
 
         Raises:
             ToolCallingError: If the decoder's chat template cannot lay out tools, or the choice
                 names none of them.
         """
+        # What only remote models offer must not stop a swap.
+        if ignored := [name for name in _REMOTE_ONLY if kwargs.pop(name, None) is not None]:
+            warn(f"bind_tools ignores {', '.join(ignored)}", stacklevel=2)
         schemas = list(Tools.of(tools).schemas)
         call, _ = self._split_call(None, kwargs)
         Tools.of(schemas, tool_choice).check(call._checkpoint().model.tokenizer)

@@ -161,6 +161,11 @@ class TestChoice:
         with pytest.raises(ToolCallingError, match="web_search"):
             chat.bind_tools([{"type": "web_search"}])
 
+    def test_what_only_remote_models_offer(self, chat: ChatRefrag) -> None:
+        with pytest.warns(UserWarning, match="ignores parallel_tool_calls, strict"):
+            model = chat.bind_tools([search], strict=True, parallel_tool_calls=False)
+        assert calls(model.invoke("Find 'it'.")) == [("search", {"words": "it"})]
+
 
 class TestStructuredOutput:
     @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
