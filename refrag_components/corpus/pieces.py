@@ -1,0 +1,71 @@
+"""Chunks of tokenised passages to what the encoder is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from refrag_components.encoder import window_bounds
+
+if TYPE_CHECKING:
+    from refrag_components.corpus.tokenised import TokenisedCorpus
+    from refrag_components.encoder import ChunkEncoder
+
+__all__ = ["encoder_input"]
+
+
+def encoder_input(
+    corpus: TokenisedCorpus, bounds: np.ndarray, counts: np.ndarray, encoder: ChunkEncoder
+) -> dict[str, np.ndarray]:
+    """Lays passages out for the encoder as it lays them out itself at query time.
+
+    Args:
+        corpus: Holds the passages.
+        bounds: First and last token in ``corpus`` of every chunk, inclusive; (chunks, 2).
+        counts: Chunks of each passage, in order, at least 1; (passages,).
+        encoder: Gives special tokens and window; its ``contextual`` is true.
+
+    Returns:
+        The arrays ``pieces``, ``piece_mask``, ``spans`` and ``span_index`` of a ``Batch``.
+    """
+    if not len(counts):
+        none = np.zeros((0, 1), np.int64)
+        spans = np.zeros((0, 0, 2), np.int64)
+        return _named(none, none, spans, np.zeros(0, np.int64))
+    covering = corpus.covering[bounds].astype(np.int64)
+    ends = np.cumsum(counts)
+    # A window: its first chunk, the chunk after its last, its first piece and the one after.
+    windows = np.stack([ends - counts, ends, covering[ends - counts, 0], covering[ends - 1, 1] + 1])
+    if len(long := np.flatnonzero(windows[3] - windows[2] > encoder.room)):
+        cut = {
+            i: np.array([*window_bounds(covering[windows[0, i] : windows[1, i]], encoder.room)]).T
+            + np.array([[windows[0, i]], [windows[0, i]], [0], [0]])
+            for i in long
+        }
+        windows = np.concatenate([cut.get(i, windows[:, i : i + 1]) for i in range(len(ends))], 1)
+    first, after, origin, end = windows
+    prefix, suffix = np.asarray(encoder.prefix), np.asarray(encoder.suffix)
+    size = (end - origin)[:, None]
+    column = np.arange(int(size.max()) + len(prefix) + len(suffix)) - len(prefix)
+    inside = (column >= 0) & (column < size)
+    mask = column < size + len(suffix)
+    ids = np.full(mask.shape, encoder.pad_id, dtype=np.int64)
+    ids[inside] = corpus.pieces[(origin[:, None] + column)[inside]]
+    ids[:, : len(prefix)] = prefix
+    for i, special in enumerate(suffix):
+        ids[np.arange(len(ids)), size[:, 0] + len(prefix) + i] = special
+
+    lengths = after - first
+    window = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(covering)) - first[window]
+    spans = np.zeros((len(lengths), int(lengths.max()), 2), dtype=np.int64)
+    local = np.minimum(covering, end[window, None] - 1) - origin[window, None] + len(prefix)
+    spans[window, place] = local
+    return _named(ids, mask.astype(np.int64), spans, window * spans.shape[1] + place)
+
+
+def _named(
+    ids: np.ndarray, mask: np.ndarray, spans: np.ndarray, index: np.ndarray
+) -> dict[str, np.ndarray]:
+    return {"pieces": ids, "piece_mask": mask, "spans": spans, "span_index": index}
