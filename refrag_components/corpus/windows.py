@@ -117,14 +117,14 @@ def cut_windows(
     n_encoded = 0 if spec.expanded == 1.0 else n_chunks
     last = np.cumsum(lengths) - 1
     bounds = starts[:, None, None] + np.stack([last - lengths + 1, last], axis=1)[:n_encoded]
-    per_passage = np.full(rows * spec.passages if n_encoded else 0, n_encoded // max(spec.passages, 1))
+    counts = [n_encoded // spec.passages] * (rows * spec.passages) if n_encoded else []
     arrays = {
         "token_ids": token_ids,
         "chunk_index": chunk_index,
         "chunk_tokens": chunk_tokens[:, :n_encoded].reshape(-1, k),
         "chunk_used": np.tile(used[:n_encoded], (rows, 1)),
         "labels": output,
-        **encoder_input(corpus, bounds.reshape(-1, 2), per_passage, encoder),
+        **encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder),
     }
     if with_full_text and spec.expanded != 1.0:
         arrays["full_ids"] = full_ids
@@ -148,4 +148,3 @@ def _draw(
     expanded = np.zeros((rows, len(lengths)), dtype=bool)
     np.put_along_axis(expanded, whole[picked], True, axis=1)
     return expanded
-

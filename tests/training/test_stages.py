@@ -21,8 +21,8 @@ from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
-from refrag_components.training.recipe import Recipe
-from refrag_components.training.stages import STAGES, attach_adapters, run_stage
+from refrag_components.training.recipe import STAGES, Recipe
+from refrag_components.training.stages import attach_adapters, run_stage
 from refrag_components.training.trainer import (
     StageTrainer,
     TrainingModel,
@@ -35,7 +35,7 @@ def command(run_folder: Path, out: Path, *more: str) -> list[str]:
         *(sys.executable, "-m", "refrag_components.cli", "train", "run"),
         *("--recipe", str(run_folder / "recipe.toml"), "--text", str(run_folder / "text")),
         *("--validation", str(run_folder / "validation"), "--out", str(out)),
-        *("--questions", str(run_folder / "questions.jsonl"), *more),
+        *("--questions", str(run_folder / "questions"), *more),
     ]
 
 
@@ -58,7 +58,7 @@ def finished(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             recipe,
             train=TokenisedCorpus.load(run_folder / "text"),
             validation=TokenisedCorpus.load(run_folder / "validation"),
-            questions=QuestionSet.load(run_folder / "questions.jsonl"),
+            questions=QuestionSet.load(run_folder / "questions"),
             folder=out,
         )
     return out
@@ -91,7 +91,7 @@ def test_the_first_stage_moves_projector_encoder_and_decoder(
 
 
 def test_the_policy_stage_adds_policies_and_changes_nothing_else(finished: Path) -> None:
-    before, after = (weights_of(finished / stage / "model") for stage in ("continual", "policy"))
+    before, after = (weights_of(finished / stage / "model") for stage in ("finetuning", "policy"))
     added = {name for name in after if name.startswith("policy.safetensors:")}
     assert after.keys() - added == before.keys()
     for name in before:
@@ -183,7 +183,7 @@ def test_plans_and_batches_are_the_same_at_every_start(run_folder: Path) -> None
             model,
             recipe.continual.positions,
             3,
-            QuestionSet.load(run_folder / "questions.jsonl"),
+            QuestionSet.load(run_folder / "questions"),
         )
         for _ in range(2)
     ]
@@ -202,7 +202,7 @@ def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: 
         RefragModel.from_base(recipe.model),
         recipe.continual.positions,
         3,
-        QuestionSet.load(run_folder / "questions.jsonl"),
+        QuestionSet.load(run_folder / "questions"),
         replicas=2,
     )
     assert len(batches) == 2 * len(plan)
