@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from refrag_components.corpus.batch import IGNORED, Batch, batch_embeddings, batch_logits
+from refrag_components.corpus.batch import (
+    IGNORED,
+    Batch,
+    batch_embeddings,
+    batch_logits,
+    batch_vectors,
+)
 from refrag_components.corpus.conversations import lay_out_conversations
 from refrag_components.corpus.questions import Conversation, ConversationSpec, QuestionSet
 from refrag_components.corpus.tokenised import TokenisedCorpus, prepare_corpus, read_texts
@@ -18,6 +24,7 @@ __all__ = [
     "WindowSpec",
     "batch_embeddings",
     "batch_logits",
+    "batch_vectors",
     "cut_windows",
     "lay_out_conversations",
     "prepare_corpus",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["IGNORED", "Batch", "batch_embeddings", "batch_logits"]
+__all__ = ["IGNORED", "Batch", "batch_embeddings", "batch_logits", "batch_vectors"]
 
 #: Label of a position whose loss does not count.
 IGNORED = -100
@@ -32,6 +32,7 @@ class Batch:
         piece_mask: 1 for pieces, 0 for padding; same shape.
         spans: Inclusive span of each chunk in its window, padded with 0; (windows, spans, 2).
         span_index: Where each chunk's span stands in the flattened spans; (chunks,).
+        groups: Windows of similar length: first window, the one after the last, pieces.
         labels: Tokens that the last positions predict, or ``IGNORED``; (rows, predicted).
         context_labels: Tokens that the positions before those predict: the text token after a
             token, the first token of what follows a chunk; (rows, positions - predicted). None
@@ -51,6 +52,7 @@ class Batch:
     piece_mask: Tensor
     spans: Tensor
     span_index: Tensor
+    groups: tuple[tuple[int, int, int], ...]
     labels: Tensor
     context_labels: Tensor | None = None
     full_ids: Tensor | None = None
@@ -59,8 +61,25 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on another device."""
-        moved: dict[str, Any] = {n: v.to(device) for n, v in vars(self).items() if v is not None}
-        return Batch(**moved)
+        tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
+
+
+def batch_vectors(model: RefragModel, batch: Batch) -> Tensor:
+    """Encodes the chunks of a batch, windows of similar length together.
+
+    Returns:
+        Chunk vectors, shape (chunks, d_enc), float32.
+    """
+    encoded = [
+        model.encoder(
+            batch.pieces[first:after, :length],
+            batch.piece_mask[first:after, :length],
+            batch.spans[first:after],
+        )
+        for first, after, length in batch.groups
+    ]
+    return torch.cat(encoded).flatten(0, 1)[batch.span_index]
 
 
 def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
@@ -77,8 +96,7 @@ def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
     inputs: Tensor = embed(batch.token_ids)
     if not len(batch.span_index):
         return inputs
-    vectors = model.encoder(batch.pieces, batch.piece_mask, batch.spans)
-    vectors = vectors.flatten(0, 1)[batch.span_index]
+    vectors = batch_vectors(model, batch)
     tokens = None
     if model.config.token_mix:
         tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)

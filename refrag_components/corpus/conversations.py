@@ -89,13 +89,16 @@ def lay_out_conversations(
         "chunk_used": used,
         "labels": labels[:, predicted:],
         "answer_index": np.flatnonzero(labels[:, predicted:] != IGNORED),
-        **encoder_input(questions.corpus, bounds, counts if encoded else counts[:0], encoder),
     }
+    for_encoder = encoder_input(
+        questions.corpus, bounds, counts if encoded else counts[:0], encoder
+    )
     if with_full_text and encoded:
         full_ids = _rows(rows, np.split(tokens, ends[:-1]), questions.separator)
         arrays["full_ids"] = _padded(full_ids, 0)[:, :-1]
         arrays["full_index"] = np.flatnonzero(_labels(full_ids, answers) != IGNORED)
-    return Batch(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+    return Batch(**tensors, **for_encoder)
 
 
 def _rows(

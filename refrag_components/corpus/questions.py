@@ -28,6 +28,7 @@ ARRAYS = (
 )
 
 _DRAWN_AT_ONCE = 16
+_CHOICE = 2  # batches that are drawn to make one of rows of similar length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ class QuestionSet:
         """
         drawn: list[Conversation] = []
         sizes: list[float] = []
-        while sum(sizes) < 2 * positions:
+        while sum(sizes) < _CHOICE * positions:
             more = self.draw(_DRAWN_AT_ONCE, spec, rng)
             drawn += more
             sizes += [self._positions(row, spec, with_full_text) for row in more]

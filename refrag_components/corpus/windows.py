@@ -124,8 +124,8 @@ def cut_windows(
         "chunk_tokens": chunk_tokens[:, :n_encoded].reshape(-1, k),
         "chunk_used": np.tile(used[:n_encoded], (rows, 1)),
         "labels": output,
-        **encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder),
     }
+    encoded = encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder)
     if with_full_text and spec.expanded != 1.0:
         arrays["full_ids"] = full_ids
     if with_context_labels:
@@ -133,7 +133,8 @@ def cut_windows(
         following = context[kept].reshape(rows, per_row)
         ignored = [np.full((rows, 1), IGNORED)] if spec.reconstruct else []
         arrays["context_labels"] = np.concatenate([following, *ignored], axis=1)
-    return Batch(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+    return Batch(**tensors, **encoded)
 
 
 def _draw(
