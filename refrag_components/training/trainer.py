@@ -56,8 +56,11 @@ class TrainingModel(nn.Module):
     def compile_layers(self) -> None:
         """Compiles the layers of decoder and encoder, and the losses.
 
-        One layer's code serves all layers of its model.
+        One layer's code serves all layers of its model. In transformers both models' layers share
+        one function; beyond the usual limit of 8 variants of it (with and without gradient,
+        adapter, mask) torch would go on uncompiled without a word.
         """
+        torch._dynamo.config.recompile_limit = 64
         for model in (self.refrag.decoder, self.refrag.encoder.model):
             layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
             for layer in layers:
@@ -67,7 +70,10 @@ class TrainingModel(nn.Module):
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
-        rows = self._head.states(inputs_embeds=batch_embeddings(self.refrag, batch))
+        inputs = batch_embeddings(self.refrag, batch)
+        if not inputs.requires_grad:  # nothing was encoded; the layers' code is compiled with it
+            inputs.requires_grad_()
+        rows = self._head.states(inputs_embeds=inputs)
         output = rows[:, -batch.labels.shape[1] :].flatten(0, 1)
         labels = batch.labels.flatten()
         if batch.answer_index is not None:
@@ -205,11 +211,13 @@ class StageTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures recovery on a few held-out windows at every k of the stage."""
-        metrics = {
-            f"eval_{name}": value
-            for k in sorted(set(self._settings.chunk_sizes))
-            for name, value in quick_recovery(self._training.refrag, self._validation, k).items()
-        }
+        refrag, validation = self._training.refrag, self._validation
+        with torch.compiler.set_stance("force_eager"):  # a few windows are not worth compiling for
+            metrics = {
+                f"eval_{name}": value
+                for k in sorted(set(self._settings.chunk_sizes))
+                for name, value in quick_recovery(refrag, validation, k).items()
+            }
         self.log(metrics)
         return metrics
 

@@ -63,8 +63,8 @@ save_every = 5
 evaluate_every = 100
 
 [policy]
-steps = 4
-warm_up = 2
+steps = 8
+warm_up = 4
 examples = 4
 samples = 4
 context_tokens = 64

@@ -21,7 +21,8 @@ from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
-from refrag_components.training.recipe import STAGES, Recipe
+from refrag_components.training.policy import last_state
+from refrag_components.training.recipe import STAGES, Recipe, Stage
 from refrag_components.training.stages import attach_adapters, run_stage
 from refrag_components.training.trainer import (
     StageTrainer,
@@ -49,7 +50,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def finished(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both stages run without interruption, in this process."""
+    """All stages run without interruption, in this process."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     recipe = Recipe.load(run_folder / "recipe.toml")
     for stage in STAGES:
@@ -112,6 +113,32 @@ def test_a_policy_stage_needs_its_settings(run_folder: Path, tmp_path: Path) -> 
         run_stage("policy", recipe, train=corpus, validation=corpus, folder=tmp_path)
 
 
+def test_a_stage_ends_when_its_time_is_over(run_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    many = replace(recipe.reconstruction, steps=100_000, max_seconds=3.0, save_every=100_000)
+    text = TokenisedCorpus.load(run_folder / "text")
+    run_stage(
+        "reconstruction",
+        replace(recipe, reconstruction=many),
+        train=text,
+        validation=text,
+        folder=tmp_path,
+    )
+    log = json.loads((tmp_path / "reconstruction" / "log.json").read_text())
+    assert 1 < log["global_step"] < 100_000
+    rates = [entry["learning_rate"] for entry in log["log_history"] if "learning_rate" in entry]
+    assert rates[-1] < 0.2 * max(rates)  # it has fallen although few steps were taken
+    RefragModel.from_pretrained(tmp_path / "reconstruction" / "model", device="cpu")
+
+
+def test_what_training_cannot_do_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    alone = replace(recipe, model=replace(recipe.model, contextual=False))
+    text = TokenisedCorpus.load(run_folder / "text")
+    with pytest.raises(TrainingError, match="contextual = true"):
+        run_stage("reconstruction", alone, train=text, validation=text, folder=tmp_path)
+
+
 def test_a_frozen_decoder_stays_as_it_was(run_folder: Path, tmp_path: Path) -> None:
     text = (run_folder / "recipe.toml").read_text()
     frozen = text.replace("encoder_lr = 1e-2", "encoder_lr = 1e-2\ndecoder_lr = 0")
@@ -133,26 +160,31 @@ def test_a_frozen_decoder_stays_as_it_was(run_folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_run_resumes_and_ends_with_the_same_weights(
-    finished: Path, run_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
+    stage: Stage, finished: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
-    call = command(run_folder, out, "--stage", "reconstruction")
+    call = command(run_folder, out, "--stage", stage)
+    if stage != STAGES[0]:
+        before = finished / STAGES[STAGES.index(stage) - 1] / "model"
+        call += ["--start-from", str(before)]
+    find = last_state if stage == "policy" else last_complete_checkpoint
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums add up alike
     process = subprocess.Popen(
         call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread
     )
-    while last_complete_checkpoint(out / "reconstruction") is None:
+    while find(out / stage) is None:
         assert process.poll() is None, "finished before it could be killed"
-        time.sleep(0.02)
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (out / "reconstruction" / "model").exists()
+    assert not (out / stage / "model").exists()
     again = subprocess.run(call, capture_output=True, text=True, check=False, env=one_thread)
     assert again.returncode == 0, again.stderr
-    assert "resuming reconstruction from checkpoint-" in again.stderr
-    killed = weights_of(out / "reconstruction" / "model")
-    whole = weights_of(finished / "reconstruction" / "model")
+    assert f"resuming {stage} from " in again.stderr
+    killed = weights_of(out / stage / "model")
+    whole = weights_of(finished / stage / "model")
     assert killed.keys() == whole.keys()
     for name in whole:
         assert torch.equal(killed[name], whole[name]), name  # no step lost, none taken twice
@@ -189,8 +221,11 @@ def test_plans_and_batches_are_the_same_at_every_start(run_folder: Path) -> None
     ]
     for step in range(len(batches[0])):
         first, second = (vars(b[step]) for b in batches)
-        for name, tensor in first.items():
-            assert tensor is second[name] or torch.equal(tensor, second[name])
+        for name, value in first.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, second[name]), name
+            else:
+                assert value == second[name], name
 
 
 def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: Path) -> None:
