@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -61,7 +61,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on another device."""
-        tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        tensors: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
         return replace(self, **tensors)
 
 

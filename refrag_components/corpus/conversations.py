@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -97,7 +97,9 @@ def lay_out_conversations(
         full_ids = _rows(rows, np.split(tokens, ends[:-1]), questions.separator)
         arrays["full_ids"] = _padded(full_ids, 0)[:, :-1]
         arrays["full_index"] = np.flatnonzero(_labels(full_ids, answers) != IGNORED)
-    tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+    tensors: dict[str, Any] = {
+        name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
+    }
     return Batch(**tensors, **for_encoder)
 
 

@@ -44,12 +44,12 @@ def encoder_input(
     # A window: its first chunk, the chunk after its last, its first piece and the one after.
     windows = np.stack([ends - counts, ends, covering[ends - counts, 0], covering[ends - 1, 1] + 1])
     if len(long := np.flatnonzero(windows[3] - windows[2] > encoder.room)):
-        cut = {
-            i: np.array([*window_bounds(covering[windows[0, i] : windows[1, i]], encoder.room)]).T
-            + np.array([[windows[0, i]], [windows[0, i]], [0], [0]])
-            for i in long
-        }
-        windows = np.concatenate([cut.get(i, windows[:, i : i + 1]) for i in range(len(ends))], 1)
+        cut = [
+            np.array([*window_bounds(covering[first:after], encoder.room)]).T
+            + np.array([[first], [first], [0], [0]])
+            for first, after in windows[:2, long].T
+        ]
+        windows = np.concatenate([np.delete(windows, long, axis=1), *cut], axis=1)
     windows = windows[:, np.argsort(windows[3] - windows[2], kind="stable")]
     first, after, origin, end = windows
     prefix, suffix = np.asarray(encoder.prefix), np.asarray(encoder.suffix)

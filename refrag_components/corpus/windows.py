@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -133,7 +133,9 @@ def cut_windows(
         following = context[kept].reshape(rows, per_row)
         ignored = [np.full((rows, 1), IGNORED)] if spec.reconstruct else []
         arrays["context_labels"] = np.concatenate([following, *ignored], axis=1)
-    tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+    tensors: dict[str, Any] = {
+        name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
+    }
     return Batch(**tensors, **encoded)
 
 

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
+from refrag_components.pretrained import quietly
 from refrag_components.training.losses import OutputHead, SlicedLosses
 from refrag_components.training.plans import PlannedBatches
 from refrag_components.training.progress import Progress
@@ -163,7 +164,8 @@ class StageTrainer(Trainer):
         self._progress = Progress(settings.steps, settings.max_seconds)
         self.add_callback(_Clock(self._progress))
         if settings.gradient_checkpointing:
-            model.refrag.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+            with quietly():  # renamed in transformers 5.24
+                model.refrag.decoder.gradient_checkpointing_enable({"use_reentrant": False})
         if compiled:
             model.compile_layers()
 
