@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from time import monotonic
 
 import torch
 from torch import distributed
@@ -32,7 +32,7 @@ class Progress:
         """Reads the clock; the processes that train together all take the first one's time."""
         if self.seconds is None:
             return
-        now = time.monotonic()
+        now = monotonic()
         self.elapsed += 0.0 if self._looked is None else now - self._looked
         self._looked = now
         if distributed.is_available() and distributed.is_initialized():

@@ -144,7 +144,7 @@ class StageTrainer(Trainer):
             remove_unused_columns=False,
             dataloader_num_workers=workers,
             dataloader_prefetch_factor=4 if workers else None,
-            accelerator_config={"non_blocking": True},
+            accelerator_config={"non_blocking": on_cuda},
             logging_nan_inf_filter=False,  # it waits for the GPU at every step
             ddp_find_unused_parameters=True,  # at p = 1 nothing is encoded
             report_to="none",
