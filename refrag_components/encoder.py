@@ -28,6 +28,7 @@ __all__ = [
     "load_encoder",
     "pad_windows",
     "pool_spans",
+    "window_bounds",
 ]
 
 # Tokens a forward pass. So many keep a CPU busy; more only add padding and memory traffic.
@@ -173,15 +174,9 @@ class ChunkEncoder(nn.Module):
             ]
         spans = np.maximum(covering[passage.bounds], 0)
         windows = []
-        start = 0
-        while start < len(spans):
-            origin = spans[start, 0]
-            fits = int(np.searchsorted(spans[:, 1], origin + self.room))
-            stop = max(fits, start + 1)
-            end = min(int(spans[stop - 1, 1]) + 1, origin + self.room)
+        for start, stop, origin, end in window_bounds(spans, self.room):
             local = np.minimum(spans[start:stop], end - 1) - origin + len(self.prefix)
             windows.append(EncoderWindow(self._with_specials(ids[origin:end]), local))
-            start = stop
         return windows
 
     @property
@@ -231,6 +226,26 @@ class ChunkEncoder(nn.Module):
         arrays = pad_windows(windows, self.pad_id)[:3]
         pooled = self(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
         return [rows[: len(window.spans)] for rows, window in zip(pooled, windows, strict=True)]
+
+
+def window_bounds(spans: np.ndarray, room: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cuts a passage into encoder windows, at chunk borders only.
+
+    Args:
+        spans: First and last encoder token of each chunk, inclusive, ascending; (n_chunks, 2).
+        room: Encoder tokens that fit a window; the end of a longer chunk is left out.
+
+    Yields:
+        First chunk of a window, the chunk after its last, its first encoder token and the one
+        after its last.
+    """
+    start = 0
+    while start < len(spans):
+        origin = int(spans[start, 0])
+        fits = int(np.searchsorted(spans[:, 1], origin + room))
+        stop = max(fits, start + 1)
+        yield start, stop, origin, min(int(spans[stop - 1, 1]) + 1, origin + room)
+        start = stop
 
 
 def batches(lengths: Sequence[int], batch_size: int, device: torch.device) -> Iterator[list[int]]:

@@ -22,7 +22,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
 from filelock import FileLock
 from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -138,8 +137,11 @@ def bundled_names() -> list[str]:
 
 def cache_folder() -> Path:
     """Folder for fetched and converted models: ``$REFRAG_HOME``, else the user's cache."""
-    home = os.environ.get("REFRAG_HOME")
-    return Path(home).expanduser() if home else platformdirs.user_cache_path("refrag-components")
+    if home := os.environ.get("REFRAG_HOME"):
+        return Path(home).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("refrag-components")
 
 
 def checkpoint_folder(name: str | Path) -> Path:

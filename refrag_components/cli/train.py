@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,18 +36,37 @@ def prepare(
     from refrag_components.training.recipe import Recipe
 
     model = RefragModel.from_base(Recipe.load(recipe).model)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=errors) as bar:
-        task = bar.add_task("documents", total=None)
-        tokens = prepare_corpus(
-            read_texts(texts), model, out, progress=lambda n: bar.advance(task, n)
-        )
+    with _counting("documents") as progress:
+        tokens = prepare_corpus(read_texts(texts), model, out, progress=progress)
     output.print(f"{tokens:,} tokens in {out}", highlight=False)
+
+
+@app.command()
+def questions(
+    files: Annotated[
+        list[Path], typer.Argument(help=".jsonl or .jsonl.zst of questions with passages.")
+    ],
+    recipe: RecipeOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
+    most: Annotated[
+        int | None, typer.Option("--most", help="Questions to take of each file; all otherwise.")
+    ] = None,
+) -> None:
+    """Tokenise questions once and find distractors for them; faster with a GPU."""
+    import torch
+
+    from refrag_components.modeling import RefragModel
+    from refrag_components.training.questions import prepare_questions
+    from refrag_components.training.recipe import Recipe
+
+    settings = Recipe.load(recipe)
+    model = RefragModel.from_base(settings.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with _counting("texts") as progress:
+        count = prepare_questions(
+            files, model, out, most=most, seed=settings.seed, progress=progress
+        )
+    output.print(f"{count:,} questions in {out}", highlight=False)
 
 
 @app.command()
@@ -57,7 +78,7 @@ def run(
     validation: Annotated[Path, typer.Option("--validation", help="Held-out text, likewise.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; resumes what it holds.")],
     questions: Annotated[
-        Path | None, typer.Option("--questions", help=".jsonl of questions with passages.")
+        Path | None, typer.Option("--questions", help="Questions, from `refrag train questions`.")
     ] = None,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Only this stage; all in order otherwise.")
@@ -66,6 +87,10 @@ def run(
         str | None,
         typer.Option("--start-from", help="Checkpoint that the first stage starts from."),
     ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option("--max-seconds", help="Time for each stage; else what the recipe says."),
+    ] = None,
 ) -> None:
     """Run the training stages; a run that was killed goes on where it stopped.
 
@@ -73,19 +98,20 @@ def run(
     """
     from refrag_components.corpus import QuestionSet, TokenisedCorpus
     from refrag_components.exceptions import TrainingError
-    from refrag_components.training.recipe import Recipe
-    from refrag_components.training.stages import STAGES, run_stage
+    from refrag_components.training.recipe import STAGES, Recipe
+    from refrag_components.training.stages import run_stage
 
     speaks = os.environ.get("RANK", "0") == "0"  # one of the processes that train together
     settings = Recipe.load(recipe)
+    if max_seconds is not None:
+        settings = settings.within(max_seconds)
     if stage is not None and stage not in STAGES:
         msg = f"there is no stage {stage!r}; stages are {', '.join(STAGES)}"
         raise TrainingError(msg)
     train_text = TokenisedCorpus.load(text)
     held_out = TokenisedCorpus.load(validation)
     asked = QuestionSet.load(questions) if questions else None
-    stages = [name for name in STAGES if name != "policy" or settings.policy is not None]
-    for name in stages if stage is None else (stage,):
+    for name in settings.stages if stage is None else (stage,):
         if speaks:
             say(f"Stage {name}")
         finished = run_stage(
@@ -100,3 +126,17 @@ def run(
         start_from = None
         if speaks:
             output.print(f"{name}: {finished}", highlight=False)
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Shows how many have been done; gives the function to tell it more."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done: bar.advance(task, done)

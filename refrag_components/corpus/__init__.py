@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from refrag_components.corpus.batch import IGNORED, Batch, batch_logits
-from refrag_components.corpus.conversations import (
-    ConversationSpec,
-    QuestionSet,
-    lay_out_conversations,
+from refrag_components.corpus.batch import (
+    IGNORED,
+    Batch,
+    batch_embeddings,
+    batch_logits,
+    batch_vectors,
 )
+from refrag_components.corpus.conversations import lay_out_conversations
+from refrag_components.corpus.questions import Conversation, ConversationSpec, QuestionSet
 from refrag_components.corpus.tokenised import TokenisedCorpus, prepare_corpus, read_texts
 from refrag_components.corpus.windows import WindowSpec, cut_windows
 
 __all__ = [
     "IGNORED",
     "Batch",
+    "Conversation",
     "ConversationSpec",
     "QuestionSet",
     "TokenisedCorpus",
     "WindowSpec",
+    "batch_embeddings",
     "batch_logits",
+    "batch_vectors",
     "cut_windows",
     "lay_out_conversations",
     "prepare_corpus",

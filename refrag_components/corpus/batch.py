@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["IGNORED", "Batch", "batch_logits"]
+__all__ = ["IGNORED", "Batch", "batch_embeddings", "batch_logits", "batch_vectors"]
 
 #: Label of a position whose loss does not count.
 IGNORED = -100
@@ -32,12 +32,16 @@ class Batch:
         piece_mask: 1 for pieces, 0 for padding; same shape.
         spans: Inclusive span of each chunk in its window, padded with 0; (windows, spans, 2).
         span_index: Where each chunk's span stands in the flattened spans; (chunks,).
+        groups: Windows of similar length: first window, the one after the last, pieces.
         labels: Tokens that the last positions predict, or ``IGNORED``; (rows, predicted).
         context_labels: Tokens that the positions before those predict: the text token after a
             token, the first token of what follows a chunk; (rows, positions - predicted). None
             where only ``labels`` count.
         full_ids: The rows without any compression, predicting the same labels at their ends;
             (rows, positions at p = 1). None where no teacher is wanted.
+        answer_index: Places in the flattened ``labels`` that are not ``IGNORED``, (answers,);
+            None where all count.
+        full_index: The same places in the flattened ``full_ids``, (answers,).
     """
 
     token_ids: Tensor
@@ -48,14 +52,61 @@ class Batch:
     piece_mask: Tensor
     spans: Tensor
     span_index: Tensor
+    groups: tuple[tuple[int, int, int], ...]
     labels: Tensor
     context_labels: Tensor | None = None
     full_ids: Tensor | None = None
+    answer_index: Tensor | None = None
+    full_index: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on another device."""
-        moved: dict[str, Any] = {n: v.to(device) for n, v in vars(self).items() if v is not None}
-        return Batch(**moved)
+        tensors: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
+
+
+def batch_vectors(model: RefragModel, batch: Batch) -> Tensor:
+    """Encodes the chunks of a batch, windows of similar length together.
+
+    Returns:
+        Chunk vectors, shape (chunks, d_enc), float32.
+    """
+    encoded = [
+        model.encoder(
+            batch.pieces[first:after, :length],
+            batch.piece_mask[first:after, :length],
+            batch.spans[first:after],
+        )
+        for first, after, length in batch.groups
+    ]
+    return torch.cat(encoded).flatten(0, 1)[batch.span_index]
+
+
+def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
+    """Runs encoder and projector on a batch and puts tokens and chunk embeddings together.
+
+    Args:
+        model: The model.
+        batch: On the model's device.
+
+    Returns:
+        The decoder's input embeddings, shape (rows, positions, d_dec).
+    """
+    embed = model.decoder.get_input_embeddings()
+    inputs: Tensor = embed(batch.token_ids)
+    if not len(batch.span_index):
+        return inputs
+    vectors = batch_vectors(model, batch)
+    tokens = None
+    if model.config.token_mix:
+        tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)
+    chunks = model.projector(vectors, tokens).to(inputs.dtype)
+    placed = chunks[batch.chunk_index.clamp(min=0)]
+    return torch.where((batch.chunk_index >= 0).unsqueeze(-1), placed, inputs)
 
 
 def batch_logits(model: RefragModel, batch: Batch, *, everywhere: bool = False) -> Tensor:
@@ -69,19 +120,8 @@ def batch_logits(model: RefragModel, batch: Batch, *, everywhere: bool = False) 
     Returns:
         Logits, shape (rows, predicted or all positions, vocabulary).
     """
-    embed = model.decoder.get_input_embeddings()
-    inputs = embed(batch.token_ids)
-    if len(batch.span_index):
-        vectors = model.encoder(batch.pieces, batch.piece_mask, batch.spans)
-        vectors = vectors.flatten(0, 1)[batch.span_index]
-        tokens = None
-        if model.config.token_mix:
-            tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)
-        chunks = model.projector(vectors, tokens).to(inputs.dtype)
-        placed = chunks[batch.chunk_index.clamp(min=0)]
-        inputs = torch.where((batch.chunk_index >= 0).unsqueeze(-1), placed, inputs)
     logits: Tensor = model.decoder(
-        inputs_embeds=inputs,
+        inputs_embeds=batch_embeddings(model, batch),
         logits_to_keep=0 if everywhere else batch.labels.shape[1],  # 0 keeps all
         use_cache=False,
     ).logits

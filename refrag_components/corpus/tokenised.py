@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,15 @@ from refrag_components.tokenization import content_tokenizer, encodable
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["TokenisedCorpus", "open_text", "prepare_corpus", "read_texts"]
+__all__ = [
+    "TokenisedCorpus",
+    "new_folder",
+    "open_text",
+    "prepare_corpus",
+    "read_texts",
+    "smallest_type",
+    "write_corpus",
+]
 
 _BATCH = 512
 
@@ -83,10 +92,71 @@ def prepare_corpus(
         progress: Called with the number of documents done after each batch.
 
     Returns:
-        Number of decoder tokens written.
+        Number of decoder tokens written, separators among them.
 
     Raises:
         TrainingError: If the folder exists or there is no text.
+    """
+    with new_folder(folder) as scratch:
+        lengths = write_corpus(texts, model, scratch, progress=progress)
+    return int(lengths.sum() + np.count_nonzero(lengths))
+
+
+def write_corpus(
+    texts: Iterable[str],
+    model: RefragModel,
+    folder: Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Does the work of ``prepare_corpus`` in a folder that exists.
+
+    Returns:
+        Decoder tokens of each document without its separator, shape (documents,); 0 for one that
+        is left out, without a separator, because a tokenizer finds nothing in it.
+
+    Raises:
+        TrainingError: If there is no text.
+    """
+    pieces_of = content_tokenizer(model.encoder.tokenizer)
+    tokens, pieces, steps = [], [], []
+    lengths: list[int] = []
+    token_type = smallest_type(len(model.tokenizer))
+    piece_type = smallest_type(len(model.encoder.tokenizer))
+    documents = map(encodable, texts)
+    carry = 1  # the first token points at piece 0, which cumsum(steps) - 1 must give
+    while batch := list(islice(documents, _BATCH)):
+        encodings = pieces_of.encode_batch(batch, add_special_tokens=False)
+        for passage, encoding in zip(model.chunker.chunk(batch), encodings, strict=True):
+            if not len(passage.token_ids) or not encoding.ids:
+                lengths.append(0)
+                continue
+            lengths.append(len(passage.token_ids))
+            starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0]
+            covering = np.maximum(covering_tokens(passage.offsets[:, 1], starts), 0)
+            moved = np.diff(covering, prepend=0)
+            moved[0] += carry
+            carry = len(encoding.ids) - int(covering[-1])
+            # A step over 255 pieces would need one token that covers them all.
+            steps.append(np.append(np.minimum(moved, 255), 0).astype(np.uint8))
+            tokens.append(np.append(passage.token_ids, model.first_token_id).astype(token_type))
+            pieces.append(np.asarray(encoding.ids, dtype=piece_type))
+        if progress is not None:
+            progress(len(batch))
+    if not tokens:
+        msg = "there is no text to train on"
+        raise TrainingError(msg)
+    for name, arrays in (("tokens", tokens), ("pieces", pieces), ("steps", steps)):
+        np.save(folder / f"{name}.npy", np.concatenate(arrays))
+    return np.asarray(lengths, dtype=np.int64)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Gives a folder to write to, which moves to its place once all is written.
+
+    Raises:
+        TrainingError: If the place is taken.
     """
     target = Path(folder)
     if target.exists():
@@ -94,39 +164,12 @@ def prepare_corpus(
         raise TrainingError(msg)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    pieces_of = content_tokenizer(model.encoder.tokenizer)
-    tokens, pieces, steps = [], [], []
-    token_type = _smallest(len(model.tokenizer))
-    piece_type = _smallest(len(model.encoder.tokenizer))
-    documents = map(encodable, texts)
-    carry = 1  # the first token points at piece 0, which cumsum(steps) - 1 must give
     try:
-        while batch := list(islice(documents, _BATCH)):
-            encodings = pieces_of.encode_batch(batch, add_special_tokens=False)
-            for passage, encoding in zip(model.chunker.chunk(batch), encodings, strict=True):
-                if not len(passage.token_ids) or not encoding.ids:
-                    continue
-                starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0]
-                covering = np.maximum(covering_tokens(passage.offsets[:, 1], starts), 0)
-                moved = np.diff(covering, prepend=0)
-                moved[0] += carry
-                carry = len(encoding.ids) - int(covering[-1])
-                # A step over 255 pieces would need one token that covers them all.
-                steps.append(np.append(np.minimum(moved, 255), 0).astype(np.uint8))
-                tokens.append(np.append(passage.token_ids, model.first_token_id).astype(token_type))
-                pieces.append(np.asarray(encoding.ids, dtype=piece_type))
-            if progress is not None:
-                progress(len(batch))
-        if not tokens:
-            msg = "there is no text to train on"
-            raise TrainingError(msg)
-        for name, arrays in (("tokens", tokens), ("pieces", pieces), ("steps", steps)):
-            np.save(scratch / f"{name}.npy", np.concatenate(arrays))
+        yield scratch
         scratch.chmod(0o755)
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return sum(len(row) for row in tokens)
 
 
 def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
@@ -165,5 +208,6 @@ def _text_of(line: str, path: Path, number: int) -> str:
     return str(text)
 
 
-def _smallest(size: int) -> type[np.unsignedinteger]:
+def smallest_type(size: int) -> type[np.unsignedinteger]:
+    """The smaller of uint16 and uint32 that holds the ids 0..size - 1."""
     return np.uint16 if size <= 1 << 16 else np.uint32

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from refrag_components.corpus.batch import IGNORED, Batch
+from refrag_components.corpus.pieces import encoder_input
 from refrag_components.corpus.tokenised import TokenisedCorpus
 
 if TYPE_CHECKING:
@@ -114,18 +115,17 @@ def cut_windows(
 
     # Nothing is encoded where every chunk is expanded.
     n_encoded = 0 if spec.expanded == 1.0 else n_chunks
-    pieces, mask, spans = _pieces(corpus, starts, spec, lengths[:n_encoded], encoder)
+    last = np.cumsum(lengths) - 1
+    bounds = starts[:, None, None] + np.stack([last - lengths + 1, last], axis=1)[:n_encoded]
+    counts = [n_encoded // spec.passages] * (rows * spec.passages) if n_encoded else []
     arrays = {
         "token_ids": token_ids,
         "chunk_index": chunk_index,
         "chunk_tokens": chunk_tokens[:, :n_encoded].reshape(-1, k),
         "chunk_used": np.tile(used[:n_encoded], (rows, 1)),
-        "pieces": pieces,
-        "piece_mask": mask,
-        "spans": spans,
-        "span_index": np.arange(rows * n_encoded),
         "labels": output,
     }
+    encoded = encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder)
     if with_full_text and spec.expanded != 1.0:
         arrays["full_ids"] = full_ids
     if with_context_labels:
@@ -133,7 +133,10 @@ def cut_windows(
         following = context[kept].reshape(rows, per_row)
         ignored = [np.full((rows, 1), IGNORED)] if spec.reconstruct else []
         arrays["context_labels"] = np.concatenate([following, *ignored], axis=1)
-    return Batch(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    tensors: dict[str, Any] = {
+        name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
+    }
+    return Batch(**tensors, **encoded)
 
 
 def _draw(
@@ -148,32 +151,3 @@ def _draw(
     expanded = np.zeros((rows, len(lengths)), dtype=bool)
     np.put_along_axis(expanded, whole[picked], True, axis=1)
     return expanded
-
-
-def _pieces(
-    corpus: TokenisedCorpus,
-    starts: np.ndarray,
-    spec: WindowSpec,
-    lengths: np.ndarray,
-    encoder: ChunkEncoder,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Encoder sequences of every passage: ids, mask, spans."""
-    if not len(lengths):
-        return np.zeros((0, 1), np.int64), np.zeros((0, 1), np.int64), np.zeros((0, 0, 2), np.int64)
-    n, each = spec.passages, len(lengths) // spec.passages
-    begin = starts[:, None] + np.arange(n) * spec.passage_tokens
-    last = np.cumsum(lengths[:each]) - 1
-    bounds = np.stack([np.append(0, last[:-1] + 1), last], axis=1)
-    covering = corpus.covering[begin.reshape(-1, 1, 1) + bounds.reshape(1, each, -1)]
-    origin = covering[:, :1, :1]
-    size = np.minimum(covering[:, -1:, -1:] - origin + 1, encoder.room)
-    prefix, suffix = encoder.prefix, encoder.suffix
-    spans = np.minimum(covering - origin, size - 1) + len(prefix)
-    width = int(size.max()) + len(prefix) + len(suffix)
-    ids = np.full((rows := len(spans), width), encoder.pad_id, dtype=np.int64)
-    mask = np.arange(width) < (size + len(prefix) + len(suffix)).reshape(rows, 1)
-    for row in range(rows):
-        start, count = int(origin[row, 0, 0]), int(size[row, 0, 0])
-        piece = np.concatenate([prefix, corpus.pieces[start : start + count], suffix])
-        ids[row, : len(piece)] = piece
-    return ids, mask.astype(np.int64), spans.astype(np.int64)

@@ -48,7 +48,10 @@ def reconstruction_plan(settings: StageSettings, seed: int) -> list[WindowSpec |
 
 
 def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | ConversationSpec]:
-    """Stage 2: go on after a context of which a random fraction p is expanded."""
+    """Stages 2 and 3: go on after a context of which a random fraction p is expanded, or answer.
+
+    The two differ in their settings alone: fine-tuning answers questions most of the time.
+    """
     rng = np.random.default_rng([seed, 2])
     plan: list[WindowSpec | ConversationSpec] = []
     for _ in range(settings.steps):
@@ -59,7 +62,8 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
             plan.append(_reconstruct(settings.reconstruction_tokens // k, k))
             continue
         if kind < settings.reconstruction_share + settings.conversation_share:
-            plan.append(ConversationSpec(chunk_size=k, expanded=p))
+            shown = int(rng.integers(1, settings.max_passages + 1))
+            plan.append(ConversationSpec(chunk_size=k, expanded=p, passages=shown))
             continue
         passages = int(rng.choice(_PASSAGE_COUNTS))
         tokens = settings.context_tokens // passages
@@ -116,7 +120,10 @@ class PlannedBatches(Dataset[Batch]):
             msg = f"the corpus has {len(self.corpus)} tokens, a window needs {longest + 1}"
             raise TrainingError(msg)
         if self.questions is None and any(isinstance(s, ConversationSpec) for s in self.plan):
-            msg = "the recipe has a conversation_share but there are no questions to train on"
+            msg = (
+                "the recipe has a conversation_share but there are no questions; prepare some with "
+                "`refrag train questions` and pass --questions"
+            )
             raise TrainingError(msg)
 
     def __len__(self) -> int:
@@ -146,7 +153,12 @@ class PlannedBatches(Dataset[Batch]):
 
     def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:
         assert self.questions is not None
-        # Prompt and answer take about 200 positions, the passages what p leaves of them.
-        context = spec.max_tokens * (spec.expanded + (1 - spec.expanded) / spec.chunk_size)
-        rows = self.questions.draw(max(1, self.positions // round(200 + context)), spec, rng)
-        return lay_out_conversations(rows, spec, self.model, rng)
+        rows = self.questions.fill(self.positions, spec, rng, with_full_text=self.with_full_text)
+        return lay_out_conversations(
+            rows,
+            spec,
+            self.questions,
+            encoder=self.model.encoder,
+            rng=rng,
+            with_full_text=self.with_full_text,
+        )

@@ -1,4 +1,4 @@
-"""Stage 3: the learned policies, by GRPO against the frozen model (paper, appendix A.1).
+"""Stage 4: the learned policies, by GRPO against the frozen model (paper, appendix A.1).
 
 Both networks train side by side on the same prompts. The paper's method is the second phase: each
 network picks chunks, the continuation's log-perplexity rewards them. One reward for dozens of
@@ -50,6 +50,7 @@ from refrag_components.training.policy_examples import (
     observe_examples,
     token_rarity,
 )
+from refrag_components.training.progress import Progress
 from refrag_components.training.rewards import EncodedPrompts, encode_prompts, rewards
 from refrag_components.weights import checkpoint_folder
 
@@ -105,6 +106,7 @@ class PolicyTrainer:
             }
         ).to(model.device)
         self._optimiser = torch.optim.AdamW(self.networks.parameters(), weight_decay=0.01)
+        self._progress = Progress(self.settings.steps, self.settings.max_seconds)
 
     def train(self) -> nn.ModuleDict:
         """Runs all steps that are left and returns the networks."""
@@ -112,6 +114,9 @@ class PolicyTrainer:
         start = self._resume()
         began = time.perf_counter()
         for step, examples in enumerate(self._loader(start), start=start):
+            self._progress.tick()
+            if self._progress.is_over(step):
+                break
             entry = self._step(step, examples.to(self.model.device))
             entry["seconds"] = round(time.perf_counter() - began, 1)
             done = step + 1
@@ -159,12 +164,13 @@ class PolicyTrainer:
     # -- one step -------------------------------------------------------------------------------
 
     def _step(self, step: int, examples: PolicyExamples) -> dict[str, Any]:
-        rate = self.settings.learning_rate * _schedule(step, self.settings.steps)
+        at = self._progress.at(step)
+        rate = self.settings.learning_rate * _schedule(at, self.settings.steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         prompts, seen = self._observe(examples)
         counts = _counts(prompts.present, examples.expanded)
-        warming_up = step < self.settings.warm_up
+        warming_up = at < self.settings.warm_up
         work = self._fit_gains if warming_up else self._reinforce
         return {
             "step": step + 1,
@@ -262,7 +268,8 @@ class PolicyTrainer:
             {f"{i}.{key}": value for i, own in moments.items() for key, value in own.items()},
             scratch / _OPTIMISER,
         )
-        (scratch / _STATE).write_text(json.dumps({"steps": done}) + "\n", encoding="utf-8")
+        state = {"steps": done, "elapsed": self._progress.elapsed}
+        (scratch / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
         scratch.rename(self.folder / f"state-{done}")
         for old in self.folder.glob("state-*"):
             if old.name != f"state-{done}":
@@ -275,7 +282,8 @@ class PolicyTrainer:
         state = last_state(self.folder)
         done = 0
         if state is not None:
-            done = int(json.loads((state / _STATE).read_text(encoding="utf-8"))["steps"])
+            facts = json.loads((state / _STATE).read_text(encoding="utf-8"))
+            done, self._progress.elapsed = int(facts["steps"]), float(facts["elapsed"])
             _logger.info("resuming policy from %s", state.name)
             self.networks.load_state_dict(load_file(state / _NETWORKS))
             moments: dict[int, dict[str, Tensor]] = {}
@@ -365,7 +373,7 @@ def _summary(gained: Tensor) -> dict[str, float]:
     return {"reward": round(gained.mean().item(), 5), "spread": round(spread.item(), 5)}
 
 
-def _schedule(step: int, steps: int) -> float:
+def _schedule(step: float, steps: int) -> float:
     """Share of the learning rate: 4 % linear warm-up, then a cosine to zero."""
     rising = (step + 1) / max(0.04 * steps, 1)
     return min(rising, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))

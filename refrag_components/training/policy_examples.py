@@ -104,9 +104,10 @@ class PolicyBatches(Dataset[PolicyExamples]):
     def _asked(
         self, questions: QuestionSet, k: int, p: float, rng: np.random.Generator
     ) -> PolicyExamples:
-        spec = ConversationSpec(chunk_size=k, expanded=0.0)
+        shown = int(rng.integers(1, self.settings.max_passages + 1))
+        spec = ConversationSpec(chunk_size=k, expanded=0.0, passages=shown)
         rows = questions.draw(self.settings.examples, spec, rng)
-        batch = lay_out_conversations(rows, spec, self.model, rng)
+        batch = lay_out_conversations(rows, spec, questions, encoder=self.model.encoder, rng=rng)
         return PolicyExamples(batch, [row.question for row in rows], None, k, p)
 
     def _windows(self, k: int, p: float, rng: np.random.Generator) -> PolicyExamples:

@@ -9,10 +9,13 @@ __all__ = ["PolicySettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySettings:
-    """Stage 3 of training.
+    """Stage 4 of training.
 
     Attributes:
-        steps: Batches of prompts.
+        steps: Batches of prompts, at most.
+        max_seconds: Seconds that the stage may take, loading not included; the learning rate then
+            reaches zero, and GRPO begins, at the same shares of the time as of the steps. None for
+            no limit.
         warm_up: How many of the steps fit the gains of random choices (ours) before the paper's
             GRPO begins; 0 is the paper's method alone.
         examples: Prompts a step.
@@ -26,6 +29,7 @@ class PolicySettings:
         output_tokens: Tokens after it whose log-perplexity is the reward (o).
         question_share: Share of the steps that choose for questions over passages, where the
             answer's log-perplexity is the reward.
+        max_passages: Most passages a question; their number is drawn step by step.
         positions: Decoder positions a forward pass, about; bounds the memory that rewards take.
         save_every: Steps between states that a killed run goes on from.
         evaluate_every: Steps between evaluations.
@@ -33,6 +37,7 @@ class PolicySettings:
     """
 
     steps: int = 300
+    max_seconds: float | None = None
     warm_up: int = 200
     examples: int = 64
     samples: int = 8
@@ -44,6 +49,7 @@ class PolicySettings:
     context_tokens: int = 1024
     output_tokens: int = 256
     question_share: float = 0.0
+    max_passages: int = 10
     positions: int = 65536
     save_every: int = 50
     evaluate_every: int = 50

@@ -6,13 +6,19 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import TrainingError
 from refrag_components.training.policy_settings import PolicySettings
 
-__all__ = ["LoraSettings", "Recipe", "StageSettings"]
+__all__ = ["STAGES", "LoraSettings", "Recipe", "Stage", "StageSettings"]
+
+Stage = Literal["reconstruction", "continual", "finetuning", "policy"]
+
+#: In the order they run; each starts from the model that the one before it left. The policies come
+#: last: their rewards must come from the decoder that they will choose for.
+STAGES: tuple[Stage, ...] = ("reconstruction", "continual", "finetuning", "policy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,10 @@ class StageSettings:
     """One stage of training.
 
     Attributes:
-        steps: Optimiser steps.
+        steps: Optimiser steps, at most.
+        max_seconds: Seconds that the stage may take, loading not included; its learning rates then
+            reach zero when the time is over. None for no limit. The curriculum of stage 1 goes by
+            steps, so ``steps`` should be about as many as the time allows.
         positions: Decoder positions a batch, about; the number of windows follows from it.
         encoder_lr: Peak learning rate of encoder adapter and projector.
         decoder_lr: Peak learning rate of the decoder adapter; 0 freezes the decoder.
@@ -43,20 +52,26 @@ class StageSettings:
             than its A matrices (LoRA+, arXiv 2402.12354).
         chunk_sizes: Values of k, drawn batch by batch.
         reconstruction_tokens: Longest text to reconstruct, in tokens.
-        context_tokens: Context length s in tokens (stage 2).
-        output_tokens: Continuation length o in tokens (stage 2).
-        expanded: Fractions p of expanded chunks, drawn batch by batch (stage 2); 1 trains the
-            plain decoder.
-        reconstruction_share: Share of batches that go on reconstructing (stage 2).
+        context_tokens: Context length s in tokens (stages 2 and 3).
+        output_tokens: Continuation length o in tokens (stages 2 and 3).
+        expanded: Fractions p of expanded chunks, drawn batch by batch (stages 2 and 3); 1 trains
+            the plain decoder.
+        reconstruction_share: Share of batches that go on reconstructing (stages 2 and 3).
         conversation_share: Share of batches that answer questions over passages in the decoder's
-            chat template, which keeps it able to converse (stage 2).
-        distillation: Weight of the divergence from the base decoder with the full text.
+            chat template: a little keeps it able to converse (stage 2), most of them make the
+            fine-tuning (stage 3).
+        max_passages: Most passages a question; their number is drawn batch by batch.
+        distillation: Weight of the divergence from reading the full text: by the base decoder on
+            running text, by the decoder in its present state on answers.
+        gradient_checkpointing: Keep no activations of the decoder's layers and compute them twice:
+            for decoders whose batches do not fit otherwise.
         warmup: Share of the steps for linear warm-up, before the cosine.
         save_every: Steps between checkpoints.
         evaluate_every: Steps between evaluations.
     """
 
     steps: int
+    max_seconds: float | None = None
     positions: int = 49152
     encoder_lr: float = 1e-3
     decoder_lr: float = 4e-4
@@ -68,7 +83,9 @@ class StageSettings:
     expanded: tuple[float, ...] = (0.0, 0.0, 0.1, 0.25, 1.0)
     reconstruction_share: float = 0.0
     conversation_share: float = 0.0
+    max_passages: int = 10
     distillation: float = 0.0
+    gradient_checkpointing: bool = False
     warmup: float = 0.04
     save_every: int = 200
     evaluate_every: int = 500
@@ -83,7 +100,8 @@ class Recipe:
         lora: Adapter ranks.
         reconstruction: Stage 1.
         continual: Stage 2.
-        policy: Stage 3; None trains no policies.
+        finetuning: Stage 3; None leaves it out.
+        policy: Stage 4; None trains no policies.
         seed: Of every random choice.
     """
 
@@ -91,8 +109,22 @@ class Recipe:
     lora: LoraSettings = field(default_factory=LoraSettings)
     reconstruction: StageSettings
     continual: StageSettings
+    finetuning: StageSettings | None = None
     policy: PolicySettings | None = None
     seed: int = 0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that the recipe has settings for, in the order they run."""
+        return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
+
+    def within(self, seconds: float) -> Recipe:
+        """The same recipe with so many seconds for each stage, at most."""
+        stages = {name: getattr(self, name) for name in self.stages}
+        limited: dict[str, Any] = {
+            name: dataclasses.replace(own, max_seconds=seconds) for name, own in stages.items()
+        }
+        return dataclasses.replace(self, **limited)
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
@@ -112,7 +144,11 @@ class Recipe:
                 lora=_build(LoraSettings, values.pop("lora", {})),
                 reconstruction=_build(StageSettings, values.pop("reconstruction")),
                 continual=_build(StageSettings, values.pop("continual")),
-                policy=_build(PolicySettings, values.pop("policy")) if "policy" in values else None,
+                **{
+                    stage: _build(kind, values.pop(stage))
+                    for stage, kind in (("finetuning", StageSettings), ("policy", PolicySettings))
+                    if stage in values
+                },
                 **values,
             )
         except KeyError as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from refrag_components.corpus import IGNORED, Batch
+from refrag_components.corpus import IGNORED, Batch, batch_vectors
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -57,8 +57,7 @@ def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
 
     Vectors are rounded to float16 as they are when they are stored.
     """
-    flat = model.encoder(batch.pieces, batch.piece_mask, batch.spans).flatten(0, 1)
-    flat = flat[batch.span_index].half().float()
+    flat = batch_vectors(model, batch).half().float()
     tokens = None
     if model.config.token_mix:
         tokens = model.decoder.get_input_embeddings()(batch.chunk_tokens).float()

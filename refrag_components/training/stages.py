@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -16,21 +16,20 @@ from refrag_components.modeling import RefragModel
 from refrag_components.pretrained import quietly
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
 from refrag_components.training.policy import train_policies
-from refrag_components.training.recipe import LoraSettings, Recipe
+from refrag_components.training.recipe import STAGES, LoraSettings, Recipe, Stage
 from refrag_components.training.trainer import (
     StageTrainer,
     TrainingModel,
     last_complete_checkpoint,
 )
 
-__all__ = ["STAGES", "Stage", "attach_adapters", "run_stage"]
+__all__ = ["attach_adapters", "run_stage"]
 
-Stage = Literal["reconstruction", "continual", "policy"]
-
-#: In the order they run; each starts from the model that the one before it left.
-STAGES: tuple[Stage, ...] = ("reconstruction", "continual", "policy")
-
-_PLANS = {"reconstruction": reconstruction_plan, "continual": continual_plan}
+_PLANS = {
+    "reconstruction": reconstruction_plan,
+    "continual": continual_plan,
+    "finetuning": continual_plan,
+}
 
 _logger = logging.getLogger(__name__)
 
@@ -70,13 +69,16 @@ def run_stage(
     if finished.is_dir():
         _logger.info("%s is finished: %s", stage, finished)
         return finished
-    if stage == "policy":
-        if recipe.policy is None:
-            msg = "the recipe has no [policy] table; add one to train policies"
-            raise TrainingError(msg)
+    if stage not in recipe.stages:
+        msg = f"the recipe has no [{stage}] table; add one to run this stage"
+        raise TrainingError(msg)
+    if not recipe.model.contextual:
+        msg = "training encodes whole passages; set contextual = true in the recipe's [model]"
+        raise TrainingError(msg)
+    if recipe.policy is not None and stage == "policy":
         if os.environ.get("RANK", "0") == "0":  # minutes on one GPU: not worth several
             train_policies(
-                start_from or Path(folder) / STAGES[STAGES.index(stage) - 1] / "model",
+                start_from or _left_by_the_stage_before(stage, recipe, Path(folder)),
                 recipe.policy,
                 train=train,
                 validation=validation,
@@ -150,10 +152,14 @@ def _starting_model(
 ) -> RefragModel:
     if start_from is not None:
         return RefragModel.for_training(start_from)
-    position = STAGES.index(stage)
-    if position == 0:
+    if stage == STAGES[0]:
         return RefragModel.from_base(recipe.model)
-    return RefragModel.for_training(folder / STAGES[position - 1] / "model")
+    return RefragModel.for_training(_left_by_the_stage_before(stage, recipe, folder))
+
+
+def _left_by_the_stage_before(stage: Stage, recipe: Recipe, folder: Path) -> Path:
+    before = recipe.stages[recipe.stages.index(stage) - 1]
+    return folder / before / "model"
 
 
 def _store_frozen_in_bfloat16(decoder: torch.nn.Module) -> None:

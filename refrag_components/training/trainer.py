@@ -1,28 +1,33 @@
-"""The training loop of stages 1 and 2: transformers' Trainer around a REFRAG model."""
+"""The training loop of stages 1 to 3: transformers' Trainer around a REFRAG model."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments, get_cosine_schedule_with_warmup
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from refrag_components.corpus import IGNORED, Batch, TokenisedCorpus, batch_logits
+from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
+from refrag_components.pretrained import quietly
+from refrag_components.training.losses import OutputHead, SlicedLosses
 from refrag_components.training.plans import PlannedBatches
+from refrag_components.training.progress import Progress
 from refrag_components.training.recipe import StageSettings
 
 __all__ = ["StageTrainer", "TrainingModel", "last_complete_checkpoint"]
 
 _WEIGHTS = "trained.safetensors"
+_PROGRESS = "progress.json"
 
 
 class TrainingModel(nn.Module):
@@ -30,17 +35,18 @@ class TrainingModel(nn.Module):
 
     Args:
         refrag: The model, adapters attached.
-        distillation: Weight of KL(full text || compressed) on the output tokens, 0 for none. The
-            teacher is the base decoder, adapter off, with every chunk expanded: what it says is a
-            far denser signal than the one token that follows.
+        distillation: Weight of KL(full text || compressed) on the output tokens, 0 for none: what
+            a reader of the full text says is a far denser signal than the one token that follows.
+            On running text that reader is the base decoder, adapter off. The base knows no answer
+            that fine-tuning teaches, so on answers it is the decoder in its present state.
     """
 
     def __init__(self, refrag: RefragModel, distillation: float = 0.0) -> None:
         super().__init__()
         self.refrag = refrag
         self.distillation = distillation
-        self._loss: Callable[[Tensor, Tensor], Tensor] = _cross_entropy
-        self._divergence: Callable[[Tensor, Tensor], Tensor] = _divergence
+        self._head = OutputHead(refrag)
+        self._losses = SlicedLosses(self._head)
 
     def train(self, mode: bool = True) -> TrainingModel:
         """Keeps the encoder without dropout: chunk vectors are the same at every use."""
@@ -51,45 +57,48 @@ class TrainingModel(nn.Module):
     def compile_layers(self) -> None:
         """Compiles the layers of decoder and encoder, and the losses.
 
-        One layer's code serves all layers of its model.
+        One layer's code serves all layers of its model. In transformers both models' layers share
+        one function; beyond the usual limit of 8 variants of it (with and without gradient,
+        adapter, mask) torch would go on uncompiled without a word.
         """
+        torch._dynamo.config.recompile_limit = 64
         for model in (self.refrag.decoder, self.refrag.encoder.model):
             layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
             for layer in layers:
                 layer.compile(dynamic=True)
-        self._loss = torch.compile(_cross_entropy, dynamic=True)
-        self._divergence = torch.compile(_divergence, dynamic=True)
+        self._losses.compile()
 
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
-        labels, predicted = batch.labels, batch.labels.shape[1]
+        inputs = batch_embeddings(self.refrag, batch)
+        if not inputs.requires_grad:  # nothing was encoded; the layers' code is compiled with it
+            inputs.requires_grad_()
+        rows = self._head.states(inputs_embeds=inputs)
+        output = rows[:, -batch.labels.shape[1] :].flatten(0, 1)
+        labels = batch.labels.flatten()
+        if batch.answer_index is not None:
+            output, labels = output[batch.answer_index], labels[batch.answer_index]
+        states = output
         if batch.context_labels is not None:
-            labels = torch.cat([batch.context_labels, labels], dim=1)
-        logits = batch_logits(self.refrag, batch, everywhere=batch.context_labels is not None)
-        loss = self._loss(logits, labels)
+            states = rows.flatten(0, 1)
+            labels = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
+        loss = self._losses.cross_entropy(states, labels)
         if self.distillation and batch.full_ids is not None:
-            with torch.no_grad(), self.refrag.decoder.disable_adapter():
-                teacher = self.refrag.decoder(
-                    input_ids=batch.full_ids,
-                    logits_to_keep=predicted,
-                    use_cache=False,
-                ).logits
-            student = logits[:, -predicted:]
-            loss = loss + self.distillation * self._divergence(student, teacher)
+            teacher = self._read_full_text(batch)
+            loss = loss + self.distillation * self._losses.divergence(output, teacher)
         return {"loss": loss}
 
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED
-    )
-
-
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    log_p = nn.functional.log_softmax(teacher.flatten(0, 1).float(), dim=-1)
-    log_q = nn.functional.log_softmax(student.flatten(0, 1).float(), dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
+    @torch.no_grad()
+    def _read_full_text(self, batch: Batch) -> Tensor:
+        """States of the teacher at the output tokens, (outputs, width)."""
+        assert batch.full_ids is not None
+        if batch.full_index is not None:
+            states = self._head.states(input_ids=batch.full_ids)
+            return states.flatten(0, 1)[batch.full_index]
+        with self.refrag.decoder.disable_adapter():
+            states = self._head.states(input_ids=batch.full_ids)
+        return states[:, -batch.labels.shape[1] :].flatten(0, 1)
 
 
 class StageTrainer(Trainer):
@@ -135,7 +144,9 @@ class StageTrainer(Trainer):
             remove_unused_columns=False,
             dataloader_num_workers=workers,
             dataloader_prefetch_factor=4 if workers else None,
-            ddp_find_unused_parameters=True,
+            accelerator_config={"non_blocking": on_cuda},
+            logging_nan_inf_filter=False,  # it waits for the GPU at every step
+            ddp_find_unused_parameters=True,  # at p = 1 nothing is encoded
             report_to="none",
             seed=batches.seed,
             use_cpu=not on_cuda,
@@ -150,6 +161,11 @@ class StageTrainer(Trainer):
             data_collator=lambda items: dict(vars(items[0])),
         )
         self.model_accepts_loss_kwargs = False  # the loss is a mean over a fixed number of tokens
+        self._progress = Progress(settings.steps, settings.max_seconds)
+        self.add_callback(_Clock(self._progress))
+        if settings.gradient_checkpointing:
+            with quietly():  # renamed in transformers 5.24
+                model.refrag.decoder.gradient_checkpointing_enable({"use_reentrant": False})
         if compiled:
             model.compile_layers()
 
@@ -180,11 +196,16 @@ class StageTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
         """Linear warm-up, then cosine to zero (paper, appendix B.2)."""
-        self.lr_scheduler = get_cosine_schedule_with_warmup(
-            optimizer or self.create_optimizer(),
-            round(self._settings.warmup * num_training_steps),
-            num_training_steps,
-        )
+        warm_up = round(self._settings.warmup * num_training_steps)
+
+        def share(step: int) -> float:
+            at = self._progress.at(step)
+            if at < warm_up:
+                return at / warm_up
+            falling = (at - warm_up) / max(num_training_steps - warm_up, 1)
+            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * falling)))
+
+        self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), share)
         return self.lr_scheduler
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> SequentialSampler:
@@ -192,11 +213,13 @@ class StageTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures recovery on a few held-out windows at every k of the stage."""
-        metrics = {
-            f"eval_{name}": value
-            for k in sorted(set(self._settings.chunk_sizes))
-            for name, value in quick_recovery(self._training.refrag, self._validation, k).items()
-        }
+        refrag, validation = self._training.refrag, self._validation
+        with torch.compiler.set_stance("force_eager"):  # a few windows are not worth compiling for
+            metrics = {
+                f"eval_{name}": value
+                for k in sorted(set(self._settings.chunk_sizes))
+                for name, value in quick_recovery(refrag, validation, k).items()
+            }
         self.log(metrics)
         return metrics
 
@@ -204,10 +227,41 @@ class StageTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained_state(self._training), folder / _WEIGHTS)
+        progress = json.dumps({"elapsed": self._progress.elapsed})
+        (folder / _PROGRESS).write_text(progress + "\n", encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
+        folder = Path(resume_from_checkpoint)
+        progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        self._progress.elapsed = float(progress["elapsed"])
+        state = load_file(folder / _WEIGHTS)
         self._training.load_state_dict(state, strict=False)
+
+
+class _Clock(TrainerCallback):
+    """Reads the clock once a step, before the learning rates are set, and ends the stage on time.
+
+    Args:
+        progress: Of the stage.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Starts the clock."""
+        self._progress.tick()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Reads the clock."""
+        self._progress.tick()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ends the stage when its time is over."""
+        if self._progress.is_over(state.global_step):
+            control.should_training_stop = True
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

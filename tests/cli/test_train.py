@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,33 @@ def folder(tiny_base: tuple[Path, Path], tmp_path: Path) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE.format(decoder=decoder, encoder=encoder))
     (tmp_path / "text.jsonl").write_text(f'{{"text": "{" ".join(TEXT)}"}}\n' * 20)
     return tmp_path
+
+
+def test_questions_are_prepared_and_trained_on(folder: Path) -> None:
+    recipe = folder / "recipe.toml"
+    with recipe.open("a") as file:
+        file.write("\n[finetuning]\nsteps = 2\npositions = 512\nchunk_sizes = [4]\n")
+        file.write("context_tokens = 64\noutput_tokens = 16\nconversation_share = 1.0\n")
+    question = {"id": "1", "question": "What fell?", "answers": ["rain"], "gold": ["p"]}
+    question["passages"] = [{"id": "p", "text": TEXT[2]}, {"id": "o", "text": TEXT[1]}]
+    (folder / "questions.jsonl").write_text(json.dumps(question) + "\n")
+    data = ["--recipe", recipe, "--out"]
+    assert invoke("prepare", folder / "text.jsonl", *data, folder / "text")[0] == 0
+    code, output = invoke("questions", folder / "questions.jsonl", *data, folder / "questions")
+    assert code == 0, output
+    assert "1 questions in" in output
+    run = ["run", *data, folder / "run", "--text", folder / "text", "--validation", folder / "text"]
+    code, output = invoke(*run, "--max-seconds", 600)
+    assert code == 1
+    assert "refrag train questions" in output
+    code, output = invoke(*run, "--max-seconds", 600, "--questions", folder / "questions")
+    assert code == 0, output
+    assert (folder / "run" / "finetuning" / "model" / "config.json").is_file()
+    (folder / "bad.jsonl").write_text('{"question": "What?"}\n')
+    code, output = invoke("questions", folder / "bad.jsonl", *data, folder / "bad")
+    assert code == 1
+    assert "line 1" in output
+    assert not (folder / "bad").exists()
 
 
 def test_text_and_recipe_to_checkpoint(folder: Path) -> None:

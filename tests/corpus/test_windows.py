@@ -9,13 +9,10 @@ import torch
 from refrag_components.corpus import (
     IGNORED,
     Batch,
-    ConversationSpec,
-    QuestionSet,
     TokenisedCorpus,
     WindowSpec,
     batch_logits,
     cut_windows,
-    lay_out_conversations,
     prepare_corpus,
 )
 from refrag_components.layout import Layout, PassageSegment, TextSegment, embed_layouts
@@ -169,46 +166,3 @@ def test_gradients_reach_encoder_projector_and_decoder(
     for part in (tiny_model.encoder, tiny_model.projector, tiny_model.decoder):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
     tiny_model.zero_grad(set_to_none=True)
-
-
-def test_conversations_count_only_the_answers(tiny_model: RefragModel) -> None:
-    questions = QuestionSet(
-        [
-            {
-                "question": "Where is the {} harbour?",
-                "answers": ["north of the town"],
-                "passages": [{"text": TEXT[0], "gold": True}, {"text": TEXT[1]}],
-            }
-        ]
-    )
-    rng = np.random.default_rng(0)
-    for expanded in (0.0, 0.5, 1.0):
-        spec = ConversationSpec(chunk_size=4, expanded=expanded, max_passages=3)
-        batch = lay_out_conversations(questions.draw(6, spec, rng), spec, tiny_model, rng)
-        eos = tiny_model.tokenizer.eos_token_id
-        for labels in batch.labels:
-            kept = labels[labels != IGNORED].tolist()
-            assert tiny_model.tokenizer.decode(kept[:-1]) == "north of the town"
-            assert kept[-1] == eos
-        used = batch.chunk_index[batch.chunk_index >= 0]
-        assert len(set(used.tolist())) == len(used)
-        assert (len(used) == 0) == (expanded == 1.0)
-        assert batch_logits(tiny_model, batch).shape[:2] == batch.labels.shape
-
-
-def test_a_row_padded_on_the_right_has_the_logits_of_the_row_alone(
-    tiny_model: RefragModel,
-) -> None:
-    long = {"question": "Q " * 30, "answers": ["a b c"], "passages": [{"text": TEXT[3], "gold": 1}]}
-    short = {"question": "Q", "answers": ["it fell"], "passages": [{"text": TEXT[2], "gold": 1}]}
-    spec = ConversationSpec(chunk_size=4, expanded=0.0, max_passages=1)
-    rows = [
-        QuestionSet([record]).draw(1, spec, np.random.default_rng(1))[0] for record in (short, long)
-    ]
-    rng = np.random.default_rng(0)
-    both = lay_out_conversations(rows, spec, tiny_model, rng)
-    alone = lay_out_conversations(rows[:1], spec, tiny_model, rng)
-    with torch.inference_mode():
-        first = batch_logits(tiny_model, both)[0][both.labels[0] != IGNORED]
-        second = batch_logits(tiny_model, alone)[0][alone.labels[0] != IGNORED]
-    torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)

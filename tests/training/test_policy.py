@@ -61,7 +61,7 @@ def make(tiny_folder: Path, run_folder: Path) -> MakeTrainer:
     def trainer(folder: Path, **changes: Any) -> PolicyTrainer:
         model = RefragModel.from_pretrained(tiny_folder, device="cpu")
         settings = replace(SETTINGS, **changes)
-        questions = QuestionSet.load(run_folder / "questions.jsonl")
+        questions = QuestionSet.load(run_folder / "questions")
         batches, validation = (
             PolicyBatches(TokenisedCorpus.load(run_folder / name), settings, model, seed, questions)
             for name, seed in (("text", 7), ("validation", 8))

@@ -41,8 +41,9 @@ def windows(model: RefragModel, run_folder: Path, rows: int = 3) -> Batch:
 def conversations(model: RefragModel, run_folder: Path, rows: int = 5) -> Batch:
     spec = ConversationSpec(chunk_size=4, expanded=0.0)
     rng = np.random.default_rng(1)
-    drawn = QuestionSet.load(run_folder / "questions.jsonl").draw(rows, spec, rng)
-    return lay_out_conversations(drawn, spec, model, rng)
+    questions = QuestionSet.load(run_folder / "questions")
+    drawn = questions.draw(rows, spec, rng)
+    return lay_out_conversations(drawn, spec, questions, encoder=model.encoder, rng=rng)
 
 
 def slow_reward(model: RefragModel, batch: Batch, row: int, expanded: np.ndarray) -> float:

@@ -1,0 +1,63 @@
+"""Passages that a search would return beside the right ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["similar_passages"]
+
+_EMBEDDED_AT_ONCE = 2048
+_SEARCHED_AT_ONCE = 512
+
+
+def similar_passages(
+    model: RefragModel,
+    passages: Sequence[str],
+    questions: Sequence[str],
+    count: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Finds the passages that are most similar to each question, by the base encoder.
+
+    Every passage is compared: a matrix product over 100,000 passages is faster than building an
+    index of them for one use.
+
+    Args:
+        model: Its retriever embeds passages and questions, on its device.
+        passages: The passages to search.
+        questions: The questions.
+        count: Passages wanted a question.
+        progress: Called with the number of texts embedded after each batch.
+
+    Returns:
+        Indices of passages, best first; (questions, at most count), int64.
+    """
+    pool = torch.from_numpy(_embed(model, passages, progress)).to(model.device).T
+    asked = torch.from_numpy(_embed(model, questions, progress)).to(model.device)
+    found = [
+        (part @ pool).topk(min(count, len(passages)), dim=1).indices.cpu().numpy()
+        for part in asked.split(_SEARCHED_AT_ONCE)
+    ]
+    return np.concatenate(found)
+
+
+def _embed(
+    model: RefragModel, texts: Sequence[str], progress: Callable[[int], None] | None
+) -> np.ndarray:
+    rows = np.zeros((len(texts), model.encoder.width), dtype=np.float32)
+    batch_size = 256 if model.device.type == "cuda" else 32
+    order = np.argsort([len(text) for text in texts], kind="stable")  # so that little is padded
+    for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
+        picked = order[start : start + _EMBEDDED_AT_ONCE]
+        rows[picked] = model.embed_passages([texts[i] for i in picked], batch_size=batch_size)
+        if progress is not None:
+            progress(len(picked))
+    return rows

@@ -1,0 +1,210 @@
+"""Questions with passages to arrays that training only has to read."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refrag_components.corpus.questions import ASKED, PASSAGES
+from refrag_components.corpus.tokenised import new_folder, smallest_type, write_corpus
+from refrag_components.evaluation.questions import Question, load_questions
+from refrag_components.prompt import (
+    ControlPart,
+    Message,
+    PassagePart,
+    PromptTokenizer,
+    TextPart,
+    render,
+)
+from refrag_components.training.distractors import similar_passages
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["prepare_questions"]
+
+# Prompts in the shapes that RAG frameworks use: system text, user text; {} marks the passages.
+# With the passages in the system text earlier turns are plain; else each turn has its own.
+_PROMPTS = (
+    ("", "Answer the question based only on the following context:\n{}\n\nQuestion: {q}"),
+    ("Use the following context to answer the user's question. Be brief.\n\n{}", "{q}"),
+    (
+        "",
+        "Context information is below.\n---------------------\n{}\n---------------------\n"
+        "Given the context information and not prior knowledge, answer the query.\n"
+        "Query: {q}\nAnswer: ",
+    ),
+    ("You are a helpful assistant.", "{}\n\n{q}"),
+    ("", "Question: {q}\n\nContext:\n{}\n\nAnswer:"),
+)
+_BETWEEN_PASSAGES = TextPart("\n\n")
+_HERE = PassagePart("passages")  # stands for a turn's passages while the text is laid out
+
+_HISTORY_SHARE = 0.25  # conversations that have earlier turns where the documents allow it
+_MOST_EARLIER = 2  # turns
+_MOST_ANSWER_TOKENS = 256  # a longer answer is cut, and nothing closes it
+
+
+def prepare_questions(
+    files: Sequence[str | Path],
+    model: RefragModel,
+    folder: str | Path,
+    *,
+    most: int | None = None,
+    retrieved: int = 10,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Tokenises questions and finds distractors for them.
+
+    Each question becomes one conversation, in one of the prompt shapes of RAG frameworks. A quarter
+    of those that share a passage with others of their file come after one or two of these. The
+    distractors that a search would return come from the passages of all files together.
+
+    Args:
+        files: Question files as ``load_questions`` reads them.
+        model: Gives tokenizers and the retriever; best on a GPU.
+        folder: Where to write; must not exist.
+        most: Questions to take of each file, spread evenly; None takes all.
+        retrieved: Most similar passages to keep with each question.
+        seed: Of the prompt shapes and the earlier turns.
+        progress: Called with the number of texts done after each batch.
+
+    Returns:
+        Number of conversations written.
+
+    Raises:
+        EvaluationError: If a file holds no such questions.
+        TrainingError: If the folder exists.
+    """
+    with new_folder(folder) as scratch:
+        sets = [load_questions(file, items=most) for file in files]
+        asked = [question for own in sets for question in own]
+        texts = dict.fromkeys(text for q in asked for text in (*q.needed, *q.others))
+        number = {text: i for i, text in enumerate(texts)}
+        questions = [question.text for question in asked]
+        similar = similar_passages(model, list(texts), questions, retrieved, progress=progress)
+        arrays = _Arrays(model, number)
+        rng = np.random.default_rng([seed, 6])
+        found = iter(similar)
+        for source, own in enumerate(sets):
+            of_own = dict(zip((question.id for question in own), found, strict=False))
+            for turns in _conversations(own, rng):
+                arrays.add(turns, [of_own[turn.id] for turn in turns], source, rng)
+            if progress is not None:
+                progress(len(own))
+        (scratch / PASSAGES).mkdir()
+        lengths = write_corpus(texts, model, scratch / PASSAGES, progress=progress)
+        (scratch / ASKED).write_text(json.dumps(questions), encoding="utf-8")
+        for name, values in {**arrays.arrays(), "lengths": lengths}.items():
+            np.save(scratch / f"{name}.npy", values)
+    return len(asked)
+
+
+def _conversations(
+    questions: Sequence[Question], rng: np.random.Generator
+) -> Iterable[list[Question]]:
+    """Each question once as the last turn, some with others about the same passage before it."""
+    about: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        for text in (*question.needed, *question.others):
+            about[text].append(question)
+    for question in questions:
+        earlier: list[Question] = []
+        if rng.random() < _HISTORY_SHARE:
+            beside = [other for text in question.needed for other in about[text]]
+            count = int(rng.integers(1, _MOST_EARLIER + 1))
+            picked = [beside[i] for i in rng.permutation(len(beside))[: count + 1]]
+            earlier = [q for q in dict.fromkeys(picked) if q is not question][:count]
+        yield [*earlier, question]
+
+
+@dataclass
+class _Arrays:
+    """What becomes the arrays of a ``QuestionSet``."""
+
+    model: RefragModel
+    number: dict[str, int]
+    texts: list[np.ndarray] = field(default_factory=list)
+    conversations: list[tuple[int, int]] = field(default_factory=list)
+    turns: list[tuple[int, int]] = field(default_factory=list)
+    candidates: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._tokenizer = PromptTokenizer(self.model.tokenizer)
+
+    def add(
+        self,
+        turns: Sequence[Question],
+        similar: Sequence[np.ndarray],
+        source: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Adds a conversation whose last turn is to be answered."""
+        prompt = _PROMPTS[int(rng.integers(len(_PROMPTS)))]
+        texts = self._texts(_messages(prompt, turns))
+        # With the passages in the system text the last turn alone has any.
+        shown = list(zip(turns, similar, strict=True))[1 - len(texts) :]
+        for turn, found in shown:
+            needed = [self.number[text] for text in turn.needed]
+            others = [self.number[text] for text in turn.others]
+            others = [i for i in dict.fromkeys([*others, *found.tolist()]) if i not in needed]
+            self.turns.append((len(needed), len(others)))
+            self.candidates += [*needed, *others]
+        answer = self._tokenizer.encode([TextPart(turns[-1].target)])
+        closing = [self.model.tokenizer.eos_token_id]
+        cut = len(answer) > _MOST_ANSWER_TOKENS
+        self.texts += [*texts, answer[:_MOST_ANSWER_TOKENS] if cut else np.append(answer, closing)]
+        self.conversations.append((len(shown), source))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, but for those of the passages."""
+        kind = smallest_type(len(self.model.tokenizer))
+        return {
+            "text": np.concatenate(self.texts).astype(kind),
+            "text_lengths": np.array([len(text) for text in self.texts], dtype=np.int32),
+            "conversations": np.array(self.conversations, dtype=np.int32),
+            "turns": np.array(self.turns, dtype=np.int32),
+            "candidates": np.array(self.candidates, dtype=np.int32),
+            "separator": self._tokenizer.encode([_BETWEEN_PASSAGES]).astype(kind),
+        }
+
+    def _texts(self, messages: Sequence[Message]) -> list[np.ndarray]:
+        """Token ids of what stands before, between and after the passages."""
+        pending: list[TextPart | ControlPart] = []
+        texts = []
+        for part in render(messages, self.model.tokenizer):
+            if isinstance(part, PassagePart):
+                texts.append(self._tokenizer.encode(pending))
+                pending = []
+            else:
+                pending.append(part)
+        texts.append(self._tokenizer.encode(pending))
+        if not self.model.tokenizer.chat_template:
+            texts[0] = np.concatenate([self._tokenizer.opening, texts[0]])
+        return texts
+
+
+def _messages(prompt: tuple[str, str], turns: Sequence[Question]) -> list[Message]:
+    system, user = prompt
+    messages = [Message("system", _parts(system, turns[-1]))] if system else []
+    for turn in turns:
+        messages.append(Message("user", _parts(user, turn)))
+        if turn is not turns[-1]:
+            messages.append(Message("assistant", (TextPart(turn.target),)))
+    return messages
+
+
+def _parts(template: str, question: Question) -> tuple[Any, ...]:
+    before, marker, after = (
+        piece.replace("{q}", question.text) for piece in template.partition("{}")
+    )
+    if not marker:
+        return (TextPart(before),)
+    return (TextPart(before), _HERE, TextPart(after))

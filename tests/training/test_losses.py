@@ -1,0 +1,142 @@
+"""Losses by slices are the losses of all logits at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Gemma2Config, LlamaConfig, PretrainedConfig
+
+from refrag_components.configuration import RefragConfig
+from refrag_components.corpus import (
+    IGNORED,
+    Batch,
+    ConversationSpec,
+    QuestionSet,
+    TokenisedCorpus,
+    WindowSpec,
+    batch_logits,
+    cut_windows,
+    lay_out_conversations,
+    pieces,
+)
+from refrag_components.modeling import RefragModel
+from refrag_components.training import losses
+from refrag_components.training.recipe import LoraSettings
+from refrag_components.training.stages import attach_adapters
+from refrag_components.training.trainer import TrainingModel
+from tests.tiny import save_tiny_decoder, tiny_decoder_config
+
+DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "own output matrix": (LlamaConfig, {"tie_word_embeddings": False}),
+    "capped logits": (Gemma2Config, {"head_dim": 8, "final_logit_softcapping": 1.0}),
+}
+
+
+@pytest.fixture(params=list(DECODERS))
+def model(
+    request: pytest.FixtureRequest, tiny_base: tuple[Path, Path], tmp_path: Path
+) -> RefragModel:
+    kind, others = DECODERS[request.param]
+    decoder = save_tiny_decoder(tmp_path / "decoder", tiny_decoder_config(kind, **others))
+    config = RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
+    refrag = RefragModel.from_base(config)
+    attach_adapters(refrag, LoraSettings(decoder_rank=4, encoder_rank=4))
+    torch.manual_seed(2)
+    for name, parameter in refrag.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return refrag
+
+
+def window_batch(model: RefragModel, run_folder: Path, *, everywhere: bool) -> Batch:
+    spec = WindowSpec(chunk_size=4, passages=2, passage_tokens=14, output_tokens=6, expanded=0.3)
+    return cut_windows(
+        TokenisedCorpus.load(run_folder / "text"),
+        np.arange(5) * 7,
+        spec,
+        encoder=model.encoder,
+        separator=model.first_token_id,
+        rng=np.random.default_rng(0),
+        with_full_text=True,
+        with_context_labels=everywhere,
+    )
+
+
+def question_batch(model: RefragModel, run_folder: Path) -> Batch:
+    questions = QuestionSet.load(run_folder / "questions")
+    spec = ConversationSpec(chunk_size=4, expanded=0.3)
+    rng = np.random.default_rng(0)
+    rows = questions.draw(5, spec, rng)
+    return lay_out_conversations(
+        rows, spec, questions, encoder=model.encoder, rng=rng, with_full_text=True
+    )
+
+
+def plain_loss(model: RefragModel, batch: Batch, weight: float) -> torch.Tensor:
+    """As one would write it for a small vocabulary."""
+    logits = batch_logits(model, batch, everywhere=batch.context_labels is not None)
+    labels = batch.labels
+    if batch.context_labels is not None:
+        labels = torch.cat([batch.context_labels, labels], dim=1)
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+    )
+    assert batch.full_ids is not None
+    output = logits[:, -batch.labels.shape[1] :]
+    with torch.no_grad():
+        if batch.full_index is None:
+            with model.decoder.disable_adapter():
+                full = model.decoder(input_ids=batch.full_ids).logits
+            teacher = full[:, -batch.labels.shape[1] :].flatten(0, 1)
+        else:
+            full = model.decoder(input_ids=batch.full_ids).logits
+            teacher = full.flatten(0, 1)[batch.full_index]
+    student = output[batch.labels != IGNORED]
+    divergence = torch.nn.functional.kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    return loss + weight * divergence
+
+
+@pytest.mark.parametrize("kind", ["outputs", "everywhere", "questions"])
+@pytest.mark.parametrize("sliced", [7, 10_000])
+def test_slices_give_the_loss_and_gradients_of_the_whole(
+    kind: str, sliced: int, model: RefragModel, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_SLICE", sliced)
+    if kind == "questions":
+        batch = question_batch(model, run_folder)
+    else:
+        batch = window_batch(model, run_folder, everywhere=kind == "everywhere")
+    trained = {n: p for n, p in model.named_parameters() if "lora_" in n or "projector" in n}
+    expected = plain_loss(model, batch, 0.7)
+    wanted = torch.autograd.grad(expected, [*trained.values()], allow_unused=True)
+    found = TrainingModel(model, 0.7)(**vars(batch))["loss"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = torch.autograd.grad(found, [*trained.values()], allow_unused=True)
+    for name, mine, theirs in zip(trained, gradients, wanted, strict=True):
+        assert (mine is None) == (theirs is None), name
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_windows_of_similar_length_are_encoded_together_to_the_same_vectors(
+    model: RefragModel, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_WORTH_GROUPING", 2.0)  # the tiny passages are of one length
+    questions = QuestionSet.load(run_folder / "questions")
+    spec = ConversationSpec(chunk_size=4, expanded=0.0)
+    rng = np.random.default_rng(0)
+    rows = questions.draw(40, spec, rng)
+    batch = lay_out_conversations(rows, spec, questions, encoder=model.encoder, rng=rng)
+    assert len(batch.groups) > 1
+    whole = replace(batch, groups=((0, *batch.pieces.shape),))
+    torch.testing.assert_close(
+        batch_logits(model, batch), batch_logits(model, whole), atol=1e-4, rtol=1e-4
+    )
