@@ -4,8 +4,9 @@
     python benchmarks/codecs.py CORPUS QUESTIONS --out results.json
 
 CORPUS is held-out text, QUESTIONS a .jsonl or .jsonl.zst file as `refrag eval qa` reads it. Every
-chunk is compressed (p = 0). Chunk vectors go through the codec's bytes and back, all else is the
-same, so that differences are paired: by window, by question.
+chunk is compressed (p = 0). Log-perplexity of text is measured at each k given, answers at the
+checkpoint's own. Chunk vectors go through the codec's bytes and back, all else is the same, so that
+differences are paired: by window, by question.
 """
 
 from __future__ import annotations
@@ -163,13 +164,13 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    """Measures all codecs at each k and writes one JSON file."""
+    """Measures all codecs and writes one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("questions", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="refrag-smollm2-135m")
-    parser.add_argument("--chunk-size", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--chunk-size", type=int, nargs="*", default=[4, 8])
     parser.add_argument("--windows", type=int, default=128)
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
@@ -177,23 +178,24 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     corpus = TokenisedCorpus.load(arguments.corpus)
     questions = load_questions(arguments.questions, items=arguments.items)
-    result: dict[str, Any] = {"windows": arguments.windows, "questions": len(questions), "k": {}}
+    result: dict[str, Any] = {"windows": arguments.windows, "questions": len(questions)}
+
+    def keep(part: str, columns: np.ndarray) -> None:
+        result[part] = dict(zip(CODECS, differences(columns), strict=True))
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
     for k in arguments.chunk_size:
         model = RefragModel.from_pretrained(arguments.model, device="cpu", chunk_size=k)
-        if "bytes_a_token" not in result:
-            text = "\n\n".join(passage for q in questions[:5] for passage in (*q.needed, *q.others))
-            result["bytes_a_token"] = sizes(model, text)
-            result["fingerprint_characters"] = len(model.fingerprint)
-        continuation = log_ppl(model, corpus, k, arguments.windows)
-        f1, answer, vectors = answers(model, questions)
-        result["k"][k] = {
-            "chunk_vectors": len(vectors),
-            "errors": {codec: errors(vectors, codec) for codec in CODECS},
-            "log_ppl": dict(zip(CODECS, differences(continuation), strict=True)),
-            "f1": dict(zip(CODECS, differences(f1), strict=True)),
-            "answer_log_ppl": dict(zip(CODECS, differences(answer), strict=True)),
-        }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        keep(f"log_ppl_k{k}", log_ppl(model, corpus, k, arguments.windows))
+    model = RefragModel.from_pretrained(arguments.model, device="cpu")
+    text = "\n\n".join(passage for q in questions[:5] for passage in (*q.needed, *q.others))
+    result["bytes_a_token"] = sizes(model, text)
+    result["fingerprint_characters"] = len(model.fingerprint)
+    f1, answer_log_ppl, vectors = answers(model, questions)
+    result["chunk_vectors"] = len(vectors)
+    result["errors"] = {codec: errors(vectors, codec) for codec in CODECS}
+    keep("f1", f1)
+    keep("answer_log_ppl", answer_log_ppl)
 
 
 if __name__ == "__main__":
