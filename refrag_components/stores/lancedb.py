@@ -73,7 +73,11 @@ class LanceDBStore(RowStore):
         For databases elsewhere pass a connection of your own to the class.
         """
         path, options = local_path(url, "table", "codec")
-        return cls(lancedb.connect(path), **options)
+        try:
+            database = lancedb.connect(path)
+        except Exception as error:
+            raise StoreError(f"{path} cannot be opened: {error}") from error
+        return cls(database, **options)
 
     def close(self) -> None:
         """Compacts what was written; the connection stays open, since it holds nothing."""

@@ -91,7 +91,10 @@ class QdrantStore(RowStore):
         parts = split_url(rest)
         if not parts.netloc:
             path, named = local_path(rest, "collection")
-            client = QdrantClient(path=path, force_disable_check_same_thread=True)
+            try:
+                client = QdrantClient(path=path, force_disable_check_same_thread=True)
+            except Exception as error:
+                raise StoreError(f"{path} cannot be opened: {error}") from error
             options |= named
         else:
             key = unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY")
