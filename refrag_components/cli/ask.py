@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from refrag_components.cli.common import IndexModelOption, load_model_of, output, say
+from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def ask(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show each chunk as compressed or expanded.")
     ] = False,
+    store: StoreOption = None,
 ) -> None:
     """Answer a question from an index; the answer streams as it is generated."""
     from refrag_components.engines import SamplingParams
@@ -58,7 +59,7 @@ def ask(
     check_policy(policy)
     index_info(folder)
     _, model = load_model_of(folder, model_name)
-    with RefragIndex.open(folder, model) as index:
+    with RefragIndex.open(folder, model, store=store) as index:
         hits = index.search(question, k)
         if not hits:
             raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")
