@@ -99,7 +99,8 @@ class RefragIndex:
         Args:
             folder: The folder.
             model: Encodes passages and questions.
-            codec: How the folder stores chunk vectors: "float32", "float16" or "int8".
+            codec: How the folder stores chunk vectors: "float32", "float16", "int8" or
+                "rotated4".
             passage_tokens: Tokens that a passage has at most.
             model_name: Where the model comes from, kept for those who open the index later.
             store: Where chunk vectors are kept instead of the folder, for this index alone: a

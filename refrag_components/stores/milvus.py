@@ -44,8 +44,9 @@ class MilvusStore(RowStore):
     checksum. As a collection must have one, there is a placeholder of two zeros.
 
     ``mset`` sends 64 rows a request: each passage is stored whole or not at all, but a process
-    that is killed may have stored some of a batch. A Milvus Lite file belongs to the
-    process that opened it until that process ends; several take a Milvus server. Tenants that must not see each other get a collection or a database each.
+    that is killed may have stored some of a batch. A Milvus Lite file belongs to the process that
+    opened it until that process ends; several take a Milvus server. Tenants that must not see
+    each other get a collection or a database each.
 
     Args:
         client: The user's client.
