@@ -63,8 +63,6 @@ class LanceDBStore(RowStore):
         self._writes = 0
         with self._errors():
             self._table: Any = database.create_table(table, schema=_SCHEMA, exist_ok=True)
-            if self._table.schema.names != _SCHEMA.names:
-                raise StoreError(f"{self.place} holds something else; choose another table")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -89,7 +87,7 @@ class LanceDBStore(RowStore):
         rows: dict[str, list[bytes]] = {}
         if keys:
             for row in self._rows(_among(keys), ["key", "value"]):
-                rows.setdefault(row["key"], []).append(row["value"])
+                rows.setdefault(row["key"], []).append(row["value"] or b"")
         values = {key: self._read(key, _first_whole, found) for key, found in rows.items()}
         return [values.get(key) for key in keys]
 
@@ -145,10 +143,11 @@ class LanceDBStore(RowStore):
         """Turns the errors of LanceDB, which come in all sorts, into ours."""
         try:
             yield
-        except StoreError:
-            raise
         except Exception as error:
-            msg = f"{self.place}: {error}; check that its folder is whole and can be written"
+            msg = (
+                f"{self.place}: {error}; check that it is no other program's table, that its "
+                "folder is whole and can be written"
+            )
             raise StoreError(msg) from error
 
 
