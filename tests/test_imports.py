@@ -48,6 +48,15 @@ print([name for name in ("faiss", "peft", "torch", "transformers") if name in sy
     assert run_python(code).strip() == "[]"
 
 
+def test_stores_load_no_database_client() -> None:
+    clients = ("chromadb", "lancedb", "psycopg", "pyarrow", "pymilvus", "qdrant_client", "weaviate")
+    code = f"""
+import sys, refrag_components.stores, refrag_components.index
+print([name for name in {clients} if name in sys.modules])
+"""
+    assert run_python(code).strip() == "[]"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_public_names_are_declared_and_exist(name: str) -> None:
     module = importlib.import_module(name)

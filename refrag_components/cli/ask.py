@@ -49,6 +49,7 @@ def ask(
     from refrag_components.engines import SamplingParams
     from refrag_components.generator import RefragGenerator, Request
     from refrag_components.index import RefragIndex, index_info
+    from refrag_components.index_store import check_store, store_name
     from refrag_components.policies import Budget, check_policy
     from refrag_components.prompt import render
 
@@ -57,7 +58,7 @@ def ask(
         raise EmptyInputError("the question is empty; ask something")
     allowed = Budget.of(_number(budget))
     check_policy(policy)
-    index_info(folder)
+    check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
     with RefragIndex.open(folder, model, store=store) as index:
         hits = index.search(question, k)

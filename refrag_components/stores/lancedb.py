@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
 from refrag_components.stores.rows import RowStore, pack_row, unpack_row
@@ -30,7 +30,13 @@ _SCHEMA = pa.schema([("key", pa.string()), ("value", pa.binary())])
 
 # Every write adds a file and a version, which readers pay for (100 ms a look-up with 600 files).
 _WRITES_A_COMPACTION = 100
-_OLD = timedelta(minutes=1)  # versions that no reader is in the middle of any more
+
+# Compacting makes one file of many, but frees nothing until the versions that need the many are
+# removed: while there are writers those that are older than a reader takes, in the end all.
+_OLD = timedelta(seconds=10)
+_ALL = timedelta(milliseconds=1)
+
+_Result = TypeVar("_Result")
 
 
 class LanceDBStore(RowStore):
@@ -39,8 +45,8 @@ class LanceDBStore(RowStore):
     A row holds the serialised value, not a column of vectors: that takes the same space (25.3 kB
     for 32 float16 vectors of width 384, either way), keeps every codec and any width, and carries
     a checksum. Every ``mset`` is one version of the table. Every 100 of them, and on closing, the
-    table is compacted and versions older than a minute are removed. Tenants that must not see
-    each other get a table each.
+    table is compacted and its earlier versions are removed. Tenants that must not see each other
+    get a table each.
 
     Args:
         database: The user's connection, from ``lancedb.connect``.
@@ -63,8 +69,6 @@ class LanceDBStore(RowStore):
         self._writes = 0
         with self._errors():
             self._table: Any = database.create_table(table, schema=_SCHEMA, exist_ok=True)
-            if self._table.schema.names != _SCHEMA.names:
-                raise StoreError(f"{self.place} holds something else; choose another table")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -82,14 +86,14 @@ class LanceDBStore(RowStore):
     def close(self) -> None:
         """Compacts what was written; the connection stays open, since it holds nothing."""
         with self._lock:
-            self._compact(after=2)
+            self._compact(after=2, remove=_ALL)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
         rows: dict[str, list[bytes]] = {}
         if keys:
             for row in self._rows(_among(keys), ["key", "value"]):
-                rows.setdefault(row["key"], []).append(row["value"])
+                rows.setdefault(row["key"], []).append(row["value"] or b"")
         values = {key: self._read(key, _first_whole, found) for key, found in rows.items()}
         return [values.get(key) for key in keys]
 
@@ -104,18 +108,22 @@ class LanceDBStore(RowStore):
         if not rows:
             return
         data = pa.table({"key": list(rows), "value": list(rows.values())}, schema=_SCHEMA)
-        with self._lock, self._errors():
-            merge = self._table.merge_insert("key").when_matched_update_all()
-            merge.when_not_matched_insert_all().execute(data)
+
+        def merge() -> None:
+            merging = self._table.merge_insert("key").when_matched_update_all()
+            merging.when_not_matched_insert_all().execute(data)
+
+        with self._lock:
+            self._on_latest(merge)
             self._writes += 1
-            self._compact(after=_WRITES_A_COMPACTION)
+            self._compact(after=_WRITES_A_COMPACTION, remove=_OLD)
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys in one version of the table; unknown keys are ignored."""
         if not keys:
             return
-        with self._lock, self._errors():
-            self._table.delete(_among(keys))
+        with self._lock:
+            self._on_latest(lambda: self._table.delete(_among(keys)))
             self._writes += 1
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
@@ -125,18 +133,30 @@ class LanceDBStore(RowStore):
         yield from dict.fromkeys(row["key"] for row in self._rows(where, ["key"]))
 
     def _rows(self, where: str | None, columns: list[str]) -> list[dict[str, Any]]:
-        with self._errors():
-            self._table.checkout_latest()
+        def fetch() -> list[dict[str, Any]]:
             query = self._table.search().select(columns)
             return (query.where(where) if where else query).to_arrow().to_pylist()
 
-    def _compact(self, *, after: int) -> None:
-        """Makes one file of many, if so many writes have added some."""
+        return self._on_latest(fetch)
+
+    def _on_latest(self, work: Callable[[], _Result]) -> _Result:
+        """Works on the table's latest version; again if it was removed meanwhile by another."""
+        with self._errors():
+            try:
+                self._table.checkout_latest()
+                return work()
+            except Exception as error:
+                logger.info("%s is tried again: %s", self.place, error)
+            self._table.checkout_latest()
+            return work()
+
+    def _compact(self, *, after: int, remove: timedelta) -> None:
+        """Makes one file of many, if so many writes have added some; removes older versions."""
         if self._writes < after:
             return
         self._writes = 0
         try:
-            self._table.optimize(cleanup_older_than=_OLD)
+            self._table.optimize(cleanup_older_than=remove)
         except Exception as error:  # another process is at it, or writes; nothing is lost
             logger.info("%s was not compacted: %s", self.place, error)
 
@@ -145,10 +165,11 @@ class LanceDBStore(RowStore):
         """Turns the errors of LanceDB, which come in all sorts, into ours."""
         try:
             yield
-        except StoreError:
-            raise
         except Exception as error:
-            msg = f"{self.place}: {error}; check that its folder is whole and can be written"
+            msg = (
+                f"{self.place}: {error}; check that it is no other program's table, that its "
+                "folder is whole and can be written"
+            )
             raise StoreError(msg) from error
 
 

@@ -18,7 +18,7 @@ from refrag_components.exceptions import InvalidVectorsError, StoreError
 from refrag_components.stores.chroma import ChromaStore
 from refrag_components.vectors import ChunkVectors
 from tests.stores.contract import DatabaseContract, key, make
-from tests.stores.processes import run_python
+from tests.stores.processes import check_kill, check_second_process, run
 
 
 @pytest.fixture
@@ -123,12 +123,13 @@ def test_another_process_finds_what_was_written(folder: Path) -> None:
             assert store.mget([key(0)]) == [make(0)]
             store.mset([(key(1), make(1))])
     """
-    run_python(code, f"chroma://{folder}")
+    run(code, f"chroma://{folder}")
     with ChromaStore.from_url(f"chroma://{folder}") as store:
         assert store.mget([key(0), key(1)]) == [make(0), make(1)]
 
 
 def test_processes_share_a_server(server: str) -> None:
+    check_second_process(f"chroma://{server}/busy")
     with ChromaStore.from_url(f"chroma://{server}/tenant_a") as store:
         store.mset([(key(i), make(i)) for i in range(100)])
         code = """
@@ -138,10 +139,14 @@ def test_processes_share_a_server(server: str) -> None:
                 store.mset([(key(7), make(0))])
                 store.mdelete([key(8)])
         """
-        run_python(code, f"chroma://{server}/tenant_a")
+        run(code, f"chroma://{server}/tenant_a")
         assert store.mget([key(6), key(7), key(8)]) == [make(6), make(0), None]
         with ChromaStore.from_url(f"chroma://{server}") as other:
             assert list(other.yield_keys()) == []
+
+
+def test_survives_a_kill_in_the_middle_of_writing(folder: Path) -> None:
+    check_kill(f"chroma://{folder}")
 
 
 def test_keys_come_in_pages(client: ClientAPI, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,4 +214,4 @@ def test_without_chromadb_the_extra_is_named() -> None:
         else:
             raise AssertionError
     """
-    run_python(code)
+    run(code)

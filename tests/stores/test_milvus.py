@@ -15,7 +15,7 @@ from refrag_components.exceptions import InvalidVectorsError, StoreError
 from refrag_components.stores.milvus import MilvusStore
 from refrag_components.vectors import ChunkVectors
 from tests.stores.contract import DatabaseContract, key, make
-from tests.stores.processes import run_python
+from tests.stores.processes import check_kill, run
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_file_belongs_to_one_process_until_that_ends(path: Path) -> None:
         with MilvusStore.from_url(sys.argv[1]) as store:
             store.mset([(key(0), make(0))])
     """
-    run_python(code, url)
+    run(code, url)
     with MilvusStore.from_url(url) as store:
         assert store.mget([key(0)]) == [make(0)]
         code = """
@@ -102,9 +102,13 @@ def test_a_file_belongs_to_one_process_until_that_ends(path: Path) -> None:
             else:
                 raise AssertionError
         """
-        run_python(code, url)
+        run(code, url)
         store.mset([(key(1), make(1))])
         assert store.mget([key(0), key(1)]) == [make(0), make(1)]
+
+
+def test_survives_a_kill_in_the_middle_of_writing(path: Path) -> None:
+    check_kill(f"milvus://{path}")
 
 
 def test_keys_come_in_pages(client: MilvusClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,4 +188,4 @@ def test_without_pymilvus_the_extra_is_named() -> None:
         else:
             raise AssertionError
     """
-    run_python(code)
+    run(code)

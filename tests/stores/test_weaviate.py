@@ -14,7 +14,7 @@ from refrag_components.exceptions import StoreError
 from refrag_components.stores.weaviate import WeaviateStore
 from tests.stores.contract import DatabaseContract, key, make
 from tests.stores.fake_weaviate import FakeCollection, FakeWeaviate
-from tests.stores.processes import run_python
+from tests.stores.processes import run
 
 
 @pytest.fixture
@@ -143,4 +143,4 @@ def test_without_the_client_the_extra_is_named() -> None:
         else:
             raise AssertionError
     """
-    run_python(code)
+    run(code)
