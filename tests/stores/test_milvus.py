@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from refrag_components.exceptions import InvalidVectorsError, StoreError
 from refrag_components.stores.milvus import MilvusStore
 from refrag_components.vectors import ChunkVectors
 from tests.stores.contract import DatabaseContract, key, make
-from tests.stores.processes import check_kill, run
+from tests.stores.processes import run, start
 
 
 @pytest.fixture
@@ -108,7 +109,27 @@ def test_a_file_belongs_to_one_process_until_that_ends(path: Path) -> None:
 
 
 def test_survives_a_kill_in_the_middle_of_writing(path: Path) -> None:
-    check_kill(f"milvus://{path}")
+    url = f"milvus://{path}"
+    writer = start(
+        """
+        store = open_store(sys.argv[1])
+        for i in range(100_000):
+            store.mset([(key(i), make(i)), (f"twin{i}", make(i))])
+            print(i, flush=True)
+        """,
+        url,
+    )
+    assert writer.stdout is not None
+    committed = [int(writer.stdout.readline()) for _ in range(15)]
+    writer.send_signal(signal.SIGKILL)
+    committed += [int(line) for line in writer.stdout.read().split("\n")[:-1]]
+    assert writer.wait() == -signal.SIGKILL
+    writer.stdout.close()
+    with MilvusStore.from_url(url) as store:
+        assert store.mget([key(i) for i in committed]) == [make(i) for i in committed]
+        keys = list(store.yield_keys())
+        assert None not in store.mget(keys)
+        assert len(keys) == 2 * sum(name.startswith("twin") for name in keys)
 
 
 def test_keys_come_in_pages(client: MilvusClient, monkeypatch: pytest.MonkeyPatch) -> None:
