@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
 from refrag_components.stores.rows import RowStore, pack_row, unpack_row
-from refrag_components.stores.url import local_path, split_options, split_url
+from refrag_components.stores.url import local_path, split_options, split_url, without_password
 from refrag_components.vectors import ChunkVectors, Codec
 
 try:
@@ -84,6 +84,9 @@ class ChromaStore(RowStore):
         rest, options = split_options(url, "codec")
         parts = split_url(rest)
         if parts.netloc:
+            if parts.query:
+                msg = f"{without_password(url)} has another option than codec; remove it"
+                raise StoreError(msg)
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
             host, port = parts.hostname or "", parts.port or 8000
             with _errors(f"Chroma at {host}:{port}"):

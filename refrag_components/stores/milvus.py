@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
 from refrag_components.stores.rows import RowStore, pack_row, unpack_row
-from refrag_components.stores.url import local_path, split_options, split_url
+from refrag_components.stores.url import local_path, split_options, split_url, without_password
 from refrag_components.vectors import ChunkVectors, Codec
 
 try:
@@ -85,6 +85,9 @@ class MilvusStore(RowStore):
         scheme = "https" if options.pop("https", "false") == "true" else "http"
         parts = split_url(rest)
         if parts.netloc:
+            if parts.query:
+                msg = f"{without_password(url)} has other options than codec and https; remove them"
+                raise StoreError(msg)
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
             address = f"{scheme}://{parts.hostname}:{parts.port or 19530}"
             token = unquote(parts.password or "") or os.environ.get("MILVUS_TOKEN", "")

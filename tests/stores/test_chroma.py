@@ -193,6 +193,12 @@ def test_the_users_client_stays_open(client: ClientAPI) -> None:
     assert ChromaStore(client).mget(["a"]) == [None]
 
 
+def test_other_options_are_refused_without_telling_the_password() -> None:
+    with pytest.raises(StoreError, match="option") as caught:
+        ChromaStore.from_url("chroma://:s3cret@localhost/c?colection=x")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_server_that_is_not_there_is_reported() -> None:
     with pytest.raises(StoreError, match=r"Chroma at 127\.0\.0\.1:9"):
         ChromaStore.from_url("chroma://127.0.0.1:9")

@@ -194,6 +194,12 @@ def test_missing_folders_and_wrong_names_are_reported(tmp_path: Path) -> None:
         assert store.mget(["a"]) == [None]
 
 
+def test_other_options_are_refused_without_telling_the_password() -> None:
+    with pytest.raises(StoreError, match="option") as caught:
+        MilvusStore.from_url("milvus://:s3cret@localhost/c?colection=x")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_server_that_is_not_there_is_reported() -> None:
     with pytest.raises(StoreError, match=r"Milvus at http://127\.0\.0\.1:9"):
         MilvusStore.from_url("milvus://127.0.0.1:9")
