@@ -74,7 +74,7 @@ class QdrantStore(RowStore):
         self._owns_client = False
         local = client.init_options["path"] or client.init_options["location"] == ":memory:"
         self._turn: AbstractContextManager[Any] = threading.RLock() if local else nullcontext()
-        self._exists = False
+        self._width = 0  # of the collection's vectors; 0 until there is a collection
         with self._errors():
             self._look()
 
@@ -145,6 +145,13 @@ class QdrantStore(RowStore):
         with self._errors():
             if not self._look():
                 self._create(next(iter(values.values())).width)
+            for value in values.values():
+                if value.width != self._width:
+                    msg = (
+                        f"{self.place} has vectors of width {self._width}, not {value.width}; give "
+                        "this model a collection of its own"
+                    )
+                    raise StoreError(msg)
             for page in _pages(points):
                 self.client.upsert(self.collection, page)
 
@@ -172,7 +179,7 @@ class QdrantStore(RowStore):
 
     def _look(self) -> bool:
         """Whether the collection exists; if so, that it is ours is checked once."""
-        if not self._exists and self.client.collection_exists(self.collection):
+        if not self._width and self.client.collection_exists(self.collection):
             vectors = self.client.get_collection(self.collection).config.params.vectors
             ours = vectors.get(_VECTORS) if isinstance(vectors, dict) else None
             if ours is None or ours.datatype != _DATATYPES[self.codec]:
@@ -181,8 +188,8 @@ class QdrantStore(RowStore):
                     "collection, or the codec that it was made with"
                 )
                 raise StoreError(msg)
-            self._exists = True
-        return self._exists
+            self._width = ours.size
+        return self._width > 0
 
     def _create(self, width: int) -> None:
         settings = models.VectorParams(
@@ -202,6 +209,7 @@ class QdrantStore(RowStore):
         except Exception:  # unless another process was faster
             if not self._look():
                 raise
+        self._look()
 
     def _point(self, key: str, value: ChunkVectors) -> models.PointStruct:
         data = value.to_bytes(self.codec)
@@ -228,7 +236,7 @@ class QdrantStore(RowStore):
         except StoreError:
             raise
         except Exception as error:
-            msg = f"{self.place}: {error}; check the server, and the width of the vectors"
+            msg = f"{self.place}: {error}; check the server and its log"
             raise StoreError(msg) from error
 
 
