@@ -87,7 +87,7 @@ class QdrantStore(RowStore):
         ``?https=false``. Options: ``codec`` and, for a path, ``collection``.
         """
         rest, options = split_options(url, "codec", "https")
-        https = {"true": True, "false": False}.get(options.pop("https", ""))
+        encrypted = options.pop("https", None)
         parts = split_url(rest)
         if not parts.netloc:
             path, named = local_path(rest, "collection")
@@ -97,9 +97,13 @@ class QdrantStore(RowStore):
                 raise StoreError(f"{path} cannot be opened: {error}") from error
             options |= named
         else:
-            key = unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY")
+            if encrypted not in (None, "false") or parts.query:
+                raise ValueError("the options are codec and https=false")
             client = QdrantClient(
-                host=parts.hostname, port=parts.port or 6333, api_key=key, https=https
+                host=parts.hostname,
+                port=parts.port or 6333,
+                api_key=unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY"),
+                https=None if encrypted is None else False,
             )
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
         store = cls(client, **options)

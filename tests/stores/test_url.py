@@ -47,6 +47,22 @@ def test_a_local_store_needs_a_path_and_no_host(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///a?codec=int9",
+        "qdrant:///a?codec=int9",
+        "qdrant://:s3cret@host/c?https=maybe",
+        "qdrant://:s3cret@host/c?s3cret=1",
+        "lancedb:///a?codec=",
+        "postgresql://u:s3cret@127.0.0.1:1/db?codec=int9",
+    ],
+)
+def test_a_wrong_option_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="codec"):
+        open_store(url.replace("///a", f"//{tmp_path}/a"))
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("postgresql://u:s3cret@h:5432/db", "postgresql://u@h:5432/db"),
