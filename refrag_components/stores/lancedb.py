@@ -128,7 +128,7 @@ class LanceDBStore(RowStore):
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``."""
-        where = f"starts_with(key, {_quoted(prefix)})" if prefix else None
+        where = f"left(key, {len(prefix)}) = {_quoted(prefix)}" if prefix else None
         # Two processes that add a key at the same moment may leave it twice.
         yield from dict.fromkeys(row["key"] for row in self._rows(where, ["key"]))
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.base import BaseChunkStore
+from refrag_components.stores.url import without_password
 
 __all__ = ["open_store"]
 
@@ -34,7 +35,7 @@ def open_store(url: str) -> BaseChunkStore:
 
     Raises:
         MissingExtraError: If the database's client is not installed.
-        StoreError: If there is no such store, or it cannot be opened.
+        StoreError: If there is no such store or option, or if it cannot be opened.
     """
     scheme = "memory" if url == "memory:" else url.partition("://")[0] if "://" in url else "sqlite"
     if scheme not in _STORES:
@@ -45,7 +46,11 @@ def open_store(url: str) -> BaseChunkStore:
         )
         raise StoreError(msg)
     module, name = _STORES[scheme]
-    return getattr(import_module(f"refrag_components.stores.{module}"), name).from_url(url)
+    store = getattr(import_module(f"refrag_components.stores.{module}"), name)
+    try:
+        return store.from_url(url)
+    except ValueError as error:  # an option that is wrong, such as a codec that does not exist
+        raise StoreError(f"{without_password(url)}: {error}") from error
 
 
 def _shown(scheme: str) -> str:

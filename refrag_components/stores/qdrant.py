@@ -74,7 +74,7 @@ class QdrantStore(RowStore):
         self._owns_client = False
         local = client.init_options["path"] or client.init_options["location"] == ":memory:"
         self._turn: AbstractContextManager[Any] = threading.RLock() if local else nullcontext()
-        self._exists = False
+        self._width = 0  # of the collection's vectors; 0 until there is a collection
         with self._errors():
             self._look()
 
@@ -87,7 +87,7 @@ class QdrantStore(RowStore):
         ``?https=false``. Options: ``codec`` and, for a path, ``collection``.
         """
         rest, options = split_options(url, "codec", "https")
-        https = {"true": True, "false": False}.get(options.pop("https", ""))
+        encrypted = options.pop("https", None)
         parts = split_url(rest)
         if not parts.netloc:
             path, named = local_path(rest, "collection")
@@ -97,9 +97,13 @@ class QdrantStore(RowStore):
                 raise StoreError(f"{path} cannot be opened: {error}") from error
             options |= named
         else:
-            key = unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY")
+            if encrypted not in (None, "false") or parts.query:
+                raise ValueError("the options are codec and https=false")
             client = QdrantClient(
-                host=parts.hostname, port=parts.port or 6333, api_key=key, https=https
+                host=parts.hostname,
+                port=parts.port or 6333,
+                api_key=unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY"),
+                https=None if encrypted is None else False,
             )
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
         store = cls(client, **options)
@@ -145,6 +149,13 @@ class QdrantStore(RowStore):
         with self._errors():
             if not self._look():
                 self._create(next(iter(values.values())).width)
+            for value in values.values():
+                if value.width != self._width:
+                    msg = (
+                        f"{self.place} has vectors of width {self._width}, not {value.width}; give "
+                        "this model a collection of its own"
+                    )
+                    raise StoreError(msg)
             for page in _pages(points):
                 self.client.upsert(self.collection, page)
 
@@ -172,7 +183,7 @@ class QdrantStore(RowStore):
 
     def _look(self) -> bool:
         """Whether the collection exists; if so, that it is ours is checked once."""
-        if not self._exists and self.client.collection_exists(self.collection):
+        if not self._width and self.client.collection_exists(self.collection):
             vectors = self.client.get_collection(self.collection).config.params.vectors
             ours = vectors.get(_VECTORS) if isinstance(vectors, dict) else None
             if ours is None or ours.datatype != _DATATYPES[self.codec]:
@@ -181,8 +192,8 @@ class QdrantStore(RowStore):
                     "collection, or the codec that it was made with"
                 )
                 raise StoreError(msg)
-            self._exists = True
-        return self._exists
+            self._width = ours.size
+        return self._width > 0
 
     def _create(self, width: int) -> None:
         settings = models.VectorParams(
@@ -202,6 +213,7 @@ class QdrantStore(RowStore):
         except Exception:  # unless another process was faster
             if not self._look():
                 raise
+        self._look()
 
     def _point(self, key: str, value: ChunkVectors) -> models.PointStruct:
         data = value.to_bytes(self.codec)
@@ -228,7 +240,7 @@ class QdrantStore(RowStore):
         except StoreError:
             raise
         except Exception as error:
-            msg = f"{self.place}: {error}; check the server, and the width of the vectors"
+            msg = f"{self.place}: {error}; check the server and its log"
             raise StoreError(msg) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refrag_components.exceptions import StoreError
@@ -47,6 +47,22 @@ def test_a_local_store_needs_a_path_and_no_host(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///a?codec=int9",
+        "qdrant:///a?codec=int9",
+        "qdrant://:s3cret@host/c?https=maybe",
+        "qdrant://:s3cret@host/c?s3cret=1",
+        "lancedb:///a?codec=",
+        "postgresql://u:s3cret@127.0.0.1:1/db?codec=int9",
+    ],
+)
+def test_a_wrong_option_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="codec"):
+        open_store(url.replace("///a", f"//{tmp_path}/a"))
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("postgresql://u:s3cret@h:5432/db", "postgresql://u@h:5432/db"),
@@ -73,6 +89,7 @@ def test_a_password_that_breaks_the_url_is_not_shown(password: str) -> None:
         assert "cret" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(
     password=st.text(min_size=8, alphabet=st.characters(codec="utf-8", exclude_characters="\0")),
     user=st.sampled_from(["", "user"]),
