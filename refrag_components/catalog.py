@@ -35,6 +35,7 @@ CREATE INDEX IF NOT EXISTS passages_by_document ON passages (document, tokens);
 CREATE INDEX IF NOT EXISTS passages_by_key ON passages (key);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value NOT NULL);
 CREATE TABLE IF NOT EXISTS awaited (key TEXT PRIMARY KEY, since REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY);
 """
 _ROWS_A_PAGE = 4096
 
@@ -133,37 +134,33 @@ class Catalog:
                 ((number, *p[:3], p.vector.astype("<f4").tobytes()) for p in passages),
             )
 
-    def remove(self, path: str) -> list[str] | None:
-        """Removes a document.
+    def remove(self, path: str) -> bool:
+        """Removes a document and discards the keys of its passages.
 
         Returns:
-            The keys of its passages; None if there is no such document.
+            Whether there was such a document.
         """
         with self._database.write() as connection:
             query = "SELECT id FROM documents WHERE path = ?"
             row = connection.execute(query, (encodable(path),)).fetchone()
             if row is None:
-                return None
-            query = "SELECT DISTINCT key FROM passages WHERE document = ?"
-            keys = [key for (key,) in connection.execute(query, row)]
-            connection.execute("DELETE FROM passages WHERE document = ?", row)
+                return False
+            connection.execute(
+                "INSERT OR IGNORE INTO discarded SELECT key FROM passages WHERE document = ?", row
+            )
+            removed = connection.execute("DELETE FROM passages WHERE document = ?", row).rowcount
             connection.execute("DELETE FROM documents WHERE id = ?", row)
-            if keys:
+            if removed:
                 connection.execute(
                     "INSERT INTO facts VALUES ('removals', 1) "
                     "ON CONFLICT (name) DO UPDATE SET value = value + 1"
                 )
-        return keys
+        return True
 
-    def unused(self, keys: Iterable[str]) -> list[str]:
-        """Those of the keys that no passage has and that none is awaited for."""
-        query = """SELECT 1 FROM passages WHERE key = :key
-            UNION ALL SELECT 1 FROM awaited WHERE key = :key"""
-        with self._database.read() as connection:
-            return [key for key in keys if not connection.execute(query, {"key": key}).fetchone()]
+    # -- which chunk vectors the store has to keep ----------------------------------------------
 
     def await_passages(self, keys: Iterable[str]) -> None:
-        """Notes keys whose chunk vectors are stored before their passages are."""
+        """Notes keys whose chunk vectors are about to be stored, before their passages are."""
         now = time.time()
         with self._database.write() as connection:
             connection.executemany(
@@ -175,11 +172,33 @@ class Catalog:
         with self._database.write() as connection:
             connection.executemany("DELETE FROM awaited WHERE key = ?", ((key,) for key in keys))
 
-    def overdue(self, seconds: float) -> list[str]:
-        """Keys whose passages have been awaited for longer than this."""
+    def discard_overdue(self, seconds: float) -> None:
+        """Discards the keys whose passages have been awaited for longer than this."""
+        before = (time.time() - seconds,)
+        with self._database.write() as connection:
+            query = "INSERT OR IGNORE INTO discarded SELECT key FROM awaited WHERE since < ?"
+            connection.execute(query, before)
+            connection.execute("DELETE FROM awaited WHERE since < ?", before)
+
+    def discarded(self, limit: int) -> list[str]:
+        """At most so many keys that passages had, or were to have, and may be needed no more."""
         with self._database.read() as connection:
-            query = "SELECT key FROM awaited WHERE since < ?"
-            return [key for (key,) in connection.execute(query, (time.time() - seconds,))]
+            query = "SELECT key FROM discarded LIMIT ?"
+            return [key for (key,) in connection.execute(query, (limit,))]
+
+    def unused(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that no passage has and that none is awaited for."""
+        query = """SELECT 1 FROM passages WHERE key = :key
+            UNION ALL SELECT 1 FROM awaited WHERE key = :key"""
+        with self._database.read() as connection:
+            return [key for key in keys if not connection.execute(query, {"key": key}).fetchone()]
+
+    def forget_discarded(self, keys: Iterable[str]) -> None:
+        """Forgets that these keys were discarded: their chunk vectors are gone, or needed."""
+        with self._database.write() as connection:
+            connection.executemany("DELETE FROM discarded WHERE key = ?", ((key,) for key in keys))
+
+    # -- reading --------------------------------------------------------------------------------
 
     def passages(self, ids: Sequence[int]) -> dict[int, IndexedPassage]:
         """Passages by id; those that are gone or damaged are missing."""

@@ -13,6 +13,7 @@ __all__ = [
     "FingerprintMismatchError",
     "IndexFolderError",
     "InvalidVectorsError",
+    "MissingExtraError",
     "RefragError",
     "SamplingError",
     "StoreError",
@@ -65,6 +66,10 @@ class IndexFolderError(RefragError, ValueError):
 
 class InvalidVectorsError(RefragError, ValueError):
     """Chunk vectors with NaN, infinite values or the wrong shape."""
+
+
+class MissingExtraError(RefragError, ImportError):
+    """A part of the library whose optional packages are not installed."""
 
 
 class SamplingError(RefragError, ValueError):

@@ -27,10 +27,12 @@ from refrag_components.index_folder import (
     check_folder,
     index_info,
 )
+from refrag_components.index_store import UserStore, check_store, store_name, user_store
 from refrag_components.index_types import AddReport, Hit, IndexModel, Progress
 from refrag_components.passages import split_passages, token_counter
 from refrag_components.search import PassageSearch
-from refrag_components.stores import SQLiteStore
+from refrag_components.stores import ChunkStore, SQLiteStore
+from refrag_components.stores.database import Database
 from refrag_components.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key
 
@@ -42,6 +44,8 @@ _BATCHES_A_COMMIT = 2  # each pass of the model has texts of similar lengths fro
 # Should it be alive after all, it only loses time: what the store lacks is encoded when it is read.
 _PATIENCE = 3600.0
 
+_KEYS_A_DELETION = 1000
+
 
 class RefragIndex:
     """An index in one folder: documents, their chunk vectors and search over their passages.
@@ -49,6 +53,9 @@ class RefragIndex:
     Use ``create`` or ``open``. Whole documents are committed, so after a crash the same call
     goes on where it was: finished documents are left out. Several threads and processes may use
     a folder at once.
+
+    Chunk vectors are kept in the folder, or in a store of the user's; one store for each index,
+    since an index removes from its store what its own documents need no more.
 
     Example:
         >>> with RefragIndex.create("index", model) as index:  # doctest: +SKIP
@@ -60,14 +67,20 @@ class RefragIndex:
         store: The chunk vectors of its passages.
     """
 
-    def __init__(self, folder: Path, model: IndexModel, meta: Meta) -> None:
+    def __init__(self, folder: Path, model: IndexModel, meta: Meta, user: UserStore) -> None:
         self.folder = folder
-        self.store = SQLiteStore(folder / STORE_FILE, meta.codec)
+        if user.store is None:
+            self.store: ChunkStore = (own := SQLiteStore(folder / STORE_FILE, meta.codec))
+            self._database = own.database
+        else:
+            self.store = user.store
+            self._database = Database(folder / STORE_FILE)
+        self._opened = user.opened
         self._model = model
         self._meta = meta
         self._count_tokens = token_counter(model.tokenizer)
-        self._catalog = Catalog(self.store.database, meta.fingerprint)
-        self._search = PassageSearch(folder / SEARCH_FILE, self.store.database, self._catalog)
+        self._catalog = Catalog(self._database, meta.fingerprint)
+        self._search = PassageSearch(folder / SEARCH_FILE, self._database, self._catalog)
         self._refresh_search()
 
     @classmethod
@@ -79,45 +92,73 @@ class RefragIndex:
         codec: Codec = "float16",
         passage_tokens: int = 256,
         model_name: str | None = None,
+        store: str | ChunkStore | None = None,
     ) -> RefragIndex:
         """Makes a new or empty folder an index, or goes on with the index that it holds.
 
         Args:
             folder: The folder.
             model: Encodes passages and questions.
-            codec: How chunk vectors are stored: "float32", "float16" or "int8".
+            codec: How the folder stores chunk vectors: "float32", "float16", "int8" or
+                "rotated4".
             passage_tokens: Tokens that a passage has at most.
             model_name: Where the model comes from, kept for those who open the index later.
+            store: Where chunk vectors are kept instead of the folder, for this index alone: a
+                store, or the URL of one, see ``open_store``. The URL is kept without its password.
 
         Raises:
-            IndexFolderError: If the folder holds something else, or an index of another codec or
-                passage length.
+            IndexFolderError: If the folder holds something else, or an index of another codec,
+                passage length or store.
             FingerprintMismatchError: If another model made the index that it holds.
+            StoreError: If the store cannot be opened.
         """
         path = Path(folder)
-        chunk_size = model.config.chunk_size
-        wanted = Meta(model_name, model.fingerprint, chunk_size, codec, passage_tokens)
-        check_folder(
-            path, codec=codec, passage_tokens=passage_tokens, fingerprint=model.fingerprint
+        name = store_name(store)
+        wanted = Meta(
+            model_name, model.fingerprint, model.config.chunk_size, codec, passage_tokens, name
         )
-        if not (path / META_FILE).exists():
+        check_folder(
+            path,
+            codec=codec,
+            passage_tokens=passage_tokens,
+            fingerprint=model.fingerprint,
+            store=name,
+        )
+        known = (path / META_FILE).exists()
+        remembered = Meta.read(path, model.fingerprint).store if known else name
+        user = user_store(remembered, store)  # before the folder can remember a wrong URL
+        if not known:
             wanted.write(path)
         meta = Meta.read(path, model.fingerprint)
         if model_name not in (None, meta.model):
             meta = replace(meta, model=model_name)
             meta.write(path)
-        return cls(path, model, meta)
+        return cls(path, model, meta, user)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], model: IndexModel) -> RefragIndex:
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        model: IndexModel,
+        *,
+        store: str | ChunkStore | None = None,
+    ) -> RefragIndex:
         """Opens an index.
 
+        Args:
+            folder: The folder.
+            model: The model that made it.
+            store: Its store, if that was passed as an object or if its URL needs a password.
+
         Raises:
-            IndexFolderError: If the folder holds no index.
+            IndexFolderError: If the folder holds no index, or one with another store.
             FingerprintMismatchError: If another model made it.
+            StoreError: If the store cannot be opened.
         """
         path = Path(folder)
-        return cls(path, model, Meta.read(path, model.fingerprint))
+        meta = Meta.read(path, model.fingerprint)
+        check_store(path, meta.store, store_name(store))
+        return cls(path, model, meta, user_store(meta.store, store))
 
     def __enter__(self) -> RefragIndex:
         return self
@@ -126,8 +167,10 @@ class RefragIndex:
         self.close()
 
     def close(self) -> None:
-        """Closes the files; closing twice is harmless."""
-        self.store.close()
+        """Closes the files, and a store that was opened by its URL; twice is harmless."""
+        self._database.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def info(self) -> IndexInfo:
         """Says what the folder holds."""
@@ -219,7 +262,7 @@ class RefragIndex:
         for document in documents:
             if isinstance(document, Skipped):
                 report.skipped.append(document)
-                report.removed += self._remove(document.path)
+                report.removed += self._catalog.remove(document.path)
             elif self._catalog.digest(document.path) == document.digest:
                 report.unchanged += 1
             else:
@@ -239,7 +282,8 @@ class RefragIndex:
 
     def remove(self, paths: Iterable[str]) -> int:
         """Removes documents and returns how many there were."""
-        removed = sum(self._remove(path) for path in paths)
+        removed = sum(self._catalog.remove(path) for path in paths)
+        self._clean_up()
         self._refresh_search()
         return removed
 
@@ -300,48 +344,44 @@ class RefragIndex:
             report.passages += len(texts[start : start + step])
             notify(report)
         remaining = iter(rows)
-        with self.store.database.write():
+        with self._database.write():
             self._catalog.settle(row.key for row in rows)
-            replaced: list[str] = []
             for document, passages in waiting:
                 own_rows = list(islice(remaining, len(passages)))
                 if self._catalog.digest(document.path) == document.digest:
                     report.unchanged += 1  # another process was faster, or it was given twice
                     continue
-                old_keys = self._catalog.remove(document.path)
+                known = self._catalog.remove(document.path)
                 self._catalog.add(document, own_rows)
-                replaced += old_keys or ()
-                report.updated += old_keys is not None
-                report.added += old_keys is None
-            self.store.mdelete(self._catalog.unused(replaced))
+                report.updated += known
+                report.added += not known
 
     def _encode(self, texts: list[str], batch_size: int) -> list[PassageRow]:
         """Stores the chunk vectors of passages; those that are stored already are kept."""
         keys = [passage_key(text, self._meta.fingerprint) for text in texts]
+        self._catalog.await_passages(keys)  # first, so that from now on nobody deletes them
         stored = self.store.mget(keys)
         missing = {k: t for k, t, v in zip(keys, texts, stored, strict=True) if v is None}
         encoded = self._model.encode_passages(list(missing.values()), batch_size=batch_size)
         fresh = dict(zip(missing, encoded, strict=True))
-        with self.store.database.write():
-            self.store.mset(fresh.items())
-            self._catalog.await_passages(keys)
+        self.store.mset(fresh.items())
         found = zip(keys, stored, strict=True)
         tokens = [(fresh[key] if v is None else v).n_tokens for key, v in found]
         vectors = _unit_rows(self._model.embed_passages(texts))
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _clean_up(self) -> None:
-        """Forgets chunk vectors that a killed run left and that no document came to need."""
-        with self.store.database.write():
-            overdue = self._catalog.overdue(_PATIENCE)
-            self._catalog.settle(overdue)
-            self.store.mdelete(self._catalog.unused(overdue))
-
-    def _remove(self, path: str) -> bool:
-        with self.store.database.write():
-            keys = self._catalog.remove(path)
-            self.store.mdelete(self._catalog.unused(keys or ()))
-        return keys is not None
+        """Forgets chunk vectors that no document needs any more, or that a killed run left."""
+        self._catalog.discard_overdue(_PATIENCE)
+        keys = self._catalog.discarded(_KEYS_A_DELETION)
+        while keys:
+            # The store may be another database. What was discarded is therefore committed before
+            # it is deleted there, and noted until it is; other processes, which await a key
+            # before they look for it in the store, wait meanwhile.
+            with self._database.write():
+                self.store.mdelete(self._catalog.unused(keys))
+                self._catalog.forget_discarded(keys)
+            keys = self._catalog.discarded(_KEYS_A_DELETION)
 
     def _refresh_search(self) -> None:
         self._search.sync()

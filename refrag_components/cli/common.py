@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "IndexModelOption",
     "ModelOption",
+    "StoreOption",
     "errors",
     "load_model",
     "load_model_of",
@@ -42,6 +43,18 @@ IndexModelOption = Annotated[
         "--model",
         help="Bundled name, checkpoint folder or Hugging Face hub id.",
         show_default=f"the index's own, else {DEFAULT_MODEL}",
+    ),
+]
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Where chunk vectors are kept, for this index alone: a path, postgresql://user@host/"
+        "database, qdrant://host:6333/collection, lancedb:///path, ... The index remembers it "
+        "without its password; give that in the URL again, or as PGPASSWORD or QDRANT_API_KEY.",
+        show_default="the index's own, else its folder",
     ),
 ]
 

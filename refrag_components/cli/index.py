@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.filesize import decimal
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from refrag_components.cli.common import (
     IndexModelOption,
+    StoreOption,
     errors,
     load_model_of,
     output,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["index"]
 
+CodecName = Literal["float32", "float16", "int8", "rotated4"]  # importing Codec takes too long here
+
 
 def index(
     folder: Annotated[
@@ -36,21 +39,42 @@ def index(
     ),
     model_name: IndexModelOption = None,
     passage_tokens: Annotated[int, typer.Option(min=1, help="Longest passage in tokens.")] = 256,
+    store: StoreOption = None,
+    codec: Annotated[
+        CodecName,
+        typer.Option(
+            help="How the folder stores chunk vectors: 4, 2, 1 or half a byte a value. A store of "
+            "your own is told in its URL: ?codec=int8"
+        ),
+    ] = "float16",
 ) -> None:
     """Index a folder, or bring its index up to date; may be stopped and run again."""
     from refrag_components.documents import SUFFIXES, find_files
-    from refrag_components.exceptions import DocumentError
+    from refrag_components.exceptions import DocumentError, StoreError
     from refrag_components.index import RefragIndex, index_info
     from refrag_components.index_folder import check_folder
+    from refrag_components.index_store import store_name
+    from refrag_components.stores import open_store
 
     # Mistakes should not wait for the model.
     files = [path.suffix.lower() in SUFFIXES for path in find_files(folder)]
     if not any(files):
         raise DocumentError(f"{folder} holds no file of a type that is read: {', '.join(SUFFIXES)}")
-    check_folder(out, passage_tokens=passage_tokens)
+    check_folder(out, codec=codec, passage_tokens=passage_tokens, store=store_name(store))
+    if store is not None:
+        if codec != "float16":
+            raise StoreError(f"a store's codec is part of its URL: --store '...?codec={codec}'")
+        open_store(store).close()
     name, model = load_model_of(out, _anywhere(model_name))
     with (
-        RefragIndex.create(out, model, passage_tokens=passage_tokens, model_name=name) as target,
+        RefragIndex.create(
+            out,
+            model,
+            codec=codec,
+            passage_tokens=passage_tokens,
+            model_name=name,
+            store=store,
+        ) as target,
         _progress() as bar,
     ):
         task = bar.add_task("Indexing", total=len(files), passages=0)

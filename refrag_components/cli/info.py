@@ -41,7 +41,12 @@ def _index_facts(name: str) -> Mapping[str, Any]:
     facts = dataclasses.asdict(index_info(name))
     size = facts.pop("size_bytes")
     counts = {fact: f"{facts[fact]:,}" for fact in ("documents", "passages", "chunks", "tokens")}
-    return {**facts, **counts, "model": facts["model"] or "unknown", "size": decimal(size)}
+    known = {
+        "model": facts["model"] or "unknown",
+        "codec": facts["codec"] or "the store's",
+        "store": facts["store"] or "in the folder",
+    }
+    return {**facts, **counts, **known, "size": decimal(size)}
 
 
 def _model_facts(name: str) -> Mapping[str, Any]:

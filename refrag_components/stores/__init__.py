@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.base import BaseChunkStore, ChunkStore
 from refrag_components.stores.memory import MemoryStore
+from refrag_components.stores.opening import open_store
 from refrag_components.stores.sqlite import SQLiteStore
 
-__all__ = ["ChunkStore", "MemoryStore", "SQLiteStore"]
+__all__ = ["BaseChunkStore", "ChunkStore", "MemoryStore", "SQLiteStore", "open_store"]

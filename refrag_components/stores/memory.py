@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
+from refrag_components.stores.base import BaseChunkStore
 from refrag_components.vectors import ChunkVectors
 
 __all__ = ["MemoryStore"]
 
 
-class MemoryStore:
+class MemoryStore(BaseChunkStore):
     """Keeps the most recently used chunk vectors in memory; safe for many threads.
 
     Args:
@@ -26,6 +28,11 @@ class MemoryStore:
         self._values: OrderedDict[str, ChunkVectors] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Makes a new store; the URL is "memory:"."""
+        return cls()
 
     @property
     def nbytes(self) -> int:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
-from refrag_components.exceptions import CorruptVectorsError
 from refrag_components.stores.database import Database
-from refrag_components.vectors import CODECS, ChunkVectors, Codec
+from refrag_components.stores.rows import RowStore, keys_in_order, pack_row, unpack_row
+from refrag_components.stores.url import local_path
+from refrag_components.vectors import ChunkVectors, Codec
 
 __all__ = ["SQLiteStore"]
-
-logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunk_vectors (key TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -23,7 +21,7 @@ CREATE TABLE IF NOT EXISTS chunk_vectors (key TEXT PRIMARY KEY, value BLOB NOT N
 _KEYS_A_PAGE = 1000
 
 
-class SQLiteStore:
+class SQLiteStore(RowStore):
     """Keeps chunk vectors in one SQLite file, for many threads and processes.
 
     A damaged row counts as a miss, so that the passage is encoded again.
@@ -40,18 +38,15 @@ class SQLiteStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], codec: Codec = "float16") -> None:
-        if codec not in CODECS:
-            raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
-        self.codec: Codec = codec
-        self.corrupt_rows = 0
+        super().__init__(str(path), codec)
         self.database = Database(path)
         self.database.create_tables(_SCHEMA)
 
-    def __enter__(self) -> SQLiteStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Opens ``sqlite:///path``, with ``?codec=int8`` if that is how to store."""
+        path, options = local_path(url, "codec")
+        return cls(path, **options)
 
     def __reduce__(self) -> tuple[type[SQLiteStore], tuple[Path, Codec]]:
         """Copies and other processes open the same file for themselves."""
@@ -74,7 +69,7 @@ class SQLiteStore:
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
             StoreError: If the file cannot be written.
         """
-        rows = [(key, value.to_bytes(self.codec) + key.encode()) for key, value in pairs]
+        rows = [(key, pack_row(key, value, self.codec)) for key, value in pairs]
         with self.database.write() as connection:
             connection.executemany("INSERT OR REPLACE INTO chunk_vectors VALUES (?, ?)", rows)
 
@@ -87,16 +82,12 @@ class SQLiteStore:
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``, in ascending order."""
-        prefix = prefix or ""
-        after, comparison = prefix, ">="
-        while True:
-            query = f"SELECT key FROM chunk_vectors WHERE key {comparison} ? ORDER BY key LIMIT ?"
-            with self.database.read() as connection:
-                page = [key for (key,) in connection.execute(query, (after, _KEYS_A_PAGE))]
-            yield from itertools.takewhile(lambda key: key.startswith(prefix), page)
-            if len(page) < _KEYS_A_PAGE or not page[-1].startswith(prefix):
-                return
-            after, comparison = page[-1], ">"
+        return keys_in_order(self._page, prefix or "", _KEYS_A_PAGE)
+
+    def _page(self, comparison: str, key: str, size: int) -> list[str]:
+        query = f"SELECT key FROM chunk_vectors WHERE key {comparison} ? ORDER BY key LIMIT ?"
+        with self.database.read() as connection:
+            return [found for (found,) in connection.execute(query, (key, size))]
 
     def _fetch(self, connection: sqlite3.Connection, key: str) -> bytes | None:
         """The row's bytes; None without a row; b"" where SQLite finds the page damaged."""
@@ -110,15 +101,5 @@ class SQLiteStore:
         return None if row is None else row[0] or b""
 
     def _decode(self, key: str, data: bytes | None) -> ChunkVectors | None:
-        if data is None:
-            return None
-        name = key.encode()
-        try:
-            # SQLite notices no damage that makes its index of keys point to another row.
-            if not data.endswith(name):
-                raise CorruptVectorsError("it does not end with its key")
-            return ChunkVectors.from_bytes(data[: -len(name)])
-        except CorruptVectorsError as error:
-            self.corrupt_rows += 1
-            logger.warning("%s: row %s is damaged: %s", self.database.path, key, error)
-            return None
+        # SQLite notices no damage that makes its index of keys point to another row.
+        return None if data is None else self._read(key, unpack_row, data)

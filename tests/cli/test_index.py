@@ -3,10 +3,15 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 
-from refrag_components.index import RefragIndex
+from refrag_components.cli.index import CodecName
+from refrag_components.codecs import CODECS
+from refrag_components.index import RefragIndex, index_info
+from refrag_components.stores import SQLiteStore
 from tests.cli.conftest import Run
 from tests.fake_model import FakeModel
 from tests.test_documents import pdf
@@ -64,6 +69,39 @@ def test_passages_are_as_long_as_asked(
         "index", docs, "--out", tmp_path / "i", "--model", tiny_folder, "--passage-tokens", 16
     )
     assert "2 documents, 2 passages" not in result.stdout
+
+
+def test_chunk_vectors_are_stored_as_asked(
+    refrag: Run, docs: Path, index: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    options = ("--out", tmp_path / "small", "--model", tiny_folder, "--codec", "rotated4")
+    assert refrag("index", docs, *options).exit_code == 0
+    assert index_info(tmp_path / "small").codec == "rotated4"
+    folders = (tmp_path / "small", index)
+    small, usual = (SQLiteStore(folder / "store.sqlite") for folder in folders)
+    with small, usual:
+        for key in usual.yield_keys():
+            (read,), (exact,) = small.mget([key]), usual.mget([key])
+            assert read is not None
+            assert exact is not None
+            assert 0 < np.abs(read.vectors - exact.vectors).max() < np.abs(exact.vectors).max()
+    again = refrag("index", docs, "--out", tmp_path / "small", "--model", "no-such-model")
+    assert again.exit_code == 1
+    assert "an index with codec rotated4" in again.stderr
+
+
+def test_every_codec_can_be_asked_for(refrag: Run, docs: Path, tmp_path: Path) -> None:
+    assert get_args(CodecName) == CODECS
+    assert refrag("index", docs, "--codec", "int4").exit_code == 2
+
+
+def test_a_store_of_the_users_is_told_its_codec_in_its_url(
+    refrag: Run, docs: Path, tmp_path: Path
+) -> None:
+    options = ("--store", tmp_path / "store.sqlite", "--codec", "int8", "--model", "no-such-model")
+    result = refrag("index", docs, "--out", tmp_path / "index", *options)
+    assert result.exit_code == 1
+    assert "?codec=int8" in result.stderr
 
 
 def test_a_missing_folder_is_told_before_the_model_loads(refrag: Run, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from refrag_components.stores import ChunkStore
+from refrag_components.stores import BaseChunkStore, ChunkStore
 from refrag_components.vectors import ChunkVectors, passage_key
 
 
@@ -60,22 +62,104 @@ class StoreContract:
         assert list(store.yield_keys(prefix="b1")) == ["b1"]
         assert list(store.yield_keys(prefix="c")) == []
 
+    @pytest.mark.parametrize("name", ["ключ", "鍵 🗝", "it's", 'a"b', "a\\b", "a/b?c#d", " a ", "A"])
+    def test_any_text_is_a_key(self, store: ChunkStore, name: str) -> None:
+        store.mset([(name, make(1)), (name.lower() + "x", make(2))])
+        assert store.mget([name]) == [make(1)]
+        assert name in store.yield_keys(prefix=name)
+        store.mdelete([name])
+        assert store.mget([name, name.lower() + "x"]) == [None, make(2)]
+
+    def test_keeps_values_of_every_length(self, store: ChunkStore) -> None:
+        values = {f"k{n}": make(n, n_tokens=n) for n in (0, 1, 7, 8, 9, 300)}
+        store.mset(values.items())
+        assert store.mget(list(values)) == list(values.values())
+
+    def test_keeps_large_token_ids(self, store: ChunkStore) -> None:
+        value = ChunkVectors(make(1).vectors[:1], np.array([0, 2**31 - 1]), 8, "abc123")
+        store.mset([("a", value)])
+        assert store.mget(["a"]) == [value]
+
+    def test_takes_many_at_once(self, store: ChunkStore) -> None:
+        pairs = [(key(i), make(i)) for i in range(150)]
+        store.mset(pairs)
+        assert store.mget([k for k, _ in pairs]) == [value for _, value in pairs]
+        store.mdelete([k for k, _ in pairs[:149]])
+        assert list(store.yield_keys()) == [key(149)]
+
     def test_many_threads(self, store: ChunkStore) -> None:
         failures: list[BaseException] = []
 
         def work(first: int) -> None:
             try:
-                for i in range(first, first + 20):
+                for i in range(first, first + 10):
                     store.mset([(key(i), make(i))])
                     assert store.mget([key(i)]) == [make(i)]
                     assert store.mget([key(0)])[0] in (None, make(0))
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(n * 20,)) for n in range(6)]
+        threads = [threading.Thread(target=work, args=(n * 10,)) for n in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert failures == []
-        assert store.mget([key(i) for i in range(120)]) == [make(i) for i in range(120)]
+        assert store.mget([key(i) for i in range(80)]) == [make(i) for i in range(80)]
+
+    def test_threads_replace_one_value(self, store: ChunkStore) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: store.mset([("a", make(i)), ("b", make(i))]), range(16)))
+        a, b = store.mget(["a", "b"])
+        assert a == b
+        assert a in [make(i) for i in range(16)]
+        assert sorted(store.yield_keys()) == ["a", "b"]
+
+    # -- the same, awaited ----------------------------------------------------------------------
+
+    async def test_awaited_calls_do_the_same(self, store: BaseChunkStore) -> None:
+        await store.amset((key(i), make(i)) for i in range(5))
+        await store.amset([(key(4), make(9))])
+        assert await store.amget([key(4), "unknown", key(0)]) == [make(9), None, make(0)]
+        await store.amdelete([key(0), "unknown"])
+        assert sorted([k async for k in store.ayield_keys()]) == sorted(key(i) for i in range(1, 5))
+        prefix = key(2)[:9]
+        assert [k async for k in store.ayield_keys(prefix=prefix)] == [key(2)]
+        assert [k async for k in store.ayield_keys(prefix="%")] == []
+
+    async def test_nothing_asked_nothing_given_when_awaited(self, store: BaseChunkStore) -> None:
+        await store.amset([])
+        await store.amdelete([])
+        assert await store.amget([]) == []
+        assert [k async for k in store.ayield_keys()] == []
+
+    async def test_many_tasks(self, store: BaseChunkStore) -> None:
+        async def work(i: int) -> None:
+            await store.amset([(key(i), make(i))])
+            assert await store.amget([key(i)]) == [make(i)]
+
+        await asyncio.gather(*(work(i) for i in range(40)))
+        assert store.mget([key(i) for i in range(40)]) == [make(i) for i in range(40)]
+
+
+class DatabaseContract(StoreContract):
+    """For stores in a database; give the ``tenants`` fixture too."""
+
+    @pytest.fixture
+    def tenants(self) -> tuple[BaseChunkStore, BaseChunkStore]:
+        """Two stores of different tenants in one database."""
+        raise NotImplementedError
+
+    def test_tenants_cannot_read_change_or_list_each_other(
+        self, tenants: tuple[BaseChunkStore, BaseChunkStore]
+    ) -> None:
+        one, other = tenants
+        one.mset([(key(1), make(1)), ("both", make(2))])
+        other.mset([("both", make(3))])
+        assert other.mget([key(1), "both"]) == [None, make(3)]
+        assert one.mget(["both"]) == [make(2)]
+        assert list(other.yield_keys()) == ["both"]
+        assert list(other.yield_keys(prefix=key(1))) == []
+        other.mdelete([key(1), "both"])
+        assert one.mget([key(1), "both"]) == [make(1), make(2)]
+        assert list(other.yield_keys()) == []

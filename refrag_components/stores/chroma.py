@@ -1,0 +1,178 @@
+"""Chunk vectors in Chroma."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Self
+from urllib.parse import unquote
+
+from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
+from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.stores.url import local_path, split_options, split_url, without_password
+from refrag_components.vectors import ChunkVectors, Codec
+
+try:
+    import chromadb
+    from chromadb.api import ClientAPI
+    from chromadb.config import Settings
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        'ChromaStore needs chromadb; install it with: pip install "refrag-components[chroma]"'
+    ) from error
+
+__all__ = ["ChromaStore"]
+
+_DEFAULT_COLLECTION = "refrag_chunk_vectors"
+_MARK = {"content": "refrag chunk vectors"}
+_VALUE = "value"
+_RECORDS_A_REQUEST = 64
+_KEYS_A_PAGE = 1000
+
+
+class ChromaStore(RowStore):
+    """Keeps chunk vectors in a collection of the user's Chroma.
+
+    A passage is a record: its id is the key, and the serialised value is a text (base64) in its
+    metadata. Chroma has one embedding a record, float32 and always indexed, so a record for every
+    chunk would take more room and memory than the codecs save, and a passage could be stored by
+    halves. A document would be indexed for full-text search. The record's own embedding is a
+    placeholder, the same for all. Metadata is stored three times (value, index, log): count four
+    times what the codec takes. Chroma Cloud limits metadata to 4 kB, which no passage fits.
+
+    ``mset`` sends 64 records a request: each passage is stored whole or not at all, but a process
+    that is killed may have stored some of a batch. A folder is for one process at a time; several
+    take a Chroma server. Tenants that must not see each other get a collection each, or one of
+    Chroma's own tenants each, which the client is made for.
+
+    Args:
+        client: The user's client.
+        collection: The collection, created if missing.
+        codec: How vectors are stored; what is already there is read whatever its codec.
+
+    Raises:
+        StoreError: If Chroma cannot be reached, or the collection holds something else.
+    """
+
+    def __init__(
+        self,
+        client: ClientAPI,
+        *,
+        collection: str = _DEFAULT_COLLECTION,
+        codec: Codec = "float16",
+    ) -> None:
+        super().__init__(f"Chroma collection {collection}", codec)
+        self.client = client
+        self._owns_client = False
+        self._closed = False
+        with self._errors():
+            self._collection = client.get_or_create_collection(
+                collection, metadata=dict(_MARK), embedding_function=None
+            )
+        if self._collection.metadata != _MARK:
+            raise StoreError(f"{self.place} holds something else; choose another collection")
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Opens ``chroma:///path``, made if missing, or ``chroma://host:8000/collection``.
+
+        Options: ``codec`` and, for a path, ``collection``. For servers that ask who you are pass
+        a client of your own to the class.
+        """
+        settings = Settings(anonymized_telemetry=False)
+        rest, options = split_options(url, "codec")
+        parts = split_url(rest)
+        if parts.netloc:
+            if parts.query:
+                msg = f"{without_password(url)} has another option than codec; remove it"
+                raise StoreError(msg)
+            options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
+            host, port = parts.hostname or "", parts.port or 8000
+            with _errors(f"Chroma at {host}:{port}"):
+                client = chromadb.HttpClient(host=host, port=port, settings=settings)
+        else:
+            path, named = local_path(rest, "collection")
+            options |= named
+            with _errors(f"Chroma in {path}"):
+                client = chromadb.PersistentClient(path=path, settings=settings)
+        store = cls(client, **options)
+        store._owns_client = True
+        return store
+
+    def close(self) -> None:
+        """Closes a client that was made here, not one that was passed."""
+        if self._owns_client and not self._closed:
+            self._closed = True
+            self.client.close()
+
+    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+        """Returns one entry a key, in order; None where a key is unknown or its record damaged."""
+        rows: dict[str, Any] = {}
+        for page in _pages(list(dict.fromkeys(keys))):
+            with self._errors():
+                found = self._collection.get(ids=page, include=["metadatas"])
+            rows |= zip(found["ids"], found["metadatas"] or [], strict=True)
+        values = {key: self._read(key, lambda k=key: _parse(k, rows[k])) for key in rows}
+        return [values.get(key) for key in keys]
+
+    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
+        """Stores values, 64 a request; a key's earlier value is replaced.
+
+        Raises:
+            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
+            StoreError: If Chroma refuses.
+        """
+        rows = {key: pack_row(key, value, self.codec) for key, value in pairs}
+        for page in _pages(list(rows)):
+            with self._errors():
+                self._collection.upsert(
+                    ids=page,
+                    embeddings=[[0.0]] * len(page),
+                    metadatas=[{_VALUE: base64.b64encode(rows[key]).decode()} for key in page],
+                )
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Forgets keys; unknown keys are ignored."""
+        for page in _pages(list(dict.fromkeys(keys))):
+            with self._errors():
+                self._collection.delete(ids=page)
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
+        start = 0
+        while True:
+            with self._errors():
+                page = self._collection.get(include=[], limit=_KEYS_A_PAGE, offset=start)["ids"]
+            yield from (key for key in page if key.startswith(prefix or ""))
+            if len(page) < _KEYS_A_PAGE:
+                return
+            start += len(page)
+
+    def _errors(self) -> AbstractContextManager[None]:
+        if self._closed:
+            raise StoreError(f"{self.place} is closed; open it again")
+        return _errors(self.place)
+
+
+def _parse(key: str, metadata: Any) -> ChunkVectors:
+    try:
+        data = base64.b64decode(metadata[_VALUE], validate=True)
+    except (LookupError, TypeError, ValueError) as error:
+        raise CorruptVectorsError("it holds no value, or something else") from error
+    return unpack_row(key, data)
+
+
+def _pages(keys: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(keys), _RECORDS_A_REQUEST):
+        yield keys[start : start + _RECORDS_A_REQUEST]
+
+
+@contextmanager
+def _errors(place: str) -> Iterator[None]:
+    """Turns the errors of Chroma, which come in all sorts, into ours."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"{place}: {error}; check the server, or that the folder is whole and writable"
+        raise StoreError(msg) from error

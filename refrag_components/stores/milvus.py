@@ -1,0 +1,231 @@
+"""Chunk vectors in Milvus."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote
+
+from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
+from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.stores.url import local_path, split_options, split_url, without_password
+from refrag_components.vectors import ChunkVectors, Codec
+
+try:
+    from pymilvus import DataType, MilvusClient
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "MilvusStore needs pymilvus and milvus-lite; "
+        'install them with: pip install "refrag-components[milvus]"'
+    ) from error
+
+__all__ = ["MilvusStore"]
+
+_DEFAULT_COLLECTION = "refrag_chunk_vectors"
+_FIELDS = ("id", "key", "value", "placeholder")
+_ROWS_A_REQUEST = 64
+_KEYS_A_PAGE = 1000
+_LONGEST_TEXT = 65_535  # bytes, of Milvus
+_PART = 65_532  # whole groups of four characters, as base64 has them
+_LONGEST_ARRAY = 4096  # texts, of Milvus
+
+
+class MilvusStore(RowStore):
+    """Keeps chunk vectors in a collection of the user's Milvus, or in a Milvus Lite file.
+
+    A passage is a row: its id is a hash of the key, and the serialised value is an array of texts
+    (base64), because Milvus has no field for bytes and a text ends at 64 kB. A field of vectors
+    has one a row, of one width, and is always indexed; it would know no other codec and carry no
+    checksum. As a collection must have one, there is a placeholder of two zeros.
+
+    ``mset`` sends 64 rows a request: each passage is stored whole or not at all, but a process
+    that is killed may have stored some of a batch. A Milvus Lite file belongs to the process that
+    opened it until that process ends; several take a Milvus server. Tenants that must not see
+    each other get a collection or a database each.
+
+    Args:
+        client: The user's client.
+        collection: The collection, created if missing.
+        codec: How vectors are stored; what is already there is read whatever its codec.
+
+    Raises:
+        StoreError: If Milvus cannot be reached, or the collection holds something else.
+    """
+
+    def __init__(
+        self,
+        client: MilvusClient,
+        *,
+        collection: str = _DEFAULT_COLLECTION,
+        codec: Codec = "float16",
+    ) -> None:
+        super().__init__(f"Milvus collection {collection}", codec)
+        self.client = client
+        self.collection = collection
+        self._owns_client = False
+        self._closed = False
+        with self._errors():
+            self._create()
+            client.load_collection(collection)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Opens ``milvus:///path.db`` (Milvus Lite) or ``milvus://host:19530/collection``.
+
+        A server's token is the URL's password, ``milvus://:TOKEN@host/collection``, or the
+        environment variable ``MILVUS_TOKEN``; the connection is encrypted with ``?https=true``.
+        Options: ``codec`` and, for a path, ``collection``.
+        """
+        rest, options = split_options(url, "codec", "https")
+        scheme = "https" if options.pop("https", "false") == "true" else "http"
+        parts = split_url(rest)
+        if parts.netloc:
+            if parts.query:
+                msg = f"{without_password(url)} has other options than codec and https; remove them"
+                raise StoreError(msg)
+            options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
+            address = f"{scheme}://{parts.hostname}:{parts.port or 19530}"
+            token = unquote(parts.password or "") or os.environ.get("MILVUS_TOKEN", "")
+        else:
+            address, named = local_path(rest, "collection")
+            options |= named
+            token = ""
+            if not address.endswith(".db"):
+                raise StoreError(f"{address} must end in .db for Milvus Lite to open it")
+            with _errors(f"Milvus at {address}"):
+                Path(address).parent.mkdir(parents=True, exist_ok=True)
+        with _errors(f"Milvus at {address}"):
+            client = MilvusClient(address, token=token)
+        store = cls(client, **options)
+        store._owns_client = True
+        return store
+
+    def close(self) -> None:
+        """Closes a client that was made here, not one that was passed."""
+        if self._owns_client and not self._closed:
+            self._closed = True
+            self.client.close()
+
+    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+        """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
+        by_id = {_row_id(key): key for key in keys}
+        values: dict[str, ChunkVectors | None] = {}
+        for page in _pages(list(by_id)):
+            with self._errors():
+                rows = self.client.get(self.collection, ids=page, output_fields=["id", "value"])
+            for row in rows:
+                key = by_id[row["id"]]
+                values[key] = self._read(key, lambda k=key, r=row: _parse(k, r["value"]))
+        return [values.get(key) for key in keys]
+
+    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
+        """Stores values, 64 a request; a key's earlier value is replaced.
+
+        Raises:
+            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
+            StoreError: If Milvus refuses.
+        """
+        packed = {key: pack_row(key, value, self.codec) for key, value in pairs}
+        for page in _pages(list(packed)):
+            rows = [_row(key, packed[key]) for key in page]
+            with self._errors():
+                self.client.upsert(self.collection, rows)
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Forgets keys; unknown keys are ignored."""
+        for page in _pages(list({_row_id(key): None for key in keys})):
+            with self._errors():
+                self.client.delete(self.collection, ids=page)
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
+        with self._errors():
+            pages = self.client.query_iterator(
+                self.collection, batch_size=_KEYS_A_PAGE, output_fields=["key"]
+            )
+        try:
+            while True:
+                with self._errors():
+                    page = pages.next()
+                if not page:
+                    return
+                keys = (row["key"] for row in page)
+                yield from (key for key in keys if key.startswith(prefix or ""))
+        finally:
+            pages.close()
+
+    def _create(self) -> None:
+        """Makes the collection and its index, or what of them is missing."""
+        if not self.client.has_collection(self.collection):
+            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
+            schema.add_field("key", DataType.VARCHAR, max_length=_LONGEST_TEXT)
+            schema.add_field(
+                "value",
+                DataType.ARRAY,
+                element_type=DataType.VARCHAR,
+                max_capacity=_LONGEST_ARRAY,
+                max_length=_LONGEST_TEXT,
+            )
+            schema.add_field("placeholder", DataType.FLOAT_VECTOR, dim=2)
+            try:
+                # Strong: what one process has written, the next read of any other sees.
+                self.client.create_collection(
+                    self.collection, schema=schema, consistency_level="Strong"
+                )
+            except Exception:  # unless another process was faster
+                if not self.client.has_collection(self.collection):
+                    raise
+        fields = self.client.describe_collection(self.collection)["fields"]
+        if tuple(field["name"] for field in fields) != _FIELDS:
+            raise StoreError(f"{self.place} holds something else; choose another collection")
+        if not self.client.list_indexes(self.collection):
+            index = MilvusClient.prepare_index_params()
+            index.add_index("placeholder", index_type="FLAT", metric_type="L2")
+            self.client.create_index(self.collection, index, sync=False)
+
+    def _errors(self) -> AbstractContextManager[None]:
+        if self._closed:
+            raise StoreError(f"{self.place} is closed; open it again")
+        return _errors(self.place)
+
+
+def _row(key: str, data: bytes) -> dict[str, Any]:
+    text = base64.b64encode(data).decode()
+    parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
+    return {"id": _row_id(key), "key": key, "value": parts, "placeholder": [0.0, 0.0]}
+
+
+def _row_id(key: str) -> str:
+    """32 hexadecimal characters, so that a key's own cannot be taken for part of a filter."""
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _parse(key: str, parts: Any) -> ChunkVectors:
+    try:
+        data = base64.b64decode("".join(parts), validate=True)
+    except (TypeError, ValueError) as error:
+        raise CorruptVectorsError("it holds no value, or something else") from error
+    return unpack_row(key, data)
+
+
+def _pages(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _ROWS_A_REQUEST):
+        yield ids[start : start + _ROWS_A_REQUEST]
+
+
+@contextmanager
+def _errors(place: str) -> Iterator[None]:
+    """Turns the errors of the client, which come in all sorts, into ours."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        msg = f"{place}: {error}; check the server, or that no other process has the file open"
+        raise StoreError(msg) from error

@@ -1,0 +1,58 @@
+"""A store by its URL."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+from refrag_components.exceptions import StoreError
+from refrag_components.stores.base import BaseChunkStore
+from refrag_components.stores.url import without_password
+
+__all__ = ["open_store"]
+
+# Scheme -> module and class. Modules are named like the extra that they need, if they need one.
+_BUILT_IN = {"memory": ("memory", "MemoryStore"), "sqlite": ("sqlite", "SQLiteStore")}
+_WITH_EXTRA = {
+    "chroma": ("chroma", "ChromaStore"),
+    "lancedb": ("lancedb", "LanceDBStore"),
+    "milvus": ("milvus", "MilvusStore"),
+    "postgresql": ("postgres", "PostgresStore"),
+    "qdrant": ("qdrant", "QdrantStore"),
+    "weaviate": ("weaviate", "WeaviateStore"),
+}
+_STORES = _BUILT_IN | _WITH_EXTRA
+
+
+def open_store(url: str) -> BaseChunkStore:
+    """Opens the store that a URL names.
+
+    Args:
+        url: A path (SQLite), "memory:", or a URL: "sqlite:///path", "lancedb:///path",
+            "qdrant:///path", "qdrant://host:6333/collection", "postgresql://user@host/database"
+            and what else the classes' ``from_url`` document. Options follow a "?". A password may
+            be left out where the class reads it from an environment variable.
+
+    Raises:
+        MissingExtraError: If the database's client is not installed.
+        StoreError: If there is no such store or option, or if it cannot be opened.
+    """
+    scheme = "memory" if url == "memory:" else url.partition("://")[0] if "://" in url else "sqlite"
+    if scheme not in _STORES:
+        others = ", ".join(f"{name}:// [{extra}]" for name, (extra, _) in _WITH_EXTRA.items())
+        msg = (
+            f"{_shown(scheme)} names no store; there are a path, memory:, sqlite:/// and, with the "
+            f'extra in brackets, as in pip install "refrag-components[qdrant]": {others}'
+        )
+        raise StoreError(msg)
+    module, name = _STORES[scheme]
+    store = getattr(import_module(f"refrag_components.stores.{module}"), name)
+    try:
+        return store.from_url(url)
+    except ValueError as error:  # an option that is wrong, such as a codec that does not exist
+        raise StoreError(f"{without_password(url)}: {error}") from error
+
+
+def _shown(scheme: str) -> str:
+    """The scheme, unless it is something else, which might hold a password."""
+    return f"{scheme}://" if re.fullmatch(r"[\w+.-]+", scheme) else "the URL"

@@ -1,0 +1,181 @@
+"""Chunk vectors in PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from refrag_components.exceptions import MissingExtraError, StoreError
+from refrag_components.stores.rows import RowStore, keys_in_order, pack_row, unpack_row
+from refrag_components.stores.url import split_options
+from refrag_components.vectors import ChunkVectors, Codec
+
+try:
+    import psycopg
+    from psycopg import sql
+    from psycopg.conninfo import conninfo_to_dict
+    from psycopg_pool import ConnectionPool
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "PostgresStore needs psycopg and its pool; "
+        'install them with: pip install "refrag-components[postgres]"'
+    ) from error
+
+__all__ = ["PostgresStore"]
+
+_CREATION = 0x52465247  # an advisory lock: those who create a table at the same time take turns
+_KEYS_A_PAGE = 1000
+
+
+class PostgresStore(RowStore):
+    """Keeps chunk vectors in a table of the user's PostgreSQL, for threads and processes.
+
+    A row holds the serialised value as ``bytea``, not ``halfvec[]``: it keeps every codec, carries
+    a checksum and needs no extension in the database. Every ``mset`` is one transaction. Tenants
+    that must not see each other get a table or a schema each.
+
+    Args:
+        connection: A connection string or URL, for which a pool is made; or the user's own pool;
+            or the user's own connection, whose transaction, if one is open, is joined. The
+            password may be left to ``PGPASSWORD`` or ``~/.pgpass``.
+        schema: Schema of the table, created if missing; by default where the server looks first.
+        table: The table, created if missing.
+        codec: How vectors are stored; what is already there is read whatever its codec.
+
+    Raises:
+        StoreError: If the server cannot be reached or the table cannot be made.
+    """
+
+    def __init__(
+        self,
+        connection: str | ConnectionPool[Any] | psycopg.Connection[Any],
+        *,
+        schema: str | None = None,
+        table: str = "refrag_chunk_vectors",
+        codec: Codec = "float16",
+    ) -> None:
+        name = f"{schema}.{table}" if schema else table
+        super().__init__(f"PostgreSQL table {name}", codec)
+        self._schema = schema
+        self._table = sql.Identifier(schema, table) if schema else sql.Identifier(table)
+        self._lock = threading.Lock()
+        self._own_pool: ConnectionPool[Any] | None = None
+        if isinstance(connection, str):
+            self._create_table_with(connection)
+            # The pool would try for long, and not say why, what has just succeeded.
+            self._own_pool = connection = ConnectionPool(
+                connection, min_size=0, max_size=8, check=ConnectionPool.check_connection, open=True
+            )
+            self._source: ConnectionPool[Any] | psycopg.Connection[Any] = connection
+        else:
+            self._source = connection
+            with self._transaction() as connected:
+                self._create_table(connected)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Opens ``postgresql://user@host/database``; options: ``schema``, ``table``, ``codec``.
+
+        What else the URL holds is for the server's client, see PostgreSQL's connection URIs. The
+        password may be left to the environment variable ``PGPASSWORD``.
+        """
+        conninfo, options = split_options(url, "schema", "table", "codec")
+        return cls(conninfo, **options)
+
+    def close(self) -> None:
+        """Closes the connections that were opened here, not those that were passed."""
+        if self._own_pool is not None:
+            self._own_pool.close()
+
+    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+        """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
+        query = self._sql("SELECT key, value FROM {table} WHERE key = ANY(%s)")
+        with self._transaction() as connection:
+            rows = dict(connection.execute(query, [list(keys)], binary=True).fetchall())
+        values = {key: self._read(key, unpack_row, data) for key, data in rows.items()}
+        return [values.get(key) for key in keys]
+
+    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
+        """Stores values in one transaction; a key's earlier value is replaced.
+
+        Raises:
+            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
+            StoreError: If the server refuses.
+        """
+        rows = {key: pack_row(key, value, self.codec) for key, value in pairs}
+        query = self._sql(
+            "INSERT INTO {table} VALUES (%s, %s) "
+            "ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+        )
+        with self._transaction() as connection, connection.cursor() as cursor:
+            # In order, so that two writers of the same keys wait for each other only once.
+            cursor.executemany(query, sorted(rows.items()))
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Forgets keys in one transaction; unknown keys are ignored."""
+        query = self._sql("DELETE FROM {table} WHERE key = ANY(%s)")
+        with self._transaction() as connection:
+            connection.execute(query, [sorted(keys)])
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yields the stored keys that begin with ``prefix``, in ascending order."""
+        return keys_in_order(self._page, prefix or "", _KEYS_A_PAGE)
+
+    def _page(self, comparison: str, key: str, size: int) -> list[str]:
+        query = f"SELECT key FROM {{table}} WHERE key {comparison} %s ORDER BY key LIMIT %s"
+        with self._transaction() as connection:
+            return [found for (found,) in connection.execute(self._sql(query), [key, size])]
+
+    def _sql(self, statement: str) -> sql.Composed:
+        return sql.SQL(statement).format(table=self._table)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        with self._errors():
+            if isinstance(self._source, psycopg.Connection):
+                with self._lock, self._source.transaction():
+                    yield self._source
+            else:
+                with self._source.connection() as connection:
+                    yield connection
+
+    def _create_table_with(self, conninfo: str) -> None:
+        try:
+            conninfo_to_dict(conninfo)
+        except psycopg.Error:  # its message quotes the string
+            msg = (
+                "this is no PostgreSQL connection string; it should be like "
+                "postgresql://user@host/database"
+            )
+            raise StoreError(msg) from None
+        with self._errors(), psycopg.connect(conninfo) as connection:
+            self._create_table(connection)
+
+    def _create_table(self, connection: psycopg.Connection[Any]) -> None:
+        """Makes the table unless it is there; where it is, no right to make one is needed."""
+        name = self._table.as_string(connection)
+        if connection.execute("SELECT to_regclass(%s)", [name]).fetchone() != (None,):
+            return
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_CREATION])
+        if self._schema:
+            schema = sql.Identifier(self._schema)
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
+        # Keys in the order of their characters' numbers, as Python has it. Vectors do not get
+        # smaller by compression, so the server need not try.
+        connection.execute(
+            self._sql(
+                'CREATE TABLE IF NOT EXISTS {table} (key text COLLATE "C" PRIMARY KEY, '
+                "value bytea NOT NULL)"
+            )
+        )
+        connection.execute(self._sql("ALTER TABLE {table} ALTER value SET STORAGE EXTERNAL"))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            msg = f"{self.place}: {error}; check the server, the table and the user's rights"
+            raise StoreError(msg) from error

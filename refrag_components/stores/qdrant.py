@@ -1,0 +1,275 @@
+"""Chunk vectors in Qdrant."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, Self
+from urllib.parse import unquote
+
+import numpy as np
+
+from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
+from refrag_components.stores.rows import RowStore
+from refrag_components.stores.url import local_path, split_options, split_url
+from refrag_components.vectors import ChunkVectors
+
+try:
+    from qdrant_client import QdrantClient, models
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        'QdrantStore needs qdrant-client; install it with: pip install "refrag-components[qdrant]"'
+    ) from error
+
+__all__ = ["QdrantStore"]
+
+_VECTORS = "chunks"
+_DEFAULT_COLLECTION = "refrag_chunk_vectors"
+_DATATYPES = {"float32": models.Datatype.FLOAT32, "float16": models.Datatype.FLOAT16}
+_POINTS_A_REQUEST = 64  # some 8 MB as JSON; servers refuse requests above 32 MB
+_KEYS_A_PAGE = 1000
+
+
+class QdrantStore(RowStore):
+    """Keeps chunk vectors in a collection of the user's Qdrant.
+
+    A passage is a point: its chunk vectors are the named multivector "chunks", which is stored
+    but not indexed; key, token ids, fingerprint, chunk size and a checksum of everything are its
+    payload. The distance is the dot product, since the cosine would have the server normalise
+    what it stores. A collection has vectors of one width and is made with the first of them.
+    Tenants that must not see each other get a collection each.
+
+    ``mset`` sends 64 points a request: each passage is stored whole or not at all, but a process
+    that is killed may have stored some of a batch.
+
+    Where the client runs the database itself (":memory:" or a path), threads take turns and one
+    process at a time may use it; the client keeps such files pickled, so open none that you do not
+    trust.
+
+    Args:
+        client: The user's client.
+        collection: The collection, created if missing.
+        codec: Values as stored. Qdrant has no counterpart of the other codecs.
+
+    Raises:
+        StoreError: If the collection is there but of another codec, or not of this kind.
+    """
+
+    def __init__(
+        self,
+        client: QdrantClient,
+        *,
+        collection: str = _DEFAULT_COLLECTION,
+        codec: Literal["float32", "float16"] = "float16",
+    ) -> None:
+        if codec not in _DATATYPES:
+            raise ValueError(f"Qdrant stores vectors as float32 or float16, not {codec!r}")
+        super().__init__(f"Qdrant collection {collection}", codec)
+        self.client = client
+        self.collection = collection
+        self._owns_client = False
+        local = client.init_options["path"] or client.init_options["location"] == ":memory:"
+        self._turn: AbstractContextManager[Any] = threading.RLock() if local else nullcontext()
+        self._width = 0  # of the collection's vectors; 0 until there is a collection
+        with self._errors():
+            self._look()
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Opens ``qdrant://host:6333/collection`` or, embedded, ``qdrant:///path``.
+
+        The API key is the URL's password, ``qdrant://:KEY@host/collection``, or the environment
+        variable ``QDRANT_API_KEY``; with one the connection is encrypted, unless the URL ends in
+        ``?https=false``. Options: ``codec`` and, for a path, ``collection``.
+        """
+        rest, options = split_options(url, "codec", "https")
+        encrypted = options.pop("https", None)
+        parts = split_url(rest)
+        if not parts.netloc:
+            path, named = local_path(rest, "collection")
+            try:
+                client = QdrantClient(path=path, force_disable_check_same_thread=True)
+            except Exception as error:
+                raise StoreError(f"{path} cannot be opened: {error}") from error
+            options |= named
+        else:
+            if encrypted not in (None, "false") or parts.query:
+                raise ValueError("the options are codec and https=false")
+            client = QdrantClient(
+                host=parts.hostname,
+                port=parts.port or 6333,
+                api_key=unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY"),
+                https=None if encrypted is None else False,
+            )
+            options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
+        store = cls(client, **options)
+        store._owns_client = True
+        return store
+
+    def close(self) -> None:
+        """Closes a client that was made here, not one that was passed."""
+        if self._owns_client:
+            self.client.close()
+
+    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+        """Returns one entry a key, in order; None where a key is unknown or its point damaged."""
+        distinct = list(dict.fromkeys(keys))
+        values: dict[str, ChunkVectors | None] = {}
+        with self._errors():
+            if not self._look():
+                return [None] * len(keys)
+            points = [
+                point
+                for page in _pages(distinct)
+                for point in self.client.retrieve(
+                    self.collection, [_point_id(key) for key in page], with_vectors=[_VECTORS]
+                )
+            ]
+        found = {str(point.id): point for point in points}
+        for key in distinct:
+            if (point := found.get(_point_id(key))) is not None:
+                values[key] = self._read(key, _parse, point.payload or {}, point.vector or {})
+        return [values.get(key) for key in keys]
+
+    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
+        """Stores values, 64 a request; a key's earlier value is replaced.
+
+        Raises:
+            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
+            StoreError: If a value's width is not the collection's, or the server refuses.
+        """
+        values = dict(pairs)
+        points = [self._point(key, value) for key, value in values.items()]
+        if not points:
+            return
+        with self._errors():
+            if not self._look():
+                self._create(next(iter(values.values())).width)
+            for value in values.values():
+                if value.width != self._width:
+                    msg = (
+                        f"{self.place} has vectors of width {self._width}, not {value.width}; give "
+                        "this model a collection of its own"
+                    )
+                    raise StoreError(msg)
+            for page in _pages(points):
+                self.client.upsert(self.collection, page)
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Forgets keys; unknown keys are ignored."""
+        with self._errors():
+            if keys and self._look():
+                ids: list[Any] = [_point_id(key) for key in keys]
+                self.client.delete(self.collection, models.PointIdsList(points=ids))
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
+        offset: Any = None
+        while True:
+            with self._errors():
+                if not self._look():
+                    return
+                points, offset = self.client.scroll(
+                    self.collection, limit=_KEYS_A_PAGE, offset=offset, with_payload=["key"]
+                )
+            keys = [(point.payload or {}).get("key") for point in points]
+            yield from (k for k in keys if isinstance(k, str) and k.startswith(prefix or ""))
+            if offset is None:
+                return
+
+    def _look(self) -> bool:
+        """Whether the collection exists; if so, that it is ours is checked once."""
+        if not self._width and self.client.collection_exists(self.collection):
+            vectors = self.client.get_collection(self.collection).config.params.vectors
+            ours = vectors.get(_VECTORS) if isinstance(vectors, dict) else None
+            if ours is None or ours.datatype != _DATATYPES[self.codec]:
+                msg = (
+                    f"{self.place} is not one of {self.codec} chunk vectors; choose another "
+                    "collection, or the codec that it was made with"
+                )
+                raise StoreError(msg)
+            self._width = ours.size
+        return self._width > 0
+
+    def _create(self, width: int) -> None:
+        settings = models.VectorParams(
+            size=width,
+            distance=models.Distance.DOT,
+            datatype=_DATATYPES[self.codec],
+            hnsw_config=models.HnswConfigDiff(m=0),
+            multivector_config=models.MultiVectorConfig(
+                comparator=models.MultiVectorComparator.MAX_SIM
+            ),
+            on_disk=True,
+        )
+        try:
+            self.client.create_collection(
+                self.collection, vectors_config={_VECTORS: settings}, on_disk_payload=True
+            )
+        except Exception:  # unless another process was faster
+            if not self._look():
+                raise
+        self._look()
+
+    def _point(self, key: str, value: ChunkVectors) -> models.PointStruct:
+        data = value.to_bytes(self.codec)
+        kept = ChunkVectors.from_bytes(data)
+        payload = {
+            "key": key,
+            "token_ids": kept.token_ids.tolist(),
+            "fingerprint": kept.fingerprint,
+            "chunk_size": kept.chunk_size,
+            "width": kept.width,
+            "codec": self.codec,
+            "checksum": _checksum(key, data),
+        }
+        # A passage without tokens has no vectors, and Qdrant takes no empty multivector.
+        vectors: Any = {_VECTORS: kept.vectors.tolist()} if kept.n_chunks else {}
+        return models.PointStruct(id=_point_id(key), vector=vectors, payload=payload)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Takes a turn; turns the client's errors, which come in all sorts, into ours."""
+        try:
+            with self._turn:
+                yield
+        except StoreError:
+            raise
+        except Exception as error:
+            msg = f"{self.place}: {error}; check the server and its log"
+            raise StoreError(msg) from error
+
+
+def _parse(key: str, payload: Mapping[str, Any], vectors: Any) -> ChunkVectors:
+    """The value of a point; its checksum is computed again from every part of it."""
+    try:
+        rows = np.array(vectors.get(_VECTORS) or [], dtype=np.float32)
+        value = ChunkVectors(
+            rows.reshape(-1, payload["width"]),
+            np.array(payload["token_ids"], dtype=np.int64),
+            payload["chunk_size"],
+            payload["fingerprint"],
+        )
+        intact = _checksum(key, value.to_bytes(payload["codec"])) == payload["checksum"]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CorruptVectorsError(f"its parts do not fit together: {error}") from error
+    if not intact:
+        raise CorruptVectorsError("it was altered, or is another key's")
+    return value
+
+
+def _checksum(key: str, data: bytes) -> str:
+    return hashlib.blake2b(data + key.encode(), digest_size=16).hexdigest()
+
+
+def _point_id(key: str) -> str:
+    return str(uuid.UUID(bytes=hashlib.blake2b(key.encode(), digest_size=16).digest()))
+
+
+def _pages(items: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), _POINTS_A_REQUEST):
+        yield items[start : start + _POINTS_A_REQUEST]

@@ -1,0 +1,87 @@
+"""Stored rows: chunk vectors as bytes that are bound to their key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from typing import Any
+
+from refrag_components.exceptions import CorruptVectorsError
+from refrag_components.stores.base import BaseChunkStore
+from refrag_components.vectors import CODECS, ChunkVectors, Codec
+
+__all__ = ["RowStore", "keys_in_order", "pack_row", "unpack_row"]
+
+logger = logging.getLogger(__name__)
+
+
+def pack_row(key: str, value: ChunkVectors, codec: Codec) -> bytes:
+    """A value as bytes that no other key's row can be taken for.
+
+    Raises:
+        InvalidVectorsError: If the value does not fit the codec.
+    """
+    return value.to_bytes(codec) + key.encode()
+
+
+def unpack_row(key: str, data: bytes) -> ChunkVectors:
+    """Reads what ``pack_row`` wrote under this key.
+
+    Raises:
+        CorruptVectorsError: If the bytes are damaged or another key's.
+    """
+    name = key.encode()
+    if not data.endswith(name):
+        raise CorruptVectorsError("it does not end with its key")
+    return ChunkVectors.from_bytes(data[: len(data) - len(name)])
+
+
+def keys_in_order(
+    fetch: Callable[[str, str, int], list[str]], prefix: str, page_size: int
+) -> Iterator[str]:
+    """Yields the keys that begin with a prefix, in ascending order, page by page.
+
+    Args:
+        fetch: Gives the first so many keys in order that are ">=" or ">" another: called with
+            the comparison, the other key and the number.
+        prefix: What the keys begin with.
+        page_size: Keys a page.
+    """
+    after, comparison = prefix, ">="
+    while True:
+        page = fetch(comparison, after, page_size)
+        yield from takewhile(lambda key: key.startswith(prefix), page)
+        if len(page) < page_size or not page[-1].startswith(prefix):
+            return
+        after, comparison = page[-1], ">"
+
+
+class RowStore(BaseChunkStore):
+    """A store in a database, where rows can be damaged; such a row counts as a miss.
+
+    Args:
+        place: Names the database in messages; holds no password.
+        codec: How vectors are stored; what is already there is read whatever its codec.
+
+    Attributes:
+        corrupt_rows: Damaged rows met so far.
+    """
+
+    def __init__(self, place: str, codec: Codec) -> None:
+        if codec not in CODECS:
+            raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        self.place = place
+        self.codec: Codec = codec
+        self.corrupt_rows = 0
+
+    def _read(
+        self, key: str, parse: Callable[..., ChunkVectors], *parts: Any
+    ) -> ChunkVectors | None:
+        """What ``parse`` makes of a key and its row; None, with a warning, if that is damaged."""
+        try:
+            return parse(key, *parts)
+        except CorruptVectorsError as error:
+            self.corrupt_rows += 1
+            logger.warning("%s: row %s is damaged: %s", self.place, key, error)
+            return None

@@ -1,0 +1,225 @@
+"""Chunk vectors in Weaviate."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Self
+from urllib.parse import unquote
+
+from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
+from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.stores.url import split_options, split_url, without_password
+from refrag_components.vectors import ChunkVectors, Codec
+
+try:
+    import weaviate
+    from weaviate.classes.config import Configure, DataType, Property
+    from weaviate.classes.data import DataObject
+    from weaviate.classes.init import Auth
+    from weaviate.classes.query import Filter
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "WeaviateStore needs weaviate-client; "
+        'install it with: pip install "refrag-components[weaviate]"'
+    ) from error
+
+__all__ = ["WeaviateStore"]
+
+_DEFAULT_COLLECTION = "RefragChunkVectors"
+_PROPERTIES = {"key", "value"}
+_OBJECTS_A_REQUEST = 64
+_KEYS_A_PAGE = 1000
+
+
+class WeaviateStore(RowStore):
+    """Keeps chunk vectors in a collection of the user's Weaviate. Experimental.
+
+    Experimental, because it was never run against a server: its tests use a stand-in for the
+    client.
+
+    A passage is an object: its id is a hash of the key, and the serialised value is a blob
+    property, which is stored and not indexed. Named vectors would not do: a name holds one vector
+    an object, and the lists of vectors that newer servers take are float32 in memory and always
+    indexed for search, know no other codec and carry no checksum.
+
+    ``mset`` sends 64 objects a request: each passage is stored whole or not at all, but a process
+    that is killed may have stored some of a batch. Tenants that must not see each other get a
+    collection each.
+
+    Args:
+        client: The user's client, connected.
+        collection: The collection, created if missing; begins with a capital letter.
+        codec: How vectors are stored; what is already there is read whatever its codec.
+
+    Raises:
+        StoreError: If Weaviate cannot be reached, or the collection holds something else.
+    """
+
+    def __init__(
+        self,
+        client: weaviate.WeaviateClient,
+        *,
+        collection: str = _DEFAULT_COLLECTION,
+        codec: Codec = "float16",
+    ) -> None:
+        super().__init__(f"Weaviate collection {collection}", codec)
+        self.client = client
+        self._owns_client = False
+        self._closed = False
+        with self._errors():
+            if not client.collections.exists(collection):
+                self._create(collection)
+            self._collection: Any = client.collections.use(collection)
+            properties = self._collection.config.get(simple=True).properties
+        if {found.name for found in properties} != _PROPERTIES:
+            raise StoreError(f"{self.place} holds something else; choose another collection")
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Opens ``weaviate://host:8080/Collection``.
+
+        The API key is the URL's password, ``weaviate://:KEY@host/Collection``, or the environment
+        variable ``WEAVIATE_API_KEY``. Options: ``codec``, ``grpc_port`` (50051), and
+        ``https=true`` for encrypted connections.
+        """
+        rest, options = split_options(url, "codec", "grpc_port", "https")
+        secure = options.pop("https", "false") == "true"
+        grpc_port = options.pop("grpc_port", "50051")
+        parts = split_url(rest)
+        host, name = parts.hostname, unquote(parts.path.strip("/"))
+        if not host or parts.query or not grpc_port.isdecimal():
+            msg = f"{without_password(url)} must be like weaviate://host:8080/Collection"
+            raise StoreError(msg)
+        key = unquote(parts.password or "") or os.environ.get("WEAVIATE_API_KEY")
+        with _errors(f"Weaviate at {host}"):
+            client = weaviate.connect_to_custom(
+                http_host=host,
+                http_port=parts.port or 8080,
+                http_secure=secure,
+                grpc_host=host,
+                grpc_port=int(grpc_port),
+                grpc_secure=secure,
+                auth_credentials=Auth.api_key(key) if key else None,
+            )
+        store = cls(client, collection=name or _DEFAULT_COLLECTION, **options)
+        store._owns_client = True
+        return store
+
+    def close(self) -> None:
+        """Closes a client that was made here, not one that was passed."""
+        if self._owns_client and not self._closed:
+            self._closed = True
+            self.client.close()
+
+    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+        """Returns one entry a key, in order; None where a key is unknown or its object damaged."""
+        by_id = {_object_id(key): key for key in keys}
+        values: dict[str, ChunkVectors | None] = {}
+        for page in _pages(list(by_id)):
+            with self._errors():
+                found = self._collection.query.fetch_objects_by_ids(
+                    page, limit=len(page), return_properties=["value"]
+                )
+            for item in found.objects:
+                key = by_id[item.uuid]
+                values[key] = self._read(key, lambda k=key, o=item: _parse(k, o.properties))
+        return [values.get(key) for key in keys]
+
+    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
+        """Stores values, 64 a request; a key's earlier value is replaced.
+
+        Raises:
+            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
+            StoreError: If Weaviate refuses.
+        """
+        rows = {key: pack_row(key, value, self.codec) for key, value in pairs}
+        for page in _pages(list(rows)):
+            objects = [_object(key, rows[key]) for key in page]
+            with self._errors():
+                done = self._collection.data.insert_many(objects)
+            if done.has_errors:
+                first = next(iter(done.errors.values()))
+                raise StoreError(f"{self.place} refused {len(done.errors)} passages: {first}")
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Forgets keys; unknown keys are ignored."""
+        for page in _pages(list({_object_id(key): None for key in keys})):
+            with self._errors():
+                done = self._collection.data.delete_many(where=Filter.by_id().contains_any(page))
+            if done.failed:
+                raise StoreError(f"{self.place} did not delete {done.failed} passages; try again")
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
+        objects = self._collection.iterator(return_properties=["key"], cache_size=_KEYS_A_PAGE)
+        remaining = iter(objects)
+        while True:
+            with self._errors():
+                item = next(remaining, None)
+            if item is None:
+                return
+            key = item.properties["key"]
+            if key.startswith(prefix or ""):
+                yield key
+
+    def _create(self, collection: str) -> None:
+        try:
+            self.client.collections.create(
+                collection,
+                properties=[
+                    Property(
+                        name="key",
+                        data_type=DataType.TEXT,
+                        index_filterable=False,
+                        index_searchable=False,
+                    ),
+                    Property(name="value", data_type=DataType.BLOB),
+                ],
+                vector_config=Configure.Vectors.self_provided(),
+            )
+        except Exception:  # unless another process was faster
+            if not self.client.collections.exists(collection):
+                raise
+
+    def _errors(self) -> AbstractContextManager[None]:
+        if self._closed:
+            raise StoreError(f"{self.place} is closed; open it again")
+        return _errors(self.place)
+
+
+def _object(key: str, data: bytes) -> Any:
+    properties = {"key": key, "value": base64.b64encode(data).decode()}
+    return DataObject(properties=properties, uuid=_object_id(key))
+
+
+def _object_id(key: str) -> uuid.UUID:
+    return uuid.UUID(bytes=hashlib.blake2b(key.encode(), digest_size=16).digest())
+
+
+def _parse(key: str, properties: Any) -> ChunkVectors:
+    try:
+        data = base64.b64decode(properties["value"], validate=True)
+    except (LookupError, TypeError, ValueError) as error:
+        raise CorruptVectorsError("it holds no value, or something else") from error
+    return unpack_row(key, data)
+
+
+def _pages(items: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), _OBJECTS_A_REQUEST):
+        yield items[start : start + _OBJECTS_A_REQUEST]
+
+
+@contextmanager
+def _errors(place: str) -> Iterator[None]:
+    """Turns the errors of the client, which come in all sorts, into ours."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{place}: {error}; check the server and the connection") from error
