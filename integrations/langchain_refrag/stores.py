@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from langchain_core.stores import BaseStore, ByteStore
 
-from refrag_components.exceptions import CorruptVectorsError
 from refrag_components.stores.base import ChunkStore
-from refrag_components.vectors import CODECS, ChunkVectors, Codec
+from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.vectors import ChunkVectors, Codec
 
 __all__ = ["ByteChunkStore", "RefragStore"]
-
-logger = logging.getLogger(__name__)
 
 
 class RefragStore(BaseStore[str, ChunkVectors]):
@@ -49,7 +46,7 @@ class RefragStore(BaseStore[str, ChunkVectors]):
         yield from self.store.yield_keys(prefix=prefix)
 
 
-class ByteChunkStore:
+class ByteChunkStore(RowStore):
     """Any ``ByteStore`` of LangChain (files, Redis, ...) as a store of chunk vectors.
 
     A damaged value, or one that was written under another key, counts as a miss, so that the
@@ -72,17 +69,17 @@ class ByteChunkStore:
     """
 
     def __init__(self, store: ByteStore, *, namespace: str = "", codec: Codec = "float16") -> None:
-        if codec not in CODECS:
-            raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        super().__init__(type(store).__name__, codec)
         self.store = store
         self.namespace = namespace
-        self.codec: Codec = codec
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where there is no (readable) value."""
         names = [self.namespace + key for key in keys]
-        values = self.store.mget(names)
-        return [self._decode(name, data) for name, data in zip(names, values, strict=True)]
+        return [
+            None if data is None else self._read(name, unpack_row, data)
+            for name, data in zip(names, self.store.mget(names), strict=True)
+        ]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
         """Stores values; a key's earlier value is replaced.
@@ -90,8 +87,8 @@ class ByteChunkStore:
         Raises:
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
         """
-        named = [(self.namespace + key, value.to_bytes(self.codec)) for key, value in pairs]
-        self.store.mset([(name, data + name.encode()) for name, data in named])
+        named = [(self.namespace + key, value) for key, value in pairs]
+        self.store.mset([(name, pack_row(name, value, self.codec)) for name, value in named])
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys; unknown keys are ignored."""
@@ -101,14 +98,3 @@ class ByteChunkStore:
         """Yields the stored keys that begin with ``prefix``."""
         for name in self.store.yield_keys(prefix=self.namespace + (prefix or "")):
             yield str(name).removeprefix(self.namespace)
-
-    def _decode(self, name: str, data: bytes | None) -> ChunkVectors | None:
-        if data is None:
-            return None
-        try:
-            if not data.endswith(name.encode()):
-                raise CorruptVectorsError("it does not end with its key")
-            return ChunkVectors.from_bytes(data[: -len(name.encode())])
-        except CorruptVectorsError as error:
-            logger.warning("the value of %s is damaged: %s", name, error)
-            return None

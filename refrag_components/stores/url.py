@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from refrag_components.exceptions import StoreError
 
@@ -66,6 +66,8 @@ def split_options(url: str, *names: str) -> tuple[str, dict[str, Any]]:
 def local_path(url: str, *names: str) -> tuple[str, dict[str, Any]]:
     """The path of a URL such as "sqlite:///data/vectors.sqlite", or of a bare path.
 
+    A fourth slash, "sqlite:////data/vectors.sqlite", means the same.
+
     Args:
         url: The URL.
         names: Options that it may have.
@@ -84,7 +86,8 @@ def local_path(url: str, *names: str) -> tuple[str, dict[str, Any]]:
         known = " and ".join(names)
         msg = f"{without_password(url)} must be {parts.scheme}:///path, with {known} as options"
         raise StoreError(msg)
-    return unquote(parts.path), options
+    # Absolute paths often come with a slash more, as other libraries' URLs have them.
+    return unquote(re.sub("^//+", "/", parts.path)), options
 
 
 def _query(parts: SplitResult) -> list[tuple[str, str]]:
@@ -92,7 +95,7 @@ def _query(parts: SplitResult) -> list[tuple[str, str]]:
 
 
 def _joined(parts: SplitResult, query: list[tuple[str, str]]) -> str:
-    joined = urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
-    # urlunsplit drops the empty host of schemes that it does not know.
-    scheme, _, rest = joined.partition(":")
-    return joined if rest.startswith("//") else f"{scheme}://{rest}"
+    # Not urlunsplit: it leaves out an empty host, so that a path with two slashes becomes one.
+    asked = f"?{urlencode(query, quote_via=quote)}" if query else ""
+    fragment = f"#{parts.fragment}" if parts.fragment else ""
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{asked}{fragment}"

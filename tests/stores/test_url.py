@@ -133,3 +133,11 @@ except MissingExtraError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert f'pip install "refrag-components[{extra}]"' in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("slashes", ["///", "////"])
+@pytest.mark.parametrize("scheme", ["chroma", "lancedb", "milvus", "qdrant", "sqlite"])
+def test_absolute_paths_may_have_a_slash_more(scheme: str, slashes: str) -> None:
+    url = f"{scheme}:{slashes}data/a%20b?table=t"
+    assert local_path(url, "table") == ("/data/a b", {"table": "t"})
+    assert without_password(url) == url

@@ -53,6 +53,14 @@ def check_swap(shown: Outputs) -> None:
     check_closing(shown)
 
 
+def check_database(shown: Outputs) -> None:
+    assert "notes: 6 points\nnotes_chunk_vectors: 6 points\n" in shown.printed
+    assert "3 passages came from Qdrant, 0 were encoded" in shown.printed
+    assert "6 of 6 for their owner\n0 of 6 for another tenant\n" in shown.printed
+    assert "SQLiteStore True\nQdrantStore True\n" in shown.printed
+    check_closing(shown)
+
+
 def check_agents(shown: Outputs) -> None:
     assert "use a checkpoint whose decoder calls tools" in shown.printed
     by_hand = re.search(r"^(\d+) tokens took (\d+) positions$", shown.printed, flags=re.MULTILINE)
@@ -74,6 +82,7 @@ ALL = pytest.mark.parametrize(
     ("name", "check"),
     [
         ("01_swap_into_langchain.ipynb", check_swap),
+        ("03_your_vector_database.ipynb", check_database),
         ("04_agents_and_multi_turn.ipynb", check_agents),
     ],
 )
