@@ -10,6 +10,7 @@ from psycopg_pool import ConnectionPool
 from refrag_components.exceptions import InvalidVectorsError, StoreError
 from refrag_components.stores import open_store
 from refrag_components.stores.postgres import PostgresStore
+from refrag_components.stores.rows import unpack_row
 from refrag_components.vectors import CODECS, ChunkVectors
 from tests.stores.contract import DatabaseContract, key, make
 from tests.stores.processes import check_kill, check_second_process, start
@@ -162,6 +163,23 @@ def test_survives_a_kill_in_the_middle_of_writing(postgres: str) -> None:
 
 def test_reads_while_another_process_writes(postgres: str) -> None:
     check_second_process(postgres)
+
+
+def test_one_query_finds_passages_by_pgvector_and_their_chunk_vectors(postgres: str) -> None:
+    with PostgresStore(postgres) as store:
+        store.mset((key(i), make(i)) for i in range(3))
+    run(postgres, "CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
+    run(postgres, "CREATE TABLE passages (text text, refrag_key text, embedding public.vector(2))")
+    for i in range(3):
+        row = f"('passage {i}', '{key(i)}', '[{i}, 1]')"
+        run(postgres, f"INSERT INTO passages VALUES {row}")
+    rows = run(
+        postgres,
+        "SELECT text, key, value FROM passages JOIN refrag_chunk_vectors ON key = refrag_key "
+        "ORDER BY embedding OPERATOR(public.<->) '[2, 1]' LIMIT 2",
+    )
+    found = [(text, unpack_row(own_key, value)) for text, own_key, value in rows]
+    assert found == [("passage 2", make(2)), ("passage 1", make(1))]
 
 
 # -- what goes wrong ----------------------------------------------------------------------------
