@@ -17,18 +17,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from refrag_components.exceptions import RefragError
 from refrag_components.stores import BaseChunkStore, open_store
 from refrag_components.vectors import ChunkVectors, passage_key
+
+Result = TypeVar("Result")
 
 PAGE = Path(__file__).parents[1] / "docs" / "stores.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -58,6 +61,12 @@ NAMES = {
     "milvus": "Milvus Lite",
     "weaviate": "Weaviate",
 }
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Calls a function in a process of its own: Milvus Lite lets go of its file when that ends."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def passage(number: int) -> tuple[str, ChunkVectors]:
@@ -139,8 +148,13 @@ def survives_kill(url: str) -> str:
     writer.join()
     while ours.poll():
         stored.append(ours.recv())
+    return apart(what_is_left, url, [i for number in stored for i in (number, number + 1)])
+
+
+def what_is_left(url: str, numbers: list[int]) -> str:
+    """Says whether passages that were stored are there, and whether the store still works."""
     with open_store(url) as store:
-        pairs = [passage(i) for number in stored for i in (number, number + 1)]
+        pairs = [passage(i) for i in numbers]
         lost = sum(store.mget([key]) != [value] for key, value in pairs)  # or wrong
         store.mset([passage(0)])
         works = store.mget([passage(0)[0]]) == [passage(0)[1]]
@@ -193,23 +207,41 @@ def bytes_on_disk(name: str, url: str, folder: Path) -> int | None:
     return sum(file.stat().st_size for file in files) or None
 
 
+def check(url: str) -> None:
+    """Opens a store and closes it again."""
+    open_store(url).close()
+
+
+def fill(url: str, count: int) -> float:
+    """Stores the passages; returns the seconds that the store took."""
+    with open_store(url) as store:
+        return write(store, FIRST_OF["bulk"], count)
+
+
+def look_up(
+    url: str, store: BaseChunkStore | None, count: int, alone: bool
+) -> tuple[float, bool, str]:
+    """Looks all passages up in random order, then some while others are written."""
+    numbers = list(range(count))
+    random.Random(0).shuffle(numbers)
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_store(url)) if store is None else store
+        return *read(opened, numbers), reads_while_writing(url, opened, alone=alone)
+
+
 def measure(name: str, url: str, count: int, folder: Path) -> list[str]:
     """One row of the table."""
     alone = name in ONE_PROCESS and (name == "memory" or "://" + str(folder) in url)
-    with open_store(url) as store:
-        write_seconds = write(store, FIRST_OF["bulk"], count)
-        numbers = list(range(count))
-        random.Random(0).shuffle(numbers)
-        if name == "memory":  # what is closed is lost
-            read_seconds, exact = read(store, numbers)
-            while_writing = reads_while_writing(url, store, alone=True)
-    if name == "memory":
-        size, killed = None, "no: it is memory"
-    else:
-        size = bytes_on_disk(name, url, folder)
+    size = None
+    if name == "memory":  # what is closed is lost
         with open_store(url) as store:
-            read_seconds, exact = read(store, numbers)
-            while_writing = reads_while_writing(url, store, alone=alone)
+            write_seconds = write(store, FIRST_OF["bulk"], count)
+            read_seconds, exact, while_writing = look_up(url, store, count, alone)
+        killed = "no: it is memory"
+    else:
+        write_seconds = apart(fill, url, count)
+        size = bytes_on_disk(name, url, folder)
+        read_seconds, exact, while_writing = apart(look_up, url, None, count, alone)
         killed = survives_kill(url)
     return [
         NAMES.get(name, name),
@@ -276,7 +308,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name, url in urls(arguments.stores, folder, stack):
             try:
-                open_store(url).close()
+                apart(check, url)
             except (RefragError, ImportError) as error:
                 print(f"{name} is left out: {error}", file=sys.stderr)
                 continue
