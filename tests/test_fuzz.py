@@ -10,17 +10,21 @@ import random
 import re
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import psycopg
 import pytest
 
 from refrag_components.passage_loader import PassageLoader
 from refrag_components.prompt import PassagePart
 from refrag_components.registry import PassageRegistry
 from refrag_components.resolver import Resolved, Resolver, format_envelope
-from refrag_components.stores import SQLiteStore
+from refrag_components.stores import open_store
+from refrag_components.stores.url import split_options
 from refrag_components.vectors import ChunkVectors, passage_key
 from tests.fake_model import FakeModel
 
@@ -45,9 +49,10 @@ class _Model(FakeModel):
 class _Tenant:
     """Somebody's passages, registered by their retriever, and their store."""
 
-    def __init__(self, rng: random.Random, path: Path, fingerprint: str) -> None:
+    def __init__(self, rng: random.Random, url: str, fingerprint: str) -> None:
         self.registry = PassageRegistry()
-        self.store = SQLiteStore(path)
+        self.store: Any = open_store(url)
+        self.rows = _rows(url)
         self.model = _Model(fingerprint)
         self.passages = [_passage(rng) for _ in range(25)]
         for passage in self.passages:
@@ -97,25 +102,58 @@ def _piece(rng: random.Random, own: _Tenant, other: _Tenant) -> str:
     )
 
 
+class _SQLiteRows:
+    """The rows of a store, behind its back."""
+
+    spoiled: tuple[object, ...] = ("text", 7)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self, key: str) -> bytes:
+        with closing(sqlite3.connect(self._path)) as connection:
+            query = "SELECT CAST(value AS BLOB) FROM chunk_vectors WHERE key = ?"
+            return bytes(connection.execute(query, (key,)).fetchone()[0])
+
+    def write(self, key: str, value: object) -> None:
+        with closing(sqlite3.connect(self._path)) as connection, connection:
+            connection.execute("UPDATE chunk_vectors SET value = ? WHERE key = ?", (value, key))
+
+
+class _PostgresRows:
+    """The rows of a store, behind its back."""
+
+    spoiled: tuple[object, ...] = ()  # the column's type is kept by the server
+
+    def __init__(self, url: str) -> None:
+        connection, options = split_options(url, "table")
+        self._connection = psycopg.connect(connection, autocommit=True)
+        self._table = options["table"]
+
+    def read(self, key: str) -> bytes:
+        query = f"SELECT value FROM {self._table} WHERE key = %s"
+        return bytes(self._connection.execute(query, [key]).fetchone()[0])  # type: ignore[index]
+
+    def write(self, key: str, value: object) -> None:
+        query = f"UPDATE {self._table} SET value = %s WHERE key = %s"
+        self._connection.execute(query, [value, key])
+
+
+def _rows(url: str) -> _SQLiteRows | _PostgresRows:
+    return _PostgresRows(url) if url.startswith("postgresql:") else _SQLiteRows(url)
+
+
 def _damage(rng: random.Random, tenant: _Tenant, other: _Tenant) -> None:
     """Spoils a stored row behind the store's back."""
     keys = list(tenant.store.yield_keys())
     victim, donor = rng.choice(keys), rng.choice(keys)
-    with sqlite3.connect(tenant.store.database.path) as connection:
-        read = "SELECT CAST(value AS BLOB) FROM chunk_vectors WHERE key = ?"
-        value = bytearray(connection.execute(read, (victim,)).fetchone()[0])
-        place = rng.randrange(len(value)) if value else 0
-        swapped = connection.execute(read, (donor,)).fetchone()[0]
-        with sqlite3.connect(other.store.database.path) as theirs:
-            foreign = theirs.execute("SELECT value FROM chunk_vectors").fetchone()[0]
-        flipped = bytes(value[:place] + bytes([rng.randrange(256)]) + value[place + 1 :])
-        spoiled = rng.choice(
-            (bytes(value[:place]), flipped, swapped, foreign, b"", "text", 7, bytes(value) + b"\0")
-        )
-        write = "UPDATE chunk_vectors SET value = ? WHERE key = ?"
-        connection.execute(write, (spoiled, victim))
-    connection.close()
-    theirs.close()
+    value = tenant.rows.read(victim)
+    place = rng.randrange(len(value)) if value else 0
+    swapped = tenant.rows.read(donor)
+    foreign = other.rows.read(next(iter(other.store.yield_keys())))
+    flipped = value[:place] + bytes([rng.randrange(256)]) + value[place + 1 :]
+    spoiled = (value[:place], flipped, swapped, foreign, b"", value + b"\0", *tenant.rows.spoiled)
+    tenant.rows.write(victim, rng.choice(spoiled))
 
 
 def _check_text(prompt: str, resolved: Resolved, own: _Tenant) -> None:
@@ -131,13 +169,21 @@ def _check_text(prompt: str, resolved: Resolved, own: _Tenant) -> None:
             assert part.store is own.store
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.fixture(params=["sqlite"] * 7 + ["postgresql"] * 3)
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """Stores of two tenants in one kind of database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "own.sqlite"), str(tmp_path / "other.sqlite")
+    server = request.getfixturevalue("postgres")
+    return f"{server}&table=own", f"{server}&table=other"
+
+
 def test_no_prompt_and_no_damage_yields_what_is_not_the_passages_own(
-    seed: int, tmp_path: Path
+    urls: tuple[str, str], request: pytest.FixtureRequest
 ) -> None:
-    rng = random.Random(seed)
-    own = _Tenant(rng, tmp_path / "own.sqlite", "f00d")
-    other = _Tenant(rng, tmp_path / "other.sqlite", rng.choice(("f00d", "beef")))
+    rng = random.Random(request.node.name)
+    own = _Tenant(rng, urls[0], "f00d")
+    other = _Tenant(rng, urls[1], rng.choice(("f00d", "beef")))
     found = cached = 0
     for _ in range(_CASES):
         if rng.random() < 0.3:
