@@ -38,8 +38,8 @@ class ChromaStore(RowStore):
     metadata. Chroma has one embedding a record, float32 and always indexed, so a record for every
     chunk would take more room and memory than the codecs save, and a passage could be stored by
     halves. A document would be indexed for full-text search. The record's own embedding is a
-    placeholder, the same for all. Metadata is stored three times (value, index, log): count four
-    times what the codec takes. Chroma Cloud limits metadata to 4 kB, which no passage fits.
+    placeholder, the same for all. Metadata is stored three times (value, index, log): count three
+    to four times what the codec takes. Chroma Cloud limits metadata to 4 kB, which no passage fits.
 
     ``mset`` sends 64 records a request: each passage is stored whole or not at all, but a process
     that is killed may have stored some of a batch. A folder is for one process at a time; several
