@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import set_seed
@@ -13,17 +12,17 @@ from transformers import set_seed
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
-from refrag_components.pretrained import quietly
+from refrag_components.training.adapters import attach_adapters, fold_adapters
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
 from refrag_components.training.policy import train_policies
-from refrag_components.training.recipe import STAGES, LoraSettings, Recipe, Stage
+from refrag_components.training.recipe import STAGES, Recipe, Stage
 from refrag_components.training.trainer import (
     StageTrainer,
     TrainingModel,
     last_complete_checkpoint,
 )
 
-__all__ = ["attach_adapters", "run_stage"]
+__all__ = ["run_stage"]
 
 _PLANS = {
     "reconstruction": reconstruction_plan,
@@ -92,6 +91,7 @@ def run_stage(
     settings = getattr(recipe, stage)
     model = _starting_model(stage, recipe, Path(folder), start_from)
     attach_adapters(model, recipe.lora)
+    fold_adapters(model)
     model.decoder.requires_grad_(False)
     if settings.decoder_lr > 0:
         for name, parameter in model.decoder.named_parameters():
@@ -124,27 +124,6 @@ def run_stage(
         model.save_pretrained(finished)
     trainer.accelerator.wait_for_everyone()
     return finished
-
-
-def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
-    """Puts trainable low-rank adapters on decoder and encoder where they carry none yet."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    def adapted(part: Any, rank: int, ranks: dict[str, int]) -> Any:
-        if isinstance(part, PeftModel):
-            return part
-        settings = LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            rank_pattern=dict(ranks),
-            alpha_pattern={name: 2 * r for name, r in ranks.items()},
-            target_modules="all-linear",
-        )
-        with quietly():
-            return get_peft_model(part, settings)
-
-    model.decoder = adapted(model.decoder, lora.decoder_rank, lora.decoder_ranks)
-    model.encoder.model = adapted(model.encoder.model, lora.encoder_rank, {})
 
 
 def _starting_model(

@@ -26,8 +26,8 @@ from refrag_components.corpus import (
 )
 from refrag_components.modeling import RefragModel
 from refrag_components.training import losses
+from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.recipe import LoraSettings
-from refrag_components.training.stages import attach_adapters
 from refrag_components.training.trainer import TrainingModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
 

@@ -22,10 +22,11 @@ from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training import progress
+from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
 from refrag_components.training.policy import last_state
 from refrag_components.training.recipe import STAGES, Recipe, Stage
-from refrag_components.training.stages import attach_adapters, run_stage
+from refrag_components.training.stages import run_stage
 from refrag_components.training.trainer import (
     StageTrainer,
     TrainingModel,

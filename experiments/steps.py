@@ -1,0 +1,118 @@
+"""What a training step of stages 1 and 2 takes, with PEFT's own adapters and with folded ones.
+
+    python experiments/steps.py CORPUS --positions 32768 57344
+
+CORPUS comes from `refrag train prepare`. Needs CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from refrag_components.configuration import RefragConfig
+from refrag_components.corpus import TokenisedCorpus, WindowSpec
+from refrag_components.modeling import RefragModel
+from refrag_components.training.adapters import attach_adapters, fold_adapters
+from refrag_components.training.plans import PlannedBatches
+from refrag_components.training.recipe import LoraSettings
+from refrag_components.training.trainer import TrainingModel
+
+
+def window(k: int, expanded: float) -> WindowSpec:
+    """Four passages of 256 tokens before 256 more."""
+    return WindowSpec(
+        chunk_size=k, passages=4, passage_tokens=256, output_tokens=256, expanded=expanded
+    )
+
+
+SPECS = {
+    "reconstruct 1": WindowSpec(
+        chunk_size=4, passages=1, passage_tokens=4, output_tokens=4, reconstruct=True
+    ),
+    "reconstruct 64": WindowSpec(
+        chunk_size=4, passages=1, passage_tokens=256, output_tokens=256, reconstruct=True
+    ),
+    "k=4 p=0": window(4, 0.0),
+    "k=4 p=.25": window(4, 0.25),
+    "k=8 p=0": window(8, 0.0),
+    "p=1": window(4, 1.0),
+}
+
+
+def prepared(folded: bool) -> TrainingModel:
+    """A compiled model of the bundled checkpoint's shape on the GPU."""
+    torch.manual_seed(0)
+    model = RefragModel.from_base(
+        RefragConfig(
+            decoder="HuggingFaceTB/SmolLM2-135M-Instruct",
+            encoder="sentence-transformers/all-MiniLM-L6-v2",
+            chunk_size=4,
+            max_chunk_size=8,
+            contextual=True,
+            token_mix=True,
+        )
+    )
+    attach_adapters(model, LoraSettings(decoder_rank=56, encoder_rank=32))
+    if folded:
+        fold_adapters(model)
+    for name, parameter in model.decoder.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    training = TrainingModel(model, distillation=1.0).cuda().train()
+    training.compile_layers()
+    return training
+
+
+def main() -> None:
+    """Prints seconds a step, the first one with its compilation apart."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("corpus")
+    parser.add_argument("--positions", nargs="+", type=int, default=[32768])
+    parser.add_argument("--adapters", nargs="+", default=["peft", "folded"])
+    parser.add_argument("--steps", type=int, default=8)
+    options = parser.parse_args()
+    corpus = TokenisedCorpus.load(options.corpus)
+    for adapters in options.adapters:
+        training = prepared(adapters == "folded")
+        trained = [p for p in training.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+        for positions in options.positions:
+            for name, spec in SPECS.items():
+                batches = PlannedBatches(
+                    corpus,
+                    [spec] * options.steps,
+                    training.refrag,
+                    positions,
+                    seed=0,
+                    with_full_text=not spec.reconstruct,
+                )
+                ready = [batches[i] for i in range(options.steps)]
+                took = []
+                for batch in ready:
+                    start = time.perf_counter()
+                    with torch.autocast("cuda", torch.bfloat16):
+                        loss = training(**vars(batch.to(torch.device("cuda"))))["loss"]
+                    loss.backward()
+                    optimiser.step()
+                    optimiser.zero_grad()
+                    torch.cuda.synchronize()
+                    took.append(time.perf_counter() - start)
+                peak = torch.cuda.max_memory_allocated() / 2**30
+                print(
+                    f"{adapters} {positions} {name}: rows {len(ready[0].labels)},"
+                    f" {sorted(took)[len(took) // 2]:.3f} s a step, first {took[0]:.1f} s,"
+                    f" loss {loss.item():.3f}, peak {peak:.0f} GiB",
+                    flush=True,
+                )
+        del training, optimiser
+        torch._dynamo.reset()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Folded adapters compute what PEFT computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from refrag_components.configuration import RefragConfig
+from refrag_components.modeling import RefragModel
+from refrag_components.training.adapters import attach_adapters, fold_adapters
+from refrag_components.training.recipe import LoraSettings
+
+
+@pytest.fixture
+def model(tiny_base: tuple[Path, Path]) -> RefragModel:
+    config = RefragConfig(decoder=str(tiny_base[0]), encoder=str(tiny_base[1]), chunk_size=4)
+    refrag = RefragModel.from_base(config)
+    attach_adapters(refrag, LoraSettings(decoder_rank=4, encoder_rank=2))
+    torch.manual_seed(2)
+    for name, parameter in refrag.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return refrag
+
+
+def results(model: RefragModel) -> dict[str, torch.Tensor]:
+    """Logits, encoder states and every adapter's gradient."""
+    ids = torch.arange(24).reshape(2, 12)
+    logits = model.decoder(input_ids=ids).logits
+    states = model.encoder.model(input_ids=ids % 10).last_hidden_state
+    (logits.square().mean() + states.square().mean()).backward()
+    found = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if "lora_" in name and parameter.grad is not None
+    }
+    model.zero_grad(set_to_none=True)
+    return {"logits": logits.detach(), "states": states.detach(), **found}
+
+
+def test_folded_adapters_change_no_result_and_no_gradient(model: RefragModel) -> None:
+    before = results(model)
+    fold_adapters(model)
+    after = results(model)
+    assert before.keys() == after.keys()
+    assert sum("lora_B" in name for name in before) > 4
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_folded_adapter_can_be_switched_off(model: RefragModel) -> None:
+    ids = torch.arange(12).unsqueeze(0)
+    adapted = model.decoder(input_ids=ids).logits
+    with model.decoder.disable_adapter():
+        plain = model.decoder(input_ids=ids).logits
+    fold_adapters(model)
+    with model.decoder.disable_adapter():
+        assert torch.equal(model.decoder(input_ids=ids).logits, plain)
+    assert not torch.allclose(adapted, plain)
+
+
+def test_a_folded_model_saves_the_same_checkpoint(model: RefragModel, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "as-is")
+    fold_adapters(model)
+    model.save_pretrained(tmp_path / "folded")
+    for path in (tmp_path / "as-is").rglob("*.safetensors"):
+        other = tmp_path / "folded" / path.relative_to(tmp_path / "as-is")
+        assert path.read_bytes() == other.read_bytes(), path.name
