@@ -13,7 +13,7 @@ import time
 import torch
 
 from refrag_components.configuration import RefragConfig
-from refrag_components.corpus import TokenisedCorpus, WindowSpec
+from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import attach_adapters, fold_adapters
 from refrag_components.training.plans import PlannedBatches
@@ -42,7 +42,7 @@ SPECS = {
 }
 
 
-def prepared(folded: bool) -> TrainingModel:
+def prepared(folded: bool, eager: bool) -> TrainingModel:
     """A compiled model of the bundled checkpoint's shape on the GPU."""
     torch.manual_seed(0)
     model = RefragModel.from_base(
@@ -63,8 +63,20 @@ def prepared(folded: bool) -> TrainingModel:
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
     training = TrainingModel(model, distillation=1.0).cuda().train()
-    training.compile_layers()
+    if not eager:
+        training.compile_layers()
     return training
+
+
+def step(training: TrainingModel, batch: Batch, optimiser: torch.optim.Optimizer) -> float:
+    """One step; returns the loss once the GPU is done."""
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = training(**vars(batch.to(torch.device("cuda"))))["loss"]
+    loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    torch.cuda.synchronize()
+    return float(loss.detach())
 
 
 def main() -> None:
@@ -74,10 +86,12 @@ def main() -> None:
     parser.add_argument("--positions", nargs="+", type=int, default=[32768])
     parser.add_argument("--adapters", nargs="+", default=["peft", "folded"])
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--profile", action="store_true", help="also what the GPU does in a step")
     options = parser.parse_args()
     corpus = TokenisedCorpus.load(options.corpus)
     for adapters in options.adapters:
-        training = prepared(adapters == "folded")
+        training = prepared(adapters == "folded", options.eager)
         trained = [p for p in training.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
         for positions in options.positions:
@@ -94,20 +108,22 @@ def main() -> None:
                 took = []
                 for batch in ready:
                     start = time.perf_counter()
-                    with torch.autocast("cuda", torch.bfloat16):
-                        loss = training(**vars(batch.to(torch.device("cuda"))))["loss"]
-                    loss.backward()
-                    optimiser.step()
-                    optimiser.zero_grad()
-                    torch.cuda.synchronize()
+                    loss = step(training, batch, optimiser)
                     took.append(time.perf_counter() - start)
                 peak = torch.cuda.max_memory_allocated() / 2**30
                 print(
                     f"{adapters} {positions} {name}: rows {len(ready[0].labels)},"
                     f" {sorted(took)[len(took) // 2]:.3f} s a step, first {took[0]:.1f} s,"
-                    f" loss {loss.item():.3f}, peak {peak:.0f} GiB",
+                    f" loss {loss:.3f}, peak {peak:.0f} GiB",
                     flush=True,
                 )
+                if options.profile:
+                    with torch.profiler.profile() as profile:
+                        step(training, ready[0], optimiser)
+                    times = profile.key_averages().table(
+                        sort_by="self_device_time_total", row_limit=28, max_name_column_width=70
+                    )
+                    print(times, flush=True)
         del training, optimiser
         torch._dynamo.reset()
         torch.cuda.empty_cache()

@@ -22,6 +22,7 @@ __all__ = [
     "load_pretrained",
     "position_limit",
     "quietly",
+    "without_attention_plans",
 ]
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,16 @@ def load_pretrained(auto_class: Any, folder: Path) -> Any:
     if missing:  # nothing here uses a pooler
         logger.warning("weights missing in %s: %d, such as %s", folder, len(missing), min(missing))
     return model
+
+
+def without_attention_plans() -> None:
+    """Keeps PyTorch from cuDNN's attention, in this whole process.
+
+    cuDNN plans its attention anew for every shape, which takes longer than all the rest of a
+    training step (experiments/003), and prompts hardly ever have one length twice. The other
+    kernels need no plan.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def position_limit(config: Any, tokenizer: Any) -> int:

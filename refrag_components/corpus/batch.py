@@ -105,8 +105,12 @@ def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
     if model.config.token_mix:
         tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)
     chunks = model.projector(vectors, tokens).to(inputs.dtype)
-    placed = chunks[batch.chunk_index.clamp(min=0)]
-    return torch.where((batch.chunk_index >= 0).unsqueeze(-1), placed, inputs)
+    # Under a token any chunk will do. Always the same one would get all their (zero) gradients,
+    # which a GPU adds up one after another: a tenth of a step's time (experiments/003).
+    anywhere = torch.arange(batch.chunk_index.numel(), device=inputs.device) % len(chunks)
+    is_chunk = batch.chunk_index >= 0
+    placed = chunks[torch.where(is_chunk, batch.chunk_index, anywhere.view_as(is_chunk))]
+    return torch.where(is_chunk.unsqueeze(-1), placed, inputs)
 
 
 def batch_logits(model: RefragModel, batch: Batch, *, everywhere: bool = False) -> Tensor:

@@ -51,7 +51,7 @@ def fold_adapters(model: nn.Module) -> None:
 
     for layer in model.modules():
         if isinstance(layer, Linear):
-            layer.forward = MethodType(_folded_forward, layer)
+            setattr(layer, "forward", MethodType(_folded_forward, layer))  # noqa: B010, mypy
 
 
 def _folded_forward(layer: Any, states: Tensor) -> Tensor:
@@ -61,4 +61,4 @@ def _folded_forward(layer: Any, states: Tensor) -> Tensor:
         return plain
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     weight = base.weight + layer.scaling["default"] * (b @ a)
-    return nn.functional.linear(states, weight, base.bias)
+    return nn.functional.linear(states, weight.to(states.dtype), base.bias)

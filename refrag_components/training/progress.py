@@ -9,6 +9,8 @@ from torch import distributed
 
 __all__ = ["Progress"]
 
+_TOGETHER = 10  # steps between two looks at one clock; each makes all processes wait for their GPUs
+
 
 class Progress:
     """Counts a stage's seconds beside its steps; whichever runs out first ends the stage.
@@ -27,15 +29,23 @@ class Progress:
         self.seconds = seconds
         self.elapsed = 0.0
         self._looked: float | None = None
+        self._ticks = 0
 
     def tick(self) -> None:
-        """Reads the clock; the processes that train together all take the first one's time."""
+        """Reads the clock after a step; processes that train together take the first one's time.
+
+        The clock starts with the first reading: the step before it, which compiles, does not count.
+        """
         if self.seconds is None:
+            return
+        together = distributed.is_available() and distributed.is_initialized()
+        self._ticks += 1
+        if together and self._ticks % _TOGETHER != 1:
             return
         now = monotonic()
         self.elapsed += 0.0 if self._looked is None else now - self._looked
         self._looked = now
-        if distributed.is_available() and distributed.is_initialized():
+        if together:
             # With different times their learning rates, and with these their weights, would part.
             device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
             shared = torch.tensor(self.elapsed, dtype=torch.float64, device=device)

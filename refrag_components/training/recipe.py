@@ -42,9 +42,10 @@ class StageSettings:
 
     Attributes:
         steps: Optimiser steps, at most.
-        max_seconds: Seconds that the stage may take, loading not included; its learning rates then
-            reach zero when the time is over. None for no limit. The curriculum of stage 1 goes by
-            steps, so ``steps`` should be about as many as the time allows.
+        max_seconds: Seconds that the stage may take after loading and its first step, which
+            compiles; its learning rates then reach zero when the time is over. None for no limit.
+            The curriculum of stage 1 goes by steps, so ``steps`` should be about as many as the
+            time allows.
         positions: Decoder positions a batch, about; the number of windows follows from it.
         encoder_lr: Peak learning rate of encoder adapter and projector.
         decoder_lr: Peak learning rate of the decoder adapter; 0 freezes the decoder.

@@ -59,9 +59,12 @@ class TrainingModel(nn.Module):
 
         One layer's code serves all layers of its model. In transformers both models' layers share
         one function; beyond the usual limit of 8 variants of it (with and without gradient,
-        adapter, mask) torch would go on uncompiled without a word.
+        adapter, mask) torch would go on uncompiled without a word. Floats such as an adapter's
+        scaling are constants: as inputs each would be a tensor on the CPU, and that takes a C++
+        compiler and minutes.
         """
         torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.specialize_float = True
         for model in (self.refrag.decoder, self.refrag.encoder.model):
             layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
             for layer in layers:
@@ -72,8 +75,9 @@ class TrainingModel(nn.Module):
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
         inputs = batch_embeddings(self.refrag, batch)
-        if not inputs.requires_grad:  # nothing was encoded; the layers' code is compiled with it
-            inputs.requires_grad_()
+        if not inputs.requires_grad:  # nothing was encoded (p = 1)
+            # Processes that train together wait for a gradient of every parameter.
+            inputs = inputs + 0.0 * sum(p.sum() for p in self.encoding_parameters())
         rows = self._head.states(inputs_embeds=inputs)
         output = rows[:, -batch.labels.shape[1] :].flatten(0, 1)
         labels = batch.labels.flatten()
@@ -88,6 +92,10 @@ class TrainingModel(nn.Module):
             teacher = self._read_full_text(batch)
             loss = loss + self.distillation * self._losses.divergence(output, teacher)
         return {"loss": loss}
+
+    def encoding_parameters(self) -> list[nn.Parameter]:
+        """What trains of encoder and projector."""
+        return _trainable(self.refrag.encoder) + _trainable(self.refrag.projector)
 
     @torch.no_grad()
     def _read_full_text(self, batch: Batch) -> Tensor:
@@ -146,7 +154,7 @@ class StageTrainer(Trainer):
             dataloader_prefetch_factor=4 if workers else None,
             accelerator_config={"non_blocking": on_cuda},
             logging_nan_inf_filter=False,  # it waits for the GPU at every step
-            ddp_find_unused_parameters=True,  # at p = 1 nothing is encoded
+            ddp_find_unused_parameters=False,  # it waits for the GPU too; see TrainingModel
             report_to="none",
             seed=batches.seed,
             use_cpu=not on_cuda,
@@ -179,10 +187,7 @@ class StageTrainer(Trainer):
                 "params": [p for n, p in adapter if "lora_B" in n],
                 "lr": settings.decoder_lr * settings.loraplus_lr_ratio,
             },
-            {
-                "params": _trainable(refrag.encoder) + _trainable(refrag.projector),
-                "lr": settings.encoder_lr,
-            },
+            {"params": self._training.encoding_parameters(), "lr": settings.encoder_lr},
         ]
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -247,10 +252,6 @@ class _Clock(TrainerCallback):
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Starts the clock."""
-        self._progress.tick()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Reads the clock."""

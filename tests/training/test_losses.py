@@ -126,6 +126,33 @@ def test_slices_give_the_loss_and_gradients_of_the_whole(
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
+def test_every_batch_reaches_all_that_trains(
+    expanded: float, model: RefragModel, run_folder: Path
+) -> None:
+    """Processes that train together wait for each gradient, encoded chunks or none."""
+    spec = WindowSpec(
+        chunk_size=4, passages=2, passage_tokens=12, output_tokens=6, expanded=expanded
+    )
+    batch = cut_windows(
+        TokenisedCorpus.load(run_folder / "text"),
+        np.arange(3) * 7,
+        spec,
+        encoder=model.encoder,
+        separator=model.first_token_id,
+        rng=np.random.default_rng(0),
+        with_full_text=True,
+    )
+    training = TrainingModel(model, 1.0)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or "projector" in name)
+    training(**vars(batch))["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    encoded = sum(float(p.grad.abs().sum()) for p in training.encoding_parameters())
+    assert (encoded > 0) == (expanded < 1)
+
+
 def test_windows_of_similar_length_are_encoded_together_to_the_same_vectors(
     model: RefragModel, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
