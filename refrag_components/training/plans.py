@@ -19,11 +19,11 @@ from refrag_components.corpus import (
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.training.curriculum import STAGES, stage_mixture
-from refrag_components.training.recipe import StageSettings
+from refrag_components.training.recipe import MOST_PASSAGES, StageSettings
 
 __all__ = ["PlannedBatches", "continual_plan", "reconstruction_plan"]
 
-_PASSAGE_COUNTS = (4, 8)
+_PASSAGE_COUNTS = (4, MOST_PASSAGES)
 
 # Shorter rows count as this long: each costs the encoder a sequence of its own.
 _FEWEST_POSITIONS = 16

@@ -12,13 +12,17 @@ from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import TrainingError
 from refrag_components.training.policy_settings import PolicySettings
 
-__all__ = ["STAGES", "LoraSettings", "Recipe", "Stage", "StageSettings"]
+__all__ = ["MOST_PASSAGES", "STAGES", "LoraSettings", "Recipe", "Stage", "StageSettings"]
 
 Stage = Literal["reconstruction", "continual", "finetuning", "policy"]
 
 #: In the order they run; each starts from the model that the one before it left. The policies come
 #: last: their rewards must come from the decoder that they will choose for.
 STAGES: tuple[Stage, ...] = ("reconstruction", "continual", "finetuning", "policy")
+
+
+#: Passages that a window of running text is cut into, at most.
+MOST_PASSAGES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,14 @@ class StageSettings:
     warmup: float = 0.04
     save_every: int = 200
     evaluate_every: int = 500
+
+    def __post_init__(self) -> None:
+        """Checks that the longest chunk fits into what it is cut from."""
+        longest = max(self.chunk_sizes)
+        for name, chunks in (("reconstruction_tokens", 1), ("context_tokens", MOST_PASSAGES)):
+            if (tokens := getattr(self, name)) < chunks * longest:
+                msg = f"{name} = {tokens} is too short for chunk_sizes up to {longest}; "
+                raise ValueError(msg + f"set at least {chunks * longest}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -310,6 +310,11 @@ def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path:
             "[continual]\nsteps=1\n",
             "chunk_size must lie in",
         ),
+        (
+            "[model]\ndecoder='a'\nencoder='b'\n[reconstruction]\nsteps=1\nchunk_sizes=[4,32]\n"
+            "[continual]\nsteps=1\nchunk_sizes=[32]\ncontext_tokens=128\n",
+            "context_tokens = 128 is too short for chunk_sizes up to 32; set at least 256",
+        ),
     ],
 )
 def test_a_bad_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,159 @@
+"""What each part of the recipe is worth: short runs of stages 1 and 2 that differ in one thing.
+
+    python experiments/ablations.py --recipe recipes/refrag-smollm2-135m.toml \
+        --text data/train --validation data/valid --out runs/ablations [VARIANT...]
+
+Every variant trains for the same number of steps and is measured on the same windows. Finished
+ones are not run again; the table at the end has all that OUT holds. Uses one GPU: share the
+variants among several by CUDA_VISIBLE_DEVICES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModel, AutoTokenizer
+
+from refrag_components import weights
+from refrag_components.corpus import TokenisedCorpus
+from refrag_components.evaluation.perplexity import measure_recovery
+from refrag_components.modeling import RefragModel
+from refrag_components.training import plans
+from refrag_components.training.adapters import attach_adapters
+from refrag_components.training.recipe import Recipe
+from refrag_components.training.stages import run_stage
+
+
+def with_k(k: int) -> Callable[[Recipe], Recipe]:
+    """The recipe for a single chunk size."""
+
+    def changed(recipe: Recipe) -> Recipe:
+        return replace(
+            recipe,
+            model=replace(recipe.model, chunk_size=k, max_chunk_size=k),
+            reconstruction=replace(recipe.reconstruction, chunk_sizes=(k,)),
+            continual=replace(recipe.continual, chunk_sizes=(k,)),
+        )
+
+    return changed
+
+
+VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "k=4": lambda recipe: recipe,
+    "k=8": with_k(8),
+    "k=16": with_k(16),
+    "k=32": with_k(32),
+    "no curriculum": lambda recipe: recipe,
+    "no reconstruction": lambda recipe: recipe,
+    "no token mix": lambda recipe: replace(recipe, model=replace(recipe.model, token_mix=False)),
+    "encoder of 2 layers": lambda recipe: recipe,
+    "no distillation": lambda recipe: replace(
+        recipe, continual=replace(recipe.continual, distillation=0.0)
+    ),
+    "decoder frozen in stage 1": lambda recipe: replace(
+        recipe, reconstruction=replace(recipe.reconstruction, decoder_lr=0.0)
+    ),
+}
+
+
+def short_encoder(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the first two layers of its encoder."""
+    base = weights.base_folder(recipe.model.encoder)
+    encoder = AutoModel.from_pretrained(base)
+    encoder.encoder.layer = encoder.encoder.layer[:2]
+    encoder.config.num_hidden_layers = 2
+    encoder.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return replace(recipe, model=replace(recipe.model, encoder=str(folder)))
+
+
+def trained(name: str, recipe: Recipe, text: dict[str, TokenisedCorpus], folder: Path) -> Path:
+    """Runs the stages of a variant; returns the checkpoint."""
+    if name == "encoder of 2 layers":
+        recipe = short_encoder(recipe, folder / "encoder")
+    # Compiling would take as long as so short a run.
+    common: dict[str, Any] = {**text, "folder": folder, "compiled": False}
+    if name == "no reconstruction":
+        model = RefragModel.from_base(recipe.model)
+        attach_adapters(model, recipe.lora)
+        model.save_pretrained(folder / "start")
+        more = recipe.continual.steps + recipe.reconstruction.steps
+        recipe = replace(recipe, continual=replace(recipe.continual, steps=more))
+        return run_stage("continual", recipe, **common, start_from=folder / "start")
+    mixture = plans.stage_mixture
+    if name == "no curriculum":  # always as long as the last stage's longest
+        plans.stage_mixture = lambda _, longest: {longest: 1.0}
+    try:
+        run_stage("reconstruction", recipe, **common)
+    finally:
+        plans.stage_mixture = mixture
+    return run_stage("continual", recipe, **common)
+
+
+def main() -> None:
+    """Runs variants and prints the table of all that were run."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("variants", nargs="*", default=list(VARIANTS))
+    for name in ("recipe", "text", "validation", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--steps", nargs=2, type=int, default=[150, 150], help="of each stage")
+    parser.add_argument("--positions", type=int, default=32768)
+    parser.add_argument("--windows", type=int, default=300)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    base = with_k(4)(Recipe.load(options.recipe))
+    common: dict[str, Any] = {
+        "positions": options.positions,
+        "max_seconds": None,
+        "conversation_share": 0.0,
+        "evaluate_every": 10**6,
+    }
+    first, second = options.steps
+    base = replace(
+        base,
+        reconstruction=replace(base.reconstruction, steps=first, **common),
+        continual=replace(base.continual, steps=second, **common),
+    )
+    text = {
+        "train": TokenisedCorpus.load(options.text),
+        "validation": TokenisedCorpus.load(options.validation),
+    }
+    for name in options.variants:
+        folder = options.out / name.replace(" ", "-")
+        if (folder / "result.json").exists():
+            continue
+        start = time.perf_counter()
+        recipe = VARIANTS[name](base)
+        checkpoint = trained(name, recipe, text, folder)
+        seconds = time.perf_counter() - start
+        k = recipe.model.chunk_size
+        found = measure_recovery(
+            RefragModel.from_pretrained(checkpoint),
+            text["validation"],
+            chunk_size=k,
+            fractions=(0.0, 0.25),
+            max_windows=options.windows,
+        )
+        result = {"variant": name, "seconds": round(seconds), **found}
+        (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print("| variant | k | s | none | full | p=0 | recovery | p=.25 | recovery |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for path in sorted(options.out.glob("*/result.json")):
+        r = json.loads(path.read_text(encoding="utf-8"))
+        cells = [r["variant"], r["chunk_size"], r["seconds"], f"{r['none']:.3f}"]
+        cells.append(f"{r['full']:.3f}")
+        for row in r["compressed"]:
+            low, high = row["interval"]
+            cells += [f"{row['log_ppl']:.3f}", f"{row['recovery']:.3f} ({low:.3f}-{high:.3f})"]
+        print("| " + " | ".join(map(str, cells)) + " |")
+
+
+if __name__ == "__main__":
+    main()
