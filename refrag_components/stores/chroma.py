@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Self
+from typing import Self
 from urllib.parse import unquote
 
-from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
-from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.exceptions import MissingExtraError, StoreError
+from refrag_components.stores.client import ClientStore, client_errors, pages
+from refrag_components.stores.rows import pack_text, unpack_text
 from refrag_components.stores.url import local_path, split_options, split_url, without_password
 from refrag_components.vectors import ChunkVectors, Codec
 
@@ -27,11 +26,10 @@ __all__ = ["ChromaStore"]
 _DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _MARK = {"content": "refrag chunk vectors"}
 _VALUE = "value"
-_RECORDS_A_REQUEST = 64
 _KEYS_A_PAGE = 1000
 
 
-class ChromaStore(RowStore):
+class ChromaStore(ClientStore[ClientAPI]):
     """Keeps chunk vectors in a collection of the user's Chroma.
 
     A passage is a record: its id is the key, and the serialised value is a text (base64) in its
@@ -55,6 +53,8 @@ class ChromaStore(RowStore):
         StoreError: If Chroma cannot be reached, or the collection holds something else.
     """
 
+    _advice = "check the server, or that the folder is whole and writable"
+
     def __init__(
         self,
         client: ClientAPI,
@@ -62,10 +62,7 @@ class ChromaStore(RowStore):
         collection: str = _DEFAULT_COLLECTION,
         codec: Codec = "float16",
     ) -> None:
-        super().__init__(f"Chroma collection {collection}", codec)
-        self.client = client
-        self._owns_client = False
-        self._closed = False
+        super().__init__(client, f"Chroma collection {collection}", codec)
         with self._errors():
             self._collection = client.get_or_create_collection(
                 collection, metadata=dict(_MARK), embedding_function=None
@@ -89,31 +86,25 @@ class ChromaStore(RowStore):
                 raise StoreError(msg)
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
             host, port = parts.hostname or "", parts.port or 8000
-            with _errors(f"Chroma at {host}:{port}"):
+            with client_errors(f"Chroma at {host}:{port}", cls._advice):
                 client = chromadb.HttpClient(host=host, port=port, settings=settings)
         else:
             path, named = local_path(rest, "collection")
             options |= named
-            with _errors(f"Chroma in {path}"):
+            with client_errors(f"Chroma in {path}", cls._advice):
                 client = chromadb.PersistentClient(path=path, settings=settings)
         store = cls(client, **options)
         store._owns_client = True
         return store
 
-    def close(self) -> None:
-        """Closes a client that was made here, not one that was passed."""
-        if self._owns_client and not self._closed:
-            self._closed = True
-            self.client.close()
-
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its record damaged."""
-        rows: dict[str, Any] = {}
-        for page in _pages(list(dict.fromkeys(keys))):
+        values: dict[str, ChunkVectors | None] = {}
+        for page in pages(dict.fromkeys(keys)):
             with self._errors():
                 found = self._collection.get(ids=page, include=["metadatas"])
-            rows |= zip(found["ids"], found["metadatas"] or [], strict=True)
-        values = {key: self._read(key, lambda k=key: _parse(k, rows[k])) for key in rows}
+            for key, metadata in zip(found["ids"], found["metadatas"] or [], strict=True):
+                values[key] = self._read(key, unpack_text, (metadata or {}).get(_VALUE))
         return [values.get(key) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
@@ -123,18 +114,18 @@ class ChromaStore(RowStore):
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
             StoreError: If Chroma refuses.
         """
-        rows = {key: pack_row(key, value, self.codec) for key, value in pairs}
-        for page in _pages(list(rows)):
+        texts = {key: pack_text(key, value, self.codec) for key, value in pairs}
+        for page in pages(texts):
             with self._errors():
                 self._collection.upsert(
                     ids=page,
                     embeddings=[[0.0]] * len(page),
-                    metadatas=[{_VALUE: base64.b64encode(rows[key]).decode()} for key in page],
+                    metadatas=[{_VALUE: texts[key]} for key in page],
                 )
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys; unknown keys are ignored."""
-        for page in _pages(list(dict.fromkeys(keys))):
+        for page in pages(dict.fromkeys(keys)):
             with self._errors():
                 self._collection.delete(ids=page)
 
@@ -148,31 +139,3 @@ class ChromaStore(RowStore):
             if len(page) < _KEYS_A_PAGE:
                 return
             start += len(page)
-
-    def _errors(self) -> AbstractContextManager[None]:
-        if self._closed:
-            raise StoreError(f"{self.place} is closed; open it again")
-        return _errors(self.place)
-
-
-def _parse(key: str, metadata: Any) -> ChunkVectors:
-    try:
-        data = base64.b64decode(metadata[_VALUE], validate=True)
-    except (LookupError, TypeError, ValueError) as error:
-        raise CorruptVectorsError("it holds no value, or something else") from error
-    return unpack_row(key, data)
-
-
-def _pages(keys: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(keys), _RECORDS_A_REQUEST):
-        yield keys[start : start + _RECORDS_A_REQUEST]
-
-
-@contextmanager
-def _errors(place: str) -> Iterator[None]:
-    """Turns the errors of Chroma, which come in all sorts, into ours."""
-    try:
-        yield
-    except Exception as error:
-        msg = f"{place}: {error}; check the server, or that the folder is whole and writable"
-        raise StoreError(msg) from error

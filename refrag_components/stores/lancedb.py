@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
+from refrag_components.stores.client import client_errors
 from refrag_components.stores.rows import RowStore, pack_row, unpack_row
 from refrag_components.stores.url import local_path
 from refrag_components.vectors import ChunkVectors, Codec
@@ -26,6 +26,7 @@ __all__ = ["LanceDBStore"]
 
 logger = logging.getLogger(__name__)
 
+_ADVICE = "check that it is no other program's table, that its folder is whole and can be written"
 _SCHEMA = pa.schema([("key", pa.string()), ("value", pa.binary())])
 
 # Every write adds a file and a version, which readers pay for (100 ms a look-up with 600 files).
@@ -67,7 +68,7 @@ class LanceDBStore(RowStore):
         super().__init__(f"LanceDB table {table} in {database.uri}", codec)
         self._lock = threading.Lock()
         self._writes = 0
-        with self._errors():
+        with client_errors(self.place, _ADVICE):
             self._table: Any = database.create_table(table, schema=_SCHEMA, exist_ok=True)
 
     @classmethod
@@ -141,7 +142,7 @@ class LanceDBStore(RowStore):
 
     def _on_latest(self, work: Callable[[], _Result]) -> _Result:
         """Works on the table's latest version; again if it was removed meanwhile by another."""
-        with self._errors():
+        with client_errors(self.place, _ADVICE):
             try:
                 self._table.checkout_latest()
                 return work()
@@ -159,18 +160,6 @@ class LanceDBStore(RowStore):
             self._table.optimize(cleanup_older_than=remove)
         except Exception as error:  # another process is at it, or writes; nothing is lost
             logger.info("%s was not compacted: %s", self.place, error)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turns the errors of LanceDB, which come in all sorts, into ours."""
-        try:
-            yield
-        except Exception as error:
-            msg = (
-                f"{self.place}: {error}; check that it is no other program's table, that its "
-                "folder is whole and can be written"
-            )
-            raise StoreError(msg) from error
 
 
 def _first_whole(key: str, rows: list[bytes]) -> ChunkVectors:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote
 
-from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
-from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.exceptions import MissingExtraError, StoreError
+from refrag_components.stores.client import ClientStore, client_errors, key_id, pages
+from refrag_components.stores.rows import pack_text, unpack_text
 from refrag_components.stores.url import local_path, split_options, split_url, without_password
 from refrag_components.vectors import ChunkVectors, Codec
 
@@ -28,14 +26,13 @@ __all__ = ["MilvusStore"]
 
 _DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _FIELDS = ("id", "key", "value", "placeholder")
-_ROWS_A_REQUEST = 64
 _KEYS_A_PAGE = 1000
 _LONGEST_TEXT = 65_535  # bytes, of Milvus
 _PART = 65_532  # whole groups of four characters, as base64 has them
 _LONGEST_ARRAY = 4096  # texts, of Milvus
 
 
-class MilvusStore(RowStore):
+class MilvusStore(ClientStore[MilvusClient]):
     """Keeps chunk vectors in a collection of the user's Milvus, or in a Milvus Lite file.
 
     A passage is a row: its id is a hash of the key, and the serialised value is an array of texts
@@ -57,6 +54,8 @@ class MilvusStore(RowStore):
         StoreError: If Milvus cannot be reached, or the collection holds something else.
     """
 
+    _advice = "check the server, or that no other process has the file open"
+
     def __init__(
         self,
         client: MilvusClient,
@@ -64,11 +63,8 @@ class MilvusStore(RowStore):
         collection: str = _DEFAULT_COLLECTION,
         codec: Codec = "float16",
     ) -> None:
-        super().__init__(f"Milvus collection {collection}", codec)
-        self.client = client
+        super().__init__(client, f"Milvus collection {collection}", codec)
         self.collection = collection
-        self._owns_client = False
-        self._closed = False
         with self._errors():
             self._create()
             client.load_collection(collection)
@@ -97,30 +93,24 @@ class MilvusStore(RowStore):
             token = ""
             if not address.endswith(".db"):
                 raise StoreError(f"{address} must end in .db for Milvus Lite to open it")
-            with _errors(f"Milvus at {address}"):
+            with client_errors(f"Milvus at {address}", cls._advice):
                 Path(address).parent.mkdir(parents=True, exist_ok=True)
-        with _errors(f"Milvus at {address}"):
+        with client_errors(f"Milvus at {address}", cls._advice):
             client = MilvusClient(address, token=token)
         store = cls(client, **options)
         store._owns_client = True
         return store
 
-    def close(self) -> None:
-        """Closes a client that was made here, not one that was passed."""
-        if self._owns_client and not self._closed:
-            self._closed = True
-            self.client.close()
-
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
         by_id = {_row_id(key): key for key in keys}
         values: dict[str, ChunkVectors | None] = {}
-        for page in _pages(list(by_id)):
+        for page in pages(by_id):
             with self._errors():
                 rows = self.client.get(self.collection, ids=page, output_fields=["id", "value"])
             for row in rows:
                 key = by_id[row["id"]]
-                values[key] = self._read(key, lambda k=key, r=row: _parse(k, r["value"]))
+                values[key] = self._read(key, unpack_text, *(row["value"] or ()))
         return [values.get(key) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
@@ -130,15 +120,15 @@ class MilvusStore(RowStore):
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
             StoreError: If Milvus refuses.
         """
-        packed = {key: pack_row(key, value, self.codec) for key, value in pairs}
-        for page in _pages(list(packed)):
-            rows = [_row(key, packed[key]) for key in page]
+        texts = {key: pack_text(key, value, self.codec) for key, value in pairs}
+        for page in pages(texts):
+            rows = [_row(key, texts[key]) for key in page]
             with self._errors():
                 self.client.upsert(self.collection, rows)
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys; unknown keys are ignored."""
-        for page in _pages(list({_row_id(key): None for key in keys})):
+        for page in pages(dict.fromkeys(_row_id(key) for key in keys)):
             with self._errors():
                 self.client.delete(self.collection, ids=page)
 
@@ -189,43 +179,12 @@ class MilvusStore(RowStore):
             index.add_index("placeholder", index_type="FLAT", metric_type="L2")
             self.client.create_index(self.collection, index, sync=False)
 
-    def _errors(self) -> AbstractContextManager[None]:
-        if self._closed:
-            raise StoreError(f"{self.place} is closed; open it again")
-        return _errors(self.place)
 
-
-def _row(key: str, data: bytes) -> dict[str, Any]:
-    text = base64.b64encode(data).decode()
+def _row(key: str, text: str) -> dict[str, Any]:
     parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
     return {"id": _row_id(key), "key": key, "value": parts, "placeholder": [0.0, 0.0]}
 
 
 def _row_id(key: str) -> str:
     """32 hexadecimal characters, so that a key's own cannot be taken for part of a filter."""
-    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-
-
-def _parse(key: str, parts: Any) -> ChunkVectors:
-    try:
-        data = base64.b64decode("".join(parts), validate=True)
-    except (TypeError, ValueError) as error:
-        raise CorruptVectorsError("it holds no value, or something else") from error
-    return unpack_row(key, data)
-
-
-def _pages(ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _ROWS_A_REQUEST):
-        yield ids[start : start + _ROWS_A_REQUEST]
-
-
-@contextmanager
-def _errors(place: str) -> Iterator[None]:
-    """Turns the errors of the client, which come in all sorts, into ours."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        msg = f"{place}: {error}; check the server, or that no other process has the file open"
-        raise StoreError(msg) from error
+    return key_id(key).hex

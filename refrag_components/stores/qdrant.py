@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Self
@@ -14,7 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
-from refrag_components.stores.rows import RowStore
+from refrag_components.stores.client import ClientStore, client_errors, key_id, pages
 from refrag_components.stores.url import local_path, split_options, split_url
 from refrag_components.vectors import ChunkVectors
 
@@ -30,11 +29,10 @@ __all__ = ["QdrantStore"]
 _VECTORS = "chunks"
 _DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _DATATYPES = {"float32": models.Datatype.FLOAT32, "float16": models.Datatype.FLOAT16}
-_POINTS_A_REQUEST = 64  # some 8 MB as JSON; servers refuse requests above 32 MB
 _KEYS_A_PAGE = 1000
 
 
-class QdrantStore(RowStore):
+class QdrantStore(ClientStore[QdrantClient]):
     """Keeps chunk vectors in a collection of the user's Qdrant.
 
     A passage is a point: its chunk vectors are the named multivector "chunks", which is stored
@@ -59,6 +57,8 @@ class QdrantStore(RowStore):
         StoreError: If the collection is there but of another codec, or not of this kind.
     """
 
+    _advice = "check the server and its log"
+
     def __init__(
         self,
         client: QdrantClient,
@@ -68,10 +68,8 @@ class QdrantStore(RowStore):
     ) -> None:
         if codec not in _DATATYPES:
             raise ValueError(f"Qdrant stores vectors as float32 or float16, not {codec!r}")
-        super().__init__(f"Qdrant collection {collection}", codec)
-        self.client = client
+        super().__init__(client, f"Qdrant collection {collection}", codec)
         self.collection = collection
-        self._owns_client = False
         local = client.init_options["path"] or client.init_options["location"] == ":memory:"
         self._turn: AbstractContextManager[Any] = threading.RLock() if local else nullcontext()
         self._width = 0  # of the collection's vectors; 0 until there is a collection
@@ -110,11 +108,6 @@ class QdrantStore(RowStore):
         store._owns_client = True
         return store
 
-    def close(self) -> None:
-        """Closes a client that was made here, not one that was passed."""
-        if self._owns_client:
-            self.client.close()
-
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its point damaged."""
         distinct = list(dict.fromkeys(keys))
@@ -124,7 +117,7 @@ class QdrantStore(RowStore):
                 return [None] * len(keys)
             points = [
                 point
-                for page in _pages(distinct)
+                for page in pages(distinct)
                 for point in self.client.retrieve(
                     self.collection, [_point_id(key) for key in page], with_vectors=[_VECTORS]
                 )
@@ -156,7 +149,7 @@ class QdrantStore(RowStore):
                         "this model a collection of its own"
                     )
                     raise StoreError(msg)
-            for page in _pages(points):
+            for page in pages(points):
                 self.client.upsert(self.collection, page)
 
     def mdelete(self, keys: Sequence[str]) -> None:
@@ -233,15 +226,9 @@ class QdrantStore(RowStore):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Takes a turn; turns the client's errors, which come in all sorts, into ours."""
-        try:
-            with self._turn:
-                yield
-        except StoreError:
-            raise
-        except Exception as error:
-            msg = f"{self.place}: {error}; check the server and its log"
-            raise StoreError(msg) from error
+        """Takes a turn; a closed client says so itself."""
+        with self._turn, client_errors(self.place, self._advice):
+            yield
 
 
 def _parse(key: str, payload: Mapping[str, Any], vectors: Any) -> ChunkVectors:
@@ -267,9 +254,4 @@ def _checksum(key: str, data: bytes) -> str:
 
 
 def _point_id(key: str) -> str:
-    return str(uuid.UUID(bytes=hashlib.blake2b(key.encode(), digest_size=16).digest()))
-
-
-def _pages(items: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(items), _POINTS_A_REQUEST):
-        yield items[start : start + _POINTS_A_REQUEST]
+    return str(key_id(key))

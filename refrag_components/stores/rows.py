@@ -1,7 +1,8 @@
-"""Stored rows: chunk vectors as bytes that are bound to their key."""
+"""Stored rows: chunk vectors as bytes, or text, that are bound to their key."""
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Callable, Iterator
 from itertools import takewhile
@@ -11,7 +12,7 @@ from refrag_components.exceptions import CorruptVectorsError
 from refrag_components.stores.base import BaseChunkStore
 from refrag_components.vectors import CODECS, ChunkVectors, Codec
 
-__all__ = ["RowStore", "keys_in_order", "pack_row", "unpack_row"]
+__all__ = ["RowStore", "keys_in_order", "pack_row", "pack_text", "unpack_row", "unpack_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,28 @@ def unpack_row(key: str, data: bytes) -> ChunkVectors:
     if not data.endswith(name):
         raise CorruptVectorsError("it does not end with its key")
     return ChunkVectors.from_bytes(data[: len(data) - len(name)])
+
+
+def pack_text(key: str, value: ChunkVectors, codec: Codec) -> str:
+    """``pack_row`` in base64, for databases that do not keep bytes.
+
+    Raises:
+        InvalidVectorsError: If the value does not fit the codec.
+    """
+    return base64.b64encode(pack_row(key, value, codec)).decode()
+
+
+def unpack_text(key: str, *parts: Any) -> ChunkVectors:
+    """Reads what ``pack_text`` wrote under this key, in one part or several.
+
+    Raises:
+        CorruptVectorsError: If the parts are damaged, another key's or no text.
+    """
+    try:
+        data = base64.b64decode("".join(parts), validate=True)
+    except (TypeError, ValueError) as error:
+        raise CorruptVectorsError("it holds no value, or something else") from error
+    return unpack_row(key, data)
 
 
 def keys_in_order(

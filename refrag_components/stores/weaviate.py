@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 from urllib.parse import unquote
 
-from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
-from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.exceptions import MissingExtraError, StoreError
+from refrag_components.stores.client import ClientStore, client_errors, key_id, pages
+from refrag_components.stores.rows import pack_text, unpack_text
 from refrag_components.stores.url import split_options, split_url, without_password
 from refrag_components.vectors import ChunkVectors, Codec
 
@@ -32,11 +29,10 @@ __all__ = ["WeaviateStore"]
 
 _DEFAULT_COLLECTION = "RefragChunkVectors"
 _PROPERTIES = {"key", "value"}
-_OBJECTS_A_REQUEST = 64
 _KEYS_A_PAGE = 1000
 
 
-class WeaviateStore(RowStore):
+class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
     """Keeps chunk vectors in a collection of the user's Weaviate. Experimental.
 
     Experimental, because it was never run against a server: its tests use a stand-in for the
@@ -60,6 +56,8 @@ class WeaviateStore(RowStore):
         StoreError: If Weaviate cannot be reached, or the collection holds something else.
     """
 
+    _advice = "check the server and the connection"
+
     def __init__(
         self,
         client: weaviate.WeaviateClient,
@@ -67,10 +65,7 @@ class WeaviateStore(RowStore):
         collection: str = _DEFAULT_COLLECTION,
         codec: Codec = "float16",
     ) -> None:
-        super().__init__(f"Weaviate collection {collection}", codec)
-        self.client = client
-        self._owns_client = False
-        self._closed = False
+        super().__init__(client, f"Weaviate collection {collection}", codec)
         with self._errors():
             if not client.collections.exists(collection):
                 self._create(collection)
@@ -96,7 +91,7 @@ class WeaviateStore(RowStore):
             msg = f"{without_password(url)} must be like weaviate://host:8080/Collection"
             raise StoreError(msg)
         key = unquote(parts.password or "") or os.environ.get("WEAVIATE_API_KEY")
-        with _errors(f"Weaviate at {host}"):
+        with client_errors(f"Weaviate at {host}", cls._advice):
             client = weaviate.connect_to_custom(
                 http_host=host,
                 http_port=parts.port or 8080,
@@ -110,24 +105,18 @@ class WeaviateStore(RowStore):
         store._owns_client = True
         return store
 
-    def close(self) -> None:
-        """Closes a client that was made here, not one that was passed."""
-        if self._owns_client and not self._closed:
-            self._closed = True
-            self.client.close()
-
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its object damaged."""
-        by_id = {_object_id(key): key for key in keys}
+        by_id = {key_id(key): key for key in keys}
         values: dict[str, ChunkVectors | None] = {}
-        for page in _pages(list(by_id)):
+        for page in pages(by_id):
             with self._errors():
                 found = self._collection.query.fetch_objects_by_ids(
                     page, limit=len(page), return_properties=["value"]
                 )
             for item in found.objects:
                 key = by_id[item.uuid]
-                values[key] = self._read(key, lambda k=key, o=item: _parse(k, o.properties))
+                values[key] = self._read(key, unpack_text, item.properties.get("value"))
         return [values.get(key) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
@@ -137,9 +126,12 @@ class WeaviateStore(RowStore):
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
             StoreError: If Weaviate refuses.
         """
-        rows = {key: pack_row(key, value, self.codec) for key, value in pairs}
-        for page in _pages(list(rows)):
-            objects = [_object(key, rows[key]) for key in page]
+        texts = {key: pack_text(key, value, self.codec) for key, value in pairs}
+        for page in pages(texts):
+            objects = [
+                DataObject(properties={"key": key, "value": texts[key]}, uuid=key_id(key))
+                for key in page
+            ]
             with self._errors():
                 done = self._collection.data.insert_many(objects)
             if done.has_errors:
@@ -148,7 +140,7 @@ class WeaviateStore(RowStore):
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys; unknown keys are ignored."""
-        for page in _pages(list({_object_id(key): None for key in keys})):
+        for page in pages(dict.fromkeys(key_id(key) for key in keys)):
             with self._errors():
                 done = self._collection.data.delete_many(where=Filter.by_id().contains_any(page))
             if done.failed:
@@ -185,41 +177,3 @@ class WeaviateStore(RowStore):
         except Exception:  # unless another process was faster
             if not self.client.collections.exists(collection):
                 raise
-
-    def _errors(self) -> AbstractContextManager[None]:
-        if self._closed:
-            raise StoreError(f"{self.place} is closed; open it again")
-        return _errors(self.place)
-
-
-def _object(key: str, data: bytes) -> Any:
-    properties = {"key": key, "value": base64.b64encode(data).decode()}
-    return DataObject(properties=properties, uuid=_object_id(key))
-
-
-def _object_id(key: str) -> uuid.UUID:
-    return uuid.UUID(bytes=hashlib.blake2b(key.encode(), digest_size=16).digest())
-
-
-def _parse(key: str, properties: Any) -> ChunkVectors:
-    try:
-        data = base64.b64decode(properties["value"], validate=True)
-    except (LookupError, TypeError, ValueError) as error:
-        raise CorruptVectorsError("it holds no value, or something else") from error
-    return unpack_row(key, data)
-
-
-def _pages(items: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(items), _OBJECTS_A_REQUEST):
-        yield items[start : start + _OBJECTS_A_REQUEST]
-
-
-@contextmanager
-def _errors(place: str) -> Iterator[None]:
-    """Turns the errors of the client, which come in all sorts, into ours."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        raise StoreError(f"{place}: {error}; check the server and the connection") from error

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from refrag_components.stores import BaseChunkStore, ChunkStore
-from refrag_components.vectors import ChunkVectors, passage_key
+from refrag_components.exceptions import InvalidVectorsError, StoreError
+from refrag_components.stores import BaseChunkStore, ChunkStore, open_store
+from refrag_components.stores.rows import RowStore
+from refrag_components.vectors import CODECS, ChunkVectors, passage_key
 
 
 def make(seed: int, n_tokens: int = 20, width: int = 6) -> ChunkVectors:
@@ -69,6 +74,13 @@ class StoreContract:
         assert name in store.yield_keys(prefix=name)
         store.mdelete([name])
         assert store.mget([name, name.lower() + "x"]) == [None, make(2)]
+
+    def test_keys_that_look_like_a_filter_are_plain_text(self, store: ChunkStore) -> None:
+        names = ['a"] or id >= ["', "like 'a%'", "{keys}", "') OR ('' = '"]
+        store.mset([*((name, make(0)) for name in names), ("other", make(1))])
+        assert store.mget(names) == [make(0)] * len(names)
+        store.mdelete(names)
+        assert list(store.yield_keys()) == ["other"]
 
     def test_keeps_values_of_every_length(self, store: ChunkStore) -> None:
         values = {f"k{n}": make(n, n_tokens=n) for n in (0, 1, 7, 8, 9, 300)}
@@ -143,11 +155,24 @@ class StoreContract:
 
 
 class DatabaseContract(StoreContract):
-    """For stores in a database; give the ``tenants`` fixture too."""
+    """For stores in a database; give the fixtures ``tenants``, ``urls`` and ``damage`` too."""
+
+    codecs: ClassVar[Sequence[str]] = CODECS  # those that one place can hold
+    ascending: ClassVar[bool] = False  # whether keys come in order
 
     @pytest.fixture
     def tenants(self) -> tuple[BaseChunkStore, BaseChunkStore]:
-        """Two stores of different tenants in one database."""
+        """Two stores of different tenants in one database, by one client of the user's."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def urls(self) -> tuple[str, str]:
+        """URLs of two tenants' stores; nothing else has the database open."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def damage(self) -> Callable[[], object]:
+        """Damages row "a" of ``store``, which has a row "b" too; one parameter a kind."""
         raise NotImplementedError
 
     def test_tenants_cannot_read_change_or_list_each_other(
@@ -163,3 +188,64 @@ class DatabaseContract(StoreContract):
         other.mdelete([key(1), "both"])
         assert one.mget([key(1), "both"]) == [make(1), make(2)]
         assert list(other.yield_keys()) == []
+
+    def test_closing_a_store_leaves_others_open(
+        self, tenants: tuple[BaseChunkStore, BaseChunkStore]
+    ) -> None:
+        one, other = tenants
+        other.mset([("a", make(1))])
+        one.close()
+        assert other.mget(["a"]) == [make(1)]
+
+    def test_values_outlive_the_store_in_every_codec(self, urls: tuple[str, str]) -> None:
+        url, other_url = urls
+        for codec in self.codecs:
+            with open_store(f"{url}{'&' if '?' in url else '?'}codec={codec}") as store:
+                store.mset([(codec, make(1))])
+        kept = [ChunkVectors.from_bytes(make(1).to_bytes(codec)) for codec in self.codecs]
+        with open_store(url) as store:
+            assert store.mget(self.codecs) == kept
+        with open_store(other_url) as store:
+            assert list(store.yield_keys()) == []
+
+    def test_a_closed_store_says_so(self, urls: tuple[str, str]) -> None:
+        store = open_store(urls[0])
+        store.close()
+        store.close()
+        with pytest.raises(StoreError, match="closed"):
+            store.mget(["a"])
+
+    def test_a_damaged_row_is_a_miss_until_it_is_stored_again(
+        self, store: RowStore, damage: Callable[[], object], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        value = make(1, n_tokens=400, width=1000)  # Milvus keeps it in several parts
+        other = make(2, width=1000)
+        store.mset([("a", value), ("b", other)])
+        damage()
+        with caplog.at_level(logging.WARNING):
+            assert store.mget(["a", "b"]) == [None, other]
+        assert store.corrupt_rows == 1
+        assert "row a is damaged" in caplog.text
+        store.mset([("a", value)])
+        assert store.mget(["a"]) == [value]
+        assert store.corrupt_rows == 1
+
+    def test_a_value_that_does_not_fit_the_codec_leaves_nothing_behind(
+        self, store: BaseChunkStore
+    ) -> None:
+        huge = ChunkVectors(np.array([[1e6]]), np.array([1]), 4, "f")
+        with pytest.raises(InvalidVectorsError, match="float16"):
+            store.mset([("a", make(1)), ("b", huge)])
+        assert list(store.yield_keys()) == []
+
+    def test_keys_come_in_pages(
+        self, store: BaseChunkStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # LanceDB gives all keys at once.
+        monkeypatch.setattr(f"{type(store).__module__}._KEYS_A_PAGE", 3, raising=False)
+        given = list if self.ascending else sorted
+        for count in (5, 6, 7):
+            names = ["K", *(f"k{i:02}" for i in range(count)), "z", "ä"]
+            store.mset((name, make(0)) for name in names)
+            assert given(store.yield_keys()) == names
+            assert given(store.yield_keys(prefix="k")) == names[1:-2]

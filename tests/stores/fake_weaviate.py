@@ -47,7 +47,6 @@ class FakeCollection:
     def __init__(self, properties: list[Any]) -> None:
         self.objects: dict[uuid.UUID, dict[str, str]] = {}
         self.refused: str | None = None
-        self.pages_read = 0
         self._properties = properties
         self._lock = threading.Lock()
         self.query = self.data = self.config = self
@@ -92,7 +91,6 @@ class FakeCollection:
             with self._lock:
                 page = sorted(i for i in self.objects if i > after)[:cache_size]
                 found = [self._object(i, return_properties) for i in page]
-            self.pages_read += 1
             if not found:
                 return
             yield from found

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Runs Python code in another process, with the names of this module's imports."""
-    prelude = "import sys\nfrom refrag_components.stores import SQLiteStore, open_store\n"
+    prelude = "import sys\nfrom refrag_components.stores import open_store\n"
     prelude += "from tests.stores.contract import key, make\n"
     return subprocess.Popen(
         [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)],
@@ -33,9 +33,11 @@ def run(code: str, *arguments: object) -> None:
     assert process.returncode == 0, output
 
 
-def check_kill(url: str, *, batches_are_whole: bool = True, writes: int = 15) -> None:
-    """Kills a writer twice; what it had stored must be there, and the store must go on."""
-    for round_ in range(2):
+def check_kill(
+    url: str, *, batches_are_whole: bool = True, rounds: int = 2, writes: int = 15
+) -> None:
+    """Kills writers; what they had stored must be there, and the store must go on."""
+    for round_ in range(rounds):
         writer = start(
             """
             store, first = open_store(sys.argv[1]), int(sys.argv[2])
@@ -62,18 +64,19 @@ def check_kill(url: str, *, batches_are_whole: bool = True, writes: int = 15) ->
             store.mdelete(["after"])
 
 
-def check_second_process(url: str) -> None:
+def check_second_process(url: str, *, writes: int = 60) -> None:
     """Reads while another process writes; the reader sees whole values, ever more of them."""
     with open_store(url) as store:
         writer = start(
             """
             with open_store(sys.argv[1]) as store:
-                for i in range(60):
+                for i in range(int(sys.argv[2])):
                     store.mset([(key(i), make(i))])
             """,
             url,
+            writes,
         )
-        keys, found = [key(i) for i in range(60)], 0
+        keys, found = [key(i) for i in range(writes)], 0
         while writer.poll() is None:
             values = store.mget(keys)
             assert all(value is None or value == make(i) for i, value in enumerate(values))
@@ -82,4 +85,22 @@ def check_second_process(url: str) -> None:
             found = now
         writer.communicate()
         assert writer.returncode == 0
-        assert store.mget(keys) == [make(i) for i in range(60)]
+        assert store.mget(keys) == [make(i) for i in range(writes)]
+
+
+def check_several_writers(url: str, *, processes: int, writes: int) -> None:
+    """Several processes make one store and write to it at once, partly the same rows."""
+    code = """
+        first, writes = int(sys.argv[2]), int(sys.argv[3])
+        with open_store(sys.argv[1]) as store:
+            for i in range(first, first + writes):
+                store.mset([("z", make(0)), (key(i), make(i)), ("a", make(1))])
+    """
+    writers = [start(code, url, writes * n, writes) for n in range(processes)]
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    with open_store(url) as store:
+        numbers = range(processes * writes)
+        assert store.mget([key(i) for i in numbers]) == [make(i) for i in numbers]
+        assert store.mget(["a", "z"]) == [make(1), make(0)]

@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-import logging
-import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lancedb
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from refrag_components.exceptions import InvalidVectorsError, StoreError
-from refrag_components.stores import open_store
+from refrag_components.exceptions import StoreError
 from refrag_components.stores.lancedb import LanceDBStore
-from refrag_components.vectors import CODECS, ChunkVectors
+from tests.stores.altered_files import check_altered_files
 from tests.stores.contract import DatabaseContract, key, make
 from tests.stores.processes import check_kill, check_second_process
 
@@ -37,14 +34,25 @@ class TestLanceDBStore(DatabaseContract):
     def tenants(self, database: lancedb.DBConnection) -> tuple[LanceDBStore, LanceDBStore]:
         return LanceDBStore(database, table="one"), LanceDBStore(database, table="two")
 
+    @pytest.fixture
+    def urls(self, path: Path) -> tuple[str, str]:
+        return f"lancedb://{path}?table=one", f"lancedb://{path}"
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_values_outlive_the_store_in_every_codec(path: Path, codec: str) -> None:
-    kept = ChunkVectors.from_bytes(make(1).to_bytes(codec))
-    with open_store(f"lancedb://{path}?codec={codec}&table=vectors") as store:
-        store.mset([("a", make(1))])
-    with LanceDBStore(lancedb.connect(path), table="vectors") as store:
-        assert store.mget(["a"]) == [kept]
+    @pytest.fixture(
+        params=[
+            lambda rows: rows["a"][:40],
+            lambda rows: b"",
+            lambda rows: None,
+            lambda rows: rows["b"],
+            lambda rows: rows["a"][:70] + b"!" + rows["a"][71:],
+        ]
+    )
+    def damage(
+        self, request: pytest.FixtureRequest, database: lancedb.DBConnection
+    ) -> Callable[[], None]:
+        return lambda: rewrite(database, request.param)
+
+    test_a_closed_store_says_so = None  # it holds nothing, so it goes on
 
 
 def rewrite(database: lancedb.DBConnection, change: Any) -> None:
@@ -53,30 +61,6 @@ def rewrite(database: lancedb.DBConnection, change: Any) -> None:
     rows = {row["key"]: row["value"] for row in table.to_arrow().to_pylist()}
     table.delete("key = 'a'")
     table.add(pa.table({"key": ["a"], "value": [change(rows)]}))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda rows: rows["a"][:40],
-        lambda rows: b"",
-        lambda rows: None,
-        lambda rows: rows["b"],
-        lambda rows: rows["a"][:70] + b"!" + rows["a"][71:],
-    ],
-)
-def test_a_damaged_row_is_a_miss_until_it_is_stored_again(
-    database: lancedb.DBConnection, change: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = LanceDBStore(database)
-    store.mset([("a", make(1)), ("b", make(2))])
-    rewrite(database, change)
-    with caplog.at_level(logging.WARNING):
-        assert store.mget(["a", "b"]) == [None, make(2)]
-    assert store.corrupt_rows == 1
-    assert "row a is damaged" in caplog.text
-    store.mset([("a", make(1))])
-    assert store.mget(["a"]) == [make(1)]
 
 
 def test_of_a_row_that_is_there_twice_the_whole_one_is_read(database: lancedb.DBConnection) -> None:
@@ -92,38 +76,8 @@ def test_of_a_row_that_is_there_twice_the_whole_one_is_read(database: lancedb.DB
     assert store.mget(["a"]) == [None]
 
 
-def test_bytes_altered_in_any_file_never_give_a_wrong_value(path: Path) -> None:
-    store = LanceDBStore(lancedb.connect(path))
-    for first in range(0, 40, 10):
-        store.mset((key(i), make(i, n_tokens=200, width=64)) for i in range(first, first + 10))
-    files = [file for file in path.rglob("*") if file.is_file()]
-    generator = random.Random(0)
-    outcomes = {"right": 0, "miss": 0, "error": 0}
-    for _ in range(80):
-        file = generator.choice(files)
-        whole = file.read_bytes()
-        altered = bytearray(whole)
-        for _ in range(generator.choice([1, 20])):
-            altered[generator.randrange(len(altered))] = generator.randrange(256)
-        file.write_bytes(altered[: generator.choice([len(altered), len(altered) // 2])])
-        try:
-            read = LanceDBStore(lancedb.connect(path)).mget([key(i) for i in range(40)])
-        except StoreError:
-            outcomes["error"] += 1
-        else:
-            for i, value in enumerate(read):
-                assert value is None or value == make(i, n_tokens=200, width=64)
-            outcomes["miss" if None in read else "right"] += 1
-        file.write_bytes(whole)
-    assert min(outcomes.values()) > 0
-
-
-def test_a_value_that_does_not_fit_leaves_nothing_behind(database: lancedb.DBConnection) -> None:
-    store = LanceDBStore(database)
-    huge = ChunkVectors(np.array([[1e6]]), np.array([1]), 4, "f")
-    with pytest.raises(InvalidVectorsError, match="float16"):
-        store.mset([("a", make(1)), ("b", huge)])
-    assert list(store.yield_keys()) == []
+def test_altered_files_never_give_a_wrong_value(path: Path) -> None:
+    check_altered_files(f"lancedb://{path}", path, rounds=80)
 
 
 def test_many_writes_become_one_file(
@@ -143,12 +97,6 @@ def test_another_programs_table_is_left_alone(database: lancedb.DBConnection) ->
     with pytest.raises(StoreError, match="no other program's table"):
         LanceDBStore(database, table="history")
     assert database.open_table("history").to_arrow().to_pylist() == [{"url": "a"}]
-
-
-def test_a_file_is_no_database(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="file"):
-        open_store(f"lancedb://{tmp_path / 'file'}")
 
 
 def test_survives_a_kill_in_the_middle_of_writing(path: Path) -> None:

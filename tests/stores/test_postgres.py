@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
-from refrag_components.exceptions import InvalidVectorsError, StoreError
+from refrag_components.exceptions import StoreError
 from refrag_components.stores import open_store
 from refrag_components.stores.postgres import PostgresStore
 from refrag_components.stores.rows import unpack_row
-from refrag_components.vectors import CODECS, ChunkVectors
 from tests.stores.contract import DatabaseContract, key, make
-from tests.stores.processes import check_kill, check_second_process, start
+from tests.stores.processes import check_kill, check_second_process, check_several_writers
 
 
 @pytest.fixture
@@ -23,6 +22,8 @@ def postgres_store(postgres: str) -> Iterator[PostgresStore]:
 
 
 class TestPostgresStore(DatabaseContract):
+    ascending = True
+
     @pytest.fixture
     def store(self, postgres_store: PostgresStore) -> PostgresStore:
         return postgres_store
@@ -35,6 +36,22 @@ class TestPostgresStore(DatabaseContract):
         ):
             yield one, two
 
+    @pytest.fixture
+    def urls(self, postgres: str) -> tuple[str, str]:
+        return f"{postgres}&table=one", postgres
+
+    @pytest.fixture(
+        params=[
+            "substr(value, 1, 40)",
+            "''",
+            "set_byte(value, 70, 1)",
+            "(SELECT value FROM refrag_chunk_vectors WHERE key = 'b')",
+        ]
+    )
+    def damage(self, request: pytest.FixtureRequest, postgres: str) -> Callable[[], object]:
+        statement = f"UPDATE refrag_chunk_vectors SET value = {request.param} WHERE key = 'a'"
+        return lambda: run(postgres, statement)
+
 
 def run(url: str, statement: str) -> list[tuple]:
     with psycopg.connect(url) as connection:
@@ -42,58 +59,12 @@ def run(url: str, statement: str) -> list[tuple]:
         return cursor.fetchall() if cursor.description else []
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_values_outlive_the_store_in_every_codec(postgres: str, codec: str) -> None:
-    kept = ChunkVectors.from_bytes(make(1).to_bytes(codec))
-    with open_store(f"{postgres}&codec={codec}") as store:
-        store.mset([("a", make(1))])
-    with PostgresStore(postgres) as store:
-        assert store.mget(["a"]) == [kept]
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE refrag_chunk_vectors SET value = substr(value, 1, 40) WHERE key = 'a'",
-        "UPDATE refrag_chunk_vectors SET value = '' WHERE key = 'a'",
-        "UPDATE refrag_chunk_vectors SET value = set_byte(value, 70, 1) WHERE key = 'a'",
-        "UPDATE refrag_chunk_vectors SET value = "
-        "(SELECT value FROM refrag_chunk_vectors WHERE key = 'b') WHERE key = 'a'",
-    ],
-)
-def test_a_damaged_row_is_a_miss_until_it_is_stored_again(
-    postgres: str,
+def test_a_key_that_the_server_refuses_leaves_nothing_behind(
     postgres_store: PostgresStore,
-    statement: str,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    postgres_store.mset([("a", make(1)), ("b", make(2))])
-    run(postgres, statement)
-    with caplog.at_level(logging.WARNING):
-        assert postgres_store.mget(["a", "b"]) == [None, make(2)]
-    assert postgres_store.corrupt_rows == 1
-    assert "row a is damaged" in caplog.text
-    postgres_store.mset([("a", make(1))])
-    assert postgres_store.mget(["a"]) == [make(1)]
-
-
-def test_a_value_that_does_not_fit_leaves_nothing_behind(postgres_store: PostgresStore) -> None:
-    huge = ChunkVectors(make(1).vectors * 1e6, make(1).token_ids, 8, "f")
-    with pytest.raises(InvalidVectorsError, match="float16"):
-        postgres_store.mset([("a", make(1)), ("b", huge)])
     with pytest.raises(StoreError, match="NUL"):
         postgres_store.mset([("a", make(1)), ("b\0", make(2))])
     assert list(postgres_store.yield_keys()) == []
-
-
-def test_yields_more_keys_than_fit_a_page(
-    postgres_store: PostgresStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("refrag_components.stores.postgres._KEYS_A_PAGE", 3)
-    names = ["K", *(f"k{i:02}" for i in range(9)), "z", "ä"]
-    postgres_store.mset((name, make(0)) for name in names)
-    assert list(postgres_store.yield_keys()) == names
-    assert list(postgres_store.yield_keys(prefix="k")) == names[1:10]
 
 
 # -- connections --------------------------------------------------------------------------------
@@ -142,23 +113,12 @@ def test_a_user_who_may_not_make_tables_uses_the_one_that_is_there(postgres: str
             store.mset([("a", make(1))])
 
 
-def test_several_processes_make_and_write_one_table(postgres: str) -> None:
-    code = """
-        first = int(sys.argv[2])
-        with open_store(sys.argv[1]) as store:
-            for i in range(first, first + 20):
-                store.mset([("z", make(0)), (key(i), make(i)), ("a", make(1))])
-    """
-    writers = [start(code, postgres, 20 * n) for n in range(3)]
-    for writer in writers:
-        writer.communicate()
-        assert writer.returncode == 0
-    with PostgresStore(postgres) as store:
-        assert store.mget([key(i) for i in range(60)]) == [make(i) for i in range(60)]
-
-
 def test_survives_a_kill_in_the_middle_of_writing(postgres: str) -> None:
     check_kill(postgres)
+
+
+def test_several_processes_make_and_write_one_table(postgres: str) -> None:
+    check_several_writers(postgres, processes=3, writes=20)
 
 
 def test_reads_while_another_process_writes(postgres: str) -> None:
@@ -200,11 +160,3 @@ def test_errors_do_not_show_the_password(url: str, caplog: pytest.LogCaptureFixt
         PostgresStore(url)
     assert "s3cret" not in str(caught.value) + caplog.text
     assert "check the server" in str(caught.value) or "connection string" in str(caught.value)
-
-
-def test_a_closed_store_says_so(postgres: str) -> None:
-    store = PostgresStore(postgres)
-    store.close()
-    store.close()
-    with pytest.raises(StoreError, match="closed"):
-        store.mget(["a"])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ def memory_client() -> QdrantClient:
 
 
 class TestQdrantStore(DatabaseContract):
+    codecs = ("float16",)
+
     @pytest.fixture
     def store(self, client: QdrantClient) -> QdrantStore:
         return QdrantStore(client)
@@ -43,6 +44,26 @@ class TestQdrantStore(DatabaseContract):
     @pytest.fixture
     def tenants(self, client: QdrantClient) -> tuple[QdrantStore, QdrantStore]:
         return QdrantStore(client, collection="one"), QdrantStore(client, collection="two")
+
+    @pytest.fixture
+    def urls(self, tmp_path: Path) -> tuple[str, str]:
+        return f"qdrant://{tmp_path}/q?collection=one", f"qdrant://{tmp_path}/q"
+
+    @pytest.fixture(
+        params=[
+            "another key's",
+            "another key's vectors",
+            "one value",
+            "a vector less",
+            "no vectors",
+            "a token",
+            "an odd codec",
+            "odd types",
+            "no payload",
+        ]
+    )
+    def damage(self, request: pytest.FixtureRequest, client: QdrantClient) -> Callable[[], None]:
+        return lambda: damage_point(client, request.param)
 
 
 @settings(deadline=None)
@@ -88,16 +109,10 @@ def test_a_path_is_opened_again_by_its_url(tmp_path: Path) -> None:
         assert store.mget(["a"]) == [make(1)]
 
 
-def test_the_users_client_stays_open(memory_client: QdrantClient) -> None:
-    with QdrantStore(memory_client) as store:
-        store.mset([("a", make(1))])
-    assert QdrantStore(memory_client).mget(["a"]) == [make(1)]
-
-
 # -- damage -------------------------------------------------------------------------------------
 
 
-def damage(client: QdrantClient, kind: str) -> None:
+def damage_point(client: QdrantClient, kind: str) -> None:
     a, b = (
         next(p for p in client.scroll(NAME, with_vectors=True)[0] if (p.payload or {})["key"] == k)
         for k in "ab"
@@ -126,34 +141,6 @@ def damage(client: QdrantClient, kind: str) -> None:
         payload = {}
     vector: Any = {"chunks": rows.tolist()} if len(rows) else {}
     client.upsert(NAME, [models.PointStruct(id=a.id, vector=vector, payload=payload)])
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "another key's",
-        "another key's vectors",
-        "one value",
-        "a vector less",
-        "no vectors",
-        "a token",
-        "an odd codec",
-        "odd types",
-        "no payload",
-    ],
-)
-def test_a_damaged_point_is_a_miss_until_it_is_stored_again(
-    memory_client: QdrantClient, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = QdrantStore(memory_client)
-    store.mset([("a", make(1)), ("b", make(2))])
-    damage(memory_client, kind)
-    with caplog.at_level(logging.WARNING):
-        assert store.mget(["a", "b"]) == [None, make(2)]
-    assert store.corrupt_rows == 1
-    assert "row a is damaged" in caplog.text
-    store.mset([("a", make(1))])
-    assert store.mget(["a"]) == [make(1)]
 
 
 def test_survives_a_kill_in_the_middle_of_writing(tmp_path: Path) -> None:

@@ -1,25 +1,19 @@
 from __future__ import annotations
 
-import logging
 import os
 import pickle
-import random
-import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from refrag_components.exceptions import InvalidVectorsError, RefragError, StoreError
+from refrag_components.exceptions import RefragError, StoreError
 from refrag_components.stores import SQLiteStore
-from refrag_components.vectors import CODECS, ChunkVectors
-from tests.stores.contract import StoreContract, key, make
-from tests.stores.processes import start
-
-LOSS = {"float32": 0, "float16": 0, "int8": 0.02, "rotated4": 0.5}
+from tests.stores.altered_files import check_altered_files
+from tests.stores.contract import DatabaseContract, key, make
+from tests.stores.processes import check_kill, check_second_process, check_several_writers
 
 
 @pytest.fixture
@@ -33,31 +27,43 @@ def sqlite_store(path: Path) -> Iterator[SQLiteStore]:
         yield store
 
 
-class TestSQLiteStore(StoreContract):
+class TestSQLiteStore(DatabaseContract):
+    ascending = True
+
     @pytest.fixture
     def store(self, sqlite_store: SQLiteStore) -> SQLiteStore:
         return sqlite_store
 
+    @pytest.fixture
+    def tenants(self, tmp_path: Path) -> Iterator[tuple[SQLiteStore, SQLiteStore]]:
+        """Tenants get a file each."""
+        with SQLiteStore(tmp_path / "one") as one, SQLiteStore(tmp_path / "two") as two:
+            yield one, two
 
-def damage(path: Path, statement: str, *parameters: object) -> None:
+    @pytest.fixture
+    def urls(self, tmp_path: Path) -> tuple[str, str]:
+        return f"sqlite://{tmp_path}/one", f"sqlite://{tmp_path}/two"
+
+    @pytest.fixture(
+        params=[
+            "substr(value, 1, 40)",
+            "zeroblob(300)",
+            "x''",
+            "'text'",
+            "7",
+            "(SELECT value FROM chunk_vectors WHERE key = 'b')",
+        ]
+    )
+    def damage(self, request: pytest.FixtureRequest, path: Path) -> Callable[[], None]:
+        statement = f"UPDATE chunk_vectors SET value = {request.param} WHERE key = 'a'"
+        return lambda: execute(path, statement)
+
+
+def execute(path: Path, statement: str) -> None:
     connection = sqlite3.connect(path)
     with connection:
-        connection.execute(statement, parameters)
+        connection.execute(statement)
     connection.close()
-
-
-# -- persistence --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_values_outlive_the_store(path: Path, codec: str) -> None:
-    with SQLiteStore(path, codec=codec) as store:
-        store.mset([("a", make(1))])
-    with SQLiteStore(path) as store:
-        (read,) = store.mget(["a"])
-    assert read is not None
-    np.testing.assert_allclose(read.vectors, make(1).vectors, atol=LOSS[codec])
-    assert read.token_ids.tolist() == make(1).token_ids.tolist()
 
 
 def test_creates_missing_folders(tmp_path: Path) -> None:
@@ -65,38 +71,10 @@ def test_creates_missing_folders(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "store.sqlite").exists()
 
 
-def test_yields_more_keys_than_fit_a_page(
-    sqlite_store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("refrag_components.stores.sqlite._KEYS_A_PAGE", 3)
-    names = [f"k{i:02}" for i in range(9)]
-    sqlite_store.mset((name, make(0)) for name in [*names, "z"])
-    assert list(sqlite_store.yield_keys()) == [*names, "z"]
-    assert list(sqlite_store.yield_keys(prefix="k")) == names
-    assert list(sqlite_store.yield_keys(prefix="k0")) == names
-
-
-def test_a_value_that_does_not_fit_the_codec_leaves_nothing_behind(
-    sqlite_store: SQLiteStore,
-) -> None:
-    huge = ChunkVectors(np.array([[1e6]]), np.array([1]), 4, "f")
-    with pytest.raises(InvalidVectorsError, match="float16"):
-        sqlite_store.mset([("a", make(1)), ("b", huge)])
-    assert list(sqlite_store.yield_keys()) == []
-
-
 def test_an_unknown_codec_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="int4"):
         SQLiteStore(path, codec="int4")  # type: ignore[arg-type]
     assert not path.exists()
-
-
-def test_a_closed_store_says_so(path: Path) -> None:
-    store = SQLiteStore(path)
-    store.close()
-    store.close()
-    with pytest.raises(StoreError, match="closed"):
-        store.mget(["a"])
 
 
 # -- transactions -------------------------------------------------------------------------------
@@ -148,7 +126,7 @@ def test_a_file_that_is_not_sqlite_is_left_alone(path: Path, content: bytes) -> 
 
 
 def test_another_programs_sqlite_file_is_left_alone(path: Path) -> None:
-    damage(path, "CREATE TABLE history (url TEXT)")
+    execute(path, "CREATE TABLE history (url TEXT)")
     content = path.read_bytes()
     with pytest.raises(StoreError, match="another program"):
         SQLiteStore(path)
@@ -173,53 +151,8 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
         SQLiteStore(tmp_path / "file" / "store.sqlite")
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE chunk_vectors SET value = substr(value, 1, 40) WHERE key = 'a'",
-        "UPDATE chunk_vectors SET value = zeroblob(300) WHERE key = 'a'",
-        "UPDATE chunk_vectors SET value = x'' WHERE key = 'a'",
-        "UPDATE chunk_vectors SET value = 'text' WHERE key = 'a'",
-        "UPDATE chunk_vectors SET value = 7 WHERE key = 'a'",
-        "UPDATE chunk_vectors SET value = (SELECT value FROM chunk_vectors WHERE key = 'b') "
-        "WHERE key = 'a'",
-    ],
-)
-def test_a_damaged_row_is_a_miss_until_it_is_stored_again(
-    path: Path, sqlite_store: SQLiteStore, statement: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    sqlite_store.mset([("a", make(1)), ("b", make(2))])
-    damage(path, statement)
-    with caplog.at_level(logging.WARNING):
-        assert sqlite_store.mget(["a", "b"]) == [None, make(2)]
-    assert sqlite_store.corrupt_rows == 1
-    assert "row a is damaged" in caplog.text
-    sqlite_store.mset([("a", make(1))])
-    assert sqlite_store.mget(["a"]) == [make(1)]
-    assert sqlite_store.corrupt_rows == 1
-
-
-def test_bytes_altered_anywhere_in_the_file_never_give_a_wrong_value(path: Path) -> None:
-    with SQLiteStore(path) as store:
-        store.mset((key(i), make(i, n_tokens=200, width=64)) for i in range(40))
-    whole = path.read_bytes()
-    generator = random.Random(0)
-    outcomes = {"right": 0, "miss": 0, "error": 0}
-    for _ in range(150):
-        altered = bytearray(whole)
-        for _ in range(generator.choice([1, 20])):
-            altered[generator.randrange(len(altered))] = generator.randrange(256)
-        path.write_bytes(altered)
-        try:
-            with SQLiteStore(path) as store:
-                read = store.mget([key(i) for i in range(40)])
-        except StoreError:
-            outcomes["error"] += 1
-            continue
-        for i, value in enumerate(read):
-            assert value is None or value == make(i, n_tokens=200, width=64)
-            outcomes["miss" if value is None else "right"] += 1
-    assert outcomes["right"] > outcomes["miss"] > 0
+def test_altered_files_never_give_a_wrong_value(tmp_path: Path) -> None:
+    check_altered_files(f"sqlite://{tmp_path}/store/file", tmp_path / "store", rounds=150)
 
 
 def test_an_unreadable_table_is_reported(path: Path) -> None:
@@ -242,66 +175,15 @@ def test_store_errors_are_refrag_errors_and_os_errors() -> None:
 
 
 def test_survives_a_kill_in_the_middle_of_writing(path: Path) -> None:
-    for round_ in range(3):
-        writer = start(
-            """
-            store, first = SQLiteStore(sys.argv[1]), int(sys.argv[2])
-            for i in range(first, first + 100_000):
-                store.mset([(key(i), make(i)), (f"twin{i}", make(i))])
-                print(i, flush=True)
-            """,
-            path,
-            round_ * 100_000,
-        )
-        assert writer.stdout is not None
-        committed = [int(writer.stdout.readline()) for _ in range(30)]
-        writer.send_signal(signal.SIGKILL)
-        committed += [int(line) for line in writer.stdout.read().split("\n")[:-1]]
-        assert writer.wait() == -signal.SIGKILL
-        writer.stdout.close()
-        with SQLiteStore(path) as store:
-            assert store.mget([key(i) for i in committed]) == [make(i) for i in committed]
-            twins = {k for k in store.yield_keys() if k.startswith("twin")}
-            assert len(list(store.yield_keys())) == 2 * len(twins)
-            store.mset([("after", make(0))])
-            store.mdelete(["after"])
+    check_kill(str(path), rounds=3, writes=30)
 
 
-def test_reads_while_another_process_writes(path: Path, sqlite_store: SQLiteStore) -> None:
-    writer = start(
-        """
-        store = SQLiteStore(sys.argv[1])
-        for i in range(300):
-            store.mset([(key(i), make(i))])
-        """,
-        path,
-    )
-    keys, found = [key(i) for i in range(300)], 0
-    while writer.poll() is None:
-        values = sqlite_store.mget(keys)
-        assert all(value is None or value == make(i) for i, value in enumerate(values))
-        now = sum(value is not None for value in values)
-        assert now >= found
-        found = now
-    writer.communicate()
-    assert writer.returncode == 0
-    assert None not in sqlite_store.mget(keys)
+def test_reads_while_another_process_writes(path: Path) -> None:
+    check_second_process(str(path), writes=300)
 
 
-def test_several_processes_create_and_write_one_file(path: Path) -> None:
-    code = """
-        first = int(sys.argv[2])
-        with SQLiteStore(sys.argv[1]) as store:
-            for i in range(first, first + 50):
-                store.mset([(key(i), make(i)), ("shared", make(0))])
-    """
-    writers = [start(code, path, 50 * n) for n in range(5)]
-    for writer in writers:
-        writer.communicate()
-        assert writer.returncode == 0
-    with SQLiteStore(path) as store:
-        assert store.mget([key(i) for i in range(250)]) == [make(i) for i in range(250)]
-        assert store.mget(["shared"]) == [make(0)]
+def test_several_processes_make_and_write_one_file(path: Path) -> None:
+    check_several_writers(str(path), processes=5, writes=50)
 
 
 def in_child(work: Callable[[], None]) -> int:

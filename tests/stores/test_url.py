@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +12,7 @@ from refrag_components.exceptions import StoreError
 from refrag_components.stores import MemoryStore, SQLiteStore, open_store
 from refrag_components.stores.url import local_path, split_options, without_password
 from tests.stores.contract import make
+from tests.stores.processes import run
 
 
 def test_opens_a_path_and_its_url(tmp_path: Path) -> None:
@@ -50,6 +49,10 @@ def test_a_local_store_needs_a_path_and_no_host(url: str) -> None:
     "url",
     [
         "sqlite:///a?codec=int9",
+        "chroma:///a?codec=int9",
+        "chroma://:s3cret@localhost/c?colection=x",
+        "milvus:///a.db?codec=int9",
+        "milvus://:s3cret@localhost/c?colection=x",
         "qdrant:///a?codec=int9",
         "qdrant://:s3cret@host/c?https=maybe",
         "qdrant://:s3cret@host/c?s3cret=1",
@@ -57,9 +60,30 @@ def test_a_local_store_needs_a_path_and_no_host(url: str) -> None:
         "postgresql://u:s3cret@127.0.0.1:1/db?codec=int9",
     ],
 )
-def test_a_wrong_option_is_refused(url: str, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="codec"):
+def test_a_wrong_option_is_refused_and_the_password_not_told(url: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="codec") as caught:
         open_store(url.replace("///a", f"//{tmp_path}/a"))
+    assert ":s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("chroma://127.0.0.1:9", "Chroma at 127.0.0.1:9"),
+        ("milvus://127.0.0.1:9", "Milvus at http://127.0.0.1:9"),
+        ("weaviate://127.0.0.1:9", "Weaviate at 127.0.0.1"),
+    ],
+)
+def test_a_server_that_is_not_there_is_named(url: str, place: str) -> None:
+    with pytest.raises(StoreError, match=rf"(?s){re.escape(place)}: .*check the server"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("scheme", ["chroma", "lancedb"])
+def test_a_file_in_place_of_a_folder_is_reported(scheme: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="file"):
+        open_store(f"{scheme}://{tmp_path}/file")
 
 
 @pytest.mark.parametrize(
@@ -109,30 +133,29 @@ def test_options_are_taken_out_and_the_rest_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "package", "extra"),
+    ("extra", "package"),
     [
-        ("lancedb", "lancedb", "lancedb"),
-        ("postgres", "psycopg", "postgres"),
-        ("qdrant", "qdrant_client", "qdrant"),
+        ("chroma", "chromadb"),
+        ("lancedb", "lancedb"),
+        ("milvus", "pymilvus"),
+        ("postgres", "psycopg"),
+        ("qdrant", "qdrant_client"),
+        ("weaviate", "weaviate"),
     ],
 )
-def test_a_client_that_is_not_installed_is_named_with_its_extra(
-    module: str, package: str, extra: str
-) -> None:
-    code = f"""
-import sys
-sys.modules[{package!r}] = None
-from refrag_components.exceptions import MissingExtraError
-try:
-    import refrag_components.stores.{module}
-except MissingExtraError as error:
-    print(error)
-"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-    assert f'pip install "refrag-components[{extra}]"' in result.stdout, result.stderr
+def test_a_client_that_is_not_installed_is_named_with_its_extra(extra: str, package: str) -> None:
+    code = """
+        from importlib import import_module
+        from refrag_components.exceptions import MissingExtraError
+        sys.modules[sys.argv[2]] = None
+        try:
+            import_module(f"refrag_components.stores.{sys.argv[1]}")
+        except MissingExtraError as error:
+            assert f'pip install "refrag-components[{sys.argv[1]}]"' in str(error)
+        else:
+            raise AssertionError
+    """
+    run(code, extra, package)
 
 
 @pytest.mark.parametrize("slashes", ["///", "////"])

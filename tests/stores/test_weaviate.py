@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,9 +12,8 @@ from weaviate.classes.config import DataType, Property
 
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.weaviate import WeaviateStore
-from tests.stores.contract import DatabaseContract, key, make
+from tests.stores.contract import DatabaseContract, make
 from tests.stores.fake_weaviate import FakeCollection, FakeWeaviate
-from tests.stores.processes import run
 
 
 @pytest.fixture
@@ -35,46 +34,29 @@ class TestWeaviateStore(DatabaseContract):
     def tenants(self, client: FakeWeaviate) -> tuple[WeaviateStore, WeaviateStore]:
         return store_of(client, collection="One"), store_of(client, collection="Two")
 
+    @pytest.fixture
+    def urls(self, client: FakeWeaviate, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+        monkeypatch.setattr(weaviate, "connect_to_custom", lambda **_: client)
+        return "weaviate://host/One", "weaviate://host"
+
+    @pytest.fixture(params=["truncated", "no base64", "another key's"])
+    def damage(self, request: pytest.FixtureRequest, client: FakeWeaviate) -> Callable[[], None]:
+        return lambda: damage_object(client, request.param)
+
 
 def only_collection(client: FakeWeaviate) -> FakeCollection:
     (collection,) = client.made.values()
     return collection
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no base64", "another key's"])
-def test_a_damaged_object_is_a_miss_until_it_is_stored_again(
-    client: FakeWeaviate, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = store_of(client)
-    store.mset([("a", make(1)), ("b", make(2))])
+def damage_object(client: FakeWeaviate, kind: str) -> None:
     objects = {item["key"]: item for item in only_collection(client).objects.values()}
     whole = objects["a"]["value"]
     objects["a"]["value"] = {
         "truncated": base64.b64encode(base64.b64decode(whole)[:60]).decode(),
         "no base64": whole[:-3],
         "another key's": objects["b"]["value"],
-    }[damage]
-    with caplog.at_level(logging.WARNING):
-        assert store.mget(["a", "b"]) == [None, make(2)]
-    assert store.corrupt_rows == 1
-    assert "row a is damaged" in caplog.text
-    store.mset([("a", make(1))])
-    assert store.mget(["a"]) == [make(1)]
-
-
-def test_an_existing_collection_is_opened_again(client: FakeWeaviate) -> None:
-    store_of(client, codec="rotated4").mset([("a", make(1))])
-    read = store_of(client).mget(["a"])[0]
-    assert read is not None
-    assert read.token_ids.tolist() == make(1).token_ids.tolist()
-
-
-def test_keys_come_in_pages(client: FakeWeaviate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refrag_components.stores.weaviate._KEYS_A_PAGE", 3)
-    store = store_of(client)
-    store.mset((key(i), make(0)) for i in range(10))
-    assert sorted(store.yield_keys()) == sorted(key(i) for i in range(10))
-    assert only_collection(client).pages_read == 5
+    }[kind]
 
 
 def test_what_the_server_refuses_is_reported(client: FakeWeaviate) -> None:
@@ -126,21 +108,3 @@ def test_the_users_client_stays_open(client: FakeWeaviate) -> None:
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(StoreError, match="weaviate://host:8080/Collection"):
         WeaviateStore.from_url(url)
-
-
-def test_a_server_that_is_not_there_is_reported() -> None:
-    with pytest.raises(StoreError, match=r"Weaviate at 127\.0\.0\.1"):
-        WeaviateStore.from_url("weaviate://127.0.0.1:9")
-
-
-def test_without_the_client_the_extra_is_named() -> None:
-    code = """
-        sys.modules["weaviate"] = None
-        try:
-            import refrag_components.stores.weaviate
-        except ImportError as error:
-            assert 'pip install "refrag-components[weaviate]"' in str(error)
-        else:
-            raise AssertionError
-    """
-    run(code)

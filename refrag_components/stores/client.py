@@ -1,0 +1,82 @@
+"""What stores that speak to their database through its client have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from refrag_components.exceptions import StoreError
+from refrag_components.stores.rows import RowStore
+from refrag_components.vectors import Codec
+
+__all__ = ["ClientStore", "client_errors", "key_id", "pages"]
+
+_ROWS_A_REQUEST = 64  # some 8 MB as Qdrant's JSON; its server refuses more than 32 MB
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Client = TypeVar("_Client", bound=_Closable)
+_Item = TypeVar("_Item")
+
+
+class ClientStore(RowStore, Generic[_Client]):
+    """A store that works by a client: the user's, or one of its own.
+
+    Args:
+        client: The client; the user's, unless ``_owns_client`` is set.
+        place: Names the database in messages; holds no password.
+        codec: How vectors are stored; what is already there is read whatever its codec.
+    """
+
+    _advice: ClassVar[str]  # what to do about errors of the client
+
+    def __init__(self, client: _Client, place: str, codec: Codec) -> None:
+        super().__init__(place, codec)
+        self.client = client
+        self._owns_client = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Closes a client that was made here, not one that was passed."""
+        if self._owns_client and not self._closed:
+            self._closed = True
+            self.client.close()
+
+    def _errors(self) -> AbstractContextManager[None]:
+        if self._closed:
+            raise StoreError(f"{self.place} is closed; open it again")
+        return client_errors(self.place, self._advice)
+
+
+@contextmanager
+def client_errors(place: str, advice: str) -> Iterator[None]:
+    """Turns the errors of a client, which come in all sorts, into ours.
+
+    Raises:
+        StoreError: If the block raises; the message names the place and says what to do.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{place}: {error}; {advice}") from error
+
+
+def key_id(key: str) -> uuid.UUID:
+    """A hash of a key, for databases that do not take any text as an id."""
+    return uuid.UUID(bytes=hashlib.blake2b(key.encode(), digest_size=16).digest())
+
+
+def pages(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """Yields items in lists of as many as one request should have."""
+    remaining = iter(items)
+    while page := list(islice(remaining, _ROWS_A_REQUEST)):
+        yield page
