@@ -93,9 +93,7 @@ class ChromaStore(ClientStore[ClientAPI]):
             options |= named
             with client_errors(f"Chroma in {path}", cls._advice):
                 client = chromadb.PersistentClient(path=path, settings=settings)
-        store = cls(client, **options)
-        store._owns_client = True
-        return store
+        return cls._owning(client, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its record damaged."""

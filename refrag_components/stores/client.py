@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.rows import RowStore
@@ -42,6 +42,17 @@ class ClientStore(RowStore, Generic[_Client]):
         self.client = client
         self._owns_client = False
         self._closed = False
+
+    @classmethod
+    def _owning(cls, client: _Client, **options: Any) -> Self:
+        """A store that closes its client, at once if the store itself cannot be made."""
+        try:
+            store = cls(client, **options)
+        except BaseException:
+            client.close()
+            raise
+        store._owns_client = True
+        return store
 
     def close(self) -> None:
         """Closes a client that was made here, not one that was passed."""

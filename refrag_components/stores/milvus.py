@@ -97,9 +97,7 @@ class MilvusStore(ClientStore[MilvusClient]):
                 Path(address).parent.mkdir(parents=True, exist_ok=True)
         with client_errors(f"Milvus at {address}", cls._advice):
             client = MilvusClient(address, token=token)
-        store = cls(client, **options)
-        store._owns_client = True
-        return store
+        return cls._owning(client, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its row damaged."""

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
-from refrag_components.stores.client import ClientStore, client_errors, key_id, pages
+from refrag_components.stores.client import ClientStore, key_id, pages
 from refrag_components.stores.url import local_path, split_options, split_url
 from refrag_components.vectors import ChunkVectors
 
@@ -104,9 +104,7 @@ class QdrantStore(ClientStore[QdrantClient]):
                 https=None if encrypted is None else False,
             )
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
-        store = cls(client, **options)
-        store._owns_client = True
-        return store
+        return cls._owning(client, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its point damaged."""
@@ -226,8 +224,8 @@ class QdrantStore(ClientStore[QdrantClient]):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Takes a turn; a closed client says so itself."""
-        with self._turn, client_errors(self.place, self._advice):
+        """Takes a turn."""
+        with self._turn, super()._errors():
             yield
 
 

@@ -101,9 +101,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
                 grpc_secure=secure,
                 auth_credentials=Auth.api_key(key) if key else None,
             )
-        store = cls(client, collection=name or _DEFAULT_COLLECTION, **options)
-        store._owns_client = True
-        return store
+        return cls._owning(client, collection=name or _DEFAULT_COLLECTION, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry a key, in order; None where a key is unknown or its object damaged."""

@@ -215,6 +215,13 @@ class DatabaseContract(StoreContract):
         with pytest.raises(StoreError, match="closed"):
             store.mget(["a"])
 
+    def test_a_url_that_is_refused_leaves_the_database_free(self, urls: tuple[str, str]) -> None:
+        unknown = urls[0] + ("&" if "?" in urls[0] else "?") + "codec=int9"
+        with pytest.raises(StoreError, match="codec") as refused:
+            open_store(unknown)
+        open_store(urls[0]).close()
+        del refused  # until here its traceback held all that was open, as a debugger would
+
     def test_a_damaged_row_is_a_miss_until_it_is_stored_again(
         self, store: RowStore, damage: Callable[[], object], caplog: pytest.LogCaptureFixture
     ) -> None:
