@@ -32,9 +32,9 @@ class Progress:
         self._ticks = 0
 
     def tick(self) -> None:
-        """Reads the clock after a step; processes that train together take the first one's time.
+        """Reads the clock once a step; processes that train together take the first one's time.
 
-        The clock starts with the first reading: the step before it, which compiles, does not count.
+        The clock starts with the first reading.
         """
         if self.seconds is None:
             return
