@@ -60,5 +60,6 @@ def _folded_forward(layer: Any, states: Tensor) -> Tensor:
         plain: Tensor = base(states)
         return plain
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    weight = base.weight + layer.scaling["default"] * (b @ a)
+    frozen = base.weight.T if layer.fan_in_fan_out else base.weight  # GPT-2 stores it transposed
+    weight = frozen + layer.scaling["default"] * (b @ a)
     return nn.functional.linear(states, weight.to(states.dtype), base.bias)

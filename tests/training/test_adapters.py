@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config
 
 from refrag_components.configuration import RefragConfig
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import attach_adapters, fold_adapters
 from refrag_components.training.recipe import LoraSettings
+from tests.tiny import save_tiny_decoder, tiny_decoder_config
 
 
-@pytest.fixture
-def model(tiny_base: tuple[Path, Path]) -> RefragModel:
-    config = RefragConfig(decoder=str(tiny_base[0]), encoder=str(tiny_base[1]), chunk_size=4)
+@pytest.fixture(params=["llama", "transposed weights and biases"])
+def model(
+    request: pytest.FixtureRequest, tiny_base: tuple[Path, Path], tmp_path: Path
+) -> RefragModel:
+    decoder = tiny_base[0]
+    if request.param != "llama":
+        config = tiny_decoder_config(GPT2Config, activation_function="gelu")
+        decoder = save_tiny_decoder(tmp_path / "decoder", config)
+    config = RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
     refrag = RefragModel.from_base(config)
     attach_adapters(refrag, LoraSettings(decoder_rank=4, encoder_rank=2))
     torch.manual_seed(2)
