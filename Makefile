@@ -23,12 +23,13 @@ demo: install  ## Ask Python's own reference, plain and compressed, side by side
 	$(BIN)/refrag demo
 
 # Not against this folder's files: what users install is the wheel, and files may be missing in it.
+# worksteal: a few notebooks and training runs take as long as hundreds of other tests.
 test: install  ## Build the wheel and run every test against it
 	rm -rf $(CHECK)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(CHECK)/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --target $(CHECK) $(CHECK)/dist/*.whl
 	cp -R README.md cookbooks pyproject.toml recipes tests $(CHECK)
-	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(BIN)/python -m pytest
+	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

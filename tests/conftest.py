@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -13,7 +14,10 @@ from refrag_components.configuration import RefragConfig
 from refrag_components.modeling import RefragModel
 from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
+# Here and in processes that tests start: sums add up alike, and test processes side by side do not
+# fight over the cores.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 _numbers = count()
 
