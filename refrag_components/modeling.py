@@ -26,12 +26,7 @@ from refrag_components.configuration import CONFIG_NAME, RefragConfig
 from refrag_components.encoder import ChunkEncoder, load_encoder
 from refrag_components.exceptions import FingerprintMismatchError, UnknownModelError
 from refrag_components.policies.learned import POLICY_FILE, load_networks, save_networks
-from refrag_components.pretrained import (
-    load_pretrained,
-    position_limit,
-    quietly,
-    without_attention_plans,
-)
+from refrag_components.pretrained import load_pretrained, position_limit, quietly
 from refrag_components.projector import Projector
 from refrag_components.retrieval import PassageEncoder
 from refrag_components.tokenization import tokenizer_digest
@@ -162,7 +157,6 @@ class RefragModel(nn.Module):
     @classmethod
     def _assemble(cls, config: RefragConfig, carried: dict[str, Path]) -> RefragModel:
         """Puts the parts together; ``carried`` are bases that no public name leads to."""
-        without_attention_plans()
         decoder, encoder = (
             carried.get(part) or weights.base_folder(getattr(config, part)) for part in _PARTS
         )

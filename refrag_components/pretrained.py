@@ -22,7 +22,6 @@ __all__ = [
     "load_pretrained",
     "position_limit",
     "quietly",
-    "without_attention_plans",
 ]
 
 logger = logging.getLogger(__name__)
@@ -53,10 +52,15 @@ def quietly() -> Iterator[None]:
 def load_pretrained(auto_class: Any, folder: Path) -> Any:
     """Loads a model in float32 and warns if weights are missing that it needs.
 
+    From then on PyTorch does without cuDNN's attention in this process. It is planned anew for
+    every shape, which takes longer than all the rest of a training step (experiments/003), and
+    prompts hardly ever have one length twice. The other kernels need no plan.
+
     Args:
         auto_class: ``AutoModel`` or one of its kin.
         folder: In Hugging Face format.
     """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     with quietly():
         model, found = auto_class.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
@@ -65,16 +69,6 @@ def load_pretrained(auto_class: Any, folder: Path) -> Any:
     if missing:  # nothing here uses a pooler
         logger.warning("weights missing in %s: %d, such as %s", folder, len(missing), min(missing))
     return model
-
-
-def without_attention_plans() -> None:
-    """Keeps PyTorch from cuDNN's attention, in this whole process.
-
-    cuDNN plans its attention anew for every shape, which takes longer than all the rest of a
-    training step (experiments/003), and prompts hardly ever have one length twice. The other
-    kernels need no plan.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def position_limit(config: Any, tokenizer: Any) -> int:

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -106,3 +107,9 @@ def test_end_tokens_of_config_and_tokenizer_count(tiny_model: RefragModel) -> No
     ends = end_token_ids(tiny_model.decoder, tokenizer)
     assert {tokenizer.eos_token_id, tokenizer.bos_token_id} <= ends
     assert None not in ends
+
+
+def test_attention_needs_no_plan_for_every_prompt_length(tiny_base: tuple[Path, Path]) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_pretrained(AutoModelForCausalLM, tiny_base[0])
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
