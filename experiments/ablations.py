@@ -45,15 +45,20 @@ def with_k(k: int) -> Callable[[Recipe], Recipe]:
     return changed
 
 
+def as_is(recipe: Recipe) -> Recipe:
+    """The recipe itself: the variant is the baseline, or ``trained`` makes the difference."""
+    return recipe
+
+
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
-    "k=4": lambda recipe: recipe,
+    "k=4": as_is,
     "k=8": with_k(8),
     "k=16": with_k(16),
     "k=32": with_k(32),
-    "no curriculum": lambda recipe: recipe,
-    "no reconstruction": lambda recipe: recipe,
+    "no curriculum": as_is,
+    "no reconstruction": as_is,
     "no token mix": lambda recipe: replace(recipe, model=replace(recipe.model, token_mix=False)),
-    "encoder of 2 layers": lambda recipe: recipe,
+    "encoder of 2 layers": as_is,
     "no distillation": lambda recipe: replace(
         recipe, continual=replace(recipe.continual, distillation=0.0)
     ),

@@ -1,6 +1,6 @@
 """What a training step of stages 1 and 2 takes, with PEFT's own adapters and with folded ones.
 
-    python experiments/steps.py CORPUS --positions 32768 57344
+    python experiments/steps.py recipes/refrag-smollm2-135m.toml CORPUS --positions 32768
 
 CORPUS comes from `refrag train prepare`. Needs CUDA.
 """
@@ -12,12 +12,15 @@ import time
 
 import torch
 
-from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec
 from refrag_components.modeling import RefragModel
-from refrag_components.training.adapters import attach_adapters, fold_adapters
+from refrag_components.training.adapters import (
+    attach_adapters,
+    fold_adapters,
+    store_frozen_in_bfloat16,
+)
 from refrag_components.training.plans import PlannedBatches
-from refrag_components.training.recipe import LoraSettings
+from refrag_components.training.recipe import Recipe
 from refrag_components.training.trainer import TrainingModel
 
 
@@ -42,26 +45,14 @@ SPECS = {
 }
 
 
-def prepared(folded: bool, eager: bool) -> TrainingModel:
-    """A compiled model of the bundled checkpoint's shape on the GPU."""
+def prepared(recipe: Recipe, folded: bool, eager: bool) -> TrainingModel:
+    """The recipe's untrained model on the GPU, compiled unless ``eager``."""
     torch.manual_seed(0)
-    model = RefragModel.from_base(
-        RefragConfig(
-            decoder="HuggingFaceTB/SmolLM2-135M-Instruct",
-            encoder="sentence-transformers/all-MiniLM-L6-v2",
-            chunk_size=4,
-            max_chunk_size=8,
-            contextual=True,
-            token_mix=True,
-        )
-    )
-    attach_adapters(model, LoraSettings(decoder_rank=56, encoder_rank=32))
+    model = RefragModel.from_base(recipe.model)
+    attach_adapters(model, recipe.lora)
     if folded:
         fold_adapters(model)
-    for name, parameter in model.decoder.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
+    store_frozen_in_bfloat16(model.decoder)
     training = TrainingModel(model, distillation=1.0).cuda().train()
     if not eager:
         training.compile_layers()
@@ -82,6 +73,7 @@ def step(training: TrainingModel, batch: Batch, optimiser: torch.optim.Optimizer
 def main() -> None:
     """Prints seconds a step, the first one with its compilation apart."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("recipe")
     parser.add_argument("corpus")
     parser.add_argument("--positions", nargs="+", type=int, default=[32768])
     parser.add_argument("--adapters", nargs="+", default=["peft", "folded"])
@@ -89,9 +81,10 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--profile", action="store_true", help="also what the GPU does in a step")
     options = parser.parse_args()
+    recipe = Recipe.load(options.recipe)
     corpus = TokenisedCorpus.load(options.corpus)
     for adapters in options.adapters:
-        training = prepared(adapters == "folded", options.eager)
+        training = prepared(recipe, adapters == "folded", options.eager)
         trained = [p for p in training.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
         for positions in options.positions:

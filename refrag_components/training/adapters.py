@@ -5,13 +5,14 @@ from __future__ import annotations
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from refrag_components.modeling import RefragModel
 from refrag_components.pretrained import quietly
 from refrag_components.training.recipe import LoraSettings
 
-__all__ = ["attach_adapters", "fold_adapters"]
+__all__ = ["attach_adapters", "fold_adapters", "store_frozen_in_bfloat16"]
 
 
 def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
@@ -52,6 +53,13 @@ def fold_adapters(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, Linear):
             setattr(layer, "forward", MethodType(_folded_forward, layer))  # noqa: B010, mypy
+
+
+def store_frozen_in_bfloat16(model: nn.Module) -> None:
+    """Frozen weights need no float32 copy; autocast computes in bfloat16 anyway."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _folded_forward(layer: Any, states: Tensor) -> Tensor:

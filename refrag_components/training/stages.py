@@ -12,7 +12,11 @@ from transformers import set_seed
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
-from refrag_components.training.adapters import attach_adapters, fold_adapters
+from refrag_components.training.adapters import (
+    attach_adapters,
+    fold_adapters,
+    store_frozen_in_bfloat16,
+)
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
 from refrag_components.training.policy import train_policies
 from refrag_components.training.recipe import STAGES, Recipe, Stage
@@ -97,7 +101,7 @@ def run_stage(
         for name, parameter in model.decoder.named_parameters():
             parameter.requires_grad_("lora_" in name)
     if on_cuda:
-        _store_frozen_in_bfloat16(model.decoder)
+        store_frozen_in_bfloat16(model.decoder)
     trainer = StageTrainer(
         TrainingModel(model, settings.distillation),
         PlannedBatches(
@@ -139,10 +143,3 @@ def _starting_model(
 def _left_by_the_stage_before(stage: Stage, recipe: Recipe, folder: Path) -> Path:
     before = recipe.stages[recipe.stages.index(stage) - 1]
     return folder / before / "model"
-
-
-def _store_frozen_in_bfloat16(decoder: torch.nn.Module) -> None:
-    """Frozen weights need no float32 copy; autocast computes in bfloat16 anyway."""
-    for parameter in decoder.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)

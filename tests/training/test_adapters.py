@@ -8,11 +8,10 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from refrag_components.configuration import RefragConfig
 from refrag_components.modeling import RefragModel
-from refrag_components.training.adapters import attach_adapters, fold_adapters
-from refrag_components.training.recipe import LoraSettings
+from refrag_components.training.adapters import fold_adapters
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
+from tests.training.adapted import adapted_model
 
 
 @pytest.fixture(params=["llama", "transposed weights and biases"])
@@ -23,14 +22,7 @@ def model(
     if request.param != "llama":
         config = tiny_decoder_config(GPT2Config, activation_function="gelu")
         decoder = save_tiny_decoder(tmp_path / "decoder", config)
-    config = RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
-    refrag = RefragModel.from_base(config)
-    attach_adapters(refrag, LoraSettings(decoder_rank=4, encoder_rank=2))
-    torch.manual_seed(2)
-    for name, parameter in refrag.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return refrag
+    return adapted_model(decoder, tiny_base[1])
 
 
 def results(model: RefragModel) -> dict[str, torch.Tensor]:

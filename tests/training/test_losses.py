@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import Gemma2Config, LlamaConfig, PretrainedConfig
 
-from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import (
     IGNORED,
     Batch,
@@ -26,10 +25,9 @@ from refrag_components.corpus import (
 )
 from refrag_components.modeling import RefragModel
 from refrag_components.training import losses
-from refrag_components.training.adapters import attach_adapters
-from refrag_components.training.recipe import LoraSettings
 from refrag_components.training.trainer import TrainingModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
+from tests.training.adapted import adapted_model
 
 DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -44,18 +42,15 @@ def model(
 ) -> RefragModel:
     kind, others = DECODERS[request.param]
     decoder = save_tiny_decoder(tmp_path / "decoder", tiny_decoder_config(kind, **others))
-    config = RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
-    refrag = RefragModel.from_base(config)
-    attach_adapters(refrag, LoraSettings(decoder_rank=4, encoder_rank=4))
-    torch.manual_seed(2)
-    for name, parameter in refrag.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return refrag
+    return adapted_model(decoder, tiny_base[1])
 
 
-def window_batch(model: RefragModel, run_folder: Path, *, everywhere: bool) -> Batch:
-    spec = WindowSpec(chunk_size=4, passages=2, passage_tokens=14, output_tokens=6, expanded=0.3)
+def window_batch(
+    model: RefragModel, run_folder: Path, *, everywhere: bool, expanded: float = 0.3
+) -> Batch:
+    spec = WindowSpec(
+        chunk_size=4, passages=2, passage_tokens=14, output_tokens=6, expanded=expanded
+    )
     return cut_windows(
         TokenisedCorpus.load(run_folder / "text"),
         np.arange(5) * 7,
@@ -131,18 +126,7 @@ def test_every_batch_reaches_all_that_trains(
     expanded: float, model: RefragModel, run_folder: Path
 ) -> None:
     """Processes that train together wait for each gradient, encoded chunks or none."""
-    spec = WindowSpec(
-        chunk_size=4, passages=2, passage_tokens=12, output_tokens=6, expanded=expanded
-    )
-    batch = cut_windows(
-        TokenisedCorpus.load(run_folder / "text"),
-        np.arange(3) * 7,
-        spec,
-        encoder=model.encoder,
-        separator=model.first_token_id,
-        rng=np.random.default_rng(0),
-        with_full_text=True,
-    )
+    batch = window_batch(model, run_folder, everywhere=True, expanded=expanded)
     training = TrainingModel(model, 1.0)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or "projector" in name)
