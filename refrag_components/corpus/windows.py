@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WindowSpec", "cut_windows"]
 
+# Nothing tells which span comes next: its first tokens have to be given.
+_UNFORETOLD = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSpec:
@@ -30,6 +33,9 @@ class WindowSpec:
         expanded: Fraction p of the chunks that enter as tokens, drawn at random. Between 0 and 1
             only whole chunks are drawn, so that every row has the same number of positions.
         reconstruct: The output is the context itself (stage 1) instead of what follows it.
+        recalled: The output is spans of so many tokens from anywhere in the context, 0 for none.
+            What comes after a span's first tokens has to be looked up by what they say, and not,
+            as in a reconstruction, by where they stand.
     """
 
     chunk_size: int
@@ -38,6 +44,7 @@ class WindowSpec:
     output_tokens: int
     expanded: float = 0.0
     reconstruct: bool = False
+    recalled: int = 0
 
     @property
     def context_tokens(self) -> int:
@@ -47,7 +54,8 @@ class WindowSpec:
     @property
     def span(self) -> int:
         """Tokens of running text that a window covers."""
-        return self.context_tokens + (0 if self.reconstruct else self.output_tokens)
+        after = 0 if self.reconstruct or self.recalled else self.output_tokens
+        return self.context_tokens + after
 
     @property
     def positions(self) -> int:
@@ -80,7 +88,7 @@ def cut_windows(
         spec: Shape of the windows.
         encoder: Gives the encoder's special tokens and window.
         separator: Token id that comes first.
-        rng: Draws the expanded chunks.
+        rng: Draws the expanded chunks and recalled spans.
         with_full_text: Whether ``full_ids`` are wanted.
         with_context_labels: Whether ``context_labels`` are wanted.
     """
@@ -88,6 +96,9 @@ def cut_windows(
     text = np.asarray(corpus.tokens[starts[:, None] + np.arange(spec.span)], dtype=np.int64)
     context = text[:, :s]
     output = context[:, : spec.output_tokens] if spec.reconstruct else text[:, s:]
+    labels = output
+    if spec.recalled:
+        output, labels = _recall(context, spec, rng)
     first = np.full((rows, 1), separator)
     head = [first, context] + ([first] if spec.reconstruct else [])
     full_ids = np.concatenate([*head, output[:, :-1]], axis=1)
@@ -123,10 +134,10 @@ def cut_windows(
         "chunk_index": chunk_index,
         "chunk_tokens": chunk_tokens[:, :n_encoded].reshape(-1, k),
         "chunk_used": np.tile(used[:n_encoded], (rows, 1)),
-        "labels": output,
+        "labels": labels,
     }
     encoded = encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder)
-    if with_full_text and spec.expanded != 1.0:
+    if with_full_text:
         arrays["full_ids"] = full_ids
     if with_context_labels:
         # A position predicts the first text token of the next one; nothing predicts a separator.
@@ -137,6 +148,18 @@ def cut_windows(
         name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
     }
     return Batch(**tensors, **encoded)
+
+
+def _recall(
+    context: np.ndarray, spec: WindowSpec, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spans of the context, one after another, and what of them can be foretold."""
+    spans = (len(context), spec.output_tokens // spec.recalled, 1)
+    first = rng.integers(spec.context_tokens - spec.recalled + 1, size=spans)
+    within = np.arange(spec.recalled)
+    tokens = np.take_along_axis(context[:, None], first + within, axis=2)
+    labels = np.where(within < _UNFORETOLD, IGNORED, tokens)
+    return tokens.reshape(len(context), -1), labels.reshape(len(context), -1)
 
 
 def _draw(

@@ -24,6 +24,7 @@ from refrag_components.training.recipe import MOST_PASSAGES, StageSettings
 __all__ = ["PlannedBatches", "continual_plan", "reconstruction_plan"]
 
 _PASSAGE_COUNTS = (4, MOST_PASSAGES)
+_RECALLED = (16, 32, 64)  # tokens a span
 
 # Shorter rows count as this long: each costs the encoder a sequence of its own.
 _FEWEST_POSITIONS = 16
@@ -58,15 +59,18 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
         k = int(rng.choice(settings.chunk_sizes))
         p = float(rng.choice(settings.expanded))
         kind = rng.random()
-        if kind < settings.reconstruction_share:
+        if kind < (share := settings.reconstruction_share):
             plan.append(_reconstruct(settings.reconstruction_tokens // k, k))
             continue
-        if kind < settings.reconstruction_share + settings.conversation_share:
+        if kind < (share := share + settings.conversation_share):
             shown = int(rng.integers(1, settings.max_passages + 1))
             plan.append(ConversationSpec(chunk_size=k, expanded=p, passages=shown))
             continue
         passages = int(rng.choice(_PASSAGE_COUNTS))
-        tokens = settings.context_tokens // passages
+        context = int(rng.choice(settings.context_tokens))
+        tokens = context // passages
+        output = min(settings.output_tokens, context)
+        recalled = min(int(rng.choice(_RECALLED)), output)
         if p in (0.0, 1.0):  # real passages end where they end: let the last chunk be short
             tokens -= int(rng.integers(k))
         plan.append(
@@ -74,8 +78,9 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
                 chunk_size=k,
                 passages=passages,
                 passage_tokens=tokens,
-                output_tokens=settings.output_tokens,
+                output_tokens=output,
                 expanded=p,
+                recalled=recalled if kind < share + settings.recall_share else 0,
             )
         )
     return plan
@@ -137,7 +142,7 @@ class PlannedBatches(Dataset[Batch]):
         if isinstance(spec, ConversationSpec):
             return self._conversations(spec, rng)
         each = spec.positions
-        if self.with_full_text and spec.expanded < 1:
+        if self.with_full_text:
             each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
         rows = max(1, self.positions // max(each, _FEWEST_POSITIONS))
         return cut_windows(

@@ -57,17 +57,22 @@ class StageSettings:
             than its A matrices (LoRA+, arXiv 2402.12354).
         chunk_sizes: Values of k, drawn batch by batch.
         reconstruction_tokens: Longest text to reconstruct, in tokens.
-        context_tokens: Context length s in tokens (stages 2 and 3).
-        output_tokens: Continuation length o in tokens (stages 2 and 3).
+        context_tokens: Context lengths s in tokens, drawn batch by batch (stages 2 and 3).
+        output_tokens: Continuation length o in tokens, or s where that is shorter (stages 2 and
+            3).
         expanded: Fractions p of expanded chunks, drawn batch by batch (stages 2 and 3); 1 trains
             the plain decoder.
         reconstruction_share: Share of batches that go on reconstructing (stages 2 and 3).
+        recall_share: Share of batches whose output is spans from anywhere in the context (stages 2
+            and 3).
         conversation_share: Share of batches that answer questions over passages in the decoder's
             chat template: a little keeps it able to converse (stage 2), most of them make the
             fine-tuning (stage 3).
         max_passages: Most passages a question; their number is drawn batch by batch.
         distillation: Weight of the divergence from reading the full text: by the base decoder on
             running text, by the decoder in its present state on answers.
+        alignment: Weight of the difference from the states between the layers of that reader.
+        next_token: Weight of the cross-entropy of the tokens that follow.
         gradient_checkpointing: Keep no activations of the decoder's layers and compute them twice:
             for decoders whose batches do not fit otherwise.
         warmup: Share of the steps for linear warm-up, before the cosine.
@@ -83,13 +88,16 @@ class StageSettings:
     loraplus_lr_ratio: float = 8.0
     chunk_sizes: tuple[int, ...] = (8,)
     reconstruction_tokens: int = 256
-    context_tokens: int = 1024
+    context_tokens: tuple[int, ...] = (1024,)
     output_tokens: int = 256
     expanded: tuple[float, ...] = (0.0, 0.0, 0.1, 0.25, 1.0)
     reconstruction_share: float = 0.0
+    recall_share: float = 0.0
     conversation_share: float = 0.0
     max_passages: int = 10
     distillation: float = 0.0
+    alignment: float = 0.0
+    next_token: float = 1.0
     gradient_checkpointing: bool = False
     warmup: float = 0.04
     save_every: int = 200
@@ -97,10 +105,17 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         """Checks that the longest chunk fits into what it is cut from."""
+        for name in ("chunk_sizes", "context_tokens", "expanded"):
+            if not isinstance(given := getattr(self, name), tuple) or not given:
+                msg = f"{name} = {given} must be a list of what is drawn batch by batch"
+                raise ValueError(msg)
         longest = max(self.chunk_sizes)
-        for name, chunks in (("reconstruction_tokens", 1), ("context_tokens", MOST_PASSAGES)):
-            if (tokens := getattr(self, name)) < chunks * longest:
-                msg = f"{name} = {tokens} is too short for chunk_sizes up to {longest}; "
+        for name, shortest, chunks in (
+            ("reconstruction_tokens", self.reconstruction_tokens, 1),
+            ("context_tokens", min(self.context_tokens), MOST_PASSAGES),
+        ):
+            if shortest < chunks * longest:
+                msg = f"{name} = {shortest} is too short for chunk_sizes up to {longest}; "
                 raise ValueError(msg + f"set at least {chunks * longest}")
 
 

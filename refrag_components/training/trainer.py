@@ -19,6 +19,7 @@ from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
 from refrag_components.pretrained import quietly
+from refrag_components.training.alignment import LayerStates, misalignment
 from refrag_components.training.losses import OutputHead, SlicedLosses
 from refrag_components.training.plans import PlannedBatches
 from refrag_components.training.progress import Progress
@@ -39,14 +40,27 @@ class TrainingModel(nn.Module):
             a reader of the full text says is a far denser signal than the one token that follows.
             On running text that reader is the base decoder, adapter off. The base knows no answer
             that fine-tuning teaches, so on answers it is the decoder in its present state.
+        alignment: Weight of the difference from that reader's states between the layers, at the
+            same tokens; 0 for none.
+        next_token: Weight of the cross-entropy of the tokens that follow.
     """
 
-    def __init__(self, refrag: RefragModel, distillation: float = 0.0) -> None:
+    def __init__(
+        self,
+        refrag: RefragModel,
+        distillation: float = 0.0,
+        alignment: float = 0.0,
+        next_token: float = 1.0,
+    ) -> None:
         super().__init__()
         self.refrag = refrag
         self.distillation = distillation
+        self.alignment = alignment
+        self.next_token = next_token
         self._head = OutputHead(refrag)
         self._losses = SlicedLosses(self._head)
+        self._misalignment = misalignment
+        self._layers = LayerStates(refrag) if alignment else None
 
     def train(self, mode: bool = True) -> TrainingModel:
         """Keeps the encoder without dropout: chunk vectors are the same at every use."""
@@ -68,8 +82,10 @@ class TrainingModel(nn.Module):
         for model in (self.refrag.decoder, self.refrag.encoder.model):
             layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
             for layer in layers:
-                layer.compile(dynamic=True)
+                # Not layer.compile(): that would take the hooks of LayerStates into the graphs.
+                layer.forward = torch.compile(layer.forward, dynamic=True)
         self._losses.compile()
+        self._misalignment = torch.compile(misalignment, dynamic=True)
 
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
@@ -78,19 +94,25 @@ class TrainingModel(nn.Module):
         if not inputs.requires_grad:  # nothing was encoded (p = 1)
             # Processes that train together wait for a gradient of every parameter.
             inputs = inputs + 0.0 * sum(p.sum() for p in self.encoding_parameters())
+        if self._layers is not None:
+            self._layers.start()
         rows = self._head.states(inputs_embeds=inputs)
-        output = rows[:, -batch.labels.shape[1] :].flatten(0, 1)
+        places = _last_places(batch.token_ids, batch.labels)
         labels = batch.labels.flatten()
         if batch.answer_index is not None:
-            output, labels = output[batch.answer_index], labels[batch.answer_index]
+            places, labels = places[batch.answer_index], labels[batch.answer_index]
+        output = rows.flatten(0, 1)[places]
+        between = [] if self._layers is None else self._layers.take(places)
         states = output
         if batch.context_labels is not None:
             states = rows.flatten(0, 1)
             labels = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
-        loss = self._losses.cross_entropy(states, labels)
-        if self.distillation and batch.full_ids is not None:
-            teacher = self._read_full_text(batch)
+        loss = self.next_token * self._losses.cross_entropy(states, labels)
+        if batch.full_ids is not None:
+            teacher, aims = self._read_full_text(batch)
             loss = loss + self.distillation * self._losses.divergence(output, teacher)
+            missed = [self._misalignment(*pair) for pair in zip(between, aims, strict=True)]
+            loss = loss + self.alignment * sum(missed) / max(len(missed), 1)
         return {"loss": loss}
 
     def encoding_parameters(self) -> list[nn.Parameter]:
@@ -98,15 +120,20 @@ class TrainingModel(nn.Module):
         return _trainable(self.refrag.encoder) + _trainable(self.refrag.projector)
 
     @torch.no_grad()
-    def _read_full_text(self, batch: Batch) -> Tensor:
-        """States of the teacher at the output tokens, (outputs, width)."""
+    def _read_full_text(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """States of the teacher at the output tokens, last and between the layers."""
         assert batch.full_ids is not None
+        if self._layers is not None:
+            self._layers.start()
         if batch.full_index is not None:
+            places = batch.full_index
             states = self._head.states(input_ids=batch.full_ids)
-            return states.flatten(0, 1)[batch.full_index]
-        with self.refrag.decoder.disable_adapter():
-            states = self._head.states(input_ids=batch.full_ids)
-        return states[:, -batch.labels.shape[1] :].flatten(0, 1)
+        else:
+            places = _last_places(batch.full_ids, batch.labels)
+            with self.refrag.decoder.disable_adapter():
+                states = self._head.states(input_ids=batch.full_ids)
+        between = [] if self._layers is None else self._layers.take(places)
+        return states.flatten(0, 1)[places], between
 
 
 class StageTrainer(Trainer):
@@ -272,6 +299,13 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def _last_places(rows: Tensor, labels: Tensor) -> Tensor:
+    """Places in the flattened rows of the last positions, which predict the labels."""
+    n, length = rows.shape
+    places = torch.arange(n * length, device=rows.device).view(n, length)
+    return places[:, length - labels.shape[1] :].flatten()
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -28,7 +28,7 @@ reconstruction_tokens = 16
 steps = 2
 positions = 512
 chunk_sizes = [4]
-context_tokens = 64
+context_tokens = [64]
 output_tokens = 16
 """
 
@@ -50,7 +50,7 @@ def test_questions_are_prepared_and_trained_on(folder: Path) -> None:
     recipe = folder / "recipe.toml"
     with recipe.open("a") as file:
         file.write("\n[finetuning]\nsteps = 2\npositions = 512\nchunk_sizes = [4]\n")
-        file.write("context_tokens = 64\noutput_tokens = 16\nconversation_share = 1.0\n")
+        file.write("context_tokens = [64]\noutput_tokens = 16\nconversation_share = 1.0\n")
     question = {"id": "1", "question": "What fell?", "answers": ["rain"], "gold": ["p"]}
     question["passages"] = [{"id": "p", "text": TEXT[2]}, {"id": "o", "text": TEXT[1]}]
     (folder / "questions.jsonl").write_text(json.dumps(question) + "\n")

@@ -155,6 +155,39 @@ def test_nothing_predicts_the_separator_before_a_reconstruction(
     torch.testing.assert_close(everywhere[:, -10:], batch_logits(tiny_model, batch))
 
 
+@pytest.mark.parametrize("expanded", [0.0, 0.5, 1.0])
+def test_recalled_spans_come_from_anywhere_in_the_context(
+    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+) -> None:
+    spec, batch = cut(
+        tiny_model,
+        corpus,
+        [3, 40],
+        passages=2,
+        passage_tokens=16,
+        output_tokens=12,
+        recalled=6,
+        expanded=expanded,
+    )
+    assert spec.span == 32
+    assert batch.full_ids is not None
+    given = torch.tensor([True, True, False, False, False, False] * 2)
+    firsts = set()
+    for row, start in enumerate([3, 40]):
+        context = corpus.tokens[start : start + 32].tolist()
+        assert batch.full_ids[row, 1:33].tolist() == context
+        output = [*batch.full_ids[row, 33:].tolist(), int(batch.labels[row, -1])]
+        assert batch.token_ids[row, -11:].tolist() == output[:-1]
+        assert batch.labels[row].tolist() == [
+            IGNORED if hidden else token for hidden, token in zip(given, output, strict=True)
+        ]
+        for span in (output[:6], output[6:]):
+            places = [i for i in range(27) if context[i : i + 6] == span]
+            assert places
+            firsts.update(places)
+    assert len(firsts) > 2
+
+
 def test_gradients_reach_encoder_projector_and_decoder(
     tiny_model: RefragModel, corpus: TokenisedCorpus
 ) -> None:

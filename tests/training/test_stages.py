@@ -309,7 +309,7 @@ def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path:
         ),
         (
             "[model]\ndecoder='a'\nencoder='b'\n[reconstruction]\nsteps=1\nchunk_sizes=[4,32]\n"
-            "[continual]\nsteps=1\nchunk_sizes=[32]\ncontext_tokens=128\n",
+            "[continual]\nsteps=1\nchunk_sizes=[32]\ncontext_tokens=[128]\n",
             "context_tokens = 128 is too short for chunk_sizes up to 32; set at least 256",
         ),
     ],

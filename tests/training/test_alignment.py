@@ -1,0 +1,98 @@
+"""A decoder learns to think what a reader of the full text thinks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig
+
+from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
+from refrag_components.modeling import RefragModel
+from refrag_components.training.alignment import LayerStates, misalignment
+from refrag_components.training.trainer import TrainingModel
+from tests.tiny import save_tiny_decoder, tiny_decoder_config
+from tests.training.adapted import adapted_model
+
+LAYERS = {"num_hidden_layers": 5}
+DECODERS: list[PretrainedConfig] = [
+    tiny_decoder_config(LlamaConfig, **LAYERS),
+    tiny_decoder_config(Gemma2Config, head_dim=8, **LAYERS),
+    GPT2Config(vocab_size=512, n_embd=32, n_layer=5, n_head=4),
+]
+
+
+@pytest.fixture(params=DECODERS, ids=lambda config: config.model_type)
+def model(
+    request: pytest.FixtureRequest, tiny_base: tuple[Path, Path], tmp_path: Path
+) -> RefragModel:
+    return adapted_model(save_tiny_decoder(tmp_path / "decoder", request.param), tiny_base[1])
+
+
+@pytest.fixture
+def batch(model: RefragModel, run_folder: Path) -> Batch:
+    return cut(model, run_folder, expanded=0.3)
+
+
+def cut(model: RefragModel, run_folder: Path, *, expanded: float) -> Batch:
+    spec = WindowSpec(
+        chunk_size=4, passages=2, passage_tokens=16, output_tokens=8, expanded=expanded
+    )
+    return cut_windows(
+        TokenisedCorpus.load(run_folder / "text"),
+        np.arange(4) * 7,
+        spec,
+        encoder=model.encoder,
+        separator=model.first_token_id,
+        rng=np.random.default_rng(0),
+        with_full_text=True,
+    )
+
+
+def test_states_are_those_between_the_layers(model: RefragModel, batch: Batch) -> None:
+    layers = LayerStates(model)
+    assert batch.full_ids is not None
+    places = torch.tensor([3, 50])
+    layers.start()
+    whole = model.decoder(input_ids=batch.full_ids, output_hidden_states=True).hidden_states
+    kept = layers.take(places)
+    assert len(kept) == 2
+    torch.testing.assert_close(kept[0], whole[2].flatten(0, 1)[places])
+    model.decoder(input_ids=batch.full_ids)
+    assert layers.take(places) == []
+
+
+def test_whoever_reads_the_full_text_with_the_base_misses_nothing(
+    model: RefragModel, run_folder: Path
+) -> None:
+    everything = cut(model, run_folder, expanded=1.0)
+    training = TrainingModel(model, alignment=1.0, next_token=0.0)
+    with model.decoder.disable_adapter():
+        assert float(training(**vars(everything))["loss"].detach()) == pytest.approx(0.0, abs=1e-6)
+    assert float(training(**vars(everything))["loss"].detach()) > 1e-3
+
+
+def test_misalignment_is_the_missed_share_of_the_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(4000, 8, generator=generator) * torch.tensor([1.0, 300.0] * 4) + 5
+    assert float(misalignment(teacher, teacher)) == 0.0
+    average = teacher.mean(dim=0).expand_as(teacher)
+    assert float(misalignment(average, teacher)) == pytest.approx(1.0, rel=0.05)
+    half = (teacher + average) / 2
+    assert float(misalignment(half, teacher)) == pytest.approx(0.25, rel=0.05)
+
+
+def test_training_brings_the_states_closer(model: RefragModel, batch: Batch) -> None:
+    training = TrainingModel(model, alignment=1.0, next_token=0.0)
+    parameters = [p for n, p in model.named_parameters() if "lora_" in n or "projector" in n]
+    adam = torch.optim.Adam(parameters, lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = training(**vars(batch))["loss"]
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
