@@ -31,7 +31,7 @@ from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
 
 CONTEXT, OUTPUT = 1024, 256
-WAYS = {"none": 1.0, "full": 1.0, "p=0": 0.0, "p=.25": 0.25}
+WAYS = {"none": 1.0, "full": 1.0, "p=0": 0.0, "p=.25": 0.25, "last .25": 0.25}
 PARTS = {"all": (0, OUTPUT), "0-16": (0, 16), "16-64": (16, 64), "64-256": (64, OUTPUT)}
 
 
@@ -49,6 +49,7 @@ def measure(
             passage_tokens=PASSAGE_TOKENS,
             output_tokens=OUTPUT,
             expanded=expanded,
+            recent=way == "last .25",
         )
         rng = np.random.default_rng(0)
         losses = np.concatenate(
@@ -81,7 +82,7 @@ def table(out: Path) -> list[dict[str, Any]]:
     """Prints all results, best first, and returns them."""
     results = [json.loads(path.read_text()) for path in out.glob("*/result.json")]
     results.sort(key=lambda r: -recovered(r["found"], "p=0") - recovered(r["found"], "p=.25"))
-    parts = [(way, part) for way in ("p=0", "p=.25") for part in PARTS]
+    parts = [(way, part) for way in ("p=0", "p=.25") for part in PARTS] + [("last .25", "all")]
     print("| variant | s | none | full | " + " | ".join(f"{w} {p}" for w, p in parts) + " |")
     print("|---" * (4 + len(parts)) + "|")
     for r in results:

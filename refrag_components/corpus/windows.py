@@ -32,6 +32,7 @@ class WindowSpec:
         output_tokens: Tokens after the context whose loss counts (o).
         expanded: Fraction p of the chunks that enter as tokens, drawn at random. Between 0 and 1
             only whole chunks are drawn, so that every row has the same number of positions.
+        recent: The last chunks expand instead of random ones.
         reconstruct: The output is the context itself (stage 1) instead of what follows it.
         recalled: The output is spans of so many tokens from anywhere in the context, 0 for none.
             What comes after a span's first tokens has to be looked up by what they say, and not,
@@ -43,6 +44,7 @@ class WindowSpec:
     passage_tokens: int
     output_tokens: int
     expanded: float = 0.0
+    recent: bool = False
     reconstruct: bool = False
     recalled: int = 0
 
@@ -113,7 +115,7 @@ def cut_windows(
     chunk_tokens[:, used] = context
     row_start = np.arange(rows)[:, None] * n_chunks  # chunks are numbered through the batch
 
-    expanded = _draw(rows, lengths, k, spec.expanded, rng)
+    expanded = _draw(rows, lengths, spec, rng)
     by_token = expanded[:, chunk_of]
     kept = by_token | begins
     per_row = int(kept[0].sum()) if s else 0
@@ -162,15 +164,14 @@ def _recall(
     return tokens.reshape(len(context), -1), labels.reshape(len(context), -1)
 
 
-def _draw(
-    rows: int, lengths: np.ndarray, k: int, fraction: float, rng: np.random.Generator
-) -> np.ndarray:
+def _draw(rows: int, lengths: np.ndarray, spec: WindowSpec, rng: np.random.Generator) -> np.ndarray:
     """Which chunks are expanded, shape (rows, chunks), bool."""
-    if fraction in (0.0, 1.0):
-        return np.full((rows, len(lengths)), bool(fraction))
-    whole = np.flatnonzero(lengths == k)
-    count = min(round(fraction * len(lengths)), len(whole))
-    picked = rng.random((rows, len(whole))).argsort(axis=1)[:, :count]
+    if spec.expanded in (0.0, 1.0):
+        return np.full((rows, len(lengths)), bool(spec.expanded))
+    whole = np.flatnonzero(lengths == spec.chunk_size)
+    count = min(round(spec.expanded * len(lengths)), len(whole))
+    wanted = np.arange(len(whole), 0, -1) if spec.recent else rng.random((rows, len(whole)))
+    picked = np.broadcast_to(wanted, (rows, len(whole))).argsort(axis=1)[:, :count]
     expanded = np.zeros((rows, len(lengths)), dtype=bool)
     np.put_along_axis(expanded, whole[picked], True, axis=1)
     return expanded

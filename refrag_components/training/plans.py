@@ -71,6 +71,7 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
         tokens = context // passages
         output = min(settings.output_tokens, context)
         recalled = min(int(rng.choice(_RECALLED)), output)
+        recent = bool(rng.random() < settings.recent_share)
         if p in (0.0, 1.0):  # real passages end where they end: let the last chunk be short
             tokens -= int(rng.integers(k))
         plan.append(
@@ -80,6 +81,7 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
                 passage_tokens=tokens,
                 output_tokens=output,
                 expanded=p,
+                recent=recent,
                 recalled=recalled if kind < share + settings.recall_share else 0,
             )
         )

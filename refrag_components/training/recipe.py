@@ -62,6 +62,8 @@ class StageSettings:
             3).
         expanded: Fractions p of expanded chunks, drawn batch by batch (stages 2 and 3); 1 trains
             the plain decoder.
+        recent_share: Share of the batches with some chunks expanded in which these are the last
+            of a running text instead of random ones: what is left to gain lies far back.
         reconstruction_share: Share of batches that go on reconstructing (stages 2 and 3).
         recall_share: Share of batches whose output is spans from anywhere in the context (stages 2
             and 3).
@@ -91,6 +93,7 @@ class StageSettings:
     context_tokens: tuple[int, ...] = (1024,)
     output_tokens: int = 256
     expanded: tuple[float, ...] = (0.0, 0.0, 0.1, 0.25, 1.0)
+    recent_share: float = 0.0
     reconstruction_share: float = 0.0
     recall_share: float = 0.0
     conversation_share: float = 0.0

@@ -155,6 +155,23 @@ def test_nothing_predicts_the_separator_before_a_reconstruction(
     torch.testing.assert_close(everywhere[:, -10:], batch_logits(tiny_model, batch))
 
 
+def test_recent_chunks_expand_last(tiny_model: RefragModel, corpus: TokenisedCorpus) -> None:
+    _, batch = cut(
+        tiny_model,
+        corpus,
+        [3, 40],
+        passages=2,
+        passage_tokens=18,
+        output_tokens=3,
+        expanded=0.3,
+        recent=True,
+    )
+    chunks = [True] * 6 + [False] * 12 + [True]  # the last chunk of a passage is too short
+    assert batch.chunk_index.ge(0)[0].tolist() == [False, *chunks, False, False]
+    expected = corpus.tokens[40 + 22 : 40 + 34].tolist()
+    assert batch.token_ids[1, 7:19].tolist() == expected
+
+
 @pytest.mark.parametrize("expanded", [0.0, 0.5, 1.0])
 def test_recalled_spans_come_from_anywhere_in_the_context(
     tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
