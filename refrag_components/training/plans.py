@@ -69,11 +69,10 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
         passages = int(rng.choice(_PASSAGE_COUNTS))
         context = int(rng.choice(settings.context_tokens))
         tokens = context // passages
-        output = min(settings.output_tokens, context)
-        recalled = min(int(rng.choice(_RECALLED)), output)
-        recent = bool(rng.random() < settings.recent_share)
         if p in (0.0, 1.0):  # real passages end where they end: let the last chunk be short
             tokens -= int(rng.integers(k))
+        output = min(settings.output_tokens, passages * tokens)
+        recalled = min(int(rng.choice(_RECALLED)), output)
         plan.append(
             WindowSpec(
                 chunk_size=k,
@@ -81,7 +80,7 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
                 passage_tokens=tokens,
                 output_tokens=output,
                 expanded=p,
-                recent=recent,
+                recent=bool(rng.random() < settings.recent_share),
                 recalled=recalled if kind < share + settings.recall_share else 0,
             )
         )

@@ -41,11 +41,14 @@ steps = 12
 positions = 1024
 chunk_sizes = [4]
 reconstruction_tokens = 32
-context_tokens = [64]
+context_tokens = [32, 64]
 output_tokens = 16
 conversation_share = 0.3
 reconstruction_share = 0.2
+recall_share = 0.3
+recent_share = 0.5
 distillation = 1.0
+alignment = 5.0
 save_every = 5
 evaluate_every = 100
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from refrag_components.corpus import ConversationSpec, WindowSpec
 from refrag_components.training.plans import continual_plan, reconstruction_plan
-from refrag_components.training.recipe import STAGES, Recipe
+from refrag_components.training.recipe import STAGES, Recipe, StageSettings
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
@@ -18,18 +20,18 @@ def test_a_recipe_runs_all_stages(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.stages == STAGES
     assert recipe.finetuning is not None
-    for plan, settings in (
+    for plan, own in (
         (reconstruction_plan(recipe.reconstruction, 0), recipe.reconstruction),
         (continual_plan(recipe.continual, 0), recipe.continual),
         (continual_plan(recipe.finetuning, 0), recipe.finetuning),
     ):
-        assert len(plan) == settings.steps
+        assert len(plan) == own.steps
         windows = [spec for spec in plan if isinstance(spec, WindowSpec)]
-        assert all(spec.positions <= settings.positions for spec in windows)
+        assert all(spec.positions <= own.positions for spec in windows)
         assert max(spec.chunk_size for spec in plan) <= recipe.model.max_chunk_size
         asked = [spec for spec in plan if isinstance(spec, ConversationSpec)]
         share = len(asked) / len(plan)
-        assert share == pytest.approx(settings.conversation_share, abs=0.06)
+        assert share == pytest.approx(own.conversation_share, abs=0.06)
 
 
 def test_fine_tuning_serves_every_budget_and_number_of_passages() -> None:
@@ -38,6 +40,36 @@ def test_fine_tuning_serves_every_budget_and_number_of_passages() -> None:
     asked = [s for s in continual_plan(recipe.finetuning, 0) if isinstance(s, ConversationSpec)]
     assert {spec.expanded for spec in asked} >= {0.0, 0.1, 0.25, 1.0}
     assert {spec.passages for spec in asked} == set(range(1, 11))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    contexts=st.lists(st.integers(64, 2000), min_size=1, max_size=4),
+    output=st.integers(1, 300),
+    recall=st.sampled_from([0.0, 0.4, 1.0]),
+    recent=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_windows_hold_what_they_are_asked_for(
+    contexts: list[int], output: int, recall: float, recent: float
+) -> None:
+    wanted = StageSettings(
+        steps=60,
+        chunk_sizes=(4, 8),
+        context_tokens=tuple(contexts),
+        output_tokens=output,
+        recall_share=recall,
+        recent_share=recent,
+    )
+    windows = [s for s in continual_plan(wanted, 0) if isinstance(s, WindowSpec)]
+    assert len(windows) == 60
+    for spec in windows:
+        assert spec.recalled <= spec.output_tokens <= min(output, spec.context_tokens)
+        assert spec.context_tokens <= max(contexts)
+        assert spec.passage_tokens > 0
+    if recall != 0.4:
+        assert all((spec.recalled > 0) == (recall == 1.0) for spec in windows)
+    if recent != 0.5:
+        assert all(spec.recent == (recent == 1.0) for spec in windows)
 
 
 def test_a_recipe_can_be_limited_in_time() -> None:
