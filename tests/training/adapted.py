@@ -1,12 +1,14 @@
-"""A tiny model whose adapters change what it computes."""
+"""A tiny model whose adapters change what it computes, and text windows for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from refrag_components.configuration import RefragConfig
+from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.recipe import LoraSettings
@@ -22,3 +24,22 @@ def adapted_model(decoder: Path, encoder: Path) -> RefragModel:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return refrag
+
+
+def window_batch(
+    model: RefragModel, run_folder: Path, *, everywhere: bool, expanded: float = 0.3
+) -> Batch:
+    """Five windows of two passages of the run's text, the last chunk of each shorter."""
+    spec = WindowSpec(
+        chunk_size=4, passages=2, passage_tokens=14, output_tokens=6, expanded=expanded
+    )
+    return cut_windows(
+        TokenisedCorpus.load(run_folder / "text"),
+        np.arange(5) * 7,
+        spec,
+        encoder=model.encoder,
+        separator=model.first_token_id,
+        rng=np.random.default_rng(0),
+        with_full_text=True,
+        with_context_labels=everywhere,
+    )

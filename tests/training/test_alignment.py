@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig
 
-from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
 from refrag_components.modeling import RefragModel
 from refrag_components.training.alignment import LayerStates, misalignment
 from refrag_components.training.trainer import TrainingModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
-from tests.training.adapted import adapted_model
+from tests.training.adapted import adapted_model, window_batch
 
 LAYERS = {"num_hidden_layers": 5}
 DECODERS: list[PretrainedConfig] = [
@@ -31,27 +29,8 @@ def model(
     return adapted_model(save_tiny_decoder(tmp_path / "decoder", request.param), tiny_base[1])
 
 
-@pytest.fixture
-def batch(model: RefragModel, run_folder: Path) -> Batch:
-    return cut(model, run_folder, expanded=0.3)
-
-
-def cut(model: RefragModel, run_folder: Path, *, expanded: float) -> Batch:
-    spec = WindowSpec(
-        chunk_size=4, passages=2, passage_tokens=16, output_tokens=8, expanded=expanded
-    )
-    return cut_windows(
-        TokenisedCorpus.load(run_folder / "text"),
-        np.arange(4) * 7,
-        spec,
-        encoder=model.encoder,
-        separator=model.first_token_id,
-        rng=np.random.default_rng(0),
-        with_full_text=True,
-    )
-
-
-def test_states_are_those_between_the_layers(model: RefragModel, batch: Batch) -> None:
+def test_states_are_those_between_the_layers(model: RefragModel, run_folder: Path) -> None:
+    batch = window_batch(model, run_folder, everywhere=False)
     layers = LayerStates(model)
     assert batch.full_ids is not None
     places = torch.tensor([3, 50])
@@ -67,7 +46,7 @@ def test_states_are_those_between_the_layers(model: RefragModel, batch: Batch) -
 def test_whoever_reads_the_full_text_with_the_base_misses_nothing(
     model: RefragModel, run_folder: Path
 ) -> None:
-    everything = cut(model, run_folder, expanded=1.0)
+    everything = window_batch(model, run_folder, everywhere=False, expanded=1.0)
     training = TrainingModel(model, alignment=1.0, next_token=0.0)
     with model.decoder.disable_adapter():
         assert float(training(**vars(everything))["loss"].detach()) == pytest.approx(0.0, abs=1e-6)
@@ -84,7 +63,8 @@ def test_misalignment_is_the_missed_share_of_the_variance() -> None:
     assert float(misalignment(half, teacher)) == pytest.approx(0.25, rel=0.05)
 
 
-def test_training_brings_the_states_closer(model: RefragModel, batch: Batch) -> None:
+def test_training_brings_the_states_closer(model: RefragModel, run_folder: Path) -> None:
+    batch = window_batch(model, run_folder, everywhere=False)
     training = TrainingModel(model, alignment=1.0, next_token=0.0)
     parameters = [p for n, p in model.named_parameters() if "lora_" in n or "projector" in n]
     adam = torch.optim.Adam(parameters, lr=3e-3)

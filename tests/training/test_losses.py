@@ -16,10 +16,7 @@ from refrag_components.corpus import (
     Batch,
     ConversationSpec,
     QuestionSet,
-    TokenisedCorpus,
-    WindowSpec,
     batch_logits,
-    cut_windows,
     lay_out_conversations,
     pieces,
 )
@@ -27,7 +24,7 @@ from refrag_components.modeling import RefragModel
 from refrag_components.training import losses
 from refrag_components.training.trainer import TrainingModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
-from tests.training.adapted import adapted_model
+from tests.training.adapted import adapted_model, window_batch
 
 DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -43,24 +40,6 @@ def model(
     kind, others = DECODERS[request.param]
     decoder = save_tiny_decoder(tmp_path / "decoder", tiny_decoder_config(kind, **others))
     return adapted_model(decoder, tiny_base[1])
-
-
-def window_batch(
-    model: RefragModel, run_folder: Path, *, everywhere: bool, expanded: float = 0.3
-) -> Batch:
-    spec = WindowSpec(
-        chunk_size=4, passages=2, passage_tokens=14, output_tokens=6, expanded=expanded
-    )
-    return cut_windows(
-        TokenisedCorpus.load(run_folder / "text"),
-        np.arange(5) * 7,
-        spec,
-        encoder=model.encoder,
-        separator=model.first_token_id,
-        rng=np.random.default_rng(0),
-        with_full_text=True,
-        with_context_labels=everywhere,
-    )
 
 
 def question_batch(model: RefragModel, run_folder: Path) -> Batch:
