@@ -32,6 +32,8 @@ from refrag_components.training.stages import run_stage
 
 CONTEXT, OUTPUT = 1024, 256
 WAYS = {"none": 1.0, "full": 1.0, "p=0": 0.0, "p=.25": 0.25, "last .25": 0.25}
+WAYS |= {"recall full": 1.0, "recall p=0": 0.0}  # the output is spans from anywhere in the context
+SPAN = 32
 PARTS = {"all": (0, OUTPUT), "0-16": (0, 16), "16-64": (16, 64), "64-256": (64, OUTPUT)}
 
 
@@ -50,6 +52,7 @@ def measure(
             output_tokens=OUTPUT,
             expanded=expanded,
             recent=way == "last .25",
+            recalled=SPAN if way.startswith("recall") else 0,
         )
         rng = np.random.default_rng(0)
         losses = np.concatenate(
@@ -68,7 +71,10 @@ def measure(
                 for first in range(0, len(starts), 16)
             ]
         )
-        found[way] = {part: float(losses[:, a:b].mean()) for part, (a, b) in PARTS.items()}
+        counted = 1 - (losses == 0).mean() if spec.recalled else 1.0  # but a span's first tokens
+        found[way] = {
+            part: float(losses[:, a:b].mean() / counted) for part, (a, b) in PARTS.items()
+        }
     return found
 
 
@@ -83,11 +89,16 @@ def table(out: Path) -> list[dict[str, Any]]:
     results = [json.loads(path.read_text()) for path in out.glob("*/result.json")]
     results.sort(key=lambda r: -recovered(r["found"], "p=0") - recovered(r["found"], "p=.25"))
     parts = [(way, part) for way in ("p=0", "p=.25") for part in PARTS] + [("last .25", "all")]
-    print("| variant | s | none | full | " + " | ".join(f"{w} {p}" for w, p in parts) + " |")
-    print("|---" * (4 + len(parts)) + "|")
+    recall = [way for way in WAYS if way.startswith("recall")]
+    print(
+        f"| variant | s | none | full | {' | '.join(recall)} | "
+        + " | ".join(f"{w} {p}" for w, p in parts)
+        + " |"
+    )
+    print("|---" * (6 + len(parts)) + "|")
     for r in results:
         cells = [r["variant"], r["seconds"]]
-        cells += [f"{r['found'][way]['all']:.3f}" for way in ("none", "full")]
+        cells += [f"{r['found'][way]['all']:.3f}" for way in ("none", "full", *recall)]
         cells += [f"{recovered(r['found'], *part):.3f}" for part in parts]
         print("| " + " | ".join(map(str, cells)) + " |")
     return results
