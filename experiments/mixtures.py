@@ -3,8 +3,10 @@
     python experiments/mixtures.py experiments/mixtures.toml --recipe RECIPE --text data/train \
         --validation data/valid --questions data/questions --out runs/mixtures [VARIANT...]
 
-The file has a table for each variant: settings of the recipe's [continual] table, and "start", a
-checkpoint to start from instead of untrained adapters. Finished variants are not run again. The
+The file has a table for each variant: settings of the recipe's [continual] table; "start", a
+checkpoint to start from instead of untrained adapters; "identity", where the untrained token mix
+has it ("every" place of a chunk, or its "last"); "own_layers", to encode with so many layers of the
+decoder, each chunk's vector the state at its last token. Finished variants are not run again. The
 table at the end has all that OUT holds; --best writes the recipe with the settings of the one that
 recovers most, and the path of its checkpoint beside it (.start).
 """
@@ -15,6 +17,7 @@ import argparse
 import json
 import logging
 import re
+import shutil
 import time
 import tomllib
 from dataclasses import replace
@@ -22,11 +25,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from refrag_components.corpus import QuestionSet, TokenisedCorpus, WindowSpec, cut_windows
+from refrag_components import encoder, weights
+from refrag_components.configuration import RefragConfig
+from refrag_components.corpus import (
+    QuestionSet,
+    TokenisedCorpus,
+    WindowSpec,
+    batch_embeddings,
+    cut_windows,
+)
 from refrag_components.evaluation.perplexity import PASSAGE_TOKENS, token_losses, window_starts
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import attach_adapters
+from refrag_components.training.alignment import LayerStates, misalignment
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
 
@@ -78,6 +92,44 @@ def measure(
     return found
 
 
+@torch.no_grad()
+def missed(checkpoint: Path, corpus: TokenisedCorpus, k: int, windows: int) -> dict[str, float]:
+    """Misalignment of the chunk embeddings' states, by layer, and their mean."""
+    model = RefragModel.from_pretrained(checkpoint, chunk_size=k, dtype=torch.float32)
+    base = RefragModel.from_base(model.config).to(model.device)
+    base.decoder.float()
+    spec = WindowSpec(
+        chunk_size=k,
+        passages=CONTEXT // PASSAGE_TOKENS,
+        passage_tokens=PASSAGE_TOKENS,
+        output_tokens=OUTPUT,
+    )
+    batch = cut_windows(
+        corpus,
+        window_starts(corpus, CONTEXT, OUTPUT, windows) - CONTEXT,
+        spec,
+        encoder=model.encoder,
+        separator=model.first_token_id,
+        rng=np.random.default_rng(0),
+        with_full_text=True,
+    ).to(model.device)
+    own, aims = LayerStates(model), LayerStates(base)
+    own.start()
+    model.decoder(inputs_embeds=batch_embeddings(model, batch), logits_to_keep=1, use_cache=False)
+    aims.start()
+    base.decoder(input_ids=batch.full_ids, logits_to_keep=1, use_cache=False)
+    assert batch.context_index is not None
+    places = batch.context_index.flatten()
+    n, length = batch.token_ids.shape
+    mine = torch.arange(n * length, device=model.device).view(n, length)
+    mine = mine[:, 1 : 1 + CONTEXT // k].flatten()
+    layers = [
+        float(misalignment(a[mine], b[places]))
+        for a, b in zip(own.take(), aims.take(), strict=True)
+    ]
+    return {str(i): value for i, value in enumerate(layers)} | {"mean": float(np.mean(layers))}
+
+
 def recovered(found: dict[str, dict[str, float]], way: str, part: str = "all") -> float:
     """Recovery (none - way) / (none - full) on a part of the continuation."""
     none, full = found["none"][part], found["full"][part]
@@ -91,17 +143,49 @@ def table(out: Path) -> list[dict[str, Any]]:
     parts = [(way, part) for way in ("p=0", "p=.25") for part in PARTS] + [("last .25", "all")]
     recall = [way for way in WAYS if way.startswith("recall")]
     print(
-        f"| variant | s | none | full | {' | '.join(recall)} | "
+        f"| variant | s | missed | none | full | {' | '.join(recall)} | "
         + " | ".join(f"{w} {p}" for w, p in parts)
         + " |"
     )
-    print("|---" * (6 + len(parts)) + "|")
+    print("|---" * (7 + len(parts)) + "|")
     for r in results:
-        cells = [r["variant"], r["seconds"]]
+        cells = [r["variant"], r["seconds"], f"{r['missed']['mean']:.2f}"]
         cells += [f"{r['found'][way]['all']:.3f}" for way in ("none", "full", *recall)]
         cells += [f"{recovered(r['found'], *part):.3f}" for part in parts]
         print("| " + " | ".join(map(str, cells)) + " |")
     return results
+
+
+def start_with_last_token(model: RefragModel) -> None:
+    """Lets an untrained chunk embedding be its last token's embedding, the others rotated in."""
+    mix = model.projector.mix
+    assert mix is not None
+    scale = 1 / (float(model.projector.norm.weight[0]) * len(mix) ** 0.5)
+    last = {model.config.chunk_size - 1, model.config.max_chunk_size - 1}
+    for place in range(len(mix)):
+        if place in last:
+            mix.data[place] = scale * torch.eye(mix.shape[1])
+        else:
+            torch.nn.init.orthogonal_(mix.data[place], gain=scale / 2)
+
+
+def with_own_layers(config: RefragConfig, layers: int, folder: Path) -> RefragConfig:
+    """A configuration whose encoder is the decoder's first layers, written to a folder."""
+    shutil.copytree(weights.base_folder(config.decoder), folder, dirs_exist_ok=True)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": layers}))
+    return replace(config, encoder=str(folder))
+
+
+def by_decoder_token(corpus: TokenisedCorpus) -> TokenisedCorpus:
+    """The corpus for an encoder with the decoder's tokenizer."""
+    n = len(corpus)
+    return TokenisedCorpus(corpus.tokens, corpus.tokens, np.ones(n, np.uint8), np.arange(n))
+
+
+def last_states(states: Tensor, spans: Tensor) -> Tensor:
+    """The state at the end of each span, instead of their mean."""
+    return states.float().gather(1, spans[..., 1:].expand(-1, -1, states.shape[-1]))
 
 
 def write_best(results: list[dict[str, Any]], recipe: Path, best: Path, out: Path) -> None:
@@ -132,6 +216,7 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.WARNING)
     begun = time.perf_counter()
+    pool_spans = encoder.pool_spans
     variants = tomllib.loads(options.file.read_text())
     recipe = Recipe.load(options.recipe)
     k = recipe.model.chunk_size
@@ -146,9 +231,16 @@ def main() -> None:
         if late or (folder / "result.json").exists():
             continue
         settings = dict(variants[name])
-        start = settings.pop("start", None)
+        start, identity = settings.pop("start", None), settings.pop("identity", "every")
+        config, corpora = recipe.model, text
+        if own_layers := settings.pop("own_layers", 0):
+            config = with_own_layers(config, own_layers, folder / "encoder")
+            corpora = {n: by_decoder_token(text[n]) for n in ("train", "validation")}
+        encoder.pool_spans = last_states if own_layers else pool_spans
         if start is None:
-            model = RefragModel.from_base(recipe.model)
+            model = RefragModel.from_base(config)
+            if identity == "last":
+                start_with_last_token(model)
             attach_adapters(model, recipe.lora)
             model.save_pretrained(start := folder / "start")
         lists = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
@@ -159,17 +251,19 @@ def main() -> None:
         checkpoint = run_stage(
             "continual",
             replace(recipe, continual=changed),
-            **text,
+            **corpora,
             folder=folder,
             start_from=start,
         )
         seconds = round(time.perf_counter() - now)
-        found = measure(checkpoint, text["validation"], k, options.windows)
+        found = measure(checkpoint, corpora["validation"], k, options.windows)
         result = {"variant": name, "seconds": seconds, "settings": settings, "found": found}
+        result["missed"] = missed(checkpoint, corpora["validation"], k, 16)
         (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     results = table(options.out)
     if options.best is not None:
-        write_best(results, options.recipe, options.best, options.out)
+        usable = [r for r in results if "own_layers" not in variants[r["variant"]]]
+        write_best(usable, options.recipe, options.best, options.out)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ class Batch:
             where only ``labels`` count.
         full_ids: The rows without any compression, predicting the same labels at their ends;
             (rows, positions at p = 1). None where no teacher is wanted.
+        context_index: For each position of the context, tokens or chunk embeddings, the place in
+            the flattened ``full_ids`` of its last token; (rows, context positions). They stand
+            right after the first position of a row. None where no context is compared.
         answer_index: Places in the flattened ``labels`` that are not ``IGNORED``, (answers,);
             None where all count.
         full_index: The same places in the flattened ``full_ids``, (answers,).
@@ -56,6 +59,7 @@ class Batch:
     labels: Tensor
     context_labels: Tensor | None = None
     full_ids: Tensor | None = None
+    context_index: Tensor | None = None
     answer_index: Tensor | None = None
     full_index: Tensor | None = None
 

@@ -91,7 +91,7 @@ def cut_windows(
         encoder: Gives the encoder's special tokens and window.
         separator: Token id that comes first.
         rng: Draws the expanded chunks and recalled spans.
-        with_full_text: Whether ``full_ids`` are wanted.
+        with_full_text: Whether ``full_ids`` and ``context_index`` are wanted.
         with_context_labels: Whether ``context_labels`` are wanted.
     """
     rows, s, k = len(starts), spec.context_tokens, spec.chunk_size
@@ -141,6 +141,9 @@ def cut_windows(
     encoded = encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder)
     if with_full_text:
         arrays["full_ids"] = full_ids
+        ends = np.where(by_token, np.arange(s), (np.cumsum(lengths) - 1)[chunk_of])
+        in_row = 1 + ends[kept].reshape(rows, per_row)
+        arrays["context_index"] = np.arange(rows)[:, None] * full_ids.shape[1] + in_row
     if with_context_labels:
         # A position predicts the first text token of the next one; nothing predicts a separator.
         following = context[kept].reshape(rows, per_row)

@@ -35,10 +35,10 @@ class LayerStates:
         """Keeps what the layers return from now on."""
         self.kept = []
 
-    def take(self, places: Tensor) -> list[Tensor]:
-        """Stops, and hands over the states at some places of the flattened rows, by layer."""
+    def take(self) -> list[Tensor]:
+        """Stops, and hands over the states by layer, (rows * positions, width) each."""
         kept, self.kept = self.kept or [], None
-        return [states.flatten(0, 1)[places] for states in kept]
+        return [states.flatten(0, 1) for states in kept]
 
 
 def misalignment(states: Tensor, teacher: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ class StageSettings:
         distillation: Weight of the divergence from reading the full text: by the base decoder on
             running text, by the decoder in its present state on answers.
         alignment: Weight of the difference from the states between the layers of that reader.
+        context_alignment: Weight of the same difference in the context of running text, where a
+            chunk embedding stands for the last token of its chunk.
         next_token: Weight of the cross-entropy of the tokens that follow.
         gradient_checkpointing: Keep no activations of the decoder's layers and compute them twice:
             for decoders whose batches do not fit otherwise.
@@ -100,11 +102,17 @@ class StageSettings:
     max_passages: int = 10
     distillation: float = 0.0
     alignment: float = 0.0
+    context_alignment: float = 0.0
     next_token: float = 1.0
     gradient_checkpointing: bool = False
     warmup: float = 0.04
     save_every: int = 200
     evaluate_every: int = 500
+
+    @property
+    def reads_full_text(self) -> bool:
+        """Whether a reader of the full text stands beside."""
+        return self.distillation > 0 or self.alignment > 0 or self.context_alignment > 0
 
     def __post_init__(self) -> None:
         """Checks that the longest chunk fits into what it is cut from."""

@@ -103,7 +103,13 @@ def run_stage(
     if on_cuda:
         store_frozen_in_bfloat16(model.decoder)
     trainer = StageTrainer(
-        TrainingModel(model, settings.distillation, settings.alignment, settings.next_token),
+        TrainingModel(
+            model,
+            settings.distillation,
+            settings.alignment,
+            settings.context_alignment,
+            settings.next_token,
+        ),
         PlannedBatches(
             train,
             _PLANS[stage](settings, recipe.seed),
@@ -111,7 +117,7 @@ def run_stage(
             settings.positions,
             recipe.seed,
             questions,
-            with_full_text=settings.distillation > 0 or settings.alignment > 0,
+            with_full_text=settings.reads_full_text,
             replicas=int(os.environ.get("WORLD_SIZE", "1")),  # as the launcher says
         ),
         settings,

@@ -42,6 +42,9 @@ class TrainingModel(nn.Module):
             that fine-tuning teaches, so on answers it is the decoder in its present state.
         alignment: Weight of the difference from that reader's states between the layers, at the
             same tokens; 0 for none.
+        context_alignment: The same for the context of running text: a chunk embedding's states
+            should be those at its last token. Such states alone, every k-th, tell the base
+            decoder much of the context (experiments/005).
         next_token: Weight of the cross-entropy of the tokens that follow.
     """
 
@@ -50,17 +53,19 @@ class TrainingModel(nn.Module):
         refrag: RefragModel,
         distillation: float = 0.0,
         alignment: float = 0.0,
+        context_alignment: float = 0.0,
         next_token: float = 1.0,
     ) -> None:
         super().__init__()
         self.refrag = refrag
         self.distillation = distillation
         self.alignment = alignment
+        self.context_alignment = context_alignment
         self.next_token = next_token
         self._head = OutputHead(refrag)
         self._losses = SlicedLosses(self._head)
         self._misalignment = misalignment
-        self._layers = LayerStates(refrag) if alignment else None
+        self._layers = LayerStates(refrag) if alignment or context_alignment else None
 
     def train(self, mode: bool = True) -> TrainingModel:
         """Keeps the encoder without dropout: chunk vectors are the same at every use."""
@@ -102,26 +107,41 @@ class TrainingModel(nn.Module):
         if batch.answer_index is not None:
             places, labels = places[batch.answer_index], labels[batch.answer_index]
         output = rows.flatten(0, 1)[places]
-        between = [] if self._layers is None else self._layers.take(places)
+        between = [] if self._layers is None else self._layers.take()
         states = output
         if batch.context_labels is not None:
             states = rows.flatten(0, 1)
             labels = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
         loss = self.next_token * self._losses.cross_entropy(states, labels)
-        if batch.full_ids is not None:
-            teacher, aims = self._read_full_text(batch)
-            loss = loss + self.distillation * self._losses.divergence(output, teacher)
-            missed = [self._misalignment(*pair) for pair in zip(between, aims, strict=True)]
-            loss = loss + self.alignment * sum(missed) / max(len(missed), 1)
+        if batch.full_ids is None:
+            return {"loss": loss}
+        teacher, aims, full_places = self._read_full_text(batch)
+        loss = loss + self.distillation * self._losses.divergence(output, teacher)
+        if self.alignment:
+            loss = loss + self.alignment * self._missed(between, places, aims, full_places)
+        if self.context_alignment and batch.context_index is not None:
+            n, length = batch.token_ids.shape
+            own = torch.arange(n * length, device=places.device).view(n, length)
+            own = own[:, 1 : 1 + batch.context_index.shape[1]].flatten()
+            missed = self._missed(between, own, aims, batch.context_index.flatten())
+            loss = loss + self.context_alignment * missed
         return {"loss": loss}
 
     def encoding_parameters(self) -> list[nn.Parameter]:
         """What trains of encoder and projector."""
         return _trainable(self.refrag.encoder) + _trainable(self.refrag.projector)
 
+    def _missed(
+        self, own: list[Tensor], places: Tensor, teacher: list[Tensor], full_places: Tensor
+    ) -> Tensor:
+        """Misalignment at some places, mean over the layers."""
+        pairs = zip(own, teacher, strict=True)
+        missed = [self._misalignment(mine[places], its[full_places]) for mine, its in pairs]
+        return torch.stack(missed).mean()
+
     @torch.no_grad()
-    def _read_full_text(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """States of the teacher at the output tokens, last and between the layers."""
+    def _read_full_text(self, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor]:
+        """States of the teacher: at the output tokens, between the layers; the tokens' places."""
         assert batch.full_ids is not None
         if self._layers is not None:
             self._layers.start()
@@ -132,8 +152,8 @@ class TrainingModel(nn.Module):
             places = _last_places(batch.full_ids, batch.labels)
             with self.refrag.decoder.disable_adapter():
                 states = self._head.states(input_ids=batch.full_ids)
-        between = [] if self._layers is None else self._layers.take(places)
-        return states.flatten(0, 1)[places], between
+        between = [] if self._layers is None else self._layers.take()
+        return states.flatten(0, 1)[places], between, places
 
 
 class StageTrainer(Trainer):

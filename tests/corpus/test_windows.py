@@ -205,6 +205,35 @@ def test_recalled_spans_come_from_anywhere_in_the_context(
     assert len(firsts) > 2
 
 
+@pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
+def test_each_context_position_stands_for_its_last_token(
+    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+) -> None:
+    _, batch = cut(
+        tiny_model,
+        corpus,
+        [3, 40],
+        passages=2,
+        passage_tokens=18,
+        output_tokens=5,
+        expanded=expanded,
+    )
+    assert batch.full_ids is not None
+    assert batch.context_index is not None
+    meant = batch.full_ids.flatten()[batch.context_index]
+    own = slice(1, 1 + batch.context_index.shape[1])
+    chunks = batch.chunk_index[:, own]
+    assert torch.equal(meant[chunks < 0], batch.token_ids[:, own][chunks < 0])
+    if expanded < 1:
+        used = batch.chunk_used[chunks[chunks >= 0]]
+        tokens = batch.chunk_tokens[chunks[chunks >= 0]]
+        last = tokens.gather(1, used.sum(dim=1, keepdim=True) - 1)[:, 0]
+        assert torch.equal(meant[chunks >= 0], last)
+    in_row = batch.context_index - torch.arange(2)[:, None] * batch.full_ids.shape[1]
+    assert in_row.diff(dim=1).gt(0).all()
+    assert in_row[:, -1].tolist() == [36, 36]
+
+
 def test_gradients_reach_encoder_projector_and_decoder(
     tiny_model: RefragModel, corpus: TokenisedCorpus
 ) -> None:

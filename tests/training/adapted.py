@@ -27,11 +27,16 @@ def adapted_model(decoder: Path, encoder: Path) -> RefragModel:
 
 
 def window_batch(
-    model: RefragModel, run_folder: Path, *, everywhere: bool, expanded: float = 0.3
+    model: RefragModel,
+    run_folder: Path,
+    *,
+    everywhere: bool,
+    expanded: float = 0.3,
+    chunk_size: int = 4,
 ) -> Batch:
     """Five windows of two passages of the run's text, the last chunk of each shorter."""
     spec = WindowSpec(
-        chunk_size=4, passages=2, passage_tokens=14, output_tokens=6, expanded=expanded
+        chunk_size=chunk_size, passages=2, passage_tokens=14, output_tokens=6, expanded=expanded
     )
     return cut_windows(
         TokenisedCorpus.load(run_folder / "text"),

@@ -49,6 +49,7 @@ recall_share = 0.3
 recent_share = 0.5
 distillation = 1.0
 alignment = 5.0
+context_alignment = 1.0
 save_every = 5
 evaluate_every = 100
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from transformers import Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig
 
 from refrag_components.modeling import RefragModel
@@ -22,6 +23,9 @@ DECODERS: list[PretrainedConfig] = [
 ]
 
 
+WHERE = pytest.mark.parametrize("where", [{"alignment": 1.0}, {"context_alignment": 1.0}], ids=str)
+
+
 @pytest.fixture(params=DECODERS, ids=lambda config: config.model_type)
 def model(
     request: pytest.FixtureRequest, tiny_base: tuple[Path, Path], tmp_path: Path
@@ -33,21 +37,30 @@ def test_states_are_those_between_the_layers(model: RefragModel, run_folder: Pat
     batch = window_batch(model, run_folder, everywhere=False)
     layers = LayerStates(model)
     assert batch.full_ids is not None
-    places = torch.tensor([3, 50])
     layers.start()
     whole = model.decoder(input_ids=batch.full_ids, output_hidden_states=True).hidden_states
-    kept = layers.take(places)
+    kept = layers.take()
     assert len(kept) == 2
-    torch.testing.assert_close(kept[0], whole[2].flatten(0, 1)[places])
+    torch.testing.assert_close(kept[0], whole[2].flatten(0, 1))
     model.decoder(input_ids=batch.full_ids)
-    assert layers.take(places) == []
+    assert layers.take() == []
 
 
+class LastToken(nn.Module):
+    """A projector for chunks of one token: that token's embedding."""
+
+    def forward(self, _vectors: Tensor, token_embeddings: Tensor) -> Tensor:
+        return token_embeddings[..., -1, :]
+
+
+@WHERE
+@pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
 def test_whoever_reads_the_full_text_with_the_base_misses_nothing(
-    model: RefragModel, run_folder: Path
+    model: RefragModel, run_folder: Path, where: dict[str, float], expanded: float
 ) -> None:
-    everything = window_batch(model, run_folder, everywhere=False, expanded=1.0)
-    training = TrainingModel(model, alignment=1.0, next_token=0.0)
+    model.projector = LastToken()  # type: ignore[assignment]
+    everything = window_batch(model, run_folder, everywhere=False, expanded=expanded, chunk_size=1)
+    training = TrainingModel(model, **where, next_token=0.0)
     with model.decoder.disable_adapter():
         assert float(training(**vars(everything))["loss"].detach()) == pytest.approx(0.0, abs=1e-6)
     assert float(training(**vars(everything))["loss"].detach()) > 1e-3
@@ -63,9 +76,12 @@ def test_misalignment_is_the_missed_share_of_the_variance() -> None:
     assert float(misalignment(half, teacher)) == pytest.approx(0.25, rel=0.05)
 
 
-def test_training_brings_the_states_closer(model: RefragModel, run_folder: Path) -> None:
+@WHERE
+def test_training_brings_the_states_closer(
+    model: RefragModel, run_folder: Path, where: dict[str, float]
+) -> None:
     batch = window_batch(model, run_folder, everywhere=False)
-    training = TrainingModel(model, alignment=1.0, next_token=0.0)
+    training = TrainingModel(model, **where, next_token=0.0)
     parameters = [p for n, p in model.named_parameters() if "lora_" in n or "projector" in n]
     adam = torch.optim.Adam(parameters, lr=3e-3)
     losses = []
