@@ -4,9 +4,7 @@
         --validation data/valid --questions data/questions --out runs/mixtures [VARIANT...]
 
 The file has a table for each variant: settings of the recipe's [continual] table; "start", a
-checkpoint to start from instead of untrained adapters; "identity", where the untrained token mix
-has it ("every" place of a chunk, or its "last"); "own_layers", to encode with so many layers of the
-decoder, each chunk's vector the state at its last token. Finished variants are not run again. The
+checkpoint to start from instead of untrained adapters. Finished variants are not run again. The
 table at the end has all that OUT holds; --best writes the recipe with the settings of the one that
 recovers most, and the path of its checkpoint beside it (.start).
 """
@@ -17,7 +15,6 @@ import argparse
 import json
 import logging
 import re
-import shutil
 import time
 import tomllib
 from dataclasses import replace
@@ -26,10 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from refrag_components import encoder, weights
-from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import (
     QuestionSet,
     TokenisedCorpus,
@@ -156,38 +150,6 @@ def table(out: Path) -> list[dict[str, Any]]:
     return results
 
 
-def start_with_last_token(model: RefragModel) -> None:
-    """Lets an untrained chunk embedding be its last token's embedding, the others rotated in."""
-    mix = model.projector.mix
-    assert mix is not None
-    scale = 1 / (float(model.projector.norm.weight[0]) * len(mix) ** 0.5)
-    last = {model.config.chunk_size - 1, model.config.max_chunk_size - 1}
-    for place in range(len(mix)):
-        if place in last:
-            mix.data[place] = scale * torch.eye(mix.shape[1])
-        else:
-            torch.nn.init.orthogonal_(mix.data[place], gain=scale / 2)
-
-
-def with_own_layers(config: RefragConfig, layers: int, folder: Path) -> RefragConfig:
-    """A configuration whose encoder is the decoder's first layers, written to a folder."""
-    shutil.copytree(weights.base_folder(config.decoder), folder, dirs_exist_ok=True)
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": layers}))
-    return replace(config, encoder=str(folder))
-
-
-def by_decoder_token(corpus: TokenisedCorpus) -> TokenisedCorpus:
-    """The corpus for an encoder with the decoder's tokenizer."""
-    n = len(corpus)
-    return TokenisedCorpus(corpus.tokens, corpus.tokens, np.ones(n, np.uint8), np.arange(n))
-
-
-def last_states(states: Tensor, spans: Tensor) -> Tensor:
-    """The state at the end of each span, instead of their mean."""
-    return states.float().gather(1, spans[..., 1:].expand(-1, -1, states.shape[-1]))
-
-
 def write_best(results: list[dict[str, Any]], recipe: Path, best: Path, out: Path) -> None:
     """Writes the recipe with the best variant's settings."""
     head, tail = recipe.read_text().split("[continual]\n")
@@ -216,7 +178,6 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.WARNING)
     begun = time.perf_counter()
-    pool_spans = encoder.pool_spans
     variants = tomllib.loads(options.file.read_text())
     recipe = Recipe.load(options.recipe)
     k = recipe.model.chunk_size
@@ -231,16 +192,9 @@ def main() -> None:
         if late or (folder / "result.json").exists():
             continue
         settings = dict(variants[name])
-        start, identity = settings.pop("start", None), settings.pop("identity", "every")
-        config, corpora = recipe.model, text
-        if own_layers := settings.pop("own_layers", 0):
-            config = with_own_layers(config, own_layers, folder / "encoder")
-            corpora = {n: by_decoder_token(text[n]) for n in ("train", "validation")}
-        encoder.pool_spans = last_states if own_layers else pool_spans
+        start = settings.pop("start", None)
         if start is None:
-            model = RefragModel.from_base(config)
-            if identity == "last":
-                start_with_last_token(model)
+            model = RefragModel.from_base(recipe.model)
             attach_adapters(model, recipe.lora)
             model.save_pretrained(start := folder / "start")
         lists = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
@@ -251,19 +205,18 @@ def main() -> None:
         checkpoint = run_stage(
             "continual",
             replace(recipe, continual=changed),
-            **corpora,
+            **text,
             folder=folder,
             start_from=start,
         )
         seconds = round(time.perf_counter() - now)
-        found = measure(checkpoint, corpora["validation"], k, options.windows)
+        found = measure(checkpoint, text["validation"], k, options.windows)
         result = {"variant": name, "seconds": seconds, "settings": settings, "found": found}
-        result["missed"] = missed(checkpoint, corpora["validation"], k, 16)
+        result["missed"] = missed(checkpoint, text["validation"], k, 16)
         (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     results = table(options.out)
     if options.best is not None:
-        usable = [r for r in results if "own_layers" not in variants[r["variant"]]]
-        write_best(usable, options.recipe, options.best, options.out)
+        write_best(results, options.recipe, options.best, options.out)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from refrag_components.encoder import ChunkEncoder, load_encoder
 from refrag_components.exceptions import FingerprintMismatchError, UnknownModelError
 from refrag_components.policies.learned import POLICY_FILE, load_networks, save_networks
 from refrag_components.pretrained import load_pretrained, position_limit, quietly
-from refrag_components.projector import Projector
+from refrag_components.projector import make_projector
 from refrag_components.retrieval import PassageEncoder
 from refrag_components.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors
@@ -74,12 +74,8 @@ class RefragModel(nn.Module):
         self.encoder = encoder
         self.retriever = retriever
         embedding: Any = decoder.get_input_embeddings().weight
-        self.projector = Projector(
-            encoder.width,
-            embedding.shape[1],
-            mix_places=config.max_chunk_size if config.token_mix else 0,
-            embedding_scale=float(embedding.detach().float().std()),
-        )
+        scale = float(embedding.detach().float().std())
+        self.projector = make_projector(config, encoder.width, embedding.shape[1], scale)
         self.policies = nn.ModuleDict()
         self.chunker = Chunker(tokenizer, config.chunk_size)
         self._encoder_digest = _state_digest(encoder.model.state_dict())
@@ -341,7 +337,7 @@ class RefragModel(nn.Module):
                 raise FingerprintMismatchError(msg)
         vectors = torch.from_numpy(np.concatenate([p.vectors for p in passages])).to(self.device)
         tokens = None
-        if self.config.token_mix:
+        if self.config.projects_tokens:
             k = self.config.chunk_size
             ids = np.zeros((len(vectors), k), dtype=np.int64)
             lengths = np.concatenate([p.chunk_lengths for p in passages])

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Projector"]
+if TYPE_CHECKING:
+    from refrag_components.configuration import RefragConfig
+
+__all__ = ["Projector", "TokenProjector", "make_projector"]
+
+
+def make_projector(
+    config: RefragConfig, encoder_width: int, decoder_width: int, embedding_scale: float
+) -> Projector | TokenProjector:
+    """The untrained projector that a configuration asks for."""
+    if config.token_mlp:
+        return TokenProjector(
+            encoder_width,
+            decoder_width,
+            places=config.max_chunk_size,
+            hidden=config.token_mlp,
+            embedding_scale=embedding_scale,
+        )
+    return Projector(
+        encoder_width,
+        decoder_width,
+        mix_places=config.max_chunk_size if config.token_mix else 0,
+        embedding_scale=embedding_scale,
+    )
 
 
 class Projector(nn.Module):
@@ -72,3 +97,71 @@ class Projector(nn.Module):
             matrix = self.mix[:places].flatten(0, 1)
             projected = projected + token_embeddings.flatten(-2) @ matrix
         return self.norm(projected)
+
+
+class TokenProjector(nn.Module):
+    """Maps chunk vectors and the chunks' tokens into the decoder's embedding space.
+
+    The two-layer MLP (paper, appendix B.2) reads the embeddings of the chunk's tokens beside its
+    vector, and its output is added to the embedding of the last one: untrained, a chunk embedding
+    is that token, which the decoder can read, and its states are already closest to those that
+    they should be like (see ``context_alignment`` of training). What a decoder's first layers make
+    of neighbouring tokens, such as the parts of a word, no sum of linear maps of them can say
+    (experiments/005).
+
+    Args:
+        encoder_width: Width of a chunk vector (d_enc).
+        decoder_width: Width of a decoder embedding (d_dec).
+        places: Largest number of tokens a chunk.
+        hidden: Width of the hidden layer.
+        embedding_scale: Standard deviation of the decoder's token embeddings.
+    """
+
+    def __init__(
+        self,
+        encoder_width: int,
+        decoder_width: int,
+        *,
+        places: int,
+        hidden: int,
+        embedding_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.scale = embedding_scale
+        self.vector = nn.Linear(encoder_width, hidden)
+        self.tokens = nn.Parameter(torch.empty(places, decoder_width, hidden))
+        nn.init.normal_(self.tokens, std=(3 * places * decoder_width) ** -0.5)
+        self.out = nn.Linear(hidden, decoder_width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.norm = nn.LayerNorm(decoder_width)
+        nn.init.constant_(self.norm.weight, embedding_scale)
+
+    def forward(self, vectors: Tensor, token_embeddings: Tensor | None = None) -> Tensor:
+        """Projects chunk vectors.
+
+        Args:
+            vectors: Chunk vectors, shape (..., d_enc).
+            token_embeddings: Embeddings of the chunks' tokens, shape (..., k, d_dec), zero where a
+                short chunk has no token after its last one.
+
+        Returns:
+            Chunk embeddings, shape (..., d_dec).
+        """
+        if token_embeddings is None:
+            msg = "this projector reads tokens; pass token_embeddings"
+            raise ValueError(msg)
+        read = _to_the_end(token_embeddings) / self.scale
+        hidden = self.vector(vectors) + read.flatten(-2) @ self.tokens[-read.shape[-2] :].flatten(
+            0, 1
+        )
+        return self.norm(read[..., -1, :] + self.out(nn.functional.gelu(hidden)))
+
+
+def _to_the_end(tokens: Tensor) -> Tensor:
+    """Moves the tokens of short chunks to the end: the last one is always at the last place."""
+    k = tokens.shape[-2]
+    missing = k - tokens.ne(0).any(dim=-1).sum(dim=-1, keepdim=True)
+    places = torch.arange(k, device=tokens.device) - missing
+    moved = tokens.gather(-2, places.clamp(min=0).unsqueeze(-1).expand_as(tokens))
+    return moved * (places >= 0).unsqueeze(-1)

@@ -106,7 +106,7 @@ def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
         return inputs
     vectors = batch_vectors(model, batch)
     tokens = None
-    if model.config.token_mix:
+    if model.config.projects_tokens:
         tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)
     chunks = model.projector(vectors, tokens).to(inputs.dtype)
     # Under a token any chunk will do. Always the same one would get all their (zero) gradients,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import (
     IGNORED,
     Batch,
@@ -17,6 +20,7 @@ from refrag_components.corpus import (
 )
 from refrag_components.layout import Layout, PassageSegment, TextSegment, embed_layouts
 from refrag_components.modeling import RefragModel
+from refrag_components.projector import TokenProjector
 from tests.tiny import TEXT
 
 
@@ -55,15 +59,36 @@ def test_pieces_cover_the_same_characters_as_tokens(
     assert pieces.tolist() == words
 
 
+@pytest.fixture(scope="module", params=["token mix", "token MLP"])
+def either_model(
+    request: pytest.FixtureRequest,
+    tiny_model: RefragModel,
+    tiny_base: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RefragModel:
+    """The tiny checkpoint, or one like it whose projector reads the chunk's tokens."""
+    if request.param == "token mix":
+        return tiny_model
+    decoder, encoder = map(str, tiny_base)
+    config = RefragConfig(
+        decoder=decoder, encoder=encoder, chunk_size=4, token_mix=False, token_mlp=16
+    )
+    model = RefragModel.from_base(config)
+    assert isinstance(model.projector, TokenProjector)
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    model.save_pretrained(folder := tmp_path_factory.mktemp("mlp") / "model")
+    return RefragModel.from_pretrained(folder, device="cpu")
+
+
 @pytest.mark.parametrize("expanded", [0.0, 0.25, 1.0])
 def test_a_window_of_one_document_equals_its_layout(
-    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+    either_model: RefragModel, corpus: TokenisedCorpus, expanded: float
 ) -> None:
     """Same text, same chunks: the batch and the query-time layout give the same logits."""
-    ends = np.flatnonzero(corpus.tokens == tiny_model.first_token_id)
+    ends = np.flatnonzero(corpus.tokens == either_model.first_token_id)
     start, size, o = int(ends[0]) + 1, int(ends[1] - ends[0]) - 1, 2
     _, batch = cut(
-        tiny_model,
+        either_model,
         corpus,
         [start],
         passages=1,
@@ -71,17 +96,17 @@ def test_a_window_of_one_document_equals_its_layout(
         output_tokens=o,
         expanded=expanded,
     )
-    (vectors,) = tiny_model.encode_passages([TEXT[1]])
+    (vectors,) = either_model.encode_passages([TEXT[1]])
     shown = batch.chunk_index[0].numpy()
     choice = np.array([i not in shown for i in range(vectors.n_chunks)])
     assert choice.sum() == round(expanded * vectors.n_chunks)
     tail = np.asarray(corpus.tokens[start + size : start + size + o - 1])
-    first = TextSegment(np.array([tiny_model.first_token_id]))
+    first = TextSegment(np.array([either_model.first_token_id]))
     layout = Layout((first, PassageSegment(vectors, choice), TextSegment(tail)))
     with torch.inference_mode():
-        mine = batch_logits(tiny_model, batch)
-        inputs = embed_layouts(tiny_model, [layout])
-        theirs = tiny_model.decoder(inputs_embeds=inputs.inputs_embeds).logits[:, -o:]
+        mine = batch_logits(either_model, batch)
+        inputs = embed_layouts(either_model, [layout])
+        theirs = either_model.decoder(inputs_embeds=inputs.inputs_embeds).logits[:, -o:]
     torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=1e-3)  # stored vectors are float16
 
 
