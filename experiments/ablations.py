@@ -50,6 +50,11 @@ def as_is(recipe: Recipe) -> Recipe:
     return recipe
 
 
+def with_tokens(**projector: Any) -> Callable[[Recipe], Recipe]:
+    """The recipe with another way to project the chunks' tokens."""
+    return lambda recipe: replace(recipe, model=replace(recipe.model, **projector))
+
+
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "k=4": as_is,
     "k=8": with_k(8),
@@ -57,7 +62,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "k=32": with_k(32),
     "no curriculum": as_is,
     "no reconstruction": as_is,
-    "no token mix": lambda recipe: replace(recipe, model=replace(recipe.model, token_mix=False)),
+    "chunk vectors alone": with_tokens(token_mix=False, token_mlp=0),
+    "linear token mix": with_tokens(token_mix=True, token_mlp=0),
     "encoder of 2 layers": as_is,
     "no distillation": lambda recipe: replace(
         recipe, continual=replace(recipe.continual, distillation=0.0)
