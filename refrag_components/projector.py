@@ -152,16 +152,16 @@ class TokenProjector(nn.Module):
             msg = "this projector reads tokens; pass token_embeddings"
             raise ValueError(msg)
         read = _to_the_end(token_embeddings) / self.scale
-        hidden = self.vector(vectors) + read.flatten(-2) @ self.tokens[-read.shape[-2] :].flatten(
-            0, 1
-        )
+        k = read.shape[-2]
+        hidden = self.vector(vectors) + read.flatten(-2) @ self.tokens[-k:].flatten(0, 1)
         return self.norm(read[..., -1, :] + self.out(nn.functional.gelu(hidden)))
 
 
 def _to_the_end(tokens: Tensor) -> Tensor:
     """Moves the tokens of short chunks to the end: the last one is always at the last place."""
     k = tokens.shape[-2]
-    missing = k - tokens.ne(0).any(dim=-1).sum(dim=-1, keepdim=True)
+    from_the_end = tokens.ne(0).any(dim=-1).flip(-1).cumsum(dim=-1)
+    missing = from_the_end.eq(0).sum(dim=-1, keepdim=True)  # after the last token
     places = torch.arange(k, device=tokens.device) - missing
     moved = tokens.gather(-2, places.clamp(min=0).unsqueeze(-1).expand_as(tokens))
     return moved * (places >= 0).unsqueeze(-1)

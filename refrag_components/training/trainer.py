@@ -108,11 +108,13 @@ class TrainingModel(nn.Module):
             places, labels = places[batch.answer_index], labels[batch.answer_index]
         output = rows.flatten(0, 1)[places]
         between = [] if self._layers is None else self._layers.take()
-        states = output
-        if batch.context_labels is not None:
-            states = rows.flatten(0, 1)
-            labels = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
-        loss = self.next_token * self._losses.cross_entropy(states, labels)
+        loss = output.new_zeros((), dtype=torch.float32)
+        if self.next_token or batch.full_ids is None:
+            states = output
+            if batch.context_labels is not None:
+                states = rows.flatten(0, 1)
+                labels = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
+            loss = self.next_token * self._losses.cross_entropy(states, labels)
         if batch.full_ids is None:
             return {"loss": loss}
         teacher, aims, full_places = self._read_full_text(batch)

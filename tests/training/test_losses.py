@@ -100,13 +100,14 @@ def test_slices_give_the_loss_and_gradients_of_the_whole(
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("next_token", [0.0, 1.0])
 @pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
 def test_every_batch_reaches_all_that_trains(
-    expanded: float, model: RefragModel, run_folder: Path
+    expanded: float, next_token: float, model: RefragModel, run_folder: Path
 ) -> None:
     """Processes that train together wait for each gradient, encoded chunks or none."""
     batch = window_batch(model, run_folder, everywhere=True, expanded=expanded)
-    training = TrainingModel(model, 1.0)
+    training = TrainingModel(model, 1.0, next_token=next_token)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or "projector" in name)
     training(**vars(batch))["loss"].backward()
