@@ -3,7 +3,7 @@
     python experiments/mixtures.py experiments/mixtures.toml --recipe RECIPE --text data/train \
         --validation data/valid --questions data/questions --out runs/mixtures [VARIANT...]
 
-The file has a table for each variant: settings of the recipe's [continual] table; "start", a
+The file has a table for each variant: settings of the recipe's [continual] table, and "start", a
 checkpoint to start from instead of untrained adapters. Finished variants are not run again. The
 table at the end has all that OUT holds; --best writes the recipe with the settings of the one that
 recovers most, and the path of its checkpoint beside it (.start).
@@ -34,7 +34,7 @@ from refrag_components.corpus import (
 from refrag_components.evaluation.perplexity import PASSAGE_TOKENS, token_losses, window_starts
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import attach_adapters
-from refrag_components.training.alignment import LayerStates, misalignment
+from refrag_components.training.alignment import LayerStates, context_places, misalignment
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
 
@@ -113,10 +113,7 @@ def missed(checkpoint: Path, corpus: TokenisedCorpus, k: int, windows: int) -> d
     aims.start()
     base.decoder(input_ids=batch.full_ids, logits_to_keep=1, use_cache=False)
     assert batch.context_index is not None
-    places = batch.context_index.flatten()
-    n, length = batch.token_ids.shape
-    mine = torch.arange(n * length, device=model.device).view(n, length)
-    mine = mine[:, 1 : 1 + CONTEXT // k].flatten()
+    mine, places = context_places(batch), batch.context_index.flatten()
     layers = [
         float(misalignment(a[mine], b[places]))
         for a, b in zip(own.take(), aims.take(), strict=True)

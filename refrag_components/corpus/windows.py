@@ -141,7 +141,7 @@ def cut_windows(
     encoded = encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder)
     if with_full_text:
         arrays["full_ids"] = full_ids
-        ends = np.where(by_token, np.arange(s), (np.cumsum(lengths) - 1)[chunk_of])
+        ends = np.where(by_token, np.arange(s), last[chunk_of])
         in_row = 1 + ends[kept].reshape(rows, per_row)
         arrays["context_index"] = np.arange(rows)[:, None] * full_ids.shape[1] + in_row
     if with_context_labels:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from refrag_components.corpus import Batch
     from refrag_components.modeling import RefragModel
 
-__all__ = ["LayerStates", "misalignment"]
+__all__ = ["LayerStates", "context_places", "misalignment"]
 
 _EVERY = 3  # layers; neighbours say nearly the same
 
@@ -39,6 +41,14 @@ class LayerStates:
         """Stops, and hands over the states by layer, (rows * positions, width) each."""
         kept, self.kept = self.kept or [], None
         return [states.flatten(0, 1) for states in kept]
+
+
+def context_places(batch: Batch) -> Tensor:
+    """Places of the context in a batch's flattened rows, as ``context_index`` has them in full."""
+    assert batch.context_index is not None
+    rows, length = batch.token_ids.shape
+    places = torch.arange(rows * length, device=batch.token_ids.device).view(rows, length)
+    return places[:, 1 : 1 + batch.context_index.shape[1]].flatten()
 
 
 def misalignment(states: Tensor, teacher: Tensor) -> Tensor:

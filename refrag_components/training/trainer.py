@@ -19,7 +19,7 @@ from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
 from refrag_components.pretrained import quietly
-from refrag_components.training.alignment import LayerStates, misalignment
+from refrag_components.training.alignment import LayerStates, context_places, misalignment
 from refrag_components.training.losses import OutputHead, SlicedLosses
 from refrag_components.training.plans import PlannedBatches
 from refrag_components.training.progress import Progress
@@ -122,10 +122,8 @@ class TrainingModel(nn.Module):
         if self.alignment:
             loss = loss + self.alignment * self._missed(between, places, aims, full_places)
         if self.context_alignment and batch.context_index is not None:
-            n, length = batch.token_ids.shape
-            own = torch.arange(n * length, device=places.device).view(n, length)
-            own = own[:, 1 : 1 + batch.context_index.shape[1]].flatten()
-            missed = self._missed(between, own, aims, batch.context_index.flatten())
+            full_places = batch.context_index.flatten()
+            missed = self._missed(between, context_places(batch), aims, full_places)
             loss = loss + self.context_alignment * missed
         return {"loss": loss}
 

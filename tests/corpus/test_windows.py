@@ -180,16 +180,16 @@ def test_nothing_predicts_the_separator_before_a_reconstruction(
     torch.testing.assert_close(everywhere[:, -10:], batch_logits(tiny_model, batch))
 
 
+def two_windows(
+    model: RefragModel, corpus: TokenisedCorpus, **shape: object
+) -> tuple[WindowSpec, Batch]:
+    """Windows of two passages at the tokens 3 and 40."""
+    return cut(model, corpus, [3, 40], passages=2, **shape)
+
+
 def test_recent_chunks_expand_last(tiny_model: RefragModel, corpus: TokenisedCorpus) -> None:
-    _, batch = cut(
-        tiny_model,
-        corpus,
-        [3, 40],
-        passages=2,
-        passage_tokens=18,
-        output_tokens=3,
-        expanded=0.3,
-        recent=True,
+    _, batch = two_windows(
+        tiny_model, corpus, passage_tokens=18, output_tokens=3, expanded=0.3, recent=True
     )
     chunks = [True] * 6 + [False] * 12 + [True]  # the last chunk of a passage is too short
     assert batch.chunk_index.ge(0)[0].tolist() == [False, *chunks, False, False]
@@ -201,15 +201,8 @@ def test_recent_chunks_expand_last(tiny_model: RefragModel, corpus: TokenisedCor
 def test_recalled_spans_come_from_anywhere_in_the_context(
     tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
 ) -> None:
-    spec, batch = cut(
-        tiny_model,
-        corpus,
-        [3, 40],
-        passages=2,
-        passage_tokens=16,
-        output_tokens=12,
-        recalled=6,
-        expanded=expanded,
+    spec, batch = two_windows(
+        tiny_model, corpus, passage_tokens=16, output_tokens=12, recalled=6, expanded=expanded
     )
     assert spec.span == 32
     assert batch.full_ids is not None
@@ -234,14 +227,8 @@ def test_recalled_spans_come_from_anywhere_in_the_context(
 def test_each_context_position_stands_for_its_last_token(
     tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
 ) -> None:
-    _, batch = cut(
-        tiny_model,
-        corpus,
-        [3, 40],
-        passages=2,
-        passage_tokens=18,
-        output_tokens=5,
-        expanded=expanded,
+    _, batch = two_windows(
+        tiny_model, corpus, passage_tokens=18, output_tokens=5, expanded=expanded
     )
     assert batch.full_ids is not None
     assert batch.context_index is not None
