@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refrag_components.prompt import Part, PassagePart, TextPart
@@ -242,6 +242,7 @@ PIECES = st.one_of(
 )
 
 
+@example(envelope(LAKE) + "[", set())
 @given(st.lists(PIECES, max_size=12).map("".join), st.sets(PIECES, max_size=3))
 def test_nothing_is_invented_and_nothing_is_lost(text: str, registered: set[str]) -> None:
     registry = PassageRegistry()
@@ -250,7 +251,8 @@ def test_nothing_is_invented_and_nothing_is_lost(text: str, registered: set[str]
     resolved = Resolver(registry, FINGERPRINT).resolve_text(text, {MOUNTAIN: None})
     rest = text
     for part in resolved.parts:
-        if not rest.startswith(part.text):
+        closed = rest.startswith(end := "[[/refrag]]") and not part.text.startswith(end)
+        if closed or not rest.startswith(part.text):  # a part "[" begins like a marker
             # Only the marker of a well-formed envelope may be missing, and whole.
             marker = rest[: rest.index("]]") + 2]
             assert marker == "[[/refrag]]" or (
