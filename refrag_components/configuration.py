@@ -14,7 +14,7 @@ __all__ = ["CONFIG_NAME", "RefragConfig"]
 
 CONFIG_NAME = "config.json"
 
-_FOLDERS = ("decoder", "decoder_adapter", "encoder", "encoder_adapter")
+_FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")
 
 
 @dataclass(frozen=True, kw_only=True)

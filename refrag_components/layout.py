@@ -142,11 +142,14 @@ class DecoderInputs:
         inputs_embeds: Shape (batch, positions, d_dec).
         attention_mask: 1 for positions in use, shape (batch, positions), int64.
         position_ids: 0.. from the first position in use, shape (batch, positions), int64.
+        chunk_places: True at chunk embeddings, shape (batch, positions), bool; None where there
+            are none.
     """
 
     inputs_embeds: Tensor
     attention_mask: Tensor
     position_ids: Tensor
+    chunk_places: Tensor | None
 
 
 def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInputs:
@@ -159,16 +162,25 @@ def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInput
         layouts: At least one layout.
     """
     rows = [_embed(model, layout) for layout in layouts]
-    length = max(len(row) for row in rows)
-    inputs = rows[0].new_zeros(len(rows), length, rows[0].shape[-1])
+    length = max(len(row) for row, _ in rows)
+    first = rows[0][0]
+    inputs = first.new_zeros(len(rows), length, first.shape[-1])
     mask = torch.zeros(len(rows), length, dtype=torch.long, device=inputs.device)
-    for i, row in enumerate(rows):
+    places = np.zeros((len(rows), length), dtype=bool)
+    for i, (row, is_chunk) in enumerate(rows):
         inputs[i, length - len(row) :] = row
         mask[i, length - len(row) :] = 1
-    return DecoderInputs(inputs, mask, (mask.cumsum(dim=1) - 1).clamp(min=0))
+        places[i, length - len(row) :] = is_chunk
+    return DecoderInputs(
+        inputs,
+        mask,
+        (mask.cumsum(dim=1) - 1).clamp(min=0),
+        torch.from_numpy(places).to(inputs.device) if places.any() else None,
+    )
 
 
-def _embed(model: RefragModel, layout: Layout) -> Tensor:
+def _embed(model: RefragModel, layout: Layout) -> tuple[Tensor, np.ndarray]:
+    """Input embeddings of a layout, and where chunk embeddings stand among them."""
     tokens: list[np.ndarray] = []
     is_chunk: list[np.ndarray] = []
     compressed: list[np.ndarray] = []
@@ -191,4 +203,4 @@ def _embed(model: RefragModel, layout: Layout) -> Tensor:
         chunks = model.chunk_embeddings([segment.vectors for segment in layout.passages])
         chosen = torch.from_numpy(np.concatenate(compressed)).to(rows.device)
         rows[torch.from_numpy(places).to(rows.device)] = chunks[chosen].to(rows.dtype)
-    return rows
+    return rows, places

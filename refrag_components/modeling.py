@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -15,16 +14,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from refrag_components import weights
+from refrag_components.adapters import (
+    CHUNK_ADAPTER,
+    ChunkPlaces,
+    PlacesOfThisThread,
+    fold_adapters,
+)
+from refrag_components.checkpoint_files import (
+    ADAPTER_FILE,
+    PROJECTOR_FILE,
+    check_files,
+    halve,
+    plain_state,
+    save_adapter,
+    state_digest,
+)
 from refrag_components.chunking import Chunker
 from refrag_components.configuration import CONFIG_NAME, RefragConfig
 from refrag_components.encoder import ChunkEncoder, load_encoder
-from refrag_components.exceptions import FingerprintMismatchError, UnknownModelError
+from refrag_components.exceptions import FingerprintMismatchError
 from refrag_components.policies.learned import POLICY_FILE, load_networks, save_networks
 from refrag_components.pretrained import load_pretrained, position_limit, quietly
 from refrag_components.projector import make_projector
@@ -33,14 +46,12 @@ from refrag_components.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["RefragModel"]
 
 _PARTS = ("decoder", "encoder")
-_PROJECTOR = "projector.safetensors"
-_ADAPTER = "adapter_model.safetensors"
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 class RefragModel(nn.Module):
@@ -57,6 +68,8 @@ class RefragModel(nn.Module):
         projector: Chunk vectors to chunk embeddings.
         retriever: Passages and questions to search vectors (the base encoder, untouched).
         policies: Networks of the learned policies by name; empty where none was trained.
+        places: Tells the decoder's chunk adapter where chunk embeddings stand; whoever hands the
+            decoder any sets them for that pass.
     """
 
     def __init__(
@@ -77,9 +90,11 @@ class RefragModel(nn.Module):
         scale = float(embedding.detach().float().std())
         self.projector = make_projector(config, encoder.width, embedding.shape[1], scale)
         self.policies = nn.ModuleDict()
+        self.places: ChunkPlaces = PlacesOfThisThread()
         self.chunker = Chunker(tokenizer, config.chunk_size)
-        self._encoder_digest = _state_digest(encoder.model.state_dict())
+        self._encoder_digest = state_digest(encoder.model.state_dict())
         self._carried: dict[str, Path | None] = {}
+        self._chunk_adapter: list[PeftModel] = []  # knows how to save what is in the decoder
 
     # -- loading and saving ---------------------------------------------------------------------
 
@@ -104,6 +119,8 @@ class RefragModel(nn.Module):
     ) -> RefragModel:
         """Loads a checkpoint for inference; adapters are merged into their base weights.
 
+        But for the chunk adapter, which works at chunk embeddings alone.
+
         Args:
             name_or_path: A bundled checkpoint's name, a checkpoint folder, or a Hugging Face hub
                 id "org/name".
@@ -123,6 +140,8 @@ class RefragModel(nn.Module):
         for part in _PARTS:
             if (folder / f"{part}_adapter").is_dir():
                 model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
+        if (folder / CHUNK_ADAPTER).is_dir():
+            model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
         model.to(device)
         model.decoder.to(dtype)
         return model.eval()
@@ -135,18 +154,23 @@ class RefragModel(nn.Module):
         for part in _PARTS:
             if (source / f"{part}_adapter").is_dir():
                 model._apply_adapter(part, source / f"{part}_adapter", trainable=True)
+        if (source / CHUNK_ADAPTER).is_dir():
+            with quietly():
+                model.decoder.load_adapter(source / CHUNK_ADAPTER, CHUNK_ADAPTER, is_trainable=True)
+        model.places = ChunkPlaces()  # not of one thread: a GPU's backward pass has its own
+        fold_adapters(model, model.places)
         return model
 
     @classmethod
     def _load(cls, folder: Path, chunk_size: int | None = None) -> RefragModel:
         """Base weights, full weights and projector of a checkpoint folder, without adapters."""
         config = RefragConfig.from_folder(folder)
-        _check_files(folder, config)  # before base weights are fetched
+        check_files(folder, config)  # before base weights are fetched
         if chunk_size is not None:
             config = dataclasses.replace(config, chunk_size=chunk_size)
         own = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
         model = cls._assemble(config, own)
-        model.projector.load_state_dict(load_file(folder / _PROJECTOR))
+        model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
         model.policies = load_networks(folder / POLICY_FILE, model.encoder.width)
         return model
 
@@ -176,7 +200,7 @@ class RefragModel(nn.Module):
 
         if part == "encoder":
             # The file, not the merged weights: those differ in the last bits between machines.
-            self._encoder_digest += _state_digest(load_file(folder / _ADAPTER))
+            self._encoder_digest += state_digest(load_file(folder / ADAPTER_FILE))
         owner, name = (self, "decoder") if part == "decoder" else (self.encoder, "model")
         with quietly():
             base = getattr(owner, name)
@@ -185,6 +209,15 @@ class RefragModel(nn.Module):
             adapted = adapted.merge_and_unload()
             self._carried[part] = None  # these weights are in no folder: saving writes them whole
         setattr(owner, name, adapted)
+
+    def _apply_chunk_adapter(self, folder: Path) -> None:
+        from peft import PeftModel
+
+        with quietly():
+            adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
+        fold_adapters(adapted, self.places)
+        self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
+        self._chunk_adapter.append(adapted)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the checkpoint: what training changed, plus bases that no public name leads to.
@@ -196,11 +229,14 @@ class RefragModel(nn.Module):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            save_file(self.projector.state_dict(), scratch / _PROJECTOR)
-            _halve(scratch / _PROJECTOR)
+            save_file(self.projector.state_dict(), scratch / PROJECTOR_FILE)
+            halve(scratch / PROJECTOR_FILE)
             if self.policies:
                 save_networks(dict(self.policies.items()), scratch / POLICY_FILE)
             self._save_part("decoder", self.decoder, self.tokenizer, scratch)
+            for adapted in [self.decoder, *self._chunk_adapter]:
+                if CHUNK_ADAPTER in getattr(adapted, "peft_config", ()):
+                    save_adapter(adapted, CHUNK_ADAPTER, scratch, self.config.decoder)
             self._save_part("encoder", self.encoder.model, self.encoder.tokenizer, scratch)
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
@@ -216,16 +252,11 @@ class RefragModel(nn.Module):
         from peft import PeftModel
 
         if isinstance(model, PeftModel):
-            adapter = folder / f"{name}_adapter"
-            # PEFT would note the folder that the base was loaded from on this machine.
-            model.peft_config["default"].base_model_name_or_path = getattr(self.config, name)
-            model.save_pretrained(str(adapter))
-            (adapter / "README.md").unlink(missing_ok=True)
-            _halve(adapter / _ADAPTER)
+            save_adapter(model, "default", folder / f"{name}_adapter", getattr(self.config, name))
             if base := self._carried.get(name):
                 shutil.copytree(base, folder / name)
         elif name in self._carried:
-            model.save_pretrained(folder / name)
+            model.save_pretrained(folder / name, state_dict=plain_state(model))
             tokenizer.save_pretrained(folder / name)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
@@ -360,36 +391,3 @@ class RefragModel(nn.Module):
         """Search vector of a question, shape (d_enc,), float32, length 1."""
         rows: np.ndarray = self.embed_passages([text])[0]
         return rows
-
-
-def _check_files(folder: Path, config: RefragConfig) -> None:
-    """Makes sure that the files which training changed are there and not cut short."""
-    for name in config.folders:
-        if not (folder / name).is_dir():
-            msg = f"{folder / name} is missing; copy or download the checkpoint again"
-            raise UnknownModelError(msg)
-    adapters = [path for part in _PARTS if (path := folder / f"{part}_adapter").is_dir()]
-    tensors = [folder / _PROJECTOR, *(adapter / _ADAPTER for adapter in adapters)]
-    try:
-        for path in tensors:
-            with safe_open(path, "np"):
-                pass
-        for path in (adapter / _ADAPTER_CONFIG for adapter in adapters):
-            json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, SafetensorError, ValueError) as error:
-        msg = f"{path} is missing or damaged ({error}); copy or download the checkpoint again"
-        raise UnknownModelError(msg) from error
-
-
-def _halve(path: Path) -> None:
-    """Rewrites a safetensors file in float16: half the size, far finer than training noise."""
-    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
-
-
-def _state_digest(state: dict[str, Tensor]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(state.items()):
-        if tensor.is_floating_point():
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    return digest.digest()

@@ -63,6 +63,11 @@ class Batch:
     answer_index: Tensor | None = None
     full_index: Tensor | None = None
 
+    @property
+    def chunk_places(self) -> Tensor | None:
+        """True at chunk embeddings, (rows, positions), bool; None where nothing was encoded."""
+        return self.chunk_index >= 0 if len(self.span_index) else None
+
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on another device."""
         tensors: dict[str, Any] = {
@@ -128,9 +133,11 @@ def batch_logits(model: RefragModel, batch: Batch, *, everywhere: bool = False) 
     Returns:
         Logits, shape (rows, predicted or all positions, vocabulary).
     """
-    logits: Tensor = model.decoder(
-        inputs_embeds=batch_embeddings(model, batch),
-        logits_to_keep=0 if everywhere else batch.labels.shape[1],  # 0 keeps all
-        use_cache=False,
-    ).logits
+    inputs = batch_embeddings(model, batch)
+    with model.places.at(batch.chunk_places):
+        logits: Tensor = model.decoder(
+            inputs_embeds=inputs,
+            logits_to_keep=0 if everywhere else batch.labels.shape[1],  # 0 keeps all
+            use_cache=False,
+        ).logits
     return logits

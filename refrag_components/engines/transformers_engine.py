@@ -127,9 +127,10 @@ class _Batch:
         # Where no row is padded no mask is needed, and attention can take its fastest path.
         self._mask = inputs.attention_mask if len(set(lengths)) > 1 else None
         self._positions = torch.tensor(lengths, device=inputs.inputs_embeds.device)
-        self.logits = self._forward(
-            inputs_embeds=inputs.inputs_embeds, position_ids=inputs.position_ids
-        )
+        with model.places.at(inputs.chunk_places):
+            self.logits = self._forward(
+                inputs_embeds=inputs.inputs_embeds, position_ids=inputs.position_ids
+            )
 
     @torch.inference_mode()
     def sample(self, samplers: Sequence[Sampler]) -> Tensor:

@@ -158,13 +158,14 @@ class _State:
         self._mask = self._put(mask)
         self._lengths = self._put(np.asarray(lengths))
         self._cache = DynamicCache(config=model.decoder.config)
-        self._logits = self._forward(
-            self._mask,
-            self._cache,
-            inputs_embeds=embeds,
-            position_ids=(self._mask.cumsum(dim=1) - 1).clamp(min=0),
-            logits_to_keep=1,
-        )[:, -1]
+        with model.places.at(is_chunk):
+            self._logits = self._forward(
+                self._mask,
+                self._cache,
+                inputs_embeds=embeds,
+                position_ids=(self._mask.cumsum(dim=1) - 1).clamp(min=0),
+                logits_to_keep=1,
+            )[:, -1]
 
     def answer_log_ppl(self, answers: Sequence[np.ndarray]) -> list[float]:
         """Mean negative log-likelihood of each expected answer; leaves the state as it was."""

@@ -143,7 +143,9 @@ class PlannedBatches(Dataset[Batch]):
         if isinstance(spec, ConversationSpec):
             return self._conversations(spec, rng)
         each = spec.positions
-        if self.with_full_text:
+        # The reader of plain text (p = 1) is its own teacher: there is nothing to learn from it.
+        with_full_text = self.with_full_text and spec.expanded < 1
+        if with_full_text:
             each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
         rows = max(1, self.positions // max(each, _FEWEST_POSITIONS))
         return cut_windows(
@@ -153,18 +155,19 @@ class PlannedBatches(Dataset[Batch]):
             encoder=self.model.encoder,
             separator=self.model.first_token_id,
             rng=rng,
-            with_full_text=self.with_full_text,
+            with_full_text=with_full_text,
             with_context_labels=True,
         )
 
     def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:
         assert self.questions is not None
-        rows = self.questions.fill(self.positions, spec, rng, with_full_text=self.with_full_text)
+        with_full_text = self.with_full_text and spec.expanded < 1
+        rows = self.questions.fill(self.positions, spec, rng, with_full_text=with_full_text)
         return lay_out_conversations(
             rows,
             spec,
             self.questions,
             encoder=self.model.encoder,
             rng=rng,
-            with_full_text=self.with_full_text,
+            with_full_text=with_full_text,
         )

@@ -58,6 +58,10 @@ class Progress:
             return step
         return max(float(step), min(self.elapsed / self.seconds, 1.0) * self.steps)
 
+    def left(self, step: int) -> float:
+        """Share of the schedule that is left after this many steps, 1 to 0."""
+        return 1.0 - min(self.at(step) / self.steps, 1.0)
+
     def is_over(self, step: int) -> bool:
         """Whether nothing is left to do after this many steps."""
         return self.at(step) >= self.steps

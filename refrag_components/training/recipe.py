@@ -30,13 +30,13 @@ class LoraSettings:
     """Ranks of the low-rank adapters on all linear layers; alpha is twice the rank.
 
     Attributes:
-        decoder_rank: Of the decoder's layers that ``decoder_ranks`` does not name.
-        decoder_ranks: Other ranks by the end of a layer's name, a regular expression.
+        decoder_rank: Of the decoder's adapter for all positions.
+        chunk_rank: Of the decoder's adapter at chunk embeddings alone.
         encoder_rank: Of the encoder's layers.
     """
 
-    decoder_rank: int = 64
-    decoder_ranks: dict[str, int] = field(default_factory=dict)
+    decoder_rank: int = 16
+    chunk_rank: int = 48
     encoder_rank: int = 32
 
 
@@ -52,7 +52,10 @@ class StageSettings:
             time allows.
         positions: Decoder positions a batch, about; the number of windows follows from it.
         encoder_lr: Peak learning rate of encoder adapter and projector.
-        decoder_lr: Peak learning rate of the decoder adapter; 0 freezes the decoder.
+        decoder_lr: Peak learning rate of the decoder's adapter for all positions; 0 freezes it, and
+            the decoder reads plain text as it did before the stage.
+        chunk_adapter_lr: Peak learning rate of the decoder's adapter at chunk embeddings; 0 freezes
+            it.
         loraplus_lr_ratio: How much faster the adapter's B matrices, which start at zero, learn
             than its A matrices (LoRA+, arXiv 2402.12354).
         chunk_sizes: Values of k, drawn batch by batch.
@@ -71,12 +74,13 @@ class StageSettings:
             chat template: a little keeps it able to converse (stage 2), most of them make the
             fine-tuning (stage 3).
         max_passages: Most passages a question; their number is drawn batch by batch.
-        distillation: Weight of the divergence from reading the full text: by the base decoder on
-            running text, by the decoder in its present state on answers.
+        distillation: Weight of the divergence from what the decoder in its present state says
+            after the full text.
         alignment: Weight of the difference from the states between the layers of that reader.
         context_alignment: Weight of the same difference in the context of running text, where a
-            chunk embedding stands for the last token of its chunk.
-        next_token: Weight of the cross-entropy of the tokens that follow.
+            chunk embedding stands for the last token of its chunk; it fades to 0 over the stage.
+        next_token: Weight of the cross-entropy of the tokens that follow in batches that have
+            such a reader of the full text beside; 1 in all others, such as plain text (p = 1).
         gradient_checkpointing: Keep no activations of the decoder's layers and compute them twice:
             for decoders whose batches do not fit otherwise.
         warmup: Share of the steps for linear warm-up, before the cosine.
@@ -89,6 +93,7 @@ class StageSettings:
     positions: int = 49152
     encoder_lr: float = 1e-3
     decoder_lr: float = 4e-4
+    chunk_adapter_lr: float = 4e-4
     loraplus_lr_ratio: float = 8.0
     chunk_sizes: tuple[int, ...] = (8,)
     reconstruction_tokens: int = 256

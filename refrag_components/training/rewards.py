@@ -154,15 +154,17 @@ def _log_likelihood(model: RefragModel, embeddings: Tensor, rows: Rows, labels: 
     labels = labels[:, labels.shape[1] - keep :]
     inputs = model.decoder.get_input_embeddings()(rows.token_ids)
     placed = embeddings[rows.chunk_index.clamp(min=0)].to(inputs.dtype)
-    inputs = torch.where((rows.chunk_index >= 0).unsqueeze(-1), placed, inputs)
+    is_chunk = rows.chunk_index >= 0
+    inputs = torch.where(is_chunk.unsqueeze(-1), placed, inputs)
     # Without padding no mask: plain causal attention is the faster kernel.
     padding = {}
     if not rows.used.all():
         padding["attention_mask"] = rows.used.long()
         padding["position_ids"] = (rows.used.cumsum(dim=1) - 1).clamp(min=0)
-    logits = model.decoder(
-        inputs_embeds=inputs, logits_to_keep=keep, use_cache=False, **padding
-    ).logits
+    with model.places.at(is_chunk):
+        logits = model.decoder(
+            inputs_embeds=inputs, logits_to_keep=keep, use_cache=False, **padding
+        ).logits
     losses = nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )

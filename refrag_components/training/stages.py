@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
+from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import (
     attach_adapters,
-    fold_adapters,
     store_frozen_in_bfloat16,
 )
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
@@ -95,11 +95,9 @@ def run_stage(
     settings = getattr(recipe, stage)
     model = _starting_model(stage, recipe, Path(folder), start_from)
     attach_adapters(model, recipe.lora)
-    fold_adapters(model)
-    model.decoder.requires_grad_(False)
-    if settings.decoder_lr > 0:
-        for name, parameter in model.decoder.named_parameters():
-            parameter.requires_grad_("lora_" in name)
+    for name, parameter in model.decoder.named_parameters():
+        rate = settings.chunk_adapter_lr if CHUNK_ADAPTER in name else settings.decoder_lr
+        parameter.requires_grad_("lora_" in name and rate > 0)
     if on_cuda:
         store_frozen_in_bfloat16(model.decoder)
     trainer = StageTrainer(

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
@@ -38,14 +39,14 @@ class TrainingModel(nn.Module):
         refrag: The model, adapters attached.
         distillation: Weight of KL(full text || compressed) on the output tokens, 0 for none: what
             a reader of the full text says is a far denser signal than the one token that follows.
-            On running text that reader is the base decoder, adapter off. The base knows no answer
-            that fine-tuning teaches, so on answers it is the decoder in its present state.
+            That reader is the decoder itself in its present state.
         alignment: Weight of the difference from that reader's states between the layers, at the
             same tokens; 0 for none.
         context_alignment: The same for the context of running text: a chunk embedding's states
             should be those at its last token. Such states alone, every k-th, tell the base
             decoder much of the context (experiments/005).
-        next_token: Weight of the cross-entropy of the tokens that follow.
+        next_token: Weight of the cross-entropy of the tokens that follow, where there is such a
+            reader; elsewhere it is all there is.
     """
 
     def __init__(
@@ -95,10 +96,13 @@ class TrainingModel(nn.Module):
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
+        full = None if batch.full_ids is None else self._read_full_text(batch)
         inputs = batch_embeddings(self.refrag, batch)
-        if not inputs.requires_grad:  # nothing was encoded (p = 1)
+        if batch.chunk_places is None:  # nothing was encoded (p = 1)
             # Processes that train together wait for a gradient of every parameter.
-            inputs = inputs + 0.0 * sum(p.sum() for p in self.encoding_parameters())
+            inputs = inputs + 0.0 * sum(p.sum() for p in self.compressing_parameters())
+        # They stay: the backward pass computes layers again that gradient checkpointing forgot.
+        self.refrag.places.mask = batch.chunk_places
         if self._layers is not None:
             self._layers.start()
         rows = self._head.states(inputs_embeds=inputs)
@@ -109,15 +113,16 @@ class TrainingModel(nn.Module):
         output = rows.flatten(0, 1)[places]
         between = [] if self._layers is None else self._layers.take()
         loss = output.new_zeros((), dtype=torch.float32)
-        if self.next_token or batch.full_ids is None:
+        if self.next_token or full is None:
             states = output
             if batch.context_labels is not None:
                 states = rows.flatten(0, 1)
                 labels = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
-            loss = self.next_token * self._losses.cross_entropy(states, labels)
-        if batch.full_ids is None:
+            loss = self._losses.cross_entropy(states, labels)
+        if full is None:
             return {"loss": loss}
-        teacher, aims, full_places = self._read_full_text(batch)
+        teacher, aims, full_places = full
+        loss = self.next_token * loss
         loss = loss + self.distillation * self._losses.divergence(output, teacher)
         if self.alignment:
             loss = loss + self.alignment * self._missed(between, places, aims, full_places)
@@ -131,6 +136,12 @@ class TrainingModel(nn.Module):
         """What trains of encoder and projector."""
         return _trainable(self.refrag.encoder) + _trainable(self.refrag.projector)
 
+    def compressing_parameters(self) -> list[nn.Parameter]:
+        """What trains and has no part in reading plain text."""
+        named = self.refrag.decoder.named_parameters()
+        chunks = [p for name, p in named if p.requires_grad and CHUNK_ADAPTER in name]
+        return self.encoding_parameters() + chunks
+
     def _missed(
         self, own: list[Tensor], places: Tensor, teacher: list[Tensor], full_places: Tensor
     ) -> Tensor:
@@ -143,15 +154,13 @@ class TrainingModel(nn.Module):
     def _read_full_text(self, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor]:
         """States of the teacher: at the output tokens, between the layers; the tokens' places."""
         assert batch.full_ids is not None
+        self.refrag.places.mask = None
         if self._layers is not None:
             self._layers.start()
-        if batch.full_index is not None:
-            places = batch.full_index
-            states = self._head.states(input_ids=batch.full_ids)
-        else:
+        states = self._head.states(input_ids=batch.full_ids)
+        places = batch.full_index
+        if places is None:
             places = _last_places(batch.full_ids, batch.labels)
-            with self.refrag.decoder.disable_adapter():
-                states = self._head.states(input_ids=batch.full_ids)
         between = [] if self._layers is None else self._layers.take()
         return states.flatten(0, 1)[places], between, places
 
@@ -218,6 +227,7 @@ class StageTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over a fixed number of tokens
         self._progress = Progress(settings.steps, settings.max_seconds)
         self.add_callback(_Clock(self._progress))
+        self.add_callback(_Fading(model, settings.context_alignment, self._progress))
         if settings.gradient_checkpointing:
             with quietly():  # renamed in transformers 5.24
                 model.refrag.decoder.gradient_checkpointing_enable({"use_reentrant": False})
@@ -225,19 +235,18 @@ class StageTrainer(Trainer):
             model.compile_layers()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW: rates for the decoder adapter's A and B, one for encoder adapter and projector."""
-        refrag, settings = self._training.refrag, self._settings
-        adapter = [(n, p) for n, p in refrag.decoder.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for n, p in adapter if "lora_B" not in n], "lr": settings.decoder_lr},
-            {
-                "params": [p for n, p in adapter if "lora_B" in n],
-                "lr": settings.decoder_lr * settings.loraplus_lr_ratio,
-            },
-            {"params": self._training.encoding_parameters(), "lr": settings.encoder_lr},
-        ]
+        """AdamW: rates for A and B of the decoder's adapters, one for encoder and projector."""
+        settings = self._settings
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self._training.refrag.decoder.named_parameters():
+            if parameter.requires_grad:
+                at_chunks = CHUNK_ADAPTER in name
+                rate = settings.chunk_adapter_lr if at_chunks else settings.decoder_lr
+                rate *= settings.loraplus_lr_ratio if "lora_B" in name else 1.0
+                groups.setdefault(rate, []).append(parameter)
+        groups.setdefault(settings.encoder_lr, []).extend(self._training.encoding_parameters())
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
             weight_decay=0.0,
             betas=(0.9, 0.98),
             fused=torch.cuda.is_available(),
@@ -310,6 +319,30 @@ class _Clock(TrainerCallback):
         """Ends the stage when its time is over."""
         if self._progress.is_over(state.global_step):
             control.should_training_stop = True
+
+
+class _Fading(TrainerCallback):
+    """Lets the alignment of the context fade over a stage.
+
+    The states at its last token are where a chunk embedding's states should start from. Where they
+    end, the divergence from the full text knows best: the chunk's other tokens count too.
+
+    Args:
+        model: Whose weight is set before each step.
+        weight: At the start.
+        progress: Of the stage.
+    """
+
+    def __init__(self, model: TrainingModel, weight: float, progress: Progress) -> None:
+        self._model = model
+        self._weight = weight
+        self._progress = progress
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Sets the weight."""
+        self._model.context_alignment = self._weight * self._progress.left(state.global_step)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

@@ -64,12 +64,10 @@ def plain_loss(model: RefragModel, batch: Batch, weight: float) -> torch.Tensor:
     assert batch.full_ids is not None
     output = logits[:, -batch.labels.shape[1] :]
     with torch.no_grad():
+        full = model.decoder(input_ids=batch.full_ids).logits
         if batch.full_index is None:
-            with model.decoder.disable_adapter():
-                full = model.decoder(input_ids=batch.full_ids).logits
             teacher = full[:, -batch.labels.shape[1] :].flatten(0, 1)
         else:
-            full = model.decoder(input_ids=batch.full_ids).logits
             teacher = full.flatten(0, 1)[batch.full_index]
     student = output[batch.labels != IGNORED]
     divergence = torch.nn.functional.kl_div(

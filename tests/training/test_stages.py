@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.corpus import QuestionSet, TokenisedCorpus, WindowSpec
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
@@ -90,8 +91,10 @@ def test_the_first_stage_moves_projector_encoder_and_decoder(
     before, after = dict(start.named_parameters()), dict(trained.named_parameters())
     for part in ("projector.mix", "encoder.model.encoder.layer.0.attention.self.query.weight"):
         assert not torch.allclose(before[part], after[part], atol=1e-5), part
-    name = "decoder.model.layers.0.self_attn.q_proj.weight"
-    assert not torch.allclose(before[name], after[name], atol=1e-6)
+    layer = "decoder.model.layers.0.self_attn.q_proj"
+    merged = after[f"{layer}.base_layer.weight"]
+    assert not torch.allclose(before[f"{layer}.weight"], merged, atol=1e-6)
+    assert after[f"{layer}.lora_B.chunk_adapter.weight"].any()  # zero before training
 
 
 def test_the_policy_stage_adds_policies_and_changes_nothing_else(finished: Path) -> None:
@@ -160,10 +163,11 @@ def test_a_frozen_decoder_stays_as_it_was(run_folder: Path, tmp_path: Path) -> N
     )
     model = RefragModel.from_pretrained(out, device="cpu")
     base = RefragModel.from_base(recipe.model)
-    for (name, mine), theirs in zip(
-        model.decoder.named_parameters(), base.decoder.parameters(), strict=True
-    ):
-        assert torch.equal(mine, theirs), name
+    ids = torch.arange(24).reshape(2, 12)
+    plain = base.decoder(input_ids=ids).logits
+    assert torch.equal(model.decoder(input_ids=ids).logits, plain)
+    with model.places.at(torch.ones(2, 12, dtype=torch.bool)):
+        assert not torch.allclose(model.decoder(input_ids=ids).logits, plain)
 
 
 @pytest.mark.timeout(300)
@@ -255,7 +259,8 @@ def test_the_adapter_matrices_that_start_at_zero_learn_faster(
     run_folder: Path, tmp_path: Path
 ) -> None:
     recipe = Recipe.load(run_folder / "recipe.toml")
-    settings = replace(recipe.reconstruction, decoder_lr=2e-4, loraplus_lr_ratio=4.0)
+    rate = {"decoder_lr": 2e-4, "chunk_adapter_lr": 1e-4}
+    settings = replace(recipe.reconstruction, **rate, loraplus_lr_ratio=4.0)
     model = RefragModel.from_base(recipe.model)
     attach_adapters(model, recipe.lora)
     text = TokenisedCorpus.load(run_folder / "text")
@@ -274,7 +279,9 @@ def test_the_adapter_matrices_that_start_at_zero_learn_faster(
     }
     for name, parameter in model.decoder.named_parameters():
         if "lora_" in name:
-            assert rates[id(parameter)] == pytest.approx(8e-4 if "lora_B" in name else 2e-4), name
+            expected = rate["chunk_adapter_lr" if CHUNK_ADAPTER in name else "decoder_lr"]
+            expected *= 4 if "lora_B" in name else 1
+            assert rates[id(parameter)] == pytest.approx(expected), name
     assert rates[id(model.projector.mix)] == settings.encoder_lr
 
 

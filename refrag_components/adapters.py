@@ -1,0 +1,92 @@
+"""Low-rank adapters: one for all positions, one for chunk embeddings alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CHUNK_ADAPTER", "ChunkPlaces", "PlacesOfThisThread", "fold_adapters"]
+
+#: PEFT's name of the adapter at chunk embeddings, and its folder in a checkpoint.
+CHUNK_ADAPTER = "chunk_adapter"
+
+_ANYWHERE = "default"  # PEFT's name of an adapter for all positions
+
+
+class ChunkPlaces:
+    """Where chunk embeddings stand in what the decoder reads now.
+
+    Attributes:
+        mask: True at a chunk embedding, shape (rows, positions), bool; None where there is none.
+    """
+
+    mask: Tensor | None = None
+
+    @contextmanager
+    def at(self, mask: Tensor | None) -> Iterator[None]:
+        """Reads with these places.
+
+        Args:
+            mask: As the attribute.
+        """
+        before, self.mask = self.mask, mask
+        try:
+            yield
+        finally:
+            self.mask = before
+
+
+class PlacesOfThisThread(ChunkPlaces, threading.local):
+    """Places that other threads, which read other prompts with the same decoder, do not see."""
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> PlacesOfThisThread:
+        """A copy of a model reads for itself."""
+        return PlacesOfThisThread()
+
+
+def fold_adapters(model: nn.Module, places: ChunkPlaces) -> None:
+    """Lets adapted linear layers multiply once, by W + s B A, and adds the chunk adapter.
+
+    PEFT multiplies a batch's states by W, A and B one after another. The small products cost
+    little arithmetic but read and write all states; a batch has tens of thousands of positions,
+    so making the sum of the matrices anew at every pass is far cheaper. The result is the same
+    but for rounding, and it is how the adapter is used once it is merged. Checkpoints do not
+    change.
+
+    The chunk adapter is no part of that sum: it adds s B A x where a chunk embedding stands and
+    nothing elsewhere, so that a decoder reads plain text as if it were not there (as the visual
+    expert of CogVLM, arXiv 2311.03079, and partial LoRA, arXiv 2401.16420, do for images). PEFT
+    has no such adapter.
+
+    Args:
+        model: Whose adapted layers, plain LoRA without dropout, are changed in place.
+        places: Where chunk embeddings stand; read at every pass.
+    """
+    from peft.tuners.lora import Linear
+
+    for layer in model.modules():
+        if isinstance(layer, Linear):
+            setattr(layer, "chunk_places", places)  # noqa: B010, mypy
+            setattr(layer, "forward", MethodType(_folded_forward, layer))  # noqa: B010, mypy
+
+
+def _folded_forward(layer: Any, states: Tensor) -> Tensor:
+    base = layer.base_layer
+    if layer.disable_adapters or _ANYWHERE not in layer.lora_A:
+        out: Tensor = base(states)
+    else:
+        a, b = layer.lora_A[_ANYWHERE].weight, layer.lora_B[_ANYWHERE].weight
+        frozen = base.weight.T if layer.fan_in_fan_out else base.weight  # GPT-2: transposed
+        weight = frozen + layer.scaling[_ANYWHERE] * (b @ a)
+        out = nn.functional.linear(states, weight.to(states.dtype), base.bias)
+    mask = layer.chunk_places.mask
+    if mask is None or layer.disable_adapters or CHUNK_ADAPTER not in layer.lora_A:
+        return out
+    low = layer.lora_A[CHUNK_ADAPTER](states) * mask.view(*states.shape[:-1], 1)
+    return torch.add(out, layer.lora_B[CHUNK_ADAPTER](low), alpha=layer.scaling[CHUNK_ADAPTER])

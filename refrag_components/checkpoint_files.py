@@ -1,0 +1,87 @@
+"""The files of a checkpoint that hold what training changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from refrag_components.adapters import CHUNK_ADAPTER
+from refrag_components.configuration import RefragConfig
+from refrag_components.exceptions import UnknownModelError
+
+__all__ = [
+    "ADAPTER_FILE",
+    "PROJECTOR_FILE",
+    "check_files",
+    "halve",
+    "plain_state",
+    "save_adapter",
+    "state_digest",
+]
+
+ADAPTER_FILE = "adapter_model.safetensors"
+PROJECTOR_FILE = "projector.safetensors"
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTERS = ("decoder_adapter", "encoder_adapter", CHUNK_ADAPTER)
+
+
+def check_files(folder: Path, config: RefragConfig) -> None:
+    """Makes sure that the files which training changed are there and not cut short."""
+    for name in config.folders:
+        if not (folder / name).is_dir():
+            msg = f"{folder / name} is missing; copy or download the checkpoint again"
+            raise UnknownModelError(msg)
+    adapters = [path for name in _ADAPTERS if (path := folder / name).is_dir()]
+    tensors = [folder / PROJECTOR_FILE, *(adapter / ADAPTER_FILE for adapter in adapters)]
+    try:
+        for path in tensors:
+            with safe_open(path, "np"):
+                pass
+        for path in (adapter / _ADAPTER_CONFIG for adapter in adapters):
+            json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, SafetensorError, ValueError) as error:
+        msg = f"{path} is missing or damaged ({error}); copy or download the checkpoint again"
+        raise UnknownModelError(msg) from error
+
+
+def halve(path: Path) -> None:
+    """Rewrites a safetensors file in float16: half the size, far finer than training noise."""
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+
+
+def state_digest(state: dict[str, Tensor]) -> bytes:
+    """Hash of names and values of the floating-point tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state.items()):
+        if tensor.is_floating_point():
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.digest()
+
+
+def save_adapter(model: PeftModel, name: str, folder: Path, base: str) -> None:
+    """Writes one adapter in float16.
+
+    Args:
+        model: Which has it.
+        name: PEFT's name of the adapter; one that is not "default" gets a folder of that name.
+        folder: Where to.
+        base: What to call the adapted model; PEFT would note where it lies on this machine.
+    """
+    model.peft_config[name].base_model_name_or_path = base
+    model.save_pretrained(str(folder), selected_adapters=[name])
+    (folder / "README.md").unlink(missing_ok=True)
+    halve((folder if name == "default" else folder / name) / ADAPTER_FILE)
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """State of a model as if no adapter were in its layers."""
+    state = model.state_dict()
+    return {n.replace(".base_layer.", "."): t for n, t in state.items() if ".lora_" not in n}
