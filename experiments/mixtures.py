@@ -109,7 +109,9 @@ def missed(checkpoint: Path, corpus: TokenisedCorpus, k: int, windows: int) -> d
     ).to(model.device)
     own, aims = LayerStates(model), LayerStates(base)
     own.start()
-    model.decoder(inputs_embeds=batch_embeddings(model, batch), logits_to_keep=1, use_cache=False)
+    inputs = batch_embeddings(model, batch)
+    with model.places.at(batch.chunk_places):
+        model.decoder(inputs_embeds=inputs, logits_to_keep=1, use_cache=False)
     aims.start()
     base.decoder(input_ids=batch.full_ids, logits_to_keep=1, use_cache=False)
     assert batch.context_index is not None

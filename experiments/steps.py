@@ -1,4 +1,4 @@
-"""What a training step of stages 1 and 2 takes, with PEFT's own adapters and with folded ones.
+"""What a training step of stages 1 and 2 takes.
 
     python experiments/steps.py recipes/refrag-smollm2-135m.toml CORPUS --positions 32768
 
@@ -16,7 +16,6 @@ from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import (
     attach_adapters,
-    fold_adapters,
     store_frozen_in_bfloat16,
 )
 from refrag_components.training.plans import PlannedBatches
@@ -45,13 +44,11 @@ SPECS = {
 }
 
 
-def prepared(recipe: Recipe, folded: bool, eager: bool) -> TrainingModel:
+def prepared(recipe: Recipe, eager: bool) -> TrainingModel:
     """The recipe's untrained model on the GPU, compiled unless ``eager``."""
     torch.manual_seed(0)
     model = RefragModel.from_base(recipe.model)
     attach_adapters(model, recipe.lora)
-    if folded:
-        fold_adapters(model)
     store_frozen_in_bfloat16(model.decoder)
     training = TrainingModel(model, distillation=1.0).cuda().train()
     if not eager:
@@ -76,51 +73,45 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("corpus")
     parser.add_argument("--positions", nargs="+", type=int, default=[32768])
-    parser.add_argument("--adapters", nargs="+", default=["peft", "folded"])
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--profile", action="store_true", help="also what the GPU does in a step")
     options = parser.parse_args()
     recipe = Recipe.load(options.recipe)
     corpus = TokenisedCorpus.load(options.corpus)
-    for adapters in options.adapters:
-        training = prepared(recipe, adapters == "folded", options.eager)
-        trained = [p for p in training.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-        for positions in options.positions:
-            for name, spec in SPECS.items():
-                batches = PlannedBatches(
-                    corpus,
-                    [spec] * options.steps,
-                    training.refrag,
-                    positions,
-                    seed=0,
-                    with_full_text=not spec.reconstruct,
+    training = prepared(recipe, options.eager)
+    trained = [p for p in training.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    for positions in options.positions:
+        for name, spec in SPECS.items():
+            batches = PlannedBatches(
+                corpus,
+                [spec] * options.steps,
+                training.refrag,
+                positions,
+                seed=0,
+                with_full_text=not spec.reconstruct,
+            )
+            ready = [batches[i] for i in range(options.steps)]
+            took = []
+            for batch in ready:
+                start = time.perf_counter()
+                loss = step(training, batch, optimiser)
+                took.append(time.perf_counter() - start)
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            print(
+                f"{positions} {name}: rows {len(ready[0].labels)},"
+                f" {sorted(took)[len(took) // 2]:.3f} s a step, first {took[0]:.1f} s,"
+                f" loss {loss:.3f}, peak {peak:.0f} GiB",
+                flush=True,
+            )
+            if options.profile:
+                with torch.profiler.profile() as profile:
+                    step(training, ready[0], optimiser)
+                times = profile.key_averages().table(
+                    sort_by="self_device_time_total", row_limit=28, max_name_column_width=70
                 )
-                ready = [batches[i] for i in range(options.steps)]
-                took = []
-                for batch in ready:
-                    start = time.perf_counter()
-                    loss = step(training, batch, optimiser)
-                    took.append(time.perf_counter() - start)
-                peak = torch.cuda.max_memory_allocated() / 2**30
-                print(
-                    f"{adapters} {positions} {name}: rows {len(ready[0].labels)},"
-                    f" {sorted(took)[len(took) // 2]:.3f} s a step, first {took[0]:.1f} s,"
-                    f" loss {loss:.3f}, peak {peak:.0f} GiB",
-                    flush=True,
-                )
-                if options.profile:
-                    with torch.profiler.profile() as profile:
-                        step(training, ready[0], optimiser)
-                    times = profile.key_averages().table(
-                        sort_by="self_device_time_total", row_limit=28, max_name_column_width=70
-                    )
-                    print(times, flush=True)
-        del training, optimiser
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+                print(times, flush=True)
 
 
 if __name__ == "__main__":

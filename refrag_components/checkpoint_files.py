@@ -9,7 +9,7 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.configuration import RefragConfig
@@ -20,7 +20,6 @@ __all__ = [
     "PROJECTOR_FILE",
     "check_files",
     "halve",
-    "plain_state",
     "save_adapter",
     "state_digest",
 ]
@@ -79,9 +78,3 @@ def save_adapter(model: PeftModel, name: str, folder: Path, base: str) -> None:
     model.save_pretrained(str(folder), selected_adapters=[name])
     (folder / "README.md").unlink(missing_ok=True)
     halve((folder if name == "default" else folder / name) / ADAPTER_FILE)
-
-
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """State of a model as if no adapter were in its layers."""
-    state = model.state_dict()
-    return {n.replace(".base_layer.", "."): t for n, t in state.items() if ".lora_" not in n}

@@ -30,7 +30,6 @@ from refrag_components.checkpoint_files import (
     PROJECTOR_FILE,
     check_files,
     halve,
-    plain_state,
     save_adapter,
     state_digest,
 )
@@ -46,7 +45,6 @@ from refrag_components.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["RefragModel"]
@@ -93,8 +91,8 @@ class RefragModel(nn.Module):
         self.places: ChunkPlaces = PlacesOfThisThread()
         self.chunker = Chunker(tokenizer, config.chunk_size)
         self._encoder_digest = state_digest(encoder.model.state_dict())
-        self._carried: dict[str, Path | None] = {}
-        self._chunk_adapter: list[PeftModel] = []  # knows how to save what is in the decoder
+        self._carried: dict[str, Path] = {}
+        self._adapters: list[Path] = []  # folders of those that were loaded for inference
 
     # -- loading and saving ---------------------------------------------------------------------
 
@@ -207,7 +205,7 @@ class RefragModel(nn.Module):
             adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
         if not trainable:
             adapted = adapted.merge_and_unload()
-            self._carried[part] = None  # these weights are in no folder: saving writes them whole
+            self._adapters.append(folder)
         setattr(owner, name, adapted)
 
     def _apply_chunk_adapter(self, folder: Path) -> None:
@@ -217,14 +215,16 @@ class RefragModel(nn.Module):
             adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
         fold_adapters(adapted, self.places)
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
-        self._chunk_adapter.append(adapted)
+        self._adapters.append(folder)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the checkpoint: what training changed, plus bases that no public name leads to.
 
-        A decoder or encoder with a trainable adapter is written as that adapter; one whose
-        adapter was merged on loading is written whole. The folder appears at once, complete.
+        Adapters that were loaded for inference are written as they were loaded. The folder appears
+        at once, complete.
         """
+        from peft import PeftModel
+
         target = Path(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -234,9 +234,10 @@ class RefragModel(nn.Module):
             if self.policies:
                 save_networks(dict(self.policies.items()), scratch / POLICY_FILE)
             self._save_part("decoder", self.decoder, self.tokenizer, scratch)
-            for adapted in [self.decoder, *self._chunk_adapter]:
-                if CHUNK_ADAPTER in getattr(adapted, "peft_config", ()):
-                    save_adapter(adapted, CHUNK_ADAPTER, scratch, self.config.decoder)
+            if isinstance(self.decoder, PeftModel) and CHUNK_ADAPTER in self.decoder.peft_config:
+                save_adapter(self.decoder, CHUNK_ADAPTER, scratch, self.config.decoder)
+            for adapter in self._adapters:
+                shutil.copytree(adapter, scratch / adapter.name)
             self._save_part("encoder", self.encoder.model, self.encoder.tokenizer, scratch)
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
@@ -251,12 +252,13 @@ class RefragModel(nn.Module):
     def _save_part(self, name: str, model: Any, tokenizer: Any, folder: Path) -> None:
         from peft import PeftModel
 
+        base = self._carried.get(name)
         if isinstance(model, PeftModel):
             save_adapter(model, "default", folder / f"{name}_adapter", getattr(self.config, name))
-            if base := self._carried.get(name):
-                shutil.copytree(base, folder / name)
-        elif name in self._carried:
-            model.save_pretrained(folder / name, state_dict=plain_state(model))
+        if base and (isinstance(model, PeftModel) or self._adapters):
+            shutil.copytree(base, folder / name)
+        elif base:
+            model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.configuration import RefragConfig
 from refrag_components.modeling import RefragModel
+from refrag_components.training.adapters import attach_adapters
+from refrag_components.training.recipe import LoraSettings
 from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 # Here and in processes that tests start: sums add up alike, and test processes side by side do not
@@ -36,7 +39,12 @@ def tiny_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
     torch.manual_seed(0)
     config = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    RefragModel.from_base(config).save_pretrained(folder)
+    model = RefragModel.from_base(config)
+    attach_adapters(model, LoraSettings(decoder_rank=2, chunk_rank=2, encoder_rank=2))
+    for name, parameter in model.named_parameters():
+        if f"lora_B.{CHUNK_ADAPTER}" in name:  # zero before training
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
     return folder
 
 

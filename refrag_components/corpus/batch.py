@@ -42,6 +42,9 @@ class Batch:
         context_index: For each position of the context, tokens or chunk embeddings, the place in
             the flattened ``full_ids`` of its last token; (rows, context positions). They stand
             right after the first position of a row. None where no context is compared.
+        expanded_index: Places in the flattened ``token_ids`` of the context's tokens, (rows,
+            expanded tokens), whose predictions can be compared too; None likewise.
+        expanded_full_index: The same places in the flattened ``full_ids``; same shape.
         answer_index: Places in the flattened ``labels`` that are not ``IGNORED``, (answers,);
             None where all count.
         full_index: The same places in the flattened ``full_ids``, (answers,).
@@ -60,6 +63,8 @@ class Batch:
     context_labels: Tensor | None = None
     full_ids: Tensor | None = None
     context_index: Tensor | None = None
+    expanded_index: Tensor | None = None
+    expanded_full_index: Tensor | None = None
     answer_index: Tensor | None = None
     full_index: Tensor | None = None
 

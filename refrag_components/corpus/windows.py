@@ -32,6 +32,7 @@ class WindowSpec:
         output_tokens: Tokens after the context whose loss counts (o).
         expanded: Fraction p of the chunks that enter as tokens, drawn at random. Between 0 and 1
             only whole chunks are drawn, so that every row has the same number of positions.
+        run: Chunks that expand together: random ones are drawn as runs of so many.
         recent: The last chunks expand instead of random ones.
         reconstruct: The output is the context itself (stage 1) instead of what follows it.
         recalled: The output is spans of so many tokens from anywhere in the context, 0 for none.
@@ -44,6 +45,7 @@ class WindowSpec:
     passage_tokens: int
     output_tokens: int
     expanded: float = 0.0
+    run: int = 1
     recent: bool = False
     reconstruct: bool = False
     recalled: int = 0
@@ -63,7 +65,7 @@ class WindowSpec:
     def positions(self) -> int:
         """Decoder positions of a row, about (exact where k divides ``passage_tokens``)."""
         chunks = self.passages * -(-self.passage_tokens // self.chunk_size)
-        expanded = round(self.expanded * chunks)
+        expanded = round(self.expanded * chunks / self.run) * self.run
         context = min(self.context_tokens, chunks + expanded * (self.chunk_size - 1))
         return 1 + context + self.output_tokens
 
@@ -91,7 +93,7 @@ def cut_windows(
         encoder: Gives the encoder's special tokens and window.
         separator: Token id that comes first.
         rng: Draws the expanded chunks and recalled spans.
-        with_full_text: Whether ``full_ids`` and ``context_index`` are wanted.
+        with_full_text: Whether ``full_ids`` and what goes with it are wanted.
         with_context_labels: Whether ``context_labels`` are wanted.
     """
     rows, s, k = len(starts), spec.context_tokens, spec.chunk_size
@@ -144,6 +146,10 @@ def cut_windows(
         ends = np.where(by_token, np.arange(s), last[chunk_of])
         in_row = 1 + ends[kept].reshape(rows, per_row)
         arrays["context_index"] = np.arange(rows)[:, None] * full_ids.shape[1] + in_row
+        row, place = np.nonzero(~is_chunk)
+        in_rows = (row * token_ids.shape[1] + 1 + place).reshape(rows, -1)
+        arrays["expanded_index"] = in_rows
+        arrays["expanded_full_index"] = arrays["context_index"][~is_chunk].reshape(rows, -1)
     if with_context_labels:
         # A position predicts the first text token of the next one; nothing predicts a separator.
         following = context[kept].reshape(rows, per_row)
@@ -172,9 +178,10 @@ def _draw(rows: int, lengths: np.ndarray, spec: WindowSpec, rng: np.random.Gener
     if spec.expanded in (0.0, 1.0):
         return np.full((rows, len(lengths)), bool(spec.expanded))
     whole = np.flatnonzero(lengths == spec.chunk_size)
-    count = min(round(spec.expanded * len(lengths)), len(whole))
-    wanted = np.arange(len(whole), 0, -1) if spec.recent else rng.random((rows, len(whole)))
-    picked = np.broadcast_to(wanted, (rows, len(whole))).argsort(axis=1)[:, :count]
+    runs = whole[: len(whole) // spec.run * spec.run].reshape(-1, spec.run)
+    count = min(round(spec.expanded * len(lengths) / spec.run), len(runs))
+    wanted = np.arange(len(runs), 0, -1) if spec.recent else rng.random((rows, len(runs)))
+    picked = np.broadcast_to(wanted, (rows, len(runs))).argsort(axis=1)[:, :count]
     expanded = np.zeros((rows, len(lengths)), dtype=bool)
-    np.put_along_axis(expanded, whole[picked], True, axis=1)
+    np.put_along_axis(expanded, runs[picked].reshape(rows, -1), True, axis=1)
     return expanded

@@ -80,6 +80,7 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
                 passage_tokens=tokens,
                 output_tokens=output,
                 expanded=p,
+                run=int(rng.choice(settings.runs)),
                 recent=bool(rng.random() < settings.recent_share),
                 recalled=recalled if kind < share + settings.recall_share else 0,
             )

@@ -65,6 +65,8 @@ class StageSettings:
             3).
         expanded: Fractions p of expanded chunks, drawn batch by batch (stages 2 and 3); 1 trains
             the plain decoder.
+        runs: Numbers of chunks that expand together in a running text, drawn batch by batch: each
+            run is one more place where tokens follow chunk embeddings.
         recent_share: Share of the batches with some chunks expanded in which these are the last
             of a running text instead of random ones: what is left to gain lies far back.
         reconstruction_share: Share of batches that go on reconstructing (stages 2 and 3).
@@ -100,6 +102,7 @@ class StageSettings:
     context_tokens: tuple[int, ...] = (1024,)
     output_tokens: int = 256
     expanded: tuple[float, ...] = (0.0, 0.0, 0.1, 0.25, 1.0)
+    runs: tuple[int, ...] = (1,)
     recent_share: float = 0.0
     reconstruction_share: float = 0.0
     recall_share: float = 0.0
@@ -121,7 +124,7 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         """Checks that the longest chunk fits into what it is cut from."""
-        for name in ("chunk_sizes", "context_tokens", "expanded"):
+        for name in ("chunk_sizes", "context_tokens", "expanded", "runs"):
             if not isinstance(given := getattr(self, name), tuple) or not given:
                 msg = f"{name} = {given} must be a list of what is drawn batch by batch"
                 raise ValueError(msg)
@@ -142,7 +145,7 @@ class Recipe:
     Attributes:
         model: Base models and architecture.
         lora: Adapter ranks.
-        reconstruction: Stage 1.
+        reconstruction: Stage 1; None leaves it out.
         continual: Stage 2.
         finetuning: Stage 3; None leaves it out.
         policy: Stage 4; None trains no policies.
@@ -151,7 +154,7 @@ class Recipe:
 
     model: RefragConfig
     lora: LoraSettings = field(default_factory=LoraSettings)
-    reconstruction: StageSettings
+    reconstruction: StageSettings | None = None
     continual: StageSettings
     finetuning: StageSettings | None = None
     policy: PolicySettings | None = None
@@ -186,11 +189,14 @@ class Recipe:
             return cls(
                 model=_build(RefragConfig, values.pop("model")),
                 lora=_build(LoraSettings, values.pop("lora", {})),
-                reconstruction=_build(StageSettings, values.pop("reconstruction")),
                 continual=_build(StageSettings, values.pop("continual")),
                 **{
                     stage: _build(kind, values.pop(stage))
-                    for stage, kind in (("finetuning", StageSettings), ("policy", PolicySettings))
+                    for stage, kind in (
+                        ("reconstruction", StageSettings),
+                        ("finetuning", StageSettings),
+                        ("policy", PolicySettings),
+                    )
                     if stage in values
                 },
                 **values,

@@ -19,7 +19,7 @@ from refrag_components.training.adapters import (
 )
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
 from refrag_components.training.policy import train_policies
-from refrag_components.training.recipe import STAGES, Recipe, Stage
+from refrag_components.training.recipe import Recipe, Stage
 from refrag_components.training.trainer import (
     StageTrainer,
     TrainingModel,
@@ -139,7 +139,7 @@ def _starting_model(
 ) -> RefragModel:
     if start_from is not None:
         return RefragModel.for_training(start_from)
-    if stage == STAGES[0]:
+    if stage == recipe.stages[0]:
         return RefragModel.from_base(recipe.model)
     return RefragModel.for_training(_left_by_the_stage_before(stage, recipe, folder))
 

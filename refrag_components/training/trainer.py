@@ -105,25 +105,26 @@ class TrainingModel(nn.Module):
         self.refrag.places.mask = batch.chunk_places
         if self._layers is not None:
             self._layers.start()
-        rows = self._head.states(inputs_embeds=inputs)
+        states = self._head.states(inputs_embeds=inputs).flatten(0, 1)
         places = _last_places(batch.token_ids, batch.labels)
         labels = batch.labels.flatten()
         if batch.answer_index is not None:
             places, labels = places[batch.answer_index], labels[batch.answer_index]
-        output = rows.flatten(0, 1)[places]
         between = [] if self._layers is None else self._layers.take()
-        loss = output.new_zeros((), dtype=torch.float32)
+        loss = states.new_zeros((), dtype=torch.float32)
         if self.next_token or full is None:
-            states = output
-            if batch.context_labels is not None:
-                states = rows.flatten(0, 1)
-                labels = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
-            loss = self._losses.cross_entropy(states, labels)
+            if batch.context_labels is None:
+                loss = self._losses.cross_entropy(states[places], labels)
+            else:
+                everywhere = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
+                loss = self._losses.cross_entropy(states, everywhere)
         if full is None:
             return {"loss": loss}
         teacher, aims, full_places = full
         loss = self.next_token * loss
-        loss = loss + self.distillation * self._losses.divergence(output, teacher)
+        if batch.expanded_index is not None:
+            places = torch.cat([places, batch.expanded_index.flatten()])
+        loss = loss + self.distillation * self._losses.divergence(states[places], teacher)
         if self.alignment:
             loss = loss + self.alignment * self._missed(between, places, aims, full_places)
         if self.context_alignment and batch.context_index is not None:
@@ -152,7 +153,10 @@ class TrainingModel(nn.Module):
 
     @torch.no_grad()
     def _read_full_text(self, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor]:
-        """States of the teacher: at the output tokens, between the layers; the tokens' places."""
+        """States of the teacher: where they are compared, between the layers; those places.
+
+        They are the output tokens and the tokens of expanded chunks.
+        """
         assert batch.full_ids is not None
         self.refrag.places.mask = None
         if self._layers is not None:
@@ -161,6 +165,8 @@ class TrainingModel(nn.Module):
         places = batch.full_index
         if places is None:
             places = _last_places(batch.full_ids, batch.labels)
+        if batch.expanded_full_index is not None:
+            places = torch.cat([places, batch.expanded_full_index.flatten()])
         between = [] if self._layers is None else self._layers.take()
         return states.flatten(0, 1)[places], between, places
 

@@ -106,7 +106,8 @@ def test_a_window_of_one_document_equals_its_layout(
     with torch.inference_mode():
         mine = batch_logits(either_model, batch)
         inputs = embed_layouts(either_model, [layout])
-        theirs = either_model.decoder(inputs_embeds=inputs.inputs_embeds).logits[:, -o:]
+        with either_model.places.at(inputs.chunk_places):
+            theirs = either_model.decoder(inputs_embeds=inputs.inputs_embeds).logits[:, -o:]
     torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=1e-3)  # stored vectors are float16
 
 
@@ -247,13 +248,56 @@ def test_each_context_position_stands_for_its_last_token(
 
 
 def test_gradients_reach_encoder_projector_and_decoder(
-    tiny_model: RefragModel, corpus: TokenisedCorpus
+    tiny_folder: Path, corpus: TokenisedCorpus
 ) -> None:
-    _, batch = cut(tiny_model, corpus, [0], passages=1, passage_tokens=16, output_tokens=8)
+    model = RefragModel.for_training(tiny_folder)
+    _, batch = cut(model, corpus, [0], passages=1, passage_tokens=16, output_tokens=8)
     loss = torch.nn.functional.cross_entropy(
-        batch_logits(tiny_model, batch).flatten(0, 1), batch.labels.flatten()
+        batch_logits(model, batch).flatten(0, 1), batch.labels.flatten()
     )
     loss.backward()
-    for part in (tiny_model.encoder, tiny_model.projector, tiny_model.decoder):
+    for part in (model.encoder, model.projector, model.decoder):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
-    tiny_model.zero_grad(set_to_none=True)
+
+
+def test_chunks_expand_in_runs_of_whole_chunks(
+    tiny_model: RefragModel, corpus: TokenisedCorpus
+) -> None:
+    spec, batch = cut(
+        tiny_model,
+        corpus,
+        [0, 9, 21],
+        passages=1,
+        passage_tokens=64,
+        output_tokens=8,
+        expanded=0.5,
+        run=4,
+    )
+    assert batch.token_ids.shape == (3, spec.positions - 1)
+    for row, shown in enumerate(batch.chunk_index):
+        compressed = shown[shown >= 0] - row * 16
+        expanded = sorted(set(range(16)) - set(compressed.tolist()))
+        assert len(expanded) == 8
+        assert {first // 4 * 4 + i for first in expanded for i in range(4)} == set(expanded)
+
+
+@pytest.mark.parametrize("expanded", [0.0, 0.25, 1.0])
+def test_expanded_tokens_have_their_place_in_the_full_text(
+    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+) -> None:
+    _, batch = cut(
+        tiny_model,
+        corpus,
+        [0, 9, 21],
+        passages=2,
+        passage_tokens=32,
+        output_tokens=8,
+        expanded=expanded,
+    )
+    assert batch.expanded_index is not None
+    assert batch.expanded_full_index is not None
+    assert batch.full_ids is not None
+    assert batch.expanded_index.shape == (3, 64 * expanded)
+    mine = batch.token_ids.flatten()[batch.expanded_index]
+    assert torch.equal(mine, batch.full_ids.flatten()[batch.expanded_full_index])
+    assert (batch.chunk_index.flatten()[batch.expanded_index] == -1).all()

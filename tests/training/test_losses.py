@@ -70,6 +70,11 @@ def plain_loss(model: RefragModel, batch: Batch, weight: float) -> torch.Tensor:
         else:
             teacher = full.flatten(0, 1)[batch.full_index]
     student = output[batch.labels != IGNORED]
+    if batch.expanded_index is not None and batch.expanded_full_index is not None:
+        whole = batch_logits(model, batch, everywhere=True)
+        student = torch.cat([student, whole.flatten(0, 1)[batch.expanded_index.flatten()]])
+        in_full = full.flatten(0, 1)[batch.expanded_full_index.flatten()]
+        teacher = torch.cat([teacher, in_full])
     divergence = torch.nn.functional.kl_div(
         student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean"
     )

@@ -303,7 +303,7 @@ def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path:
     ("text", "message"),
     [
         ("not toml = = ", "cannot read the recipe"),
-        ("[model]\ndecoder='a'\nencoder='b'\n", "no \\[reconstruction\\] table"),
+        ("[model]\ndecoder='a'\nencoder='b'\n", "no \\[continual\\] table"),
         (
             "[model]\ndecoder='a'\nencoder='b'\n[reconstruction]\nsteps=1\nstepz=2\n"
             "[continual]\nsteps=1\n",
