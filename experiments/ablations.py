@@ -66,10 +66,12 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "linear token mix": with_tokens(token_mix=True, token_mlp=0),
     "encoder of 2 layers": as_is,
     "no distillation": lambda recipe: replace(
-        recipe, continual=replace(recipe.continual, distillation=0.0)
+        recipe, continual=replace(recipe.continual, distillation=0.0, next_token=1.0)
     ),
-    "decoder frozen in stage 1": lambda recipe: replace(
-        recipe, reconstruction=replace(recipe.reconstruction, decoder_lr=0.0)
+    "no chunk adapter": lambda recipe: replace(
+        recipe,
+        reconstruction=replace(recipe.reconstruction, chunk_adapter_lr=0.0),
+        continual=replace(recipe.continual, chunk_adapter_lr=0.0),
     ),
 }
 

@@ -90,8 +90,6 @@ def measure(
 def missed(checkpoint: Path, corpus: TokenisedCorpus, k: int, windows: int) -> dict[str, float]:
     """Misalignment of the chunk embeddings' states, by layer, and their mean."""
     model = RefragModel.from_pretrained(checkpoint, chunk_size=k, dtype=torch.float32)
-    base = RefragModel.from_base(model.config).to(model.device)
-    base.decoder.float()
     spec = WindowSpec(
         chunk_size=k,
         passages=CONTEXT // PASSAGE_TOKENS,
@@ -107,18 +105,18 @@ def missed(checkpoint: Path, corpus: TokenisedCorpus, k: int, windows: int) -> d
         rng=np.random.default_rng(0),
         with_full_text=True,
     ).to(model.device)
-    own, aims = LayerStates(model), LayerStates(base)
-    own.start()
+    states = LayerStates(model)
+    states.start()
     inputs = batch_embeddings(model, batch)
     with model.places.at(batch.chunk_places):
         model.decoder(inputs_embeds=inputs, logits_to_keep=1, use_cache=False)
-    aims.start()
-    base.decoder(input_ids=batch.full_ids, logits_to_keep=1, use_cache=False)
+    own = states.take()
+    states.start()
+    model.decoder(input_ids=batch.full_ids, logits_to_keep=1, use_cache=False)
     assert batch.context_index is not None
     mine, places = context_places(batch), batch.context_index.flatten()
     layers = [
-        float(misalignment(a[mine], b[places]))
-        for a, b in zip(own.take(), aims.take(), strict=True)
+        float(misalignment(a[mine], b[places])) for a, b in zip(own, states.take(), strict=True)
     ]
     return {str(i): value for i, value in enumerate(layers)} | {"mean": float(np.mean(layers))}
 

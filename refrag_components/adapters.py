@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CHUNK_ADAPTER", "ChunkPlaces", "PlacesOfThisThread", "fold_adapters"]
+__all__ = ["CHUNK_ADAPTER", "EVERYWHERE", "ChunkPlaces", "PlacesOfThisThread", "fold_adapters"]
 
 #: PEFT's name of the adapter at chunk embeddings, and its folder in a checkpoint.
 CHUNK_ADAPTER = "chunk_adapter"
 
-_ANYWHERE = "default"  # PEFT's name of an adapter for all positions
+#: PEFT's name of the adapter for all positions.
+EVERYWHERE = "default"
 
 
 class ChunkPlaces:
@@ -45,9 +46,9 @@ class ChunkPlaces:
 class PlacesOfThisThread(ChunkPlaces, threading.local):
     """Places that other threads, which read other prompts with the same decoder, do not see."""
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> PlacesOfThisThread:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copy of a model reads for itself."""
-        return PlacesOfThisThread()
+        return PlacesOfThisThread, ()
 
 
 def fold_adapters(model: nn.Module, places: ChunkPlaces) -> None:
@@ -78,15 +79,17 @@ def fold_adapters(model: nn.Module, places: ChunkPlaces) -> None:
 
 def _folded_forward(layer: Any, states: Tensor) -> Tensor:
     base = layer.base_layer
-    if layer.disable_adapters or _ANYWHERE not in layer.lora_A:
+    if layer.disable_adapters or EVERYWHERE not in layer.lora_A:
         out: Tensor = base(states)
     else:
-        a, b = layer.lora_A[_ANYWHERE].weight, layer.lora_B[_ANYWHERE].weight
+        a, b = layer.lora_A[EVERYWHERE].weight, layer.lora_B[EVERYWHERE].weight
         frozen = base.weight.T if layer.fan_in_fan_out else base.weight  # GPT-2: transposed
-        weight = frozen + layer.scaling[_ANYWHERE] * (b @ a)
+        weight = frozen + layer.scaling[EVERYWHERE] * (b @ a)
         out = nn.functional.linear(states, weight.to(states.dtype), base.bias)
+    if layer.disable_adapters or CHUNK_ADAPTER not in layer.lora_A:
+        return out
     mask = layer.chunk_places.mask
-    if mask is None or layer.disable_adapters or CHUNK_ADAPTER not in layer.lora_A:
+    if mask is None:
         return out
     low = layer.lora_A[CHUNK_ADAPTER](states) * mask.view(*states.shape[:-1], 1)
     return torch.add(out, layer.lora_B[CHUNK_ADAPTER](low), alpha=layer.scaling[CHUNK_ADAPTER])

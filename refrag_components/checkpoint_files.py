@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from peft import PeftModel
@@ -11,13 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from refrag_components.adapters import CHUNK_ADAPTER
+from refrag_components.adapters import CHUNK_ADAPTER, EVERYWHERE
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import UnknownModelError
 
 __all__ = [
     "ADAPTER_FILE",
     "PROJECTOR_FILE",
+    "LoadedAdapter",
     "check_files",
     "halve",
     "save_adapter",
@@ -37,6 +39,9 @@ def check_files(folder: Path, config: RefragConfig) -> None:
         if not (folder / name).is_dir():
             msg = f"{folder / name} is missing; copy or download the checkpoint again"
             raise UnknownModelError(msg)
+    if (folder / CHUNK_ADAPTER).is_dir() and not (folder / "decoder_adapter").is_dir():
+        msg = f"{folder} has a {CHUNK_ADAPTER} but no decoder_adapter; copy or download it again"
+        raise UnknownModelError(msg)
     adapters = [path for name in _ADAPTERS if (path := folder / name).is_dir()]
     tensors = [folder / PROJECTOR_FILE, *(adapter / ADAPTER_FILE for adapter in adapters)]
     try:
@@ -65,16 +70,49 @@ def state_digest(state: dict[str, Tensor]) -> bytes:
     return digest.digest()
 
 
+class LoadedAdapter:
+    """An adapter that was merged or put into a decoder, and can be copied from its files.
+
+    Args:
+        folder: Of the adapter, as PEFT writes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._state = self._look()
+
+    def copy(self, folder: Path) -> None:
+        """Copies it into a folder of the same name.
+
+        Raises:
+            UnknownModelError: If its files are gone or no longer those that were loaded.
+        """
+        if self._look() != self._state:
+            msg = (
+                f"{self._folder} was removed or replaced after the model was loaded from it; load "
+                "the model again before saving it"
+            )
+            raise UnknownModelError(msg)
+        shutil.copytree(self._folder, folder / self._folder.name)
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = (self._folder / ADAPTER_FILE).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+
 def save_adapter(model: PeftModel, name: str, folder: Path, base: str) -> None:
     """Writes one adapter in float16.
 
     Args:
         model: Which has it.
-        name: PEFT's name of the adapter; one that is not "default" gets a folder of that name.
+        name: PEFT's name of the adapter; one that is not its default gets a folder of that name.
         folder: Where to.
         base: What to call the adapted model; PEFT would note where it lies on this machine.
     """
     model.peft_config[name].base_model_name_or_path = base
     model.save_pretrained(str(folder), selected_adapters=[name])
     (folder / "README.md").unlink(missing_ok=True)
-    halve((folder if name == "default" else folder / name) / ADAPTER_FILE)
+    halve((folder if name == EVERYWHERE else folder / name) / ADAPTER_FILE)

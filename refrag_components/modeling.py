@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from refrag_components import weights
 from refrag_components.adapters import (
     CHUNK_ADAPTER,
+    EVERYWHERE,
     ChunkPlaces,
     PlacesOfThisThread,
     fold_adapters,
@@ -28,6 +29,7 @@ from refrag_components.adapters import (
 from refrag_components.checkpoint_files import (
     ADAPTER_FILE,
     PROJECTOR_FILE,
+    LoadedAdapter,
     check_files,
     halve,
     save_adapter,
@@ -66,6 +68,7 @@ class RefragModel(nn.Module):
         projector: Chunk vectors to chunk embeddings.
         retriever: Passages and questions to search vectors (the base encoder, untouched).
         policies: Networks of the learned policies by name; empty where none was trained.
+        loaded_adapters: Those in the weights of a model that was loaded for inference.
         places: Tells the decoder's chunk adapter where chunk embeddings stand; whoever hands the
             decoder any sets them for that pass.
     """
@@ -92,7 +95,7 @@ class RefragModel(nn.Module):
         self.chunker = Chunker(tokenizer, config.chunk_size)
         self._encoder_digest = state_digest(encoder.model.state_dict())
         self._carried: dict[str, Path] = {}
-        self._adapters: list[Path] = []  # folders of those that were loaded for inference
+        self.loaded_adapters: list[LoadedAdapter] = []
 
     # -- loading and saving ---------------------------------------------------------------------
 
@@ -205,7 +208,7 @@ class RefragModel(nn.Module):
             adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
         if not trainable:
             adapted = adapted.merge_and_unload()
-            self._adapters.append(folder)
+            self.loaded_adapters.append(LoadedAdapter(folder))
         setattr(owner, name, adapted)
 
     def _apply_chunk_adapter(self, folder: Path) -> None:
@@ -215,7 +218,7 @@ class RefragModel(nn.Module):
             adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
         fold_adapters(adapted, self.places)
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
-        self._adapters.append(folder)
+        self.loaded_adapters.append(LoadedAdapter(folder))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the checkpoint: what training changed, plus bases that no public name leads to.
@@ -229,6 +232,8 @@ class RefragModel(nn.Module):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
+            for adapter in self.loaded_adapters:
+                adapter.copy(scratch)
             save_file(self.projector.state_dict(), scratch / PROJECTOR_FILE)
             halve(scratch / PROJECTOR_FILE)
             if self.policies:
@@ -236,8 +241,6 @@ class RefragModel(nn.Module):
             self._save_part("decoder", self.decoder, self.tokenizer, scratch)
             if isinstance(self.decoder, PeftModel) and CHUNK_ADAPTER in self.decoder.peft_config:
                 save_adapter(self.decoder, CHUNK_ADAPTER, scratch, self.config.decoder)
-            for adapter in self._adapters:
-                shutil.copytree(adapter, scratch / adapter.name)
             self._save_part("encoder", self.encoder.model, self.encoder.tokenizer, scratch)
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
@@ -254,8 +257,8 @@ class RefragModel(nn.Module):
 
         base = self._carried.get(name)
         if isinstance(model, PeftModel):
-            save_adapter(model, "default", folder / f"{name}_adapter", getattr(self.config, name))
-        if base and (isinstance(model, PeftModel) or self._adapters):
+            save_adapter(model, EVERYWHERE, folder / f"{name}_adapter", getattr(self.config, name))
+        if base and (isinstance(model, PeftModel) or self.loaded_adapters):
             shutil.copytree(base, folder / name)
         elif base:
             model.save_pretrained(folder / name)

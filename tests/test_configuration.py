@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +13,7 @@ from refrag_components.modeling import RefragModel
 from refrag_components.weights import bundled_names, checkpoint_folder
 
 GOOD = {"model_type": "refrag", "version": 1, "decoder": "org/decoder", "encoder": "org/encoder"}
-FOLDERS = ("decoder", "decoder_adapter", "encoder", "encoder_adapter")
+FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -57,18 +56,9 @@ def test_a_folder_without_a_configuration_is_no_checkpoint(tmp_path: Path) -> No
 
 @pytest.fixture
 def trained(tiny_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint with adapters beside the projector."""
+    """A copy of the tiny checkpoint, adapters and all."""
     folder = tmp_path / "trained"
     shutil.copytree(tiny_folder, folder)
-    for part in ("decoder", "encoder"):
-        (folder / f"{part}_adapter").mkdir()
-        (folder / f"{part}_adapter" / "adapter_config.json").write_text("{}")
-        shutil.copy(
-            folder / "projector.safetensors",
-            folder / f"{part}_adapter" / "adapter_model.safetensors",
-        )
-    config = dataclasses.replace(RefragConfig.from_folder(folder), folders=FOLDERS)
-    (folder / "config.json").write_text(config.to_json())
     return folder
 
 
@@ -80,7 +70,7 @@ def no_bases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_saving_lists_the_folders(tiny_folder: Path) -> None:
-    assert RefragConfig.from_folder(tiny_folder).folders == ("decoder", "encoder")
+    assert RefragConfig.from_folder(tiny_folder).folders == FOLDERS
 
 
 @pytest.mark.parametrize("name", bundled_names())
@@ -108,6 +98,7 @@ def test_a_missing_folder_is_named_before_bases_are_fetched(trained: Path, name:
         "decoder_adapter/adapter_config.json",
         "decoder_adapter/adapter_model.safetensors",
         "encoder_adapter/adapter_model.safetensors",
+        "chunk_adapter/adapter_model.safetensors",
     ],
 )
 def test_a_missing_or_damaged_file_is_named_before_bases_are_fetched(

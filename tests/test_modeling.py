@@ -29,11 +29,12 @@ def text_segment(model: RefragModel, text: str) -> TextSegment:
 @torch.inference_mode()
 def logits(model: RefragModel, layouts: list[Layout]) -> torch.Tensor:
     inputs = embed_layouts(model, layouts)
-    return model.decoder(
-        inputs_embeds=inputs.inputs_embeds,
-        attention_mask=inputs.attention_mask,
-        position_ids=inputs.position_ids,
-    ).logits
+    with model.places.at(inputs.chunk_places):
+        return model.decoder(
+            inputs_embeds=inputs.inputs_embeds,
+            attention_mask=inputs.attention_mask,
+            position_ids=inputs.position_ids,
+        ).logits
 
 
 def test_all_expanded_equals_the_plain_decoder_bit_for_bit(tiny_model: RefragModel) -> None:

@@ -50,6 +50,12 @@ class WindowSpec:
     reconstruct: bool = False
     recalled: int = 0
 
+    def __post_init__(self) -> None:
+        """Checks that the last chunks are not asked for in runs."""
+        if self.run < 1 or (self.recent and self.run > 1):
+            msg = f"run is a number of random chunks, 1 or more; got {self.run}"
+            raise ValueError(msg)
+
     @property
     def context_tokens(self) -> int:
         """Tokens of the context (s)."""
@@ -65,9 +71,13 @@ class WindowSpec:
     def positions(self) -> int:
         """Decoder positions of a row, about (exact where k divides ``passage_tokens``)."""
         chunks = self.passages * -(-self.passage_tokens // self.chunk_size)
-        expanded = round(self.expanded * chunks / self.run) * self.run
+        expanded = self.runs(chunks) * self.run
         context = min(self.context_tokens, chunks + expanded * (self.chunk_size - 1))
         return 1 + context + self.output_tokens
+
+    def runs(self, chunks: int) -> int:
+        """How many runs of so many chunks expand; at least one where any chunk is to."""
+        return max(round(self.expanded * chunks / self.run), self.run > 1 and self.expanded > 0)
 
 
 def cut_windows(
@@ -178,8 +188,9 @@ def _draw(rows: int, lengths: np.ndarray, spec: WindowSpec, rng: np.random.Gener
     if spec.expanded in (0.0, 1.0):
         return np.full((rows, len(lengths)), bool(spec.expanded))
     whole = np.flatnonzero(lengths == spec.chunk_size)
-    runs = whole[: len(whole) // spec.run * spec.run].reshape(-1, spec.run)
-    count = min(round(spec.expanded * len(lengths) / spec.run), len(runs))
+    shift = int(rng.integers(len(whole) % spec.run + 1))
+    runs = whole[shift : shift + len(whole) // spec.run * spec.run].reshape(-1, spec.run)
+    count = min(spec.runs(len(lengths)), len(runs))
     wanted = np.arange(len(runs), 0, -1) if spec.recent else rng.random((rows, len(runs)))
     picked = np.broadcast_to(wanted, (rows, len(runs))).argsort(axis=1)[:, :count]
     expanded = np.zeros((rows, len(lengths)), dtype=bool)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from refrag_components.adapters import CHUNK_ADAPTER, ChunkPlaces, fold_adapters
+from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.pretrained import quietly
 from refrag_components.training.recipe import LoraSettings
@@ -21,8 +22,15 @@ def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
     Args:
         model: Changed in place.
         lora: Ranks.
+
+    Raises:
+        TrainingError: If the model was loaded for inference, its adapters merged.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
+
+    if model.loaded_adapters:
+        msg = "this model was loaded for inference; load it by RefragModel.for_training instead"
+        raise TrainingError(msg)
 
     def settings(rank: int) -> LoraConfig:
         return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
@@ -43,7 +51,10 @@ def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
 
 
 def store_frozen_in_bfloat16(model: nn.Module) -> None:
-    """Frozen weights need no float32 copy; autocast computes in bfloat16 anyway."""
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
+    """Frozen weights need no float32 copy; autocast computes in bfloat16 anyway.
+
+    But for adapters: a frozen one is saved with the checkpoint, as it was.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and "lora_" not in name:
             parameter.data = parameter.data.to(torch.bfloat16)

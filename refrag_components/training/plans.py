@@ -73,6 +73,7 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
             tokens -= int(rng.integers(k))
         output = min(settings.output_tokens, passages * tokens)
         recalled = min(int(rng.choice(_RECALLED)), output)
+        recent = bool(rng.random() < settings.recent_share)
         plan.append(
             WindowSpec(
                 chunk_size=k,
@@ -80,8 +81,8 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
                 passage_tokens=tokens,
                 output_tokens=output,
                 expanded=p,
-                run=int(rng.choice(settings.runs)),
-                recent=bool(rng.random() < settings.recent_share),
+                run=1 if recent else int(rng.choice(settings.runs)),
+                recent=recent,
                 recalled=recalled if kind < share + settings.recall_share else 0,
             )
         )
@@ -106,7 +107,8 @@ class PlannedBatches(Dataset[Batch]):
         positions: Decoder positions a batch, about.
         seed: Of everything that is drawn.
         questions: For conversations; needed where the plan has any.
-        with_full_text: Whether the full text passes through the decoder too (distillation).
+        with_full_text: Whether the full text passes through the decoder too (distillation), but
+            at p = 1, where it is the text itself.
         replicas: Processes that train together. They take turns through the batches, and each
             step's batches have one shape, so that none waits for another.
     """
@@ -162,13 +164,12 @@ class PlannedBatches(Dataset[Batch]):
 
     def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:
         assert self.questions is not None
-        with_full_text = self.with_full_text and spec.expanded < 1
-        rows = self.questions.fill(self.positions, spec, rng, with_full_text=with_full_text)
+        rows = self.questions.fill(self.positions, spec, rng, with_full_text=self.with_full_text)
         return lay_out_conversations(
             rows,
             spec,
             self.questions,
             encoder=self.model.encoder,
             rng=rng,
-            with_full_text=with_full_text,
+            with_full_text=self.with_full_text,
         )

@@ -64,7 +64,7 @@ class StageSettings:
         output_tokens: Continuation length o in tokens, or s where that is shorter (stages 2 and
             3).
         expanded: Fractions p of expanded chunks, drawn batch by batch (stages 2 and 3); 1 trains
-            the plain decoder.
+            the plain decoder, and nothing where ``decoder_lr`` is 0.
         runs: Numbers of chunks that expand together in a running text, drawn batch by batch: each
             run is one more place where tokens follow chunk embeddings.
         recent_share: Share of the batches with some chunks expanded in which these are the last
@@ -128,6 +128,12 @@ class StageSettings:
             if not isinstance(given := getattr(self, name), tuple) or not given:
                 msg = f"{name} = {given} must be a list of what is drawn batch by batch"
                 raise ValueError(msg)
+        if self.reads_full_text and self.distillation == self.alignment == self.next_token == 0:
+            msg = "context_alignment alone does not train on all batches; set alignment with it"
+            raise ValueError(msg)
+        if min(self.runs) < 1:
+            msg = f"runs = {list(self.runs)} are numbers of chunks, 1 or more"
+            raise ValueError(msg)
         longest = max(self.chunk_sizes)
         for name, shortest, chunks in (
             ("reconstruction_tokens", self.reconstruction_tokens, 1),

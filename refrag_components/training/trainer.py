@@ -37,9 +37,9 @@ class TrainingModel(nn.Module):
 
     Args:
         refrag: The model, adapters attached.
-        distillation: Weight of KL(full text || compressed) on the output tokens, 0 for none: what
-            a reader of the full text says is a far denser signal than the one token that follows.
-            That reader is the decoder itself in its present state.
+        distillation: Weight of KL(full text || compressed) on the output tokens and the tokens of
+            expanded chunks, 0 for none: what a reader of the full text says is a far denser signal
+            than the one token that follows. That reader is the decoder in its present state.
         alignment: Weight of the difference from that reader's states between the layers, at the
             same tokens; 0 for none.
         context_alignment: The same for the context of running text: a chunk embedding's states
@@ -101,7 +101,8 @@ class TrainingModel(nn.Module):
         if batch.chunk_places is None:  # nothing was encoded (p = 1)
             # Processes that train together wait for a gradient of every parameter.
             inputs = inputs + 0.0 * sum(p.sum() for p in self.compressing_parameters())
-        # They stay: the backward pass computes layers again that gradient checkpointing forgot.
+        # They stay until the step is over: with gradient checkpointing the backward pass computes
+        # the layers again.
         self.refrag.places.mask = batch.chunk_places
         if self._layers is not None:
             self._layers.start()
@@ -124,7 +125,9 @@ class TrainingModel(nn.Module):
         loss = self.next_token * loss
         if batch.expanded_index is not None:
             places = torch.cat([places, batch.expanded_index.flatten()])
-        loss = loss + self.distillation * self._losses.divergence(states[places], teacher)
+        if self.distillation:
+            divergence = self._losses.divergence(states[places], teacher)
+            loss = loss + self.distillation * divergence
         if self.alignment:
             loss = loss + self.alignment * self._missed(between, places, aims, full_places)
         if self.context_alignment and batch.context_index is not None:
@@ -277,6 +280,11 @@ class StageTrainer(Trainer):
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> SequentialSampler:
         return SequentialSampler(self._batches)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One step; the places of its chunk embeddings are forgotten after the backward pass."""
+        with self._training.refrag.places.at(None):
+            return super().training_step(*args, **kwargs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures recovery on a few held-out windows at every k of the stage."""

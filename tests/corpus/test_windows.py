@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import (
@@ -279,6 +281,48 @@ def test_chunks_expand_in_runs_of_whole_chunks(
         expanded = sorted(set(range(16)) - set(compressed.tolist()))
         assert len(expanded) == 8
         assert {first // 4 * 4 + i for first in expanded for i in range(4)} == set(expanded)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    chunks=st.integers(1, 40),
+    run=st.integers(1, 20),
+    expanded=st.floats(0.01, 0.99),
+    seed=st.integers(0, 99),
+)
+def test_as_many_chunks_expand_as_the_spec_says(
+    tiny_model: RefragModel,
+    corpus: TokenisedCorpus,
+    chunks: int,
+    run: int,
+    expanded: float,
+    seed: int,
+) -> None:
+    spec = WindowSpec(
+        chunk_size=4,
+        passages=1,
+        passage_tokens=4 * chunks,
+        output_tokens=4,
+        expanded=expanded,
+        run=min(run, chunks),
+    )
+    batch = cut_windows(
+        corpus,
+        np.array([0, 3]),
+        spec,
+        encoder=tiny_model.encoder,
+        separator=tiny_model.first_token_id,
+        rng=np.random.default_rng(seed),
+    )
+    most = chunks // spec.run * spec.run
+    shown = int((batch.chunk_index[0] >= 0).sum())
+    assert chunks - shown == min(spec.runs(chunks) * spec.run, most)
+    assert spec.runs(chunks) >= (spec.run > 1)
+
+
+def test_the_last_chunks_are_not_drawn_in_runs() -> None:
+    with pytest.raises(ValueError, match="run is a number of random chunks"):
+        WindowSpec(chunk_size=4, passages=1, passage_tokens=8, output_tokens=4, run=2, recent=True)
 
 
 @pytest.mark.parametrize("expanded", [0.0, 0.25, 1.0])

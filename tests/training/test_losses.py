@@ -110,6 +110,8 @@ def test_every_batch_reaches_all_that_trains(
 ) -> None:
     """Processes that train together wait for each gradient, encoded chunks or none."""
     batch = window_batch(model, run_folder, everywhere=True, expanded=expanded)
+    if expanded == 1:
+        batch = replace(batch, full_ids=None, expanded_index=None, expanded_full_index=None)
     training = TrainingModel(model, 1.0, next_token=next_token)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or "projector" in name)

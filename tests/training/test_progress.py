@@ -35,6 +35,8 @@ def test_what_runs_out_first_ends_the_stage(clock: list[float]) -> None:
     progress.tick()
     assert progress.at(10) == 250
     assert progress.at(400) == 400
+    assert progress.left(10) == 0.75
+    assert progress.left(400) == 0.6
     assert progress.is_over(1000)
     clock[0] += 16
     progress.tick()

@@ -26,7 +26,7 @@ from refrag_components.training import progress
 from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
 from refrag_components.training.policy import last_state
-from refrag_components.training.recipe import STAGES, Recipe, Stage
+from refrag_components.training.recipe import STAGES, LoraSettings, Recipe, Stage
 from refrag_components.training.stages import run_stage
 from refrag_components.training.trainer import (
     StageTrainer,
@@ -198,6 +198,14 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
         assert torch.equal(killed[name], whole[name]), name  # no step lost, none taken twice
 
 
+def untrained(recipe: Recipe, folder: Path) -> Path:
+    """A checkpoint with adapters that know nothing."""
+    model = RefragModel.from_base(recipe.model)
+    attach_adapters(model, recipe.lora)
+    model.save_pretrained(folder)
+    return folder
+
+
 def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
     for step, state in ((5, '{"global_step": 5}'), (10, '{"global_st'), (15, None)):
         folder = tmp_path / f"checkpoint-{step}"
@@ -234,6 +242,67 @@ def test_plans_and_batches_are_the_same_at_every_start(run_folder: Path) -> None
                 assert torch.equal(value, second[name]), name
             else:
                 assert value == second[name], name
+
+
+def test_plain_text_has_no_teacher_beside(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    settings = replace(recipe.continual, expanded=(0.0, 1.0), recall_share=0.0, steps=40)
+    plan = continual_plan(settings, 3)
+    batches = PlannedBatches(
+        TokenisedCorpus.load(run_folder / "text"),
+        plan,
+        RefragModel.from_base(recipe.model),
+        settings.positions,
+        3,
+        QuestionSet.load(run_folder / "questions"),
+        with_full_text=True,
+    )
+    for step, spec in enumerate(plan):
+        assert (batches[step].full_ids is None) == (spec.expanded == 1)
+    assert {spec.expanded for spec in plan} == {0.0, 1.0}
+
+
+def test_a_recipe_may_begin_with_the_second_stage(run_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    out = run_stage(
+        "continual",
+        replace(recipe, reconstruction=None, continual=replace(recipe.continual, steps=2)),
+        train=TokenisedCorpus.load(run_folder / "text"),
+        validation=TokenisedCorpus.load(run_folder / "validation"),
+        questions=QuestionSet.load(run_folder / "questions"),
+        folder=tmp_path,
+    )
+    assert RefragModel.from_pretrained(out, device="cpu").loaded_adapters
+
+
+def test_the_alignment_of_the_context_fades(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    weights = []
+    forward = TrainingModel.forward
+
+    def watched(model: TrainingModel, **tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        weights.append(model.context_alignment)
+        return forward(model, **tensors)
+
+    monkeypatch.setattr(TrainingModel, "forward", watched)
+    run_stage(
+        "continual",
+        replace(recipe, continual=replace(recipe.continual, steps=4, context_alignment=2.0)),
+        train=TokenisedCorpus.load(run_folder / "text"),
+        validation=TokenisedCorpus.load(run_folder / "validation"),
+        questions=QuestionSet.load(run_folder / "questions"),
+        folder=tmp_path,
+        start_from=untrained(recipe, tmp_path / "start"),
+    )
+    assert weights == pytest.approx([2.0, 1.5, 1.0, 0.5])
+
+
+def test_a_model_for_inference_gets_no_adapters(tiny_folder: Path) -> None:
+    model = RefragModel.from_pretrained(tiny_folder, device="cpu")
+    with pytest.raises(TrainingError, match="for_training"):
+        attach_adapters(model, LoraSettings())
 
 
 def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: Path) -> None:
@@ -318,6 +387,15 @@ def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path:
             "[model]\ndecoder='a'\nencoder='b'\n[reconstruction]\nsteps=1\nchunk_sizes=[4,32]\n"
             "[continual]\nsteps=1\nchunk_sizes=[32]\ncontext_tokens=[128]\n",
             "context_tokens = 128 is too short for chunk_sizes up to 32; set at least 256",
+        ),
+        (
+            "[model]\ndecoder='a'\nencoder='b'\n[continual]\nsteps=1\ncontext_alignment=1.0\n"
+            "next_token=0.0\n",
+            "context_alignment alone",
+        ),
+        (
+            "[model]\ndecoder='a'\nencoder='b'\n[continual]\nsteps=1\nruns=[0, 4]\n",
+            "runs = \\[0, 4\\] are numbers of chunks",
         ),
     ],
 )
