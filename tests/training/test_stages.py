@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file
 
 from refrag_components.adapters import CHUNK_ADAPTER
-from refrag_components.corpus import QuestionSet, TokenisedCorpus, WindowSpec
+from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training import progress
 from refrag_components.training.adapters import attach_adapters
-from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
+from refrag_components.training.plans import PlannedBatches, reconstruction_plan
 from refrag_components.training.policy import last_state
 from refrag_components.training.recipe import STAGES, LoraSettings, Recipe, Stage
 from refrag_components.training.stages import run_stage
@@ -218,50 +218,6 @@ def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> No
     assert last_complete_checkpoint(tmp_path / "checkpoint-5") is None
 
 
-def test_plans_and_batches_are_the_same_at_every_start(run_folder: Path) -> None:
-    recipe = Recipe.load(run_folder / "recipe.toml")
-    assert reconstruction_plan(recipe.reconstruction, 3) == reconstruction_plan(
-        recipe.reconstruction, 3
-    )
-    model = RefragModel.from_base(recipe.model)
-    batches = [
-        PlannedBatches(
-            TokenisedCorpus.load(run_folder / "text"),
-            continual_plan(recipe.continual, 3),
-            model,
-            recipe.continual.positions,
-            3,
-            QuestionSet.load(run_folder / "questions"),
-        )
-        for _ in range(2)
-    ]
-    for step in range(len(batches[0])):
-        first, second = (vars(b[step]) for b in batches)
-        for name, value in first.items():
-            if isinstance(value, torch.Tensor):
-                assert torch.equal(value, second[name]), name
-            else:
-                assert value == second[name], name
-
-
-def test_plain_text_has_no_teacher_beside(run_folder: Path) -> None:
-    recipe = Recipe.load(run_folder / "recipe.toml")
-    settings = replace(recipe.continual, expanded=(0.0, 1.0), recall_share=0.0, steps=40)
-    plan = continual_plan(settings, 3)
-    batches = PlannedBatches(
-        TokenisedCorpus.load(run_folder / "text"),
-        plan,
-        RefragModel.from_base(recipe.model),
-        settings.positions,
-        3,
-        QuestionSet.load(run_folder / "questions"),
-        with_full_text=True,
-    )
-    for step, spec in enumerate(plan):
-        assert (batches[step].full_ids is None) == (spec.expanded == 1)
-    assert {spec.expanded for spec in plan} == {0.0, 1.0}
-
-
 def test_a_recipe_may_begin_with_the_second_stage(run_folder: Path, tmp_path: Path) -> None:
     recipe = Recipe.load(run_folder / "recipe.toml")
     out = run_stage(
@@ -305,25 +261,6 @@ def test_a_model_for_inference_gets_no_adapters(tiny_folder: Path) -> None:
         attach_adapters(model, LoraSettings())
 
 
-def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: Path) -> None:
-    recipe = Recipe.load(run_folder / "recipe.toml")
-    plan = continual_plan(recipe.continual, 3)
-    batches = PlannedBatches(
-        TokenisedCorpus.load(run_folder / "text"),
-        plan,
-        RefragModel.from_base(recipe.model),
-        recipe.continual.positions,
-        3,
-        QuestionSet.load(run_folder / "questions"),
-        replicas=2,
-    )
-    assert len(batches) == 2 * len(plan)
-    step = next(i for i, spec in enumerate(plan) if isinstance(spec, WindowSpec))
-    mine, theirs = batches[2 * step], batches[2 * step + 1]
-    assert mine.labels.shape == theirs.labels.shape
-    assert not torch.equal(mine.labels, theirs.labels)
-
-
 def test_the_adapter_matrices_that_start_at_zero_learn_faster(
     run_folder: Path, tmp_path: Path
 ) -> None:
@@ -352,20 +289,6 @@ def test_the_adapter_matrices_that_start_at_zero_learn_faster(
             expected *= 4 if "lora_B" in name else 1
             assert rates[id(parameter)] == pytest.approx(expected), name
     assert rates[id(model.projector.mix)] == settings.encoder_lr
-
-
-def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path: Path) -> None:
-    recipe = Recipe.load(run_folder / "recipe.toml")
-    model = RefragModel.from_base(recipe.model)
-    attach_adapters(model, recipe.lora)
-    with pytest.raises(TrainingError, match="no questions"):
-        PlannedBatches(
-            TokenisedCorpus.load(run_folder / "text"),
-            continual_plan(recipe.continual, 3),
-            model,
-            512,
-            3,
-        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""What each training step sees, and that it sees it again after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from refrag_components.corpus import QuestionSet, TokenisedCorpus, WindowSpec
+from refrag_components.exceptions import TrainingError
+from refrag_components.modeling import RefragModel
+from refrag_components.training.adapters import attach_adapters
+from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
+from refrag_components.training.recipe import Recipe
+
+
+def test_plans_and_batches_are_the_same_at_every_start(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    assert reconstruction_plan(recipe.reconstruction, 3) == reconstruction_plan(
+        recipe.reconstruction, 3
+    )
+    model = RefragModel.from_base(recipe.model)
+    batches = [
+        PlannedBatches(
+            TokenisedCorpus.load(run_folder / "text"),
+            continual_plan(recipe.continual, 3),
+            model,
+            recipe.continual.positions,
+            3,
+            QuestionSet.load(run_folder / "questions"),
+        )
+        for _ in range(2)
+    ]
+    for step in range(len(batches[0])):
+        first, second = (vars(b[step]) for b in batches)
+        for name, value in first.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, second[name]), name
+            else:
+                assert value == second[name], name
+
+
+def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    plan = continual_plan(recipe.continual, 3)
+    batches = PlannedBatches(
+        TokenisedCorpus.load(run_folder / "text"),
+        plan,
+        RefragModel.from_base(recipe.model),
+        recipe.continual.positions,
+        3,
+        QuestionSet.load(run_folder / "questions"),
+        replicas=2,
+    )
+    assert len(batches) == 2 * len(plan)
+    step = next(i for i, spec in enumerate(plan) if isinstance(spec, WindowSpec))
+    mine, theirs = batches[2 * step], batches[2 * step + 1]
+    assert mine.labels.shape == theirs.labels.shape
+    assert not torch.equal(mine.labels, theirs.labels)
+
+
+def test_plain_text_has_no_teacher_beside(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    settings = replace(recipe.continual, expanded=(0.0, 1.0), recall_share=0.0, steps=40)
+    plan = continual_plan(settings, 3)
+    batches = PlannedBatches(
+        TokenisedCorpus.load(run_folder / "text"),
+        plan,
+        RefragModel.from_base(recipe.model),
+        settings.positions,
+        3,
+        QuestionSet.load(run_folder / "questions"),
+        with_full_text=True,
+    )
+    for step, spec in enumerate(plan):
+        assert (batches[step].full_ids is None) == (spec.expanded == 1)
+    assert {spec.expanded for spec in plan} == {0.0, 1.0}
+
+
+def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    model = RefragModel.from_base(recipe.model)
+    attach_adapters(model, recipe.lora)
+    with pytest.raises(TrainingError, match="no questions"):
+        PlannedBatches(
+            TokenisedCorpus.load(run_folder / "text"),
+            continual_plan(recipe.continual, 3),
+            model,
+            512,
+            3,
+        )
