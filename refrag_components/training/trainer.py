@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
@@ -21,6 +21,7 @@ from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
 from refrag_components.pretrained import quietly
 from refrag_components.training.alignment import LayerStates, context_places, misalignment
+from refrag_components.training.callbacks import Clock, Fading
 from refrag_components.training.losses import OutputHead, SlicedLosses
 from refrag_components.training.plans import PlannedBatches
 from refrag_components.training.progress import Progress
@@ -47,6 +48,9 @@ class TrainingModel(nn.Module):
             decoder much of the context (experiments/005).
         next_token: Weight of the cross-entropy of the tokens that follow, where there is such a
             reader; elsewhere it is all there is.
+
+    Attributes:
+        parts: What the loss of each batch was made of, before weights, since they were last taken.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class TrainingModel(nn.Module):
         self.alignment = alignment
         self.context_alignment = context_alignment
         self.next_token = next_token
+        self.parts: dict[str, list[Tensor]] = {}
         self._head = OutputHead(refrag)
         self._losses = SlicedLosses(self._head)
         self._misalignment = misalignment
@@ -119,6 +124,7 @@ class TrainingModel(nn.Module):
             else:
                 everywhere = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
                 loss = self._losses.cross_entropy(states, everywhere)
+            self._note("cross_entropy" if full is None else "cross_entropy_compressed", loss)
         if full is None:
             return {"loss": loss}
         teacher, aims, full_places = full
@@ -127,14 +133,19 @@ class TrainingModel(nn.Module):
             places = torch.cat([places, batch.expanded_index.flatten()])
         if self.distillation:
             divergence = self._losses.divergence(states[places], teacher)
-            loss = loss + self.distillation * divergence
+            loss = loss + self.distillation * self._note("divergence", divergence)
         if self.alignment:
-            loss = loss + self.alignment * self._missed(between, places, aims, full_places)
+            missed = self._missed(between, places, aims, full_places)
+            loss = loss + self.alignment * self._note("missed", missed)
         if self.context_alignment and batch.context_index is not None:
             full_places = batch.context_index.flatten()
             missed = self._missed(between, context_places(batch), aims, full_places)
-            loss = loss + self.context_alignment * missed
+            loss = loss + self.context_alignment * self._note("missed_in_context", missed)
         return {"loss": loss}
+
+    def _note(self, name: str, part: Tensor) -> Tensor:
+        self.parts.setdefault(name, []).append(part.detach())
+        return part
 
     def encoding_parameters(self) -> list[nn.Parameter]:
         """What trains of encoder and projector."""
@@ -235,8 +246,8 @@ class StageTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False  # the loss is a mean over a fixed number of tokens
         self._progress = Progress(settings.steps, settings.max_seconds)
-        self.add_callback(_Clock(self._progress))
-        self.add_callback(_Fading(model, settings.context_alignment, self._progress))
+        self.add_callback(Clock(self._progress))
+        self.add_callback(Fading(model, settings.context_alignment, self._progress))
         if settings.gradient_checkpointing:
             with quietly():  # renamed in transformers 5.24
                 model.refrag.decoder.gradient_checkpointing_enable({"use_reentrant": False})
@@ -286,6 +297,13 @@ class StageTrainer(Trainer):
         with self._training.refrag.places.at(None):
             return super().training_step(*args, **kwargs)
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs beside the loss what it is made of, means over the batches since the last time."""
+        if "loss" in logs:
+            parts, self._training.parts = self._training.parts, {}
+            logs |= {name: float(torch.stack(each).mean()) for name, each in parts.items()}
+        super().log(logs, *args, **kwargs)
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures recovery on a few held-out windows at every k of the stage."""
         refrag, validation = self._training.refrag, self._validation
@@ -311,52 +329,6 @@ class StageTrainer(Trainer):
         self._progress.elapsed = float(progress["elapsed"])
         state = load_file(folder / _WEIGHTS)
         self._training.load_state_dict(state, strict=False)
-
-
-class _Clock(TrainerCallback):
-    """Reads the clock once a step, before the learning rates are set, and ends the stage on time.
-
-    Args:
-        progress: Of the stage.
-    """
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Reads the clock."""
-        self._progress.tick()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Ends the stage when its time is over."""
-        if self._progress.is_over(state.global_step):
-            control.should_training_stop = True
-
-
-class _Fading(TrainerCallback):
-    """Lets the alignment of the context fade over a stage.
-
-    The states at its last token are where a chunk embedding's states should start from. Where they
-    end, the divergence from the full text knows best: the chunk's other tokens count too.
-
-    Args:
-        model: Whose weight is set before each step.
-        weight: At the start.
-        progress: Of the stage.
-    """
-
-    def __init__(self, model: TrainingModel, weight: float, progress: Progress) -> None:
-        self._model = model
-        self._weight = weight
-        self._progress = progress
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Sets the weight."""
-        self._model.context_alignment = self._weight * self._progress.left(state.global_step)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

@@ -255,6 +255,13 @@ def test_the_alignment_of_the_context_fades(
     assert weights == pytest.approx([2.0, 1.5, 1.0, 0.5])
 
 
+def test_the_log_tells_what_the_loss_is_made_of(finished: Path) -> None:
+    history = json.loads((finished / "continual" / "log.json").read_text())["log_history"]
+    entry = next(entry for entry in history if "loss" in entry)
+    for part in ("cross_entropy_compressed", "divergence", "missed", "missed_in_context"):
+        assert entry[part] > 0, part
+
+
 def test_a_model_for_inference_gets_no_adapters(tiny_folder: Path) -> None:
     model = RefragModel.from_pretrained(tiny_folder, device="cpu")
     with pytest.raises(TrainingError, match="for_training"):
