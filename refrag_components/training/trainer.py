@@ -112,15 +112,15 @@ class TrainingModel(nn.Module):
         if self._layers is not None:
             self._layers.start()
         states = self._head.states(inputs_embeds=inputs).flatten(0, 1)
-        places = _last_places(batch.token_ids, batch.labels)
+        compared = _last_places(batch.token_ids, batch.labels)
         labels = batch.labels.flatten()
         if batch.answer_index is not None:
-            places, labels = places[batch.answer_index], labels[batch.answer_index]
+            compared, labels = compared[batch.answer_index], labels[batch.answer_index]
         between = [] if self._layers is None else self._layers.take()
         loss = states.new_zeros((), dtype=torch.float32)
         if self.next_token or full is None:
             if batch.context_labels is None:
-                loss = self._losses.cross_entropy(states[places], labels)
+                loss = self._losses.cross_entropy(states[compared], labels)
             else:
                 everywhere = torch.cat([batch.context_labels, batch.labels], dim=1).flatten()
                 loss = self._losses.cross_entropy(states, everywhere)
@@ -130,12 +130,12 @@ class TrainingModel(nn.Module):
         teacher, aims, full_places = full
         loss = self.next_token * loss
         if batch.expanded_index is not None:
-            places = torch.cat([places, batch.expanded_index.flatten()])
+            compared = torch.cat([compared, batch.expanded_index.flatten()])
         if self.distillation:
-            divergence = self._losses.divergence(states[places], teacher)
+            divergence = self._losses.divergence(states[compared], teacher)
             loss = loss + self.distillation * self._note("divergence", divergence)
         if self.alignment:
-            missed = self._missed(between, places, aims, full_places)
+            missed = self._missed(between, compared, aims, full_places)
             loss = loss + self.alignment * self._note("missed", missed)
         if self.context_alignment and batch.context_index is not None:
             full_places = batch.context_index.flatten()
