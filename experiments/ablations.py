@@ -26,7 +26,6 @@ from refrag_components.corpus import TokenisedCorpus
 from refrag_components.evaluation.perplexity import measure_recovery
 from refrag_components.modeling import RefragModel
 from refrag_components.training import plans
-from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
 
@@ -94,12 +93,12 @@ def trained(name: str, recipe: Recipe, text: dict[str, TokenisedCorpus], folder:
     # Compiling would take as long as so short a run.
     common: dict[str, Any] = {**text, "folder": folder, "compiled": False}
     if name == "no reconstruction":
-        model = RefragModel.from_base(recipe.model)
-        attach_adapters(model, recipe.lora)
-        model.save_pretrained(folder / "start")
+        assert recipe.reconstruction is not None
         more = recipe.continual.steps + recipe.reconstruction.steps
-        recipe = replace(recipe, continual=replace(recipe.continual, steps=more))
-        return run_stage("continual", recipe, **common, start_from=folder / "start")
+        longer = replace(recipe.continual, steps=more)
+        return run_stage(
+            "continual", replace(recipe, reconstruction=None, continual=longer), **common
+        )
     mixture = plans.stage_mixture
     if name == "no curriculum":  # always as long as the last stage's longest
         plans.stage_mixture = lambda _, longest: {longest: 1.0}

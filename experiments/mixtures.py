@@ -33,7 +33,6 @@ from refrag_components.corpus import (
 )
 from refrag_components.evaluation.perplexity import PASSAGE_TOKENS, token_losses, window_starts
 from refrag_components.modeling import RefragModel
-from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.alignment import LayerStates, context_places, misalignment
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
@@ -190,10 +189,6 @@ def main() -> None:
             continue
         settings = dict(variants[name])
         start = settings.pop("start", None)
-        if start is None:
-            model = RefragModel.from_base(recipe.model)
-            attach_adapters(model, recipe.lora)
-            model.save_pretrained(start := folder / "start")
         lists = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
         common: dict[str, Any] = {"chunk_sizes": (k,), "evaluate_every": 10**6, "save_every": 10**6}
         common |= {"steps": options.steps, "max_seconds": None, "positions": options.positions}
@@ -201,7 +196,7 @@ def main() -> None:
         now = time.perf_counter()
         checkpoint = run_stage(
             "continual",
-            replace(recipe, continual=changed),
+            replace(recipe, reconstruction=None, continual=changed),
             **text,
             folder=folder,
             start_from=start,

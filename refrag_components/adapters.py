@@ -6,12 +6,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CHUNK_ADAPTER", "EVERYWHERE", "ChunkPlaces", "PlacesOfThisThread", "fold_adapters"]
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = [
+    "CHUNK_ADAPTER",
+    "EVERYWHERE",
+    "ChunkPlaces",
+    "PlacesOfThisThread",
+    "fold_adapters",
+    "fold_adapters_for_training",
+]
 
 #: PEFT's name of the adapter at chunk embeddings, and its folder in a checkpoint.
 CHUNK_ADAPTER = "chunk_adapter"
@@ -75,6 +85,15 @@ def fold_adapters(model: nn.Module, places: ChunkPlaces) -> None:
         if isinstance(layer, Linear):
             setattr(layer, "chunk_places", places)  # noqa: B010, mypy
             setattr(layer, "forward", MethodType(_folded_forward, layer))  # noqa: B010, mypy
+
+
+def fold_adapters_for_training(model: RefragModel) -> None:
+    """Folds the adapters of decoder and encoder, with places that all threads see.
+
+    The backward pass on a GPU, which may compute layers again, has a thread of its own.
+    """
+    model.places = ChunkPlaces()
+    fold_adapters(model, model.places)
 
 
 def _folded_forward(layer: Any, states: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from refrag_components.adapters import (
     ChunkPlaces,
     PlacesOfThisThread,
     fold_adapters,
+    fold_adapters_for_training,
 )
 from refrag_components.checkpoint_files import (
     ADAPTER_FILE,
@@ -158,8 +159,7 @@ class RefragModel(nn.Module):
         if (source / CHUNK_ADAPTER).is_dir():
             with quietly():
                 model.decoder.load_adapter(source / CHUNK_ADAPTER, CHUNK_ADAPTER, is_trainable=True)
-        model.places = ChunkPlaces()  # not of one thread: a GPU's backward pass has its own
-        fold_adapters(model, model.places)
+        fold_adapters_for_training(model)
         return model
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from refrag_components.adapters import CHUNK_ADAPTER, ChunkPlaces, fold_adapters
+from refrag_components.adapters import CHUNK_ADAPTER, fold_adapters_for_training
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.pretrained import quietly
@@ -45,9 +45,7 @@ def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
         model.encoder.model = adapted(model.encoder.model, lora.encoder_rank)
     for name, parameter in model.decoder.named_parameters():
         parameter.requires_grad_("lora_" in name)  # PEFT lets one adapter train at a time
-    # Not of one thread: a GPU's backward pass, which may compute layers again, has its own.
-    model.places = ChunkPlaces()
-    fold_adapters(model, model.places)
+    fold_adapters_for_training(model)
 
 
 def store_frozen_in_bfloat16(model: nn.Module) -> None:

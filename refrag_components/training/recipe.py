@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import TrainingError
 from refrag_components.training.policy_settings import PolicySettings
@@ -121,6 +122,11 @@ class StageSettings:
     def reads_full_text(self) -> bool:
         """Whether a reader of the full text stands beside."""
         return self.distillation > 0 or self.alignment > 0 or self.context_alignment > 0
+
+    def adapter_lr(self, name: str) -> float:
+        """Peak learning rate of a parameter of the decoder's adapters, by its name."""
+        rate = self.chunk_adapter_lr if CHUNK_ADAPTER in name else self.decoder_lr
+        return rate * self.loraplus_lr_ratio if "lora_B" in name else rate
 
     def __post_init__(self) -> None:
         """Checks that the longest chunk fits into what it is cut from."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
@@ -96,8 +95,7 @@ def run_stage(
     model = _starting_model(stage, recipe, Path(folder), start_from)
     attach_adapters(model, recipe.lora)
     for name, parameter in model.decoder.named_parameters():
-        rate = settings.chunk_adapter_lr if CHUNK_ADAPTER in name else settings.decoder_lr
-        parameter.requires_grad_("lora_" in name and rate > 0)
+        parameter.requires_grad_("lora_" in name and settings.adapter_lr(name) > 0)
     if on_cuda:
         store_frozen_in_bfloat16(model.decoder)
     trainer = StageTrainer(

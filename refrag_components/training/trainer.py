@@ -260,10 +260,7 @@ class StageTrainer(Trainer):
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self._training.refrag.decoder.named_parameters():
             if parameter.requires_grad:
-                at_chunks = CHUNK_ADAPTER in name
-                rate = settings.chunk_adapter_lr if at_chunks else settings.decoder_lr
-                rate *= settings.loraplus_lr_ratio if "lora_B" in name else 1.0
-                groups.setdefault(rate, []).append(parameter)
+                groups.setdefault(settings.adapter_lr(name), []).append(parameter)
         groups.setdefault(settings.encoder_lr, []).extend(self._training.encoding_parameters())
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],

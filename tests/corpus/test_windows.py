@@ -329,19 +329,13 @@ def test_the_last_chunks_are_not_drawn_in_runs() -> None:
 def test_expanded_tokens_have_their_place_in_the_full_text(
     tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
 ) -> None:
-    _, batch = cut(
-        tiny_model,
-        corpus,
-        [0, 9, 21],
-        passages=2,
-        passage_tokens=32,
-        output_tokens=8,
-        expanded=expanded,
+    _, batch = two_windows(
+        tiny_model, corpus, passage_tokens=32, output_tokens=8, expanded=expanded
     )
     assert batch.expanded_index is not None
     assert batch.expanded_full_index is not None
     assert batch.full_ids is not None
-    assert batch.expanded_index.shape == (3, 64 * expanded)
+    assert batch.expanded_index.shape == (2, 64 * expanded)
     mine = batch.token_ids.flatten()[batch.expanded_index]
     assert torch.equal(mine, batch.full_ids.flatten()[batch.expanded_full_index])
     assert (batch.chunk_index.flatten()[batch.expanded_index] == -1).all()

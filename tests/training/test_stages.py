@@ -198,14 +198,6 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
         assert torch.equal(killed[name], whole[name]), name  # no step lost, none taken twice
 
 
-def untrained(recipe: Recipe, folder: Path) -> Path:
-    """A checkpoint with adapters that know nothing."""
-    model = RefragModel.from_base(recipe.model)
-    attach_adapters(model, recipe.lora)
-    model.save_pretrained(folder)
-    return folder
-
-
 def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
     for step, state in ((5, '{"global_step": 5}'), (10, '{"global_st'), (15, None)):
         folder = tmp_path / f"checkpoint-{step}"
@@ -245,12 +237,15 @@ def test_the_alignment_of_the_context_fades(
     monkeypatch.setattr(TrainingModel, "forward", watched)
     run_stage(
         "continual",
-        replace(recipe, continual=replace(recipe.continual, steps=4, context_alignment=2.0)),
+        replace(
+            recipe,
+            reconstruction=None,
+            continual=replace(recipe.continual, steps=4, context_alignment=2.0),
+        ),
         train=TokenisedCorpus.load(run_folder / "text"),
         validation=TokenisedCorpus.load(run_folder / "validation"),
         questions=QuestionSet.load(run_folder / "questions"),
         folder=tmp_path,
-        start_from=untrained(recipe, tmp_path / "start"),
     )
     assert weights == pytest.approx([2.0, 1.5, 1.0, 0.5])
 
