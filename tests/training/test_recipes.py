@@ -16,15 +16,12 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_runs_all_stages(path: Path) -> None:
+def test_a_recipe_runs_the_stages_that_follow_one_another(path: Path) -> None:
     recipe = Recipe.load(path)
-    assert recipe.stages == STAGES
-    assert recipe.finetuning is not None
-    for plan, own in (
-        (reconstruction_plan(recipe.reconstruction, 0), recipe.reconstruction),
-        (continual_plan(recipe.continual, 0), recipe.continual),
-        (continual_plan(recipe.finetuning, 0), recipe.finetuning),
-    ):
+    assert recipe.stages in (STAGES, STAGES[1:])
+    for stage in recipe.stages[:-1]:
+        own = getattr(recipe, stage)
+        plan = (reconstruction_plan if stage == "reconstruction" else continual_plan)(own, 0)
         assert len(plan) == own.steps
         windows = [spec for spec in plan if isinstance(spec, WindowSpec)]
         assert all(spec.positions <= own.positions for spec in windows)
