@@ -122,7 +122,7 @@ class RefragGenerator:
         *,
         store: ChunkStore | None = None,
         engine: Engine | None = None,
-        policy: str | Policy = "similarity",
+        policy: str | Policy = "late-interaction",
         budget: float | Budget = 0.25,
     ) -> None:
         self.model = model

@@ -78,7 +78,7 @@ def test_report_is_what_happened(tiny_model: RefragModel, generator: RefragGener
     assert report.positions == report.context_positions + text
     assert report.chunks == len(lengths)
     assert report.expanded == expanded.sum() == round(0.25 * len(lengths))
-    assert (report.policy, report.budget) == ("similarity", 0.25)
+    assert (report.policy, report.budget) == ("late-interaction", 0.25)
     assert 1 <= report.output_tokens <= 8
     assert report.time_to_first_token is not None
     assert report.time_to_first_token > 0
@@ -383,7 +383,7 @@ def test_threads_get_the_answers_of_a_single_caller(tiny_model: RefragModel) -> 
     requests = [
         _request(tiny_model, TEXT[i : i + 2], f"Question {i}?", policy=policy)
         for i in range(3)
-        for policy in ("similarity", "perplexity")
+        for policy in ("late-interaction", "similarity", "perplexity")
     ]
     alone = RefragGenerator(tiny_model)
     expected = [alone.generate([request], _PARAMS)[0].text for request in requests]

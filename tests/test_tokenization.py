@@ -43,7 +43,7 @@ def test_lone_surrogates_in_search(tiny_model: RefragModel) -> None:
     np.testing.assert_array_equal(tiny_model.embed_query(BROKEN), tiny_model.embed_query(WHOLE))
 
 
-@pytest.mark.parametrize("policy", ["similarity", "perplexity", "random"])
+@pytest.mark.parametrize("policy", ["late-interaction", "similarity", "perplexity", "random"])
 def test_lone_surrogates_anywhere_in_a_request(tiny_model: RefragModel, policy: str) -> None:
     generator = RefragGenerator(tiny_model, policy=policy)
     answers = []

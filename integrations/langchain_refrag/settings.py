@@ -55,7 +55,7 @@ class RefragSettings(BaseModel):
 
     model_name: str = Field(alias="model")
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
-    policy: str = "similarity"
+    policy: str = "late-interaction"
     budget: SkipValidation[float | Budget] = 0.25
     max_tokens: int = 256
     temperature: float = 0.0

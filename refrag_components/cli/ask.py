@@ -30,10 +30,10 @@ def ask(
     policy: Annotated[
         str,
         typer.Option(
-            help="Chooses the chunks to expand: similarity, perplexity, random, all, none; learned "
-            "and learned-query where the checkpoint carries them."
+            help="Chooses the chunks to expand: late-interaction, similarity, perplexity, random, "
+            "all, none; learned and learned-query where the checkpoint carries them."
         ),
-    ] = "similarity",
+    ] = "late-interaction",
     budget: Annotated[
         str,
         typer.Option(help="Fraction of the chunks (0.25), or positions for all passages (512)."),

@@ -25,6 +25,7 @@ SELECTIONS: tuple[str, ...] = (
     "perplexity",
     "perplexity-ascending",
     "similarity",
+    "late-interaction",
 )
 
 _STRIDE = 512  # tokens that the perplexity policy reads at once

@@ -9,6 +9,7 @@ from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.policies.all import AllPolicy
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.budget import Budget, select
+from refrag_components.policies.late_interaction import LateInteractionPolicy
 from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
 from refrag_components.policies.none import NonePolicy
 from refrag_components.policies.perplexity import PerplexityPolicy
@@ -22,6 +23,7 @@ __all__ = [
     "POLICIES",
     "AllPolicy",
     "Budget",
+    "LateInteractionPolicy",
     "LearnedPolicy",
     "LearnedQueryPolicy",
     "NonePolicy",
@@ -37,6 +39,7 @@ __all__ = [
 
 _MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
     AllPolicy.name: lambda _: AllPolicy(),
+    LateInteractionPolicy.name: LateInteractionPolicy,
     LearnedPolicy.name: LearnedPolicy,
     LearnedQueryPolicy.name: LearnedQueryPolicy,
     NonePolicy.name: lambda _: NonePolicy(),

@@ -164,7 +164,7 @@ class LearnedPolicy(Policy):
         if self.name not in model.policies:
             msg = (
                 f"this checkpoint carries no trained policy {self.name!r}; train one with "
-                "`refrag train run --stage policy`, or choose another policy such as 'similarity'"
+                "`refrag train run --stage policy`, or choose another one, 'late-interaction' say"
             )
             raise UnknownPolicyError(msg)
         self._model = model

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize, pad
 
+from refrag_components.policies.late_interaction import PER_TOKEN
+
 __all__ = [
     "CONTEXT_FEATURES",
     "QUESTION_FEATURES",
@@ -17,7 +19,7 @@ __all__ = [
 ]
 
 CONTEXT_FEATURES = 12
-QUESTION_FEATURES = 7
+QUESTION_FEATURES = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +101,9 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
     """Facts about each chunk and the question, roughly of unit size; 0 without a question.
 
     Cosine to the question (what ``SimilarityPolicy`` sees), how far that stands out in the
-    context, the largest cosine to a chunk of the question, rarity of the tokens that it shares
-    with the question; the passage's mean cosine and shared rarity; and 1.
+    context; the score of ``LateInteractionPolicy``, how far that stands out; the largest cosine to
+    a chunk of the question, rarity of the tokens that it shares with the question; the passage's
+    mean cosine and shared rarity; and 1.
 
     Args:
         seen: The prompts.
@@ -112,11 +115,9 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
     present = seen.present.float()
     asked = seen.question_used.any(dim=1, keepdim=True)
     cosines = cosine_similarity(seen.vectors, question_centre(seen), dim=-1) * present
-    total = present.sum(1, keepdim=True).clamp(min=1)
-    deviation = (cosines - cosines.sum(1, keepdim=True) / total) * present
-    spread = (deviation.square().sum(1, keepdim=True) / total).sqrt().clamp(min=1e-6)
 
     each = normalize(seen.vectors, dim=-1) @ normalize(seen.question_vectors, dim=-1).mT
+    late = _late_interaction(each, seen)
     each = each.masked_fill(~seen.question_used.unsqueeze(1), -1)
     closest = pad(each, (0, 1), value=-1).amax(-1)  # -1 without a question
 
@@ -129,7 +130,9 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
     overlap = (shared * rarity[ids] * seen.used).sum(-1)
     columns = [
         cosines,
-        deviation / spread / 3,
+        _standing_out(cosines, present),
+        late,
+        _standing_out(late, present),
         closest,
         overlap,
         _passage_sums(cosines, seen.passages) / _passage_sums(present, seen.passages).clamp(min=1),
@@ -144,6 +147,30 @@ def question_centre(seen: Observation) -> Tensor:
     used = seen.question_used.unsqueeze(-1)
     count = used.sum(1, keepdim=True).clamp(min=1)
     return (seen.question_vectors * used).sum(1, keepdim=True) / count
+
+
+def _late_interaction(cosines: Tensor, seen: Observation) -> Tensor:
+    """What ``LateInteractionPolicy`` gives, for cosines (prompts, chunks, question chunks)."""
+    place, _ = _places_in_passage(seen.passages, seen.present)
+    way = PER_TOKEN * seen.used.shape[-1] * place.unsqueeze(-1)
+    # One running maximum goes through all passages: each begins above all that came before it.
+    above = (3 + way.max()) * seen.passages.unsqueeze(-1)
+    # In double precision, so that it does not matter how many came before.
+    cosines = cosines.double().masked_fill(~seen.present.unsqueeze(-1), -1e4)
+    before = (cosines + way + above).cummax(dim=1).values - way - above
+    after = (cosines - way - above).flip(1).cummax(dim=1).values.flip(1) + way + above
+    asked = seen.question_used.unsqueeze(1)
+    parts = torch.maximum(before, after) * asked
+    mean = parts.sum(-1) / asked.sum(-1).clamp(min=1)
+    return mean.float() * seen.present
+
+
+def _standing_out(values: Tensor, present: Tensor) -> Tensor:
+    """A chunk's value less the context's mean, divided by three standard deviations."""
+    total = present.sum(1, keepdim=True).clamp(min=1)
+    deviation = (values - (values * present).sum(1, keepdim=True) / total) * present
+    spread = (deviation.square().sum(1, keepdim=True) / total).sqrt().clamp(min=1e-6)
+    return deviation / spread / 3
 
 
 def _places_in_passage(passages: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,7 @@ _NETWORKS = "networks.safetensors"
 _OPTIMISER = "optimiser.safetensors"
 _STATE = "state.json"
 _WORKERS = 8
+_ASK = ("similarity", "late-interaction")  # baselines that need a question
 _RANDOM_CHOICES = 4  # random choices a prompt that an evaluation compares with
 
 _logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class PolicyTrainer:
             over = gained - gained[:, len(scores) :].mean(dim=1, keepdim=True)
             source = "text" if examples.passage_chunks else "questions"
             for i, name in enumerate(scores):
-                if source == "questions" or name != "similarity":
+                if source == "questions" or name not in _ASK:
                     found.setdefault(f"{source} {name}", []).append(over[:, i])
         results = {}
         for name, parts in found.items():
@@ -361,8 +362,10 @@ def _best(scores: Tensor, counts: Tensor) -> Tensor:
 def _baselines(seen: Observation, rarity: Tensor) -> dict[str, Tensor]:
     floor = uniform_logits(seen.present)
     place = torch.arange(seen.present.shape[1], device=rarity.device)
+    asked = question_features(seen, rarity)
     return {
-        "similarity": question_features(seen, rarity)[..., 0] + floor,
+        "similarity": asked[..., 0] + floor,
+        "late-interaction": asked[..., 2] + floor,
         "recent": place + floor,
         "rare": context_features(seen, rarity)[..., 0] + floor,
     }

@@ -24,7 +24,7 @@ def inputs(tiny_model: RefragModel) -> list[PolicyInputs]:
     ]
 
 
-@pytest.mark.parametrize("name", ["random", "similarity", "perplexity"])
+@pytest.mark.parametrize("name", ["random", "similarity", "late-interaction", "perplexity"])
 def test_batched_scores_are_the_policy_s_own(
     tiny_model: RefragModel, inputs: list[PolicyInputs], name: str
 ) -> None:

@@ -13,6 +13,7 @@ from refrag_components.exceptions import UnknownModelError, UnknownPolicyError
 from refrag_components.generator import RefragGenerator, Request
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import (
+    LateInteractionPolicy,
     LearnedPolicy,
     LearnedQueryPolicy,
     PolicyInputs,
@@ -149,16 +150,15 @@ def test_thousands_of_chunks() -> None:
     assert scores.std() > 0
 
 
-def test_features_are_of_unit_size_and_see_what_similarity_sees(
-    tiny_model: RefragModel,
-) -> None:
-    passages = tiny_model.encode_passages([*TEXT, ""])
+def test_features_are_of_unit_size_and_see_what_heuristics_see(tiny_model: RefragModel) -> None:
+    passages = tiny_model.encode_passages([TEXT[0], "", *TEXT[1:]])
     question = "Where does the harbour lie?"
     seen = observe(tiny_model, PolicyInputs(passages, question), question)
     rarity = torch.rand(VOCABULARY)
     features = question_features(seen, rarity)
-    expected = SimilarityPolicy(tiny_model).scores(PolicyInputs(passages, question))
-    np.testing.assert_allclose(features[0, :, 0], expected, atol=1e-5)
+    for policy, column in ((SimilarityPolicy, 0), (LateInteractionPolicy, 2)):
+        expected = policy(tiny_model).scores(PolicyInputs(passages, question))
+        np.testing.assert_allclose(features[0, :, column], expected, atol=1e-5)
     assert features.abs().max() < 5
     assert context_features(seen, rarity).abs().max() < 5
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_without_policies_says_what_to_do(
     assert not (tiny_folder / POLICY_FILE).exists()
     with pytest.raises(UnknownPolicyError, match=r"no trained policy 'learned'.*--stage policy"):
         make_policy("learned", tiny_model)
-    with pytest.raises(UnknownPolicyError, match="'similarity'"):
+    with pytest.raises(UnknownPolicyError, match="'late-interaction'"):
         RefragGenerator(tiny_model, policy="learned-query")
 
 

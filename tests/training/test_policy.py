@@ -83,7 +83,10 @@ def test_a_run_logs_both_phases_and_evaluates(make: MakeTrainer, tmp_path: Path)
     assert [entry["phase"] for entry in log] == ["warm-up"] * 3 + ["grpo"] * 3
     assert {entry["source"] for entry in log} == {"text", "questions"}
     for entry in (log[2], log[5]):
-        for source, names in (("text", ("recent", *NETWORKS)), ("questions", ("similarity",))):
+        for source, names in (
+            ("text", ("recent", *NETWORKS)),
+            ("questions", ("similarity", "late-interaction")),
+        ):
             if f"{source} rare" in entry:
                 assert all(np.isfinite(entry[f"{source} {name}"]) for name in names)
     assert log[0]["learned loss"] == pytest.approx(1.0)  # a new network predicts no gain

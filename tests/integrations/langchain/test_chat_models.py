@@ -54,7 +54,7 @@ class TestAnswers:
         refrag = report(answer)
         assert 0 < refrag["context_positions"] < refrag["context_tokens"]
         assert refrag["rate"] > 1.5
-        assert refrag["policy"] == "similarity"
+        assert refrag["policy"] == "late-interaction"
         assert refrag["budget"] == 0.25
         assert refrag["time_to_first_token"] > 0
         assert refrag["warnings"] == []

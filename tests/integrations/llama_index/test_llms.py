@@ -47,7 +47,7 @@ class TestAnswers:
         refrag = report(response)
         assert 0 < refrag["context_positions"] < refrag["context_tokens"]
         assert refrag["rate"] > 1.5
-        assert (refrag["policy"], refrag["budget"]) == ("similarity", 0.25)
+        assert (refrag["policy"], refrag["budget"]) == ("late-interaction", 0.25)
         assert refrag["warnings"] == []
         assert response.raw is not None
         assert response.raw["model"] == folder
@@ -123,7 +123,7 @@ class TestSettings:
         assert report(llm.complete(prompt, max_tokens=2))["output_tokens"] == 2
         drawn = [llm.complete(prompt, temperature=2.0, seed=seed).text for seed in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
-        assert llm.policy == "similarity"
+        assert llm.policy == "late-interaction"
 
     def test_stop_strings(self, llm: RefragLLM) -> None:
         text = llm.complete(register(HARBOUR)).text

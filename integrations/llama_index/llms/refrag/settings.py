@@ -36,7 +36,7 @@ class GenerationSettings(BaseModel):
 
     model: str = DEFAULT_MODEL
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
-    policy: str = "similarity"
+    policy: str = "late-interaction"
     budget: SkipValidation[float | Budget] = 0.25
     max_tokens: int = 256
     temperature: float = 0.0

@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Trains a checkpoint by the clock on all GPUs of a machine, kills each stage once, and measures it.
+#
+#   experiments/pipeline.sh RECIPE WORK
+#
+# WORK holds text in train/ and valid/ (`refrag train prepare`), questions/ (`refrag train questions`;
+# they may still be in the making while the second stage trains) and qa/*.jsonl.zst to measure on.
+# Everything goes to WORK/run (stages) and WORK/out (logs, measurements). Started again it goes on.
+#
+# Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage; RESERVE seconds for what
+# comes after fine-tuning, which takes the rest; POLICY seconds of the last stage, 0 leaves it out;
+# KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
+# ITEMS questions a set; GPUS; LAUNCH: more options of `accelerate launch`; PPL: of `refrag eval perplexity`.
+set -u
+recipe=$1 work=$2
+run=$work/run out=$work/out
+mkdir -p "$run" "$out"
+gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
+refrag="python3 -m refrag_components.cli"
+end=$(($(date +%s) + ${SECONDS_LEFT:-1600}))
+
+left() { echo $((end - $(date +%s))); }
+log() { echo "$(date +%T), $(left) s left: $*" | tee -a "$out/pipeline.log"; }
+on() { echo "env CUDA_VISIBLE_DEVICES=$(($1 % gpus))"; }
+limited() { timeout "$(($(left) > 1 ? $(left) : 1))" "$@"; }
+
+# launch COMMAND... -- in a group of its own, so that a kill reaches every process
+launch() {
+    setsid "$@" --recipe "$recipe" --text "$work/train" --validation "$work/valid" --out "$run" \
+        >>"$out/$stage.log" 2>&1 &
+    group=$!
+}
+
+# killed_once PATTERN COMMAND... -- kills it when PATTERN appears, then starts it again
+killed_once() {
+    local pattern=$1
+    shift
+    launch "$@"
+    if [ -n "$pattern" ]; then
+        while kill -0 $group 2>/dev/null && ! compgen -G "$pattern" >/dev/null; do sleep 1; done
+        if kill -0 $group 2>/dev/null; then
+            sleep 1
+            kill -9 -- -$group
+            log "$stage killed"
+            sleep 2
+            launch "$@"
+        fi
+    fi
+    wait $group
+    log "$stage ended with $?"
+}
+
+# train STAGE SECONDS CHECKPOINT OPTIONS... -- on all GPUs
+train() {
+    stage=$1
+    local seconds=$2 at=$3 pattern=
+    shift 3
+    [ "$at" -gt 0 ] && pattern=$run/$stage/checkpoint-$at/trainer_state.json
+    local many="--multi_gpu"
+    [ "$gpus" -gt 1 ] || many=
+    killed_once "$pattern" python3 -m accelerate.commands.launch --num_processes "$gpus" --num_machines 1 \
+        --mixed_precision no --dynamo_backend no ${LAUNCH-$many} -m refrag_components.cli \
+        train run --stage "$stage" --max-seconds "$seconds" "$@"
+    cp "$run/$stage/log.json" "$out/$stage.json"
+    (cd "$run/$stage" && tar c model | split -b 15M - "$out/$stage.tar.")
+    touch "$out/$stage.ready"
+}
+
+# perplexity GPU NAME MODEL OPTIONS... and answers GPU NAME MODEL OPTIONS... -- in the time left
+perplexity() {
+    local gpu=$1 name=$2 model=$3
+    shift 3
+    limited $(on "$gpu") $refrag eval perplexity --model "$model" --text "$work/valid" --out "$out/$name" \
+        --no-plots "$@" ${PPL:-} >"$out/$name.log" 2>&1
+    log "$name"
+}
+answers() {
+    local gpu=$1 name=$2 model=$3
+    shift 3
+    limited $(on "$gpu") $refrag eval qa "$work/qa/$name.valid.jsonl.zst" --model "$model" --out "$out/qa-$name" \
+        --items "${ITEMS:-500}" --no-plots --expanded .1 --expanded .25 "$@" >"$out/qa-$name.log" 2>&1
+    log "$name"
+}
+
+(while [ ! -e "$out/over" ]; do
+    nvidia-smi --query-gpu=index,utilization.gpu,memory.used,power.draw --format=csv,noheader 2>/dev/null
+    sleep 5
+done >"$out/gpu.csv") &
+
+log "$gpus GPUs"
+train continual "${CONTINUAL:-600}" "${KILL_CONTINUAL:-0}"
+while [ ! -e "$work/questions/questions.json" ]; do sleep 1; done
+train finetuning $(($(left) - ${RESERVE:-400})) "${KILL_FINETUNING:-0}" --questions "$work/questions"
+
+model=$run/finetuning/model
+common="--policy random --policy recent --policy perplexity --expanded .1 --expanded .15 --expanded .25"
+if [ "${POLICY:-0}" -gt 0 ]; then
+    # The policies take one GPU; recovery of what they choose for is measured beside.
+    if [ "$gpus" -gt 1 ]; then
+        perplexity 1 recovery-4 "$model" --chunk-size 4 $common &
+        beside=$!
+    fi
+    stage=policy
+    killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy --max-seconds "$POLICY" \
+        --questions "$work/questions"
+    cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
+    model=$run/policy/model
+    common="$common --policy learned"
+    chosen="--policy random --policy similarity --policy learned-query"
+    [ "$gpus" -gt 1 ] && wait $beside
+else
+    chosen="--policy random --policy similarity"
+    perplexity 0 recovery-4 "$model" --chunk-size 4 $common
+fi
+(perplexity 0 recovery-8 "$model" --chunk-size 8 $common --shuffled) &
+measured=$!
+turn=1
+for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon}; do
+    if [ "$gpus" -gt 2 ]; then
+        answers $turn "$set" "$model" $chosen &
+        measured="$measured $!"
+        turn=$((turn % (gpus - 1) + 1))
+    else
+        answers 1 "$set" "$model" $chosen
+    fi
+done
+wait $measured
+log "all over"
+touch "$out/over"

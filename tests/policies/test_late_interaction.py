@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from refrag_components.modeling import RefragModel
+from refrag_components.policies import Budget, LateInteractionPolicy, PolicyInputs, select
+from refrag_components.policies.late_interaction import PER_TOKEN, _nearby
+from refrag_components.vectors import ChunkVectors
+from tests.tiny import TEXT
+
+
+class _Question:
+    """Stands for a model whose question has known chunk vectors."""
+
+    def __init__(self, *rows: list[float]) -> None:
+        self._rows = np.array(rows, np.float32).reshape(len(rows), -1)
+        self.chunker = self
+        self.encoder = self
+
+    def chunk(self, texts: list[str]) -> list[str]:
+        return texts
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        return [self._rows if text else self._rows[:0] for text in texts]
+
+
+def _scores(question: _Question, *passages: ChunkVectors, text: str = "?") -> np.ndarray:
+    policy = LateInteractionPolicy(question)  # type: ignore[arg-type]
+    return policy.scores(PolicyInputs(passages, text))
+
+
+def _passage(*rows: list[float], k: int = 1) -> ChunkVectors:
+    return ChunkVectors(np.array(rows, np.float32), np.arange(len(rows) * k), k, "f")
+
+
+def test_a_passage_expands_from_its_best_place_before_the_next_one() -> None:
+    match, other, near = [3.0, 0.0], [0.0, 1.0], [1.0, 0.2]
+    passages = [_passage(near, other), _passage(other, other, other, match, other)]
+    scores = _scores(_Question([1.0, 0.0]), *passages)
+    expected = [1.0 - PER_TOKEN * distance for distance in (3, 2, 1, 0, 1)]
+    np.testing.assert_allclose(scores[2:], expected, atol=1e-6)
+    order = np.argsort(-scores, kind="stable").tolist()
+    assert order == [5, 4, 6, 3, 2, 0, 1]
+
+
+def test_every_part_of_the_question_counts() -> None:
+    question = _Question([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    half = _passage([1.0, 0.0, 0.0], [1.0, 0.0, 0.0])
+    both = _passage([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    scores = _scores(question, half, both)
+    assert scores[2:].min() > 2 * scores[:2].max() - 0.01
+
+
+def test_distance_counts_in_tokens() -> None:
+    rows = [[1.0, 0.0], [0.0, 1.0]]
+    scores = _scores(_Question([1.0, 0.0]), _passage(*rows, k=4))
+    assert scores[0] - scores[1] == pytest.approx(4 * PER_TOKEN, abs=1e-6)
+
+
+def test_nothing_stands_out_without_a_question_or_direction() -> None:
+    passages = [_passage([1.0, 0.0], [0.0, 1.0]), _passage([0.0, 0.0])]
+    assert _scores(_Question([1.0, 0.0]), *passages, text=" ").tolist() == [0, 0, 0]
+    assert _scores(_Question([1.0, 0.0]), passages[1]).tolist() == [0]
+
+
+@given(
+    cosines=arrays(
+        np.float64, st.tuples(st.integers(1, 3), st.integers(0, 9)), elements=st.floats(-1, 1)
+    ),
+    step=st.floats(0, 0.1),
+)
+def test_the_nearest_match_is_found_as_by_comparing_all(cosines: np.ndarray, step: float) -> None:
+    n = cosines.shape[1]
+    away = step * np.abs(np.arange(n)[:, None] - np.arange(n))
+    expected = (cosines[:, None, :] - away).max(axis=2).mean(axis=0) if n else np.zeros(0)
+    np.testing.assert_allclose(_nearby(cosines, step), expected, atol=1e-9)
+
+
+def test_a_passage_that_is_asked_for_expands_in_one_piece(tiny_model: RefragModel) -> None:
+    passages = tiny_model.encode_passages(TEXT)
+    scores = LateInteractionPolicy(tiny_model).scores(PolicyInputs(passages, TEXT[2]))
+    counts = [passage.n_chunks for passage in passages]
+    lengths = np.concatenate([passage.chunk_lengths for passage in passages])
+    expanded = select(scores, lengths, Budget(counts[2] / sum(counts)))
+    wanted = np.repeat(np.arange(len(counts)) == 2, counts)
+    np.testing.assert_array_equal(expanded, wanted)
