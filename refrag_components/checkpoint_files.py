@@ -113,6 +113,7 @@ def save_adapter(model: PeftModel, name: str, folder: Path, base: str) -> None:
         base: What to call the adapted model; PEFT would note where it lies on this machine.
     """
     model.peft_config[name].base_model_name_or_path = base
-    model.save_pretrained(str(folder), selected_adapters=[name])
+    # Embeddings are never adapted; told so, PEFT need not ask the hub for the base's vocabulary.
+    model.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     halve((folder if name == EVERYWHERE else folder / name) / ADAPTER_FILE)

@@ -96,6 +96,8 @@ def run(
 
     For several GPUs: accelerate launch -m refrag_components.cli train run ...
     """
+    from torch import distributed
+
     from refrag_components.corpus import QuestionSet, TokenisedCorpus
     from refrag_components.exceptions import TrainingError
     from refrag_components.training.recipe import STAGES, Recipe
@@ -126,6 +128,8 @@ def run(
         start_from = None
         if speaks:
             output.print(f"{name}: {finished}", highlight=False)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def lay_out_conversations(
     tokens = questions.corpus.tokens[place].astype(np.int64)
     begins = within % k == 0
     chunk_of = np.cumsum(begins) - 1
-    expanded = rng.random(int(counts.sum())) < spec.expanded
+    expanded = _draw_runs(counts, spec, rng)
     if spec.expanded < 1:
         expanded &= np.repeat(latest, counts)
     by_token = expanded[chunk_of]
@@ -101,6 +101,17 @@ def lay_out_conversations(
         name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
     }
     return Batch(**tensors, **for_encoder)
+
+
+def _draw_runs(counts: np.ndarray, spec: ConversationSpec, rng: np.random.Generator) -> np.ndarray:
+    """Which chunks of all passages expand, passages of so many chunks cut into runs."""
+    place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    cut = rng.integers(spec.run, size=len(counts)) * (counts > spec.run)
+    run = (place + np.repeat(cut, counts)) // spec.run
+    begins = (place == 0) | (np.diff(run, prepend=0) != 0)
+    drawn = rng.random(int(begins.sum())) < spec.expanded
+    expanded: np.ndarray = drawn[np.cumsum(begins) - 1]
+    return expanded
 
 
 def _rows(

@@ -39,6 +39,7 @@ class ConversationSpec:
         chunk_size: Tokens a chunk (k).
         expanded: Fraction p of the chunks of the last turn's passages that enter as tokens, drawn
             at random. Passages of earlier turns stay compressed, unless p is 1.
+        run: Neighbouring chunks that are drawn together; whole passages if it is large.
         passages: Passages a turn: those that answer the question and distractors.
         max_tokens: Most passage tokens a conversation; what does not fit is left out, distractors
             and earlier turns first.
@@ -46,6 +47,7 @@ class ConversationSpec:
 
     chunk_size: int
     expanded: float
+    run: int = 1
     passages: int = 5
     max_tokens: int = 2048
 

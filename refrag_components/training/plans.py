@@ -64,7 +64,8 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
             continue
         if kind < (share := share + settings.conversation_share):
             shown = int(rng.integers(1, settings.max_passages + 1))
-            plan.append(ConversationSpec(chunk_size=k, expanded=p, passages=shown))
+            run = int(rng.choice(settings.runs))
+            plan.append(ConversationSpec(chunk_size=k, expanded=p, run=run, passages=shown))
             continue
         passages = int(rng.choice(_PASSAGE_COUNTS))
         context = int(rng.choice(settings.context_tokens))

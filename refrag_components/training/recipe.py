@@ -66,8 +66,8 @@ class StageSettings:
             3).
         expanded: Fractions p of expanded chunks, drawn batch by batch (stages 2 and 3); 1 trains
             the plain decoder, and nothing where ``decoder_lr`` is 0.
-        runs: Numbers of chunks that expand together in a running text, drawn batch by batch: each
-            run is one more place where tokens follow chunk embeddings.
+        runs: Numbers of chunks that expand together, drawn batch by batch: single ones are as many
+            places where tokens follow chunk embeddings, long ones are what policies choose.
         recent_share: Share of the batches with some chunks expanded in which these are the last
             of a running text instead of random ones: what is left to gain lies far back.
         reconstruction_share: Share of batches that go on reconstructing (stages 2 and 3).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,7 @@ class StageTrainer(Trainer):
         validation: TokenisedCorpus,
         compiled: bool = False,
     ) -> None:
+        self._began = time.monotonic()
         self._training = model
         self._settings = settings
         self._batches = batches
@@ -295,8 +297,12 @@ class StageTrainer(Trainer):
             return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs beside the loss what it is made of, means over the batches since the last time."""
+        """Logs beside the loss what it is made of, means over the batches since the last time.
+
+        And the seconds since this process set up the stage: a step that waits for something shows.
+        """
         if "loss" in logs:
+            logs["seconds"] = round(time.monotonic() - self._began, 1)
             parts, self._training.parts = self._training.parts, {}
             logs |= {name: float(torch.stack(each).mean()) for name, each in parts.items()}
         super().log(logs, *args, **kwargs)

@@ -188,6 +188,27 @@ def test_passages_of_earlier_turns_stay_compressed(
     assert last > 0
 
 
+@pytest.mark.parametrize("run", [1, 2, 100])
+def test_neighbouring_chunks_expand_together(
+    run: int, tiny_model: RefragModel, questions: QuestionSet
+) -> None:
+    spec = ConversationSpec(chunk_size=4, expanded=0.5, run=run, passages=2)
+    rows = [row for row in drawn(questions, spec, 200) if len(row.passages) == 1]
+    batch = lay_out(rows, spec, questions, tiny_model)
+    left = set(batch.chunk_index[batch.chunk_index >= 0].tolist())
+    first, pieces, expanded = 0, [], []
+    for number in np.concatenate([row.passages[0] for row in rows]):
+        count = int(-(-questions.lengths[number] // 4))
+        own = [first + i not in left for i in range(count)]
+        changes = [i for i in range(1, count) if own[i] != own[i - 1]]
+        pieces += np.diff(changes).tolist()
+        expanded += own
+        assert run < 100 or not changes
+        first += count
+    assert all(length % run == 0 for length in pieces)
+    assert np.mean(expanded) == pytest.approx(0.5, abs=0.15)
+
+
 def test_earlier_turns_are_asked_and_answered_before(
     tiny_model: RefragModel, questions: QuestionSet
 ) -> None:

@@ -1,0 +1,119 @@
+"""How often the answer to a question stands in what a policy expands, and in how many pieces.
+
+    python benchmarks/policies.py QUESTIONS... --pool PASSAGES --out results.json
+
+QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them, --pool holds more passages
+to draw distractors from. Only questions whose answer stands word for word in a passage count.
+Nothing is generated: what a policy leaves compressed no decoder sees as text, whichever it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refrag_components.chunking import ChunkedPassage
+from refrag_components.evaluation.contexts import Context, Setting, draw_contexts
+from refrag_components.evaluation.pool import PassagePool, read_pool
+from refrag_components.evaluation.questions import load_questions, set_name
+from refrag_components.evaluation.scores import chunk_scores
+from refrag_components.modeling import RefragModel
+from refrag_components.policies import Budget, PolicyInputs, select
+from refrag_components.vectors import ChunkVectors
+
+POLICIES = ("random", "similarity", "late-interaction")
+FRACTIONS = (0.05, 0.1, 0.25)
+
+
+def answer_places(passage: ChunkedPassage, answers: tuple[str, ...]) -> Iterator[np.ndarray]:
+    """For each place where an answer stands in a passage the numbers of its chunks."""
+    first = passage.offsets[passage.bounds[:, 0], 0]
+    last = passage.offsets[passage.bounds[:, 1], 1]
+    for answer in filter(None, answers):
+        start = passage.text.find(answer)
+        while start >= 0:
+            yield np.flatnonzero((first < start + len(answer)) & (last > start))
+            start = passage.text.find(answer, start + 1)
+
+
+def shown(context: Context, chunked: dict[str, ChunkedPassage]) -> list[np.ndarray]:
+    """The same places among all chunks of a context, in passages that answer the question only."""
+    places = []
+    first = 0
+    for text in context.passages:
+        if text in context.question.needed:
+            places += [
+                first + own for own in answer_places(chunked[text], context.question.answers)
+            ]
+        first += len(chunked[text].bounds)
+    return [own for own in places if len(own)]
+
+
+def measure(model: RefragModel, contexts: list[Context]) -> list[dict[str, Any]]:
+    """One row a policy and fraction."""
+    texts = list(dict.fromkeys(text for context in contexts for text in context.passages))
+    chunked = dict(zip(texts, model.chunker.chunk(texts), strict=True))
+    vectors: dict[str, ChunkVectors] = dict(zip(texts, model.encode_passages(texts), strict=True))
+    found = [(context, places) for context in contexts if (places := shown(context, chunked))]
+    inputs = [
+        PolicyInputs([vectors[text] for text in context.passages], context.question.text)
+        for context, _ in found
+    ]
+    lengths = [np.concatenate([p.chunk_lengths for p in own.passages]) for own in inputs]
+    rows = []
+    for policy in POLICIES:
+        scores = chunk_scores(policy, model, inputs)
+        for fraction in FRACTIONS:
+            masks = [
+                select(own, counts, Budget(fraction))
+                for own, counts in zip(scores, lengths, strict=True)
+            ]
+            covered = [
+                any(mask[place].all() for place in places)
+                for mask, (_, places) in zip(masks, found, strict=True)
+            ]
+            pieces = [np.diff(mask.astype(int), prepend=0).clip(min=0).sum() for mask in masks]
+            rows.append(
+                {
+                    "policy": policy,
+                    "expanded": fraction,
+                    "questions": len(found),
+                    "covered": float(np.mean(covered)),
+                    "pieces": float(np.mean(pieces)),
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    """Measures every set and writes what was found."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("questions", nargs="+", type=Path)
+    parser.add_argument("--pool", type=Path)
+    parser.add_argument("--model", default="refrag-smollm2-135m")
+    parser.add_argument("--passages", type=int, default=5)
+    parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--cache", type=Path, help="folder for the pool's search vectors")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    model = RefragModel.from_pretrained(options.model)
+    pool = PassagePool(model, read_pool(options.pool) if options.pool else [], cache=options.cache)
+    results = {}
+    for path in options.questions:
+        questions = load_questions(path, items=options.items)
+        pool.add([text for question in questions for text in (*question.needed, *question.others)])
+        contexts = draw_contexts(questions, Setting("given", options.passages), pool)
+        results[set_name(path)] = rows = measure(model, contexts)
+        for row in rows:
+            print(set_name(path), json.dumps(row), file=sys.stderr, flush=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
