@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,10 +37,8 @@ def answer_places(passage: ChunkedPassage, answers: tuple[str, ...]) -> Iterator
     first = passage.offsets[passage.bounds[:, 0], 0]
     last = passage.offsets[passage.bounds[:, 1], 1]
     for answer in filter(None, answers):
-        start = passage.text.find(answer)
-        while start >= 0:
-            yield np.flatnonzero((first < start + len(answer)) & (last > start))
-            start = passage.text.find(answer, start + 1)
+        for found in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", passage.text):
+            yield np.flatnonzero((first < found.end()) & (last > found.start()))
 
 
 def shown(context: Context, chunked: dict[str, ChunkedPassage]) -> list[np.ndarray]:
@@ -103,10 +102,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = RefragModel.from_pretrained(options.model)
-    pool = PassagePool(model, read_pool(options.pool) if options.pool else [], cache=options.cache)
+    more = read_pool(options.pool) if options.pool else []
     results = {}
     for path in options.questions:
         questions = load_questions(path, items=options.items)
+        pool = PassagePool(model, more, cache=options.cache)
         pool.add([text for question in questions for text in (*question.needed, *question.others)])
         contexts = draw_contexts(questions, Setting("given", options.passages), pool)
         results[set_name(path)] = rows = measure(model, contexts)

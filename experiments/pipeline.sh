@@ -16,6 +16,7 @@ recipe=$1 work=$2
 run=$work/run out=$work/out
 mkdir -p "$run" "$out"
 gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
+[ "$gpus" -gt 0 ] || gpus=1 LAUNCH=${LAUNCH---cpu}
 refrag="python3 -m refrag_components.cli"
 end=$(($(date +%s) + ${SECONDS_LEFT:-1600}))
 
@@ -24,30 +25,41 @@ log() { echo "$(date +%T), $(left) s left: $*" | tee -a "$out/pipeline.log"; }
 on() { echo "env CUDA_VISIBLE_DEVICES=$(($1 % gpus))"; }
 limited() { timeout "$(($(left) > 1 ? $(left) : 1))" "$@"; }
 
-# launch COMMAND... -- in a group of its own, so that a kill reaches every process
 launch() {
-    setsid "$@" --recipe "$recipe" --text "$work/train" --validation "$work/valid" --out "$run" \
+    "$@" --recipe "$recipe" --text "$work/train" --validation "$work/valid" --out "$run" \
         >>"$out/$stage.log" 2>&1 &
-    group=$!
+    process=$!
+}
+
+# tree PROCESS -- it and all that it started: `accelerate launch` gives each GPU a session of its own
+tree() {
+    local child
+    for child in $(pgrep -P "$1"); do tree "$child"; done
+    echo "$1"
 }
 
 # killed_once PATTERN COMMAND... -- kills it when PATTERN appears, then starts it again
 killed_once() {
-    local pattern=$1
+    local pattern=$1 all status
     shift
+    compgen -G "$pattern" >/dev/null && pattern=  # from an earlier start: was killed then
     launch "$@"
     if [ -n "$pattern" ]; then
-        while kill -0 $group 2>/dev/null && ! compgen -G "$pattern" >/dev/null; do sleep 1; done
-        if kill -0 $group 2>/dev/null; then
+        while kill -0 $process 2>/dev/null && ! compgen -G "$pattern" >/dev/null; do sleep 1; done
+        if kill -0 $process 2>/dev/null; then
             sleep 1
-            kill -9 -- -$group
+            all=$(tree $process)
+            kill -9 $all 2>/dev/null
+            wait $process 2>/dev/null
+            while kill -0 $all 2>/dev/null; do sleep 1; done
             log "$stage killed"
-            sleep 2
             launch "$@"
         fi
     fi
-    wait $group
-    log "$stage ended with $?"
+    wait $process
+    status=$?
+    log "$stage ended with $status"
+    [ -d "$run/$stage/model" ] || exit 1
 }
 
 # train STAGE SECONDS CHECKPOINT OPTIONS... -- on all GPUs
@@ -62,6 +74,7 @@ train() {
         --mixed_precision no --dynamo_backend no ${LAUNCH-$many} -m refrag_components.cli \
         train run --stage "$stage" --max-seconds "$seconds" "$@"
     cp "$run/$stage/log.json" "$out/$stage.json"
+    rm -f "$out/$stage.tar."*
     (cd "$run/$stage" && tar c model | split -b 15M - "$out/$stage.tar.")
     touch "$out/$stage.ready"
 }
@@ -82,34 +95,38 @@ answers() {
     log "$name"
 }
 
-(while [ ! -e "$out/over" ]; do
+rm -f "$out/over"
+(while true; do
     nvidia-smi --query-gpu=index,utilization.gpu,memory.used,power.draw --format=csv,noheader 2>/dev/null
     sleep 5
-done >"$out/gpu.csv") &
+done >>"$out/gpu.csv") &
+trap "kill $!" EXIT
 
 log "$gpus GPUs"
 train continual "${CONTINUAL:-600}" "${KILL_CONTINUAL:-0}"
-while [ ! -e "$work/questions/questions.json" ]; do sleep 1; done
-train finetuning $(($(left) - ${RESERVE:-400})) "${KILL_FINETUNING:-0}" --questions "$work/questions"
+while [ ! -e "$work/questions/questions.json" ]; do
+    [ "$(left)" -gt 0 ] || exit 1
+    sleep 1
+done
+seconds=$(($(left) - ${RESERVE:-400}))
+train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
 
 model=$run/finetuning/model
 common="--policy random --policy recent --policy perplexity --expanded .1 --expanded .15 --expanded .25"
+chosen="--policy random --policy similarity --policy late-interaction"
 if [ "${POLICY:-0}" -gt 0 ]; then
     # The policies take one GPU; recovery of what they choose for is measured beside.
-    if [ "$gpus" -gt 1 ]; then
-        perplexity 1 recovery-4 "$model" --chunk-size 4 $common &
-        beside=$!
-    fi
+    perplexity 1 recovery-4 "$model" --chunk-size 4 $common &
+    beside=$!
     stage=policy
     killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy --max-seconds "$POLICY" \
         --questions "$work/questions"
     cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
     model=$run/policy/model
     common="$common --policy learned"
-    chosen="--policy random --policy similarity --policy learned-query"
-    [ "$gpus" -gt 1 ] && wait $beside
+    chosen="$chosen --policy learned-query"
+    wait $beside
 else
-    chosen="--policy random --policy similarity"
     perplexity 0 recovery-4 "$model" --chunk-size 4 $common
 fi
 (perplexity 0 recovery-8 "$model" --chunk-size 8 $common --shuffled) &

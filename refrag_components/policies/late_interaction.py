@@ -1,4 +1,4 @@
-"""The passages that answer the question's parts expand first, each around where it does."""
+"""The passages that match the question's parts expand first, each from where it matches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PER_TOKEN", "LateInteractionPolicy"]
 
-#: Cosine that a token of distance costs. At 0.001 the best passage expands as one piece before the
-#: next one begins; answers are found as often from 0.0005 to 0.002 (docs/policies.md).
+#: Cosine that a token of distance costs. At 0.001 the best passage mostly expands as one piece
+#: before the next one begins; answers are found as often from 0.0005 to 0.002 (docs/policies.md).
 PER_TOKEN = 0.001
 
 
@@ -24,7 +24,7 @@ class LateInteractionPolicy(Policy):
     For every chunk of the question the best cosine to a chunk of the passage, less 0.001 for each
     token of distance to that one; the mean of these over the question. Within a passage that is
     the score of late interaction (MaxSim of ColBERT, arXiv 2004.12832) less how far away it was
-    earned, so the chunks of a passage expand together: scattered chunks seldom hold an answer, and
+    earned, so neighbours mostly expand together: scattered chunks seldom hold an answer, and
     a decoder reads text best in one piece.
 
     Args:

@@ -246,8 +246,8 @@ def load_networks(path: Path, encoder_width: int) -> nn.ModuleDict:
             networks[name] = network
     except (KeyError, OSError, RuntimeError, SafetensorError) as error:
         msg = (
-            f"{path} is damaged or belongs to another encoder ({error}); copy or download the "
-            f"checkpoint again, or remove {path.name} to go without learned policies"
+            f"{path} is damaged or belongs to another encoder or version ({error}); copy or "
+            f"download the checkpoint again, or remove {path.name} to go without learned policies"
         )
         raise UnknownModelError(msg) from error
     return networks.requires_grad_(False).eval()

@@ -154,7 +154,8 @@ def _late_interaction(cosines: Tensor, seen: Observation) -> Tensor:
     place, _ = _places_in_passage(seen.passages, seen.present)
     way = PER_TOKEN * seen.used.shape[-1] * place.unsqueeze(-1)
     # One running maximum goes through all passages: each begins above all that came before it.
-    above = (3 + way.max()) * seen.passages.unsqueeze(-1)
+    last = (seen.passages * seen.present).amax(dim=1, keepdim=True)
+    above = (3 + way.max()) * torch.where(seen.present, seen.passages, last).unsqueeze(-1)
     # In double precision, so that it does not matter how many came before.
     cosines = cosines.double().masked_fill(~seen.present.unsqueeze(-1), -1e4)
     before = (cosines + way + above).cummax(dim=1).values - way - above

@@ -197,6 +197,7 @@ def test_neighbouring_chunks_expand_together(
     batch = lay_out(rows, spec, questions, tiny_model)
     left = set(batch.chunk_index[batch.chunk_index >= 0].tolist())
     first, pieces, expanded = 0, [], []
+    cuts: set[int] = set()
     for number in np.concatenate([row.passages[0] for row in rows]):
         count = int(-(-questions.lengths[number] // 4))
         own = [first + i not in left for i in range(count)]
@@ -204,8 +205,10 @@ def test_neighbouring_chunks_expand_together(
         pieces += np.diff(changes).tolist()
         expanded += own
         assert run < 100 or not changes
+        cuts |= {change % run for change in changes}
         first += count
     assert all(length % run == 0 for length in pieces)
+    assert run == 100 or (run in pieces and cuts == set(range(run)))
     assert np.mean(expanded) == pytest.approx(0.5, abs=0.15)
 
 

@@ -36,6 +36,7 @@ def test_fine_tuning_serves_every_budget_and_number_of_passages() -> None:
     assert recipe.finetuning is not None
     asked = [s for s in continual_plan(recipe.finetuning, 0) if isinstance(s, ConversationSpec)]
     assert {spec.expanded for spec in asked} >= {0.0, 0.1, 0.25, 1.0}
+    assert {spec.run for spec in asked} == set(recipe.finetuning.runs)
     assert {spec.passages for spec in asked} == set(range(1, 11))
 
 
