@@ -1,10 +1,10 @@
 """How often the answer to a question stands in what a policy expands, and in how many pieces.
 
-    python benchmarks/policies.py QUESTIONS... --pool PASSAGES --out results.json
+    python benchmarks/policies.py QUESTIONS... --out results.json
 
-QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them, --pool holds more passages
-to draw distractors from. Only questions whose answer stands word for word in a passage count.
-Nothing is generated: what a policy leaves compressed no decoder sees as text, whichever it is.
+QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them; distractors come from the
+same file. Only questions whose answer stands word for word in a passage count. Nothing is
+generated: what a policy leaves compressed no decoder sees as text, whichever it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from refrag_components.chunking import ChunkedPassage
 from refrag_components.evaluation.contexts import Context, Setting, draw_contexts
-from refrag_components.evaluation.pool import PassagePool, read_pool
+from refrag_components.evaluation.pool import PassagePool
 from refrag_components.evaluation.questions import load_questions, set_name
 from refrag_components.evaluation.scores import chunk_scores
 from refrag_components.modeling import RefragModel
@@ -94,19 +94,16 @@ def main() -> None:
     """Measures every set and writes what was found."""
     parser = argparse.ArgumentParser()
     parser.add_argument("questions", nargs="+", type=Path)
-    parser.add_argument("--pool", type=Path)
     parser.add_argument("--model", default="refrag-smollm2-135m")
     parser.add_argument("--passages", type=int, default=5)
     parser.add_argument("--items", type=int, default=500)
-    parser.add_argument("--cache", type=Path, help="folder for the pool's search vectors")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = RefragModel.from_pretrained(options.model)
-    more = read_pool(options.pool) if options.pool else []
     results = {}
     for path in options.questions:
         questions = load_questions(path, items=options.items)
-        pool = PassagePool(model, more, cache=options.cache)
+        pool = PassagePool(model, [])
         pool.add([text for question in questions for text in (*question.needed, *question.others)])
         contexts = draw_contexts(questions, Setting("given", options.passages), pool)
         results[set_name(path)] = rows = measure(model, contexts)

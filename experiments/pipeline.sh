@@ -74,9 +74,6 @@ train() {
         --mixed_precision no --dynamo_backend no ${LAUNCH-$many} -m refrag_components.cli \
         train run --stage "$stage" --max-seconds "$seconds" "$@"
     cp "$run/$stage/log.json" "$out/$stage.json"
-    rm -f "$out/$stage.tar."*
-    (cd "$run/$stage" && tar c model | split -b 15M - "$out/$stage.tar.")
-    touch "$out/$stage.ready"
 }
 
 # perplexity GPU NAME MODEL OPTIONS... and answers GPU NAME MODEL OPTIONS... -- in the time left
@@ -95,7 +92,6 @@ answers() {
     log "$name"
 }
 
-rm -f "$out/over"
 (while true; do
     nvidia-smi --query-gpu=index,utilization.gpu,memory.used,power.draw --format=csv,noheader 2>/dev/null
     sleep 5
@@ -143,4 +139,3 @@ for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon}; do
 done
 wait $measured
 log "all over"
-touch "$out/over"

@@ -34,7 +34,7 @@ from refrag_components.search import PassageSearch
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
 from refrag_components.tokenization import encodable
-from refrag_components.vectors import Codec, passage_key
+from refrag_components.vectors import Codec, passage_key, unit_rows
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
@@ -306,7 +306,7 @@ class RefragIndex:
             raise EmptyInputError("the question is empty; ask something")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        vector = _unit_rows(self._model.embed_query(question)[None, :])[0]
+        vector = _search_rows(self._model.embed_query(question)[None, :])[0]
         scores = dict(self._search.search(vector, k))
         return [
             Hit(
@@ -367,7 +367,7 @@ class RefragIndex:
         self.store.mset(fresh.items())
         found = zip(keys, stored, strict=True)
         tokens = [(fresh[key] if v is None else v).n_tokens for key, v in found]
-        vectors = _unit_rows(self._model.embed_passages(texts))
+        vectors = _search_rows(self._model.embed_passages(texts))
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _clean_up(self) -> None:
@@ -388,10 +388,9 @@ class RefragIndex:
         self._search.save()
 
 
-def _unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, shape (n, d), float32; a row of zeros stays as it is."""
+def _search_rows(vectors: np.ndarray) -> np.ndarray:
+    """Search vectors as rows of length 1, refused where they are none."""
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         msg = f"search vectors must be finite, of shape (n, d); got shape {vectors.shape}"
         raise InvalidVectorsError(msg)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return unit_rows(vectors)

@@ -11,7 +11,7 @@ import numpy as np
 from refrag_components.codecs import CODECS, Codec, pack, unpack
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
 
-__all__ = ["CODECS", "ChunkVectors", "Codec", "passage_key"]
+__all__ = ["CODECS", "ChunkVectors", "Codec", "passage_key", "unit_rows"]
 
 # Serialised form, little-endian: header, fingerprint, token ids, vectors, checksum.
 _MAGIC = b"RFCV"
@@ -183,6 +183,13 @@ def passage_key(text: str, fingerprint: str) -> str:
     """
     data = f"{fingerprint}\0{text}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, shape (n, d), float32; a row of zeros stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return unit
 
 
 def _checked_vectors(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.vectors import unit_rows
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -39,12 +40,12 @@ class LateInteractionPolicy(Policy):
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """At most 1; 0 everywhere for a blank question."""
         asked = self._model.chunker.chunk([inputs.question.strip()])
-        question = _unit(self._model.encoder.encode(asked)[0])
+        question = unit_rows(self._model.encoder.encode(asked)[0])
         if not len(question):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
         scores = np.concatenate(
             [
-                _nearby(question @ _unit(passage.vectors).T, PER_TOKEN * passage.chunk_size)
+                _nearby(question @ unit_rows(passage.vectors).T, PER_TOKEN * passage.chunk_size)
                 for passage in inputs.passages
             ]
         )
@@ -66,10 +67,3 @@ def _nearby(cosines: np.ndarray, step: float) -> np.ndarray:
     after = np.maximum.accumulate((cosines - way)[:, ::-1], axis=1)[:, ::-1] + way
     nearest: np.ndarray = np.maximum(before, after).mean(axis=0)
     return nearest
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return unit

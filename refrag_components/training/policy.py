@@ -63,7 +63,7 @@ _NETWORKS = "networks.safetensors"
 _OPTIMISER = "optimiser.safetensors"
 _STATE = "state.json"
 _WORKERS = 8
-_ASK = ("similarity", "late-interaction")  # baselines that need a question
+_NEED_A_QUESTION = ("similarity", "late-interaction")  # of the baselines
 _RANDOM_CHOICES = 4  # random choices a prompt that an evaluation compares with
 
 _logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class PolicyTrainer:
             over = gained - gained[:, len(scores) :].mean(dim=1, keepdim=True)
             source = "text" if examples.passage_chunks else "questions"
             for i, name in enumerate(scores):
-                if source == "questions" or name not in _ASK:
+                if source == "questions" or name not in _NEED_A_QUESTION:
                     found.setdefault(f"{source} {name}", []).append(over[:, i])
         results = {}
         for name, parts in found.items():

@@ -18,7 +18,9 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_the_stages_that_follow_one_another(path: Path) -> None:
     recipe = Recipe.load(path)
-    assert recipe.stages in (STAGES, STAGES[1:])
+    without_the_first = path.stem == "refrag-smollm2-135m"  # the recipe says why
+    assert recipe.stages == STAGES[without_the_first:]
+    assert recipe.finetuning is not None
     for stage in recipe.stages[:-1]:
         own = getattr(recipe, stage)
         plan = (reconstruction_plan if stage == "reconstruction" else continual_plan)(own, 0)
