@@ -125,17 +125,13 @@ if [ "${POLICY:-0}" -gt 0 ]; then
 else
     perplexity 0 recovery-4 "$model" --chunk-size 4 $common
 fi
-(perplexity 0 recovery-8 "$model" --chunk-size 8 $common --shuffled) &
+perplexity 0 recovery-8 "$model" --chunk-size 8 $common --shuffled &
 measured=$!
 turn=1
-for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon}; do
-    if [ "$gpus" -gt 2 ]; then
-        answers $turn "$set" "$model" $chosen &
-        measured="$measured $!"
-        turn=$((turn % (gpus - 1) + 1))
-    else
-        answers 1 "$set" "$model" $chosen
-    fi
+for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa}; do
+    answers $turn "$set" "$model" $chosen &  # all at once: one keeps no GPU busy
+    measured="$measured $!"
+    turn=$((turn + 1))
 done
 wait $measured
 log "all over"

@@ -41,10 +41,7 @@ def reconstruction_plan(settings: StageSettings, seed: int) -> list[WindowSpec |
     plan: list[WindowSpec | ConversationSpec] = []
     for step in range(settings.steps):
         k = int(rng.choice(settings.chunk_sizes))
-        stage = step * STAGES // settings.steps
-        mixture = stage_mixture(stage, settings.reconstruction_tokens // k)
-        weight = np.array([share * chunks for chunks, share in mixture.items()])
-        plan.append(_reconstruct(int(rng.choice(list(mixture), p=weight / weight.sum())), k))
+        plan.append(_of_curriculum(step / settings.steps, k, settings, rng))
     return plan
 
 
@@ -55,10 +52,13 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
     """
     rng = np.random.default_rng([seed, 2])
     plan: list[WindowSpec | ConversationSpec] = []
-    for _ in range(settings.steps):
+    for step in range(settings.steps):
         k = int(rng.choice(settings.chunk_sizes))
         p = float(rng.choice(settings.expanded))
         kind = rng.random()
+        if step < settings.curriculum_steps and step % 2 == 0:
+            plan.append(_of_curriculum(step / settings.curriculum_steps, k, settings, rng))
+            continue
         if kind < (share := settings.reconstruction_share):
             plan.append(_reconstruct(settings.reconstruction_tokens // k, k))
             continue
@@ -90,6 +90,15 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
     return plan
 
 
+def _of_curriculum(
+    done: float, k: int, settings: StageSettings, rng: np.random.Generator
+) -> WindowSpec:
+    """What to repeat when so much (0..1) of the curriculum is done."""
+    mixture = stage_mixture(int(done * STAGES), settings.reconstruction_tokens // k)
+    weight = np.array([share * chunks for chunks, share in mixture.items()])
+    return _reconstruct(int(rng.choice(list(mixture), p=weight / weight.sum())), k)
+
+
 def _reconstruct(chunks: int, k: int) -> WindowSpec:
     tokens = chunks * k
     return WindowSpec(
@@ -109,7 +118,7 @@ class PlannedBatches(Dataset[Batch]):
         seed: Of everything that is drawn.
         questions: For conversations; needed where the plan has any.
         with_full_text: Whether the full text passes through the decoder too (distillation), but
-            at p = 1, where it is the text itself.
+            at p = 1, where it is the text itself, and where text of the context is asked for.
         replicas: Processes that train together. They take turns through the batches, and each
             step's batches have one shape, so that none waits for another.
     """
@@ -148,7 +157,9 @@ class PlannedBatches(Dataset[Batch]):
             return self._conversations(spec, rng)
         each = spec.positions
         # The reader of plain text (p = 1) is its own teacher: there is nothing to learn from it.
-        with_full_text = self.with_full_text and spec.expanded < 1
+        # What is repeated or recalled is certain: no reader of the full text says it better.
+        known = spec.expanded == 1 or spec.reconstruct or spec.recalled
+        with_full_text = self.with_full_text and not known
         if with_full_text:
             each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
         rows = max(1, self.positions // max(each, _FEWEST_POSITIONS))

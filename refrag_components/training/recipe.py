@@ -49,8 +49,8 @@ class StageSettings:
         steps: Optimiser steps, at most.
         max_seconds: Seconds that the stage may take after loading and its first step, which
             compiles; its learning rates then reach zero when the time is over. None for no limit.
-            The curriculum of stage 1 goes by steps, so ``steps`` should be about as many as the
-            time allows.
+            The curriculum goes by steps, so ``steps`` of stage 1, or ``curriculum_steps``, should
+            be about as many as the time allows.
         positions: Decoder positions a batch, about; the number of windows follows from it.
         encoder_lr: Peak learning rate of encoder adapter and projector.
         decoder_lr: Peak learning rate of the decoder's adapter for all positions; 0 freezes it, and
@@ -71,6 +71,9 @@ class StageSettings:
         recent_share: Share of the batches with some chunks expanded in which these are the last
             of a running text instead of random ones: what is left to gain lies far back.
         reconstruction_share: Share of batches that go on reconstructing (stages 2 and 3).
+        curriculum_steps: In so many steps at the beginning every other batch reconstructs as
+            stage 1 does, short texts first: what cannot be read cannot be looked up (stages 2 and
+            3).
         recall_share: Share of batches whose output is spans from anywhere in the context (stages 2
             and 3).
         conversation_share: Share of batches that answer questions over passages in the decoder's
@@ -83,7 +86,8 @@ class StageSettings:
         context_alignment: Weight of the same difference in the context of running text, where a
             chunk embedding stands for the last token of its chunk; it fades to 0 over the stage.
         next_token: Weight of the cross-entropy of the tokens that follow in batches that have
-            such a reader of the full text beside; 1 in all others, such as plain text (p = 1).
+            such a reader of the full text beside; 1 in all others: plain text (p = 1) and batches
+            that reconstruct or recall.
         gradient_checkpointing: Keep no activations of the decoder's layers and compute them twice:
             for decoders whose batches do not fit otherwise.
         warmup: Share of the steps for linear warm-up, before the cosine.
@@ -106,6 +110,7 @@ class StageSettings:
     runs: tuple[int, ...] = (1,)
     recent_share: float = 0.0
     reconstruction_share: float = 0.0
+    curriculum_steps: int = 0
     recall_share: float = 0.0
     conversation_share: float = 0.0
     max_passages: int = 10

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from refrag_components.corpus import QuestionSet, TokenisedCorpus, WindowSpec
+from refrag_components.corpus import ConversationSpec, QuestionSet, TokenisedCorpus, WindowSpec
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import attach_adapters
@@ -61,9 +61,10 @@ def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: 
     assert not torch.equal(mine.labels, theirs.labels)
 
 
-def test_plain_text_has_no_teacher_beside(run_folder: Path) -> None:
+def test_what_is_known_for_certain_has_no_teacher_beside(run_folder: Path) -> None:
+    """Plain text, and text of the context repeated or recalled."""
     recipe = Recipe.load(run_folder / "recipe.toml")
-    settings = replace(recipe.continual, expanded=(0.0, 1.0), recall_share=0.0, steps=40)
+    settings = replace(recipe.continual, expanded=(0.0, 1.0), conversation_share=0.2, steps=60)
     plan = continual_plan(settings, 3)
     batches = PlannedBatches(
         TokenisedCorpus.load(run_folder / "text"),
@@ -74,9 +75,36 @@ def test_plain_text_has_no_teacher_beside(run_folder: Path) -> None:
         QuestionSet.load(run_folder / "questions"),
         with_full_text=True,
     )
+    seen = set()
     for step, spec in enumerate(plan):
-        assert (batches[step].full_ids is None) == (spec.expanded == 1)
-    assert {spec.expanded for spec in plan} == {0.0, 1.0}
+        again = isinstance(spec, WindowSpec) and bool(spec.reconstruct or spec.recalled)
+        assert (batches[step].full_ids is None) == (spec.expanded == 1 or again)
+        seen.add((type(spec), spec.expanded, again))
+    assert seen == {
+        (WindowSpec, 0.0, False),
+        (WindowSpec, 0.0, True),
+        (WindowSpec, 1.0, False),
+        (WindowSpec, 1.0, True),
+        (ConversationSpec, 0.0, False),
+        (ConversationSpec, 1.0, False),
+    }
+
+
+def test_a_stage_of_running_text_can_begin_with_the_curriculum(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    settings = replace(
+        recipe.continual,
+        steps=400,
+        curriculum_steps=200,
+        reconstruction_share=0.0,
+        conversation_share=0.0,
+        reconstruction_tokens=256,
+    )
+    plan = continual_plan(settings, 3)
+    repeats = [isinstance(spec, WindowSpec) and spec.reconstruct for spec in plan]
+    assert repeats == [True, False] * 100 + [False] * 200
+    lengths = [spec.context_tokens for spec, again in zip(plan, repeats, strict=True) if again]
+    assert sum(lengths[:30]) < sum(lengths[-30:])
 
 
 def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path: Path) -> None:
