@@ -1,4 +1,4 @@
-"""What each part of the recipe is worth: short runs of stages 1 and 2 that differ in one thing.
+"""What each part of the recipe is worth: short runs of its second stage that differ in one thing.
 
     python experiments/ablations.py --recipe recipes/refrag-smollm2-135m.toml \
         --text data/train --validation data/valid --out runs/ablations [VARIANT...]
@@ -25,53 +25,52 @@ from refrag_components import weights
 from refrag_components.corpus import TokenisedCorpus
 from refrag_components.evaluation.perplexity import measure_recovery
 from refrag_components.modeling import RefragModel
-from refrag_components.training import plans
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
 
+Change = Callable[[Recipe], Recipe]
 
-def with_k(k: int) -> Callable[[Recipe], Recipe]:
+
+def with_k(k: int) -> Change:
     """The recipe for a single chunk size."""
-
-    def changed(recipe: Recipe) -> Recipe:
-        return replace(
-            recipe,
-            model=replace(recipe.model, chunk_size=k, max_chunk_size=k),
-            reconstruction=replace(recipe.reconstruction, chunk_sizes=(k,)),
-            continual=replace(recipe.continual, chunk_sizes=(k,)),
-        )
-
-    return changed
+    return lambda recipe: replace(
+        recipe,
+        model=replace(recipe.model, chunk_size=k, max_chunk_size=k),
+        continual=replace(recipe.continual, chunk_sizes=(k,)),
+    )
 
 
-def as_is(recipe: Recipe) -> Recipe:
-    """The recipe itself: the variant is the baseline, or ``trained`` makes the difference."""
-    return recipe
+def with_model(**settings: Any) -> Change:
+    """The recipe with another projector."""
+    return lambda recipe: replace(recipe, model=replace(recipe.model, **settings))
 
 
-def with_tokens(**projector: Any) -> Callable[[Recipe], Recipe]:
-    """The recipe with another way to project the chunks' tokens."""
-    return lambda recipe: replace(recipe, model=replace(recipe.model, **projector))
+def with_stage(**settings: Any) -> Change:
+    """The recipe with other settings of the stage."""
+    return lambda recipe: replace(recipe, continual=replace(recipe.continual, **settings))
 
 
-VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
-    "k=4": as_is,
+def adapted_encoder(recipe: Recipe) -> Recipe:
+    """The recipe with an encoder that learns too."""
+    return replace(recipe, lora=replace(recipe.lora, encoder_rank=32))
+
+
+VARIANTS: dict[str, Change] = {
+    "k=4": with_k(4),
     "k=8": with_k(8),
     "k=16": with_k(16),
     "k=32": with_k(32),
-    "no curriculum": as_is,
-    "no reconstruction": as_is,
-    "chunk vectors alone": with_tokens(token_mix=False, token_mlp=0),
-    "linear token mix": with_tokens(token_mix=True, token_mlp=0),
-    "encoder of 2 layers": as_is,
-    "no distillation": lambda recipe: replace(
-        recipe, continual=replace(recipe.continual, distillation=0.0, next_token=1.0)
+    "no curriculum": with_stage(curriculum_steps=0, reconstruction_share=0.25),
+    "no reconstruction": with_stage(curriculum_steps=0, reconstruction_share=0.0),
+    "no recalls": with_stage(recall_share=0.0),
+    "chunk vectors alone": with_model(token_mix=False, token_mlp=0),
+    "linear token mix": with_model(token_mix=True, token_mlp=0),
+    "adapted encoder": adapted_encoder,
+    "encoder of 2 layers": with_k(4),  # see main
+    "no distillation": with_stage(
+        distillation=0.0, alignment=0.0, context_alignment=0.0, next_token=1.0
     ),
-    "no chunk adapter": lambda recipe: replace(
-        recipe,
-        reconstruction=replace(recipe.reconstruction, chunk_adapter_lr=0.0),
-        continual=replace(recipe.continual, chunk_adapter_lr=0.0),
-    ),
+    "no chunk adapter": with_stage(chunk_adapter_lr=0.0),
 }
 
 
@@ -86,53 +85,26 @@ def short_encoder(recipe: Recipe, folder: Path) -> Recipe:
     return replace(recipe, model=replace(recipe.model, encoder=str(folder)))
 
 
-def trained(name: str, recipe: Recipe, text: dict[str, TokenisedCorpus], folder: Path) -> Path:
-    """Runs the stages of a variant; returns the checkpoint."""
-    if name == "encoder of 2 layers":
-        recipe = short_encoder(recipe, folder / "encoder")
-    # Compiling would take as long as so short a run.
-    common: dict[str, Any] = {**text, "folder": folder, "compiled": False}
-    if name == "no reconstruction":
-        assert recipe.reconstruction is not None
-        more = recipe.continual.steps + recipe.reconstruction.steps
-        longer = replace(recipe.continual, steps=more)
-        return run_stage(
-            "continual", replace(recipe, reconstruction=None, continual=longer), **common
-        )
-    mixture = plans.stage_mixture
-    if name == "no curriculum":  # always as long as the last stage's longest
-        plans.stage_mixture = lambda _, longest: {longest: 1.0}
-    try:
-        run_stage("reconstruction", recipe, **common)
-    finally:
-        plans.stage_mixture = mixture
-    return run_stage("continual", recipe, **common)
-
-
 def main() -> None:
     """Runs variants and prints the table of all that were run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("variants", nargs="*", default=list(VARIANTS))
     for name in ("recipe", "text", "validation", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--steps", nargs=2, type=int, default=[150, 150], help="of each stage")
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--positions", type=int, default=32768)
     parser.add_argument("--windows", type=int, default=300)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    base = with_k(4)(Recipe.load(options.recipe))
-    common: dict[str, Any] = {
-        "positions": options.positions,
-        "max_seconds": None,
-        "conversation_share": 0.0,
-        "evaluate_every": 10**6,
-    }
-    first, second = options.steps
-    base = replace(
-        base,
-        reconstruction=replace(base.reconstruction, steps=first, **common),
-        continual=replace(base.continual, steps=second, **common),
-    )
+    base = with_k(4)(replace(Recipe.load(options.recipe), reconstruction=None))
+    base = with_stage(
+        steps=options.steps,
+        curriculum_steps=options.steps // 2,
+        positions=options.positions,
+        max_seconds=None,
+        conversation_share=0.0,
+        evaluate_every=10**6,
+    )(base)
     text = {
         "train": TokenisedCorpus.load(options.text),
         "validation": TokenisedCorpus.load(options.validation),
@@ -143,7 +115,10 @@ def main() -> None:
             continue
         start = time.perf_counter()
         recipe = VARIANTS[name](base)
-        checkpoint = trained(name, recipe, text, folder)
+        if name == "encoder of 2 layers":
+            recipe = short_encoder(recipe, folder / "encoder")
+        # Compiling would take as long as so short a run.
+        checkpoint = run_stage("continual", recipe, **text, folder=folder, compiled=False)
         seconds = time.perf_counter() - start
         k = recipe.model.chunk_size
         found = measure_recovery(

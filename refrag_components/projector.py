@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Projector", "TokenProjector", "make_projector"]
 
+_LOUDNESS = 0.5  # of a chunk's tokens before the last one in an untrained mix
+
 
 def make_projector(
     config: RefragConfig, encoder_width: int, decoder_width: int, embedding_scale: float
@@ -102,12 +104,14 @@ class Projector(nn.Module):
 class TokenProjector(nn.Module):
     """Maps chunk vectors and the chunks' tokens into the decoder's embedding space.
 
-    The two-layer MLP (paper, appendix B.2) reads the embeddings of the chunk's tokens beside its
-    vector, and its output is added to the embedding of the last one: untrained, a chunk embedding
-    is that token, which the decoder can read, and its states are already closest to those that
-    they should be like (see ``context_alignment`` of training). What a decoder's first layers make
-    of neighbouring tokens, such as the parts of a word, no sum of linear maps of them can say
-    (experiments/005).
+    Two things are added up. The token mix is the embedding of the chunk's j-th token from the end
+    times a learned matrix W_j, summed over j. Untrained it is the last token, whose states are
+    closest to those that a chunk embedding should have (``context_alignment`` of training), and
+    half as loud the others, each as it is and turned: as it is the decoder's own circuits can read
+    it, and the turn tells its place. From the last token alone the others are not learnt to be
+    read (experiments/008). The two-layer MLP (paper, appendix B.2) reads the chunk vector and the
+    same tokens: what a decoder's first layers make of neighbouring tokens, such as the parts of a
+    word, no sum of linear maps of them can say (experiments/005).
 
     Args:
         encoder_width: Width of a chunk vector (d_enc).
@@ -128,6 +132,13 @@ class TokenProjector(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = embedding_scale
+        identity = torch.eye(decoder_width)
+        mix = torch.empty(places, decoder_width, decoder_width)
+        for matrix in mix:
+            nn.init.orthogonal_(matrix)
+        mix = _LOUDNESS * (identity + mix) / 2**0.5
+        mix[-1] = identity
+        self.mix = nn.Parameter(mix)
         self.vector = nn.Linear(encoder_width, hidden)
         self.tokens = nn.Parameter(torch.empty(places, decoder_width, hidden))
         nn.init.normal_(self.tokens, std=(3 * places * decoder_width) ** -0.5)
@@ -151,10 +162,11 @@ class TokenProjector(nn.Module):
         if token_embeddings is None:
             msg = "this projector reads tokens; pass token_embeddings"
             raise ValueError(msg)
-        read = _to_the_end(token_embeddings) / self.scale
-        k = read.shape[-2]
-        hidden = self.vector(vectors) + read.flatten(-2) @ self.tokens[-k:].flatten(0, 1)
-        return self.norm(read[..., -1, :] + self.out(nn.functional.gelu(hidden)))
+        k = token_embeddings.shape[-2]
+        read = _to_the_end(token_embeddings).flatten(-2) / self.scale
+        hidden = self.vector(vectors) + read @ self.tokens[-k:].flatten(0, 1)
+        mixed = read @ self.mix[-k:].flatten(0, 1)
+        return self.norm(mixed + self.out(nn.functional.gelu(hidden)))
 
 
 def _to_the_end(tokens: Tensor) -> Tensor:

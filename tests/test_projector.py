@@ -55,16 +55,23 @@ def token_projector() -> TokenProjector:
     return projector
 
 
-def test_an_untrained_token_projector_gives_the_last_token() -> None:
-    projector = TokenProjector(24, 64, places=8, hidden=32, embedding_scale=0.136)
-    tokens = 0.136 * torch.randn(50, 4, 64)
+def test_an_untrained_token_projector_shows_all_tokens_and_the_last_one_most() -> None:
+    torch.manual_seed(0)
+    projector = TokenProjector(24, 512, places=8, hidden=32, embedding_scale=0.136)
+    tokens = 0.136 * torch.randn(50, 4, 512)
     tokens[7, 2:] = 0  # a short chunk
-    chunks = projector(torch.randn(50, 24), tokens)
-    last = tokens[:, 3].clone()
-    last[7] = tokens[7, 1]
-    likeness = torch.nn.functional.cosine_similarity(chunks, last, dim=-1)
-    assert likeness.min().item() > 0.9
+    with torch.no_grad():
+        chunks = projector(torch.randn(50, 24), tokens)
     assert chunks.std().item() == pytest.approx(0.136, rel=0.05)
+    likeness = torch.nn.functional.cosine_similarity(tokens[:, :, None], chunks, dim=-1)
+    own = likeness.diagonal(dim1=0, dim2=2)  # place, chunk
+    nearest = likeness.argmax(dim=2).T == torch.arange(50)
+    assert nearest[:2].float().mean() > 0.95
+    assert nearest[2:, torch.arange(50) != 7].float().mean() > 0.95
+    last = own[3].clone()
+    last[7] = own[1, 7]
+    assert last.min().item() > 0.6
+    assert own[0].max().item() < 0.5
 
 
 def test_a_token_projector_reads_vector_tokens_and_order() -> None:

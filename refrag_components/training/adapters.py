@@ -21,7 +21,7 @@ def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
 
     Args:
         model: Changed in place.
-        lora: Ranks.
+        lora: Ranks; an encoder's of 0 leaves it as it is.
 
     Raises:
         TrainingError: If the model was loaded for inference, its adapters merged.
@@ -42,7 +42,10 @@ def attach_adapters(model: RefragModel, lora: LoraSettings) -> None:
         model.decoder = adapted(model.decoder, lora.decoder_rank)
         if CHUNK_ADAPTER not in model.decoder.peft_config:
             model.decoder.add_adapter(CHUNK_ADAPTER, settings(lora.chunk_rank))
-        model.encoder.model = adapted(model.encoder.model, lora.encoder_rank)
+        if lora.encoder_rank:
+            model.encoder.model = adapted(model.encoder.model, lora.encoder_rank)
+        else:
+            model.encoder.requires_grad_(False)
     for name, parameter in model.decoder.named_parameters():
         parameter.requires_grad_("lora_" in name)  # PEFT lets one adapter train at a time
     fold_adapters_for_training(model)

@@ -33,7 +33,8 @@ class LoraSettings:
     Attributes:
         decoder_rank: Of the decoder's adapter for all positions.
         chunk_rank: Of the decoder's adapter at chunk embeddings alone.
-        encoder_rank: Of the encoder's layers.
+        encoder_rank: Of the encoder's layers; 0 leaves the encoder as it is, so that its vectors
+            stay as good to search by, and indexes stay valid when the decoder learns on.
     """
 
     decoder_rank: int = 16
@@ -52,7 +53,7 @@ class StageSettings:
             The curriculum goes by steps, so ``steps`` of stage 1, or ``curriculum_steps``, should
             be about as many as the time allows.
         positions: Decoder positions a batch, about; the number of windows follows from it.
-        encoder_lr: Peak learning rate of encoder adapter and projector.
+        encoder_lr: Peak learning rate of projector and encoder adapter.
         decoder_lr: Peak learning rate of the decoder's adapter for all positions; 0 freezes it, and
             the decoder reads plain text as it did before the stage.
         chunk_adapter_lr: Peak learning rate of the decoder's adapter at chunk embeddings; 0 freezes

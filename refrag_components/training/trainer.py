@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from refrag_components.adapters import CHUNK_ADAPTER
+from refrag_components.adapters import CHUNK_ADAPTER, FoldedWeights
 from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
@@ -69,6 +69,7 @@ class TrainingModel(nn.Module):
         self.context_alignment = context_alignment
         self.next_token = next_token
         self.parts: dict[str, list[Tensor]] = {}
+        self._folded = FoldedWeights(refrag)
         self._head = OutputHead(refrag)
         self._losses = SlicedLosses(self._head)
         self._misalignment = misalignment
@@ -91,6 +92,7 @@ class TrainingModel(nn.Module):
         """
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.specialize_float = True
+        torch._dynamo.config.optimize_ddp = False  # would cut each layer once more
         for model in (self.refrag.decoder, self.refrag.encoder.model):
             layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
             for layer in layers:
@@ -102,13 +104,12 @@ class TrainingModel(nn.Module):
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
+        self._folded.make()
         full = None if batch.full_ids is None else self._read_full_text(batch)
         inputs = batch_embeddings(self.refrag, batch)
         if batch.chunk_places is None:  # nothing was encoded (p = 1)
             # Processes that train together wait for a gradient of every parameter.
             inputs = inputs + 0.0 * sum(p.sum() for p in self.compressing_parameters())
-        # They stay until the step is over: with gradient checkpointing the backward pass computes
-        # the layers again.
         self.refrag.places.mask = batch.chunk_places
         if self._layers is not None:
             self._layers.start()
@@ -143,6 +144,11 @@ class TrainingModel(nn.Module):
             missed = self._missed(between, context_places(batch), aims, full_places)
             loss = loss + self.context_alignment * self._note("missed_in_context", missed)
         return {"loss": loss}
+
+    def forget_batch(self) -> None:
+        """Ends a step: its backward pass, which may compute layers again, is over."""
+        self.refrag.places.mask = None
+        self._folded.forget()
 
     def _note(self, name: str, part: Tensor) -> Tensor:
         self.parts.setdefault(name, []).append(part.detach())
@@ -292,9 +298,11 @@ class StageTrainer(Trainer):
         return SequentialSampler(self._batches)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One step; the places of its chunk embeddings are forgotten after the backward pass."""
-        with self._training.refrag.places.at(None):
+        """Loss and gradients of one batch."""
+        try:
             return super().training_step(*args, **kwargs)
+        finally:
+            self._training.forget_batch()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs beside the loss what it is made of, means over the batches since the last time.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from refrag_components.adapters import CHUNK_ADAPTER
+from refrag_components.adapters import CHUNK_ADAPTER, FoldedWeights
 from refrag_components.modeling import RefragModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
 from tests.training.adapted import adapted_model
@@ -60,6 +60,24 @@ def assert_equal_to_peft(model: RefragModel) -> None:
 
 def test_plain_text_is_read_with_the_adapter_for_all_positions_alone(model: RefragModel) -> None:
     assert_equal_to_peft(model)  # PEFT has one adapter active, "default"
+
+
+def test_weights_folded_once_for_a_step_compute_the_same(model: RefragModel) -> None:
+    ids = torch.arange(24).reshape(2, 12)
+    each_pass = results(model)
+    folded = FoldedWeights(model)
+    folded.make()
+    once = results(model)
+    for name, value in each_pass.items():
+        torch.testing.assert_close(once[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            if "lora_B.default" in name:
+                parameter += 0.5  # a step of learning
+        stale = model.decoder(input_ids=ids).logits
+        folded.forget()
+        assert torch.equal(stale, each_pass["logits"])
+        assert not torch.allclose(model.decoder(input_ids=ids).logits, stale)
 
 
 def test_at_chunk_embeddings_both_adapters_are_at_work(model: RefragModel) -> None:

@@ -223,6 +223,33 @@ def test_a_recipe_may_begin_with_the_second_stage(run_folder: Path, tmp_path: Pa
     assert RefragModel.from_pretrained(out, device="cpu").loaded_adapters
 
 
+def test_an_encoder_may_stay_as_it_is(run_folder: Path, tmp_path: Path) -> None:
+    """Its vectors, and what was indexed with them, serve the checkpoint that comes next."""
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    recipe = replace(
+        recipe,
+        lora=replace(recipe.lora, encoder_rank=0),
+        reconstruction=None,
+        continual=replace(recipe.continual, steps=2),
+    )
+    out = run_stage(
+        "continual",
+        recipe,
+        train=TokenisedCorpus.load(run_folder / "text"),
+        validation=TokenisedCorpus.load(run_folder / "validation"),
+        questions=QuestionSet.load(run_folder / "questions"),
+        folder=tmp_path,
+    )
+    assert not (out / "encoder_adapter").exists()
+    trained = RefragModel.from_pretrained(out, device="cpu")
+    untrained = RefragModel.from_base(recipe.model)
+    assert trained.fingerprint == untrained.fingerprint
+    vectors = untrained.encode_passages(["Rain fell on the mountain."])
+    assert not torch.allclose(
+        trained.chunk_embeddings(vectors), untrained.chunk_embeddings(vectors), rtol=1e-2
+    )
+
+
 def test_the_alignment_of_the_context_fades(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
