@@ -127,6 +127,12 @@ class FoldedWeights:
                 scaling = layer.scaling[EVERYWHERE]
                 layer.folded = torch.add(_frozen(layer), product, alpha=scaling)
 
+    def leave_out(self) -> None:
+        """Lets all passes read with the base weights, until ``make`` or ``forget``."""
+        for layers in self._groups:
+            for layer in layers:
+                layer.folded = _frozen(layer)
+
     def forget(self) -> None:
         """Lets each pass make its own again: the adapters have learnt."""
         for layers in self._groups:
@@ -135,7 +141,7 @@ class FoldedWeights:
 
 
 def _frozen(layer: Any) -> Tensor:
-    weight: Tensor = layer.base_layer.weight
+    weight: Tensor = layer.base_layer.weight.detach()
     return weight.T if layer.fan_in_fan_out else weight  # GPT-2: transposed
 
 

@@ -65,7 +65,7 @@ def test_an_untrained_token_projector_shows_all_tokens_and_the_last_one_most() -
     assert chunks.std().item() == pytest.approx(0.136, rel=0.05)
     likeness = torch.nn.functional.cosine_similarity(tokens[:, :, None], chunks, dim=-1)
     own = likeness.diagonal(dim1=0, dim2=2)  # place, chunk
-    nearest = likeness.argmax(dim=2).T == torch.arange(50)
+    nearest = torch.eq(likeness.argmax(dim=2).T, torch.arange(50))
     assert nearest[:2].float().mean() > 0.95
     assert nearest[2:, torch.arange(50) != 7].float().mean() > 0.95
     last = own[3].clone()

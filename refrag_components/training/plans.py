@@ -119,6 +119,8 @@ class PlannedBatches(Dataset[Batch]):
         questions: For conversations; needed where the plan has any.
         with_full_text: Whether the full text passes through the decoder too (distillation), but
             at p = 1, where it is the text itself, and where text of the context is asked for.
+        imitate: Whether the teacher is the base decoder: it stands beside plain text too, and
+            labels of the context are left out.
         replicas: Processes that train together. They take turns through the batches, and each
             step's batches have one shape, so that none waits for another.
     """
@@ -130,6 +132,7 @@ class PlannedBatches(Dataset[Batch]):
     seed: int
     questions: QuestionSet | None = None
     with_full_text: bool = False
+    imitate: bool = False
     replicas: int = 1
 
     def __post_init__(self) -> None:
@@ -156,10 +159,11 @@ class PlannedBatches(Dataset[Batch]):
         if isinstance(spec, ConversationSpec):
             return self._conversations(spec, rng)
         each = spec.positions
-        # The reader of plain text (p = 1) is its own teacher: there is nothing to learn from it.
-        # What is repeated or recalled is certain: no reader of the full text says it better.
-        known = spec.expanded == 1 or spec.reconstruct or spec.recalled
-        with_full_text = self.with_full_text and not known
+        # What is repeated or recalled is certain: no reader of the full text says it better. And a
+        # reader of plain text (p = 1) has nothing to learn from itself.
+        again = spec.reconstruct or spec.recalled
+        itself = spec.expanded == 1 and not self.imitate
+        with_full_text = self.with_full_text and not (again or itself)
         if with_full_text:
             each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
         rows = max(1, self.positions // max(each, _FEWEST_POSITIONS))
@@ -171,7 +175,7 @@ class PlannedBatches(Dataset[Batch]):
             separator=self.model.first_token_id,
             rng=rng,
             with_full_text=with_full_text,
-            with_context_labels=True,
+            with_context_labels=not self.imitate,
         )
 
     def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:

@@ -83,6 +83,9 @@ class StageSettings:
         max_passages: Most passages a question; their number is drawn batch by batch.
         distillation: Weight of the divergence from what the decoder in its present state says
             after the full text.
+        base_teacher: Imitate the base decoder instead, at plain text too (p = 1): that is then read
+            as before the stage, while the adapter for all positions learns to read chunk
+            embeddings. Running text itself teaches only where it is repeated or recalled.
         alignment: Weight of the difference from the states between the layers of that reader.
         context_alignment: Weight of the same difference in the context of running text, where a
             chunk embedding stands for the last token of its chunk; it fades to 0 over the stage.
@@ -116,6 +119,7 @@ class StageSettings:
     conversation_share: float = 0.0
     max_passages: int = 10
     distillation: float = 0.0
+    base_teacher: bool = False
     alignment: float = 0.0
     context_alignment: float = 0.0
     next_token: float = 1.0
@@ -142,6 +146,9 @@ class StageSettings:
                 raise ValueError(msg)
         if self.reads_full_text and self.distillation == self.alignment == self.next_token == 0:
             msg = "context_alignment alone does not train on all batches; set alignment with it"
+            raise ValueError(msg)
+        if self.base_teacher and not self.reads_full_text:
+            msg = "a base_teacher needs something to teach; set distillation or alignment with it"
             raise ValueError(msg)
         if min(self.runs) < 1:
             msg = f"runs = {list(self.runs)} are numbers of chunks, 1 or more"

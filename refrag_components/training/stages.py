@@ -105,6 +105,7 @@ def run_stage(
             settings.alignment,
             settings.context_alignment,
             settings.next_token,
+            base_teacher=settings.base_teacher,
         ),
         PlannedBatches(
             train,
@@ -114,6 +115,7 @@ def run_stage(
             recipe.seed,
             questions,
             with_full_text=settings.reads_full_text,
+            imitate=settings.base_teacher,
             replicas=int(os.environ.get("WORLD_SIZE", "1")),  # as the launcher says
         ),
         settings,

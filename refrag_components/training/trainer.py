@@ -41,7 +41,8 @@ class TrainingModel(nn.Module):
         refrag: The model, adapters attached.
         distillation: Weight of KL(full text || compressed) on the output tokens and the tokens of
             expanded chunks, 0 for none: what a reader of the full text says is a far denser signal
-            than the one token that follows. That reader is the decoder in its present state.
+            than the one token that follows. That reader is the decoder in its present state, or the
+            base decoder.
         alignment: Weight of the difference from that reader's states between the layers, at the
             same tokens; 0 for none.
         context_alignment: The same for the context of running text: a chunk embedding's states
@@ -49,6 +50,7 @@ class TrainingModel(nn.Module):
             decoder much of the context (experiments/005).
         next_token: Weight of the cross-entropy of the tokens that follow, where there is such a
             reader; elsewhere it is all there is.
+        base_teacher: Whether that reader is the base decoder.
 
     Attributes:
         parts: What the loss of each batch was made of, before weights, since they were last taken.
@@ -61,6 +63,8 @@ class TrainingModel(nn.Module):
         alignment: float = 0.0,
         context_alignment: float = 0.0,
         next_token: float = 1.0,
+        *,
+        base_teacher: bool = False,
     ) -> None:
         super().__init__()
         self.refrag = refrag
@@ -68,6 +72,7 @@ class TrainingModel(nn.Module):
         self.alignment = alignment
         self.context_alignment = context_alignment
         self.next_token = next_token
+        self.base_teacher = base_teacher
         self.parts: dict[str, list[Tensor]] = {}
         self._folded = FoldedWeights(refrag)
         self._head = OutputHead(refrag)
@@ -104,8 +109,13 @@ class TrainingModel(nn.Module):
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
-        self._folded.make()
+        if self.base_teacher:
+            self._folded.leave_out()
+        else:
+            self._folded.make()
         full = None if batch.full_ids is None else self._read_full_text(batch)
+        if self.base_teacher:
+            self._folded.make()
         inputs = batch_embeddings(self.refrag, batch)
         if batch.chunk_places is None:  # nothing was encoded (p = 1)
             # Processes that train together wait for a gradient of every parameter.

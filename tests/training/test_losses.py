@@ -103,6 +103,43 @@ def test_slices_give_the_loss_and_gradients_of_the_whole(
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("expanded", [0.3, 1.0])
+def test_the_base_decoder_can_be_the_teacher(
+    expanded: float, model: RefragModel, run_folder: Path
+) -> None:
+    batch = window_batch(model, run_folder, everywhere=False, expanded=expanded)
+    training = TrainingModel(model, 1.0, next_token=0.0, base_teacher=True)
+    found = training(**vars(batch))["loss"]
+    found.backward()
+    training.forget_batch()
+    with torch.no_grad():
+        student = batch_logits(model, batch, everywhere=True).flatten(0, 1)
+        with model.decoder.disable_adapter():
+            teacher = model.decoder(input_ids=batch.full_ids).logits.flatten(0, 1)
+    assert batch.expanded_index is not None
+    assert batch.expanded_full_index is not None
+    places = []
+    for ids, own in (
+        (batch.token_ids, batch.expanded_index),
+        (batch.full_ids, batch.expanded_full_index),
+    ):
+        assert ids is not None
+        last = torch.arange(ids.numel()).view_as(ids)[:, -batch.labels.shape[1] :]
+        places.append(torch.cat([last.flatten(), own.flatten()]))
+    expected = torch.nn.functional.kl_div(
+        student[places[0]].log_softmax(-1),
+        teacher[places[1]].log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    torch.testing.assert_close(found.detach(), expected, atol=1e-5, rtol=1e-4)
+    assert expected > 0.001
+    for name, parameter in model.decoder.named_parameters():
+        if "lora_B.default" in name:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
 @pytest.mark.parametrize("next_token", [0.0, 1.0])
 @pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
 def test_every_batch_reaches_all_that_trains(

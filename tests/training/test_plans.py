@@ -75,10 +75,15 @@ def test_what_is_known_for_certain_has_no_teacher_beside(run_folder: Path) -> No
         QuestionSet.load(run_folder / "questions"),
         with_full_text=True,
     )
+    imitating = replace(batches, imitate=True)
     seen = set()
     for step, spec in enumerate(plan):
         again = isinstance(spec, WindowSpec) and bool(spec.reconstruct or spec.recalled)
         assert (batches[step].full_ids is None) == (spec.expanded == 1 or again)
+        if isinstance(spec, WindowSpec):  # the base decoder teaches plain text too
+            assert (imitating[step].full_ids is None) == again
+            assert batches[step].context_labels is not None
+            assert imitating[step].context_labels is None
         seen.add((type(spec), spec.expanded, again))
     assert seen == {
         (WindowSpec, 0.0, False),
