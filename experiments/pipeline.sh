@@ -3,21 +3,25 @@
 #
 #   experiments/pipeline.sh RECIPE WORK
 #
-# WORK holds text in train/ and valid/ (`refrag train prepare`), questions/ (`refrag train questions`;
-# they may still be in the making while the second stage trains) and qa/*.jsonl.zst to measure on.
-# Everything goes to WORK/run (stages) and WORK/out (logs, measurements). Started again it goes on.
+# WORK holds text in train/ and valid/ (`refrag train prepare`) and questions in qa/NAME.train.jsonl.zst
+# and, to measure on, NAME.valid.jsonl.zst; where pack.sh was used also bases/ and site/. Everything goes
+# to WORK/questions (prepared beside the second stage), WORK/run (stages) and WORK/out (logs,
+# measurements). Started again it goes on.
 #
 # Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage; RESERVE seconds for what
 # comes after fine-tuning, which takes the rest; POLICY seconds of the last stage, 0 leaves it out;
 # KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
 # ITEMS questions a set; GPUS; LAUNCH: more options of `accelerate launch`; PPL: of `refrag eval perplexity`.
 set -u
-recipe=$1 work=$2
+recipe=$1 work=$(realpath "$2")
 run=$work/run out=$work/out
 mkdir -p "$run" "$out"
 gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
 [ "$gpus" -gt 0 ] || gpus=1 LAUNCH=${LAUNCH---cpu}
 refrag="python3 -m refrag_components.cli"
+export PYTHONPATH=$PWD:$PWD/integrations:$work/site
+[ ! -d "$work/bases" ] || export REFRAG_HOME=$work HF_HUB_OFFLINE=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} TOKENIZERS_PARALLELISM=false PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 end=$(($(date +%s) + ${SECONDS_LEFT:-1600}))
 
 left() { echo $((end - $(date +%s))); }
@@ -99,11 +103,11 @@ done >>"$out/gpu.csv") &
 trap "kill $!" EXIT
 
 log "$gpus GPUs"
+[ -e "$work/questions/questions.json" ] || $(on 1) $refrag train questions "$work"/qa/*.train.jsonl.zst \
+    --recipe "$recipe" --out "$work/questions" >"$out/questions.log" 2>&1 &
+preparing=$!
 train continual "${CONTINUAL:-600}" "${KILL_CONTINUAL:-0}"
-while [ ! -e "$work/questions/questions.json" ]; do
-    [ "$(left)" -gt 0 ] || exit 1
-    sleep 1
-done
+wait $preparing || exit 1
 seconds=$(($(left) - ${RESERVE:-400}))
 train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
 
