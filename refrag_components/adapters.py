@@ -103,15 +103,18 @@ class FoldedWeights:
     """The folded weights of all layers, made once for all passes of a training step.
 
     Layers of one shape are multiplied together: hundreds of small products a pass take a GPU no
-    time and the processor that starts them a good part of the step's.
+    time and the processor that starts them a good part of the step's. It takes as much memory as
+    the base weights.
 
     Args:
         model: Whose adapters are folded (``fold_adapters``).
+        at_once: False makes none: each pass folds each layer by itself, and keeps nothing.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, at_once: bool = True) -> None:
         from peft.tuners.lora import Linear
 
+        self._at_once = at_once
         alike = defaultdict(list)
         for layer in model.modules():
             if isinstance(layer, Linear) and EVERYWHERE in layer.lora_A:
@@ -120,6 +123,9 @@ class FoldedWeights:
 
     def make(self) -> None:
         """Makes them of the adapters as they are; until ``forget`` all passes use them."""
+        if not self._at_once:
+            self.forget()
+            return
         for layers in self._groups:
             a = torch.stack([layer.lora_A[EVERYWHERE].weight for layer in layers])
             b = torch.stack([layer.lora_B[EVERYWHERE].weight for layer in layers])

@@ -106,6 +106,7 @@ def run_stage(
             settings.context_alignment,
             settings.next_token,
             base_teacher=settings.base_teacher,
+            fold_at_once=not settings.gradient_checkpointing,  # for want of memory
         ),
         PlannedBatches(
             train,

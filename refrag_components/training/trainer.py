@@ -51,6 +51,7 @@ class TrainingModel(nn.Module):
         next_token: Weight of the cross-entropy of the tokens that follow, where there is such a
             reader; elsewhere it is all there is.
         base_teacher: Whether that reader is the base decoder.
+        fold_at_once: As ``at_once`` of ``FoldedWeights``.
 
     Attributes:
         parts: What the loss of each batch was made of, before weights, since they were last taken.
@@ -65,6 +66,7 @@ class TrainingModel(nn.Module):
         next_token: float = 1.0,
         *,
         base_teacher: bool = False,
+        fold_at_once: bool = True,
     ) -> None:
         super().__init__()
         self.refrag = refrag
@@ -74,7 +76,7 @@ class TrainingModel(nn.Module):
         self.next_token = next_token
         self.base_teacher = base_teacher
         self.parts: dict[str, list[Tensor]] = {}
-        self._folded = FoldedWeights(refrag)
+        self._folded = FoldedWeights(refrag, at_once=fold_at_once)
         self._head = OutputHead(refrag)
         self._losses = SlicedLosses(self._head)
         self._misalignment = misalignment
