@@ -96,6 +96,11 @@ answers() {
     log "$name"
 }
 
+reading() {  # STAGE
+    limited $(on 1) python3 experiments/recall.py "$work/valid" "$run/$1/model" >"$out/recall-$1.log" 2>&1
+    log "recall after $1"
+}
+
 (while true; do
     nvidia-smi --query-gpu=index,utilization.gpu,memory.used,power.draw --format=csv,noheader 2>/dev/null
     sleep 5
@@ -107,10 +112,12 @@ log "$gpus GPUs"
     --recipe "$recipe" --out "$work/questions" >"$out/questions.log" 2>&1 &
 preparing=$!
 train continual "${CONTINUAL:-600}" "${KILL_CONTINUAL:-0}"
+reading continual &
 wait $preparing || exit 1
 seconds=$(($(left) - ${RESERVE:-400}))
 train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
 
+reading finetuning &
 model=$run/finetuning/model
 common="--policy random --policy recent --policy perplexity --expanded .1 --expanded .15 --expanded .25"
 chosen="--policy random --policy similarity --policy late-interaction"
