@@ -12,15 +12,19 @@ from refrag_components.training.trainer import TrainingModel
 from tests.training.adapted import adapted_model, window_batch
 
 
+@pytest.mark.parametrize("base_teacher", [False, True])
 def test_compiled_layers_give_the_same_loss_and_gradients(
-    tiny_base: tuple[Path, Path], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    base_teacher: bool,
+    tiny_base: tuple[Path, Path],
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What is traced is at stake here, not the code that is made of it, which takes a minute.
     traced = functools.partial(torch.compile, backend="aot_eager")
     monkeypatch.setattr(torch, "compile", traced)
     model = adapted_model(*tiny_base)
     weights = {"distillation": 1.0, "alignment": 1.0, "context_alignment": 1.0, "next_token": 0.5}
-    training = TrainingModel(model, **weights)
+    training = TrainingModel(model, **weights, base_teacher=base_teacher)
     batches = [
         window_batch(model, run_folder, everywhere=True, expanded=p, chunk_size=k)
         for p, k in ((0.0, 4), (0.3, 4), (1.0, 4), (0.0, 2), (0.3, 3))
