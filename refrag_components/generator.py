@@ -16,7 +16,14 @@ from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
 from refrag_components.layout import Layout, PassageSegment, TextSegment
 from refrag_components.passage_loader import LoadedPassage, PassageLoader
-from refrag_components.policies import Budget, Policy, PolicyInputs, make_policy, select
+from refrag_components.policies import (
+    DEFAULT_POLICY,
+    Budget,
+    Policy,
+    PolicyInputs,
+    make_policy,
+    select,
+)
 from refrag_components.prompt import (
     ControlPart,
     PassagePart,
@@ -122,7 +129,7 @@ class RefragGenerator:
         *,
         store: ChunkStore | None = None,
         engine: Engine | None = None,
-        policy: str | Policy = "late-interaction",
+        policy: str | Policy = DEFAULT_POLICY,
         budget: float | Budget = 0.25,
     ) -> None:
         self.model = model

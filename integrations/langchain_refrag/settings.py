@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from refrag_components.engines import SamplingParams
-from refrag_components.policies import Budget, check_policy
+from refrag_components.policies import DEFAULT_POLICY, Budget, check_policy
 from refrag_components.registry import default_registry
 from refrag_components.report import Report
 from refrag_components.resolver import Resolver
@@ -55,7 +55,7 @@ class RefragSettings(BaseModel):
 
     model_name: str = Field(alias="model")
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
-    policy: str = "late-interaction"
+    policy: str = DEFAULT_POLICY
     budget: SkipValidation[float | Budget] = 0.25
     max_tokens: int = 256
     temperature: float = 0.0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
 __all__ = [
+    "DEFAULT_POLICY",
     "POLICIES",
     "AllPolicy",
     "Budget",
@@ -49,6 +50,9 @@ _MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
 }
 
 POLICIES: tuple[str, ...] = tuple(sorted(_MAKERS))
+
+#: What models choose by where nothing else is asked for.
+DEFAULT_POLICY: str = LateInteractionPolicy.name
 
 
 def check_policy(name: str) -> None:

@@ -10,7 +10,7 @@ from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field
 from pydantic import SkipValidation
 
 from refrag_components.engines import SamplingParams
-from refrag_components.policies import Budget, check_policy
+from refrag_components.policies import DEFAULT_POLICY, Budget, check_policy
 from refrag_components.stores.base import ChunkStore
 from refrag_components.weights import checkpoint_folder
 
@@ -36,7 +36,7 @@ class GenerationSettings(BaseModel):
 
     model: str = DEFAULT_MODEL
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
-    policy: str = "late-interaction"
+    policy: str = DEFAULT_POLICY
     budget: SkipValidation[float | Budget] = 0.25
     max_tokens: int = 256
     temperature: float = 0.0
