@@ -130,14 +130,19 @@ class FoldedWeights:
             a = torch.stack([layer.lora_A[EVERYWHERE].weight for layer in layers])
             b = torch.stack([layer.lora_B[EVERYWHERE].weight for layer in layers])
             for layer, product in zip(layers, (b @ a).unbind(), strict=True):
-                scaling = layer.scaling[EVERYWHERE]
-                layer.folded = torch.add(_frozen(layer), product, alpha=scaling)
+                layer.folded = _folded(layer, product)
 
-    def leave_out(self) -> None:
-        """Lets all passes read with the base weights, until ``make`` or ``forget``."""
-        for layers in self._groups:
-            for layer in layers:
-                layer.folded = _frozen(layer)
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Reads with the base weights."""
+        before = [(layer, layer.folded) for layers in self._groups for layer in layers]
+        for layer, _ in before:
+            layer.folded = _frozen(layer)
+        try:
+            yield
+        finally:
+            for layer, folded in before:
+                layer.folded = folded
 
     def forget(self) -> None:
         """Lets each pass make its own again: the adapters have learnt."""
@@ -151,6 +156,10 @@ def _frozen(layer: Any) -> Tensor:
     return weight.T if layer.fan_in_fan_out else weight  # GPT-2: transposed
 
 
+def _folded(layer: Any, product: Tensor) -> Tensor:
+    return torch.add(_frozen(layer), product, alpha=layer.scaling[EVERYWHERE])
+
+
 def _folded_forward(layer: Any, states: Tensor) -> Tensor:
     base = layer.base_layer
     if layer.disable_adapters or EVERYWHERE not in layer.lora_A:
@@ -159,7 +168,7 @@ def _folded_forward(layer: Any, states: Tensor) -> Tensor:
         weight = layer.folded
         if weight is None:
             a, b = layer.lora_A[EVERYWHERE].weight, layer.lora_B[EVERYWHERE].weight
-            weight = _frozen(layer) + layer.scaling[EVERYWHERE] * (b @ a)
+            weight = _folded(layer, b @ a)
         out = nn.functional.linear(states, weight.to(states.dtype), base.bias)
     if layer.disable_adapters or CHUNK_ADAPTER not in layer.lora_A:
         return out

@@ -41,7 +41,7 @@ def reconstruction_plan(settings: StageSettings, seed: int) -> list[WindowSpec |
     plan: list[WindowSpec | ConversationSpec] = []
     for step in range(settings.steps):
         k = int(rng.choice(settings.chunk_sizes))
-        plan.append(_of_curriculum(step / settings.steps, k, settings, rng))
+        plan.append(_of_curriculum(step * STAGES // settings.steps, k, settings, rng))
     return plan
 
 
@@ -57,7 +57,8 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
         p = float(rng.choice(settings.expanded))
         kind = rng.random()
         if step < settings.curriculum_steps and step % 2 == 0:
-            plan.append(_of_curriculum(step / settings.curriculum_steps, k, settings, rng))
+            stage = step * STAGES // settings.curriculum_steps
+            plan.append(_of_curriculum(stage, k, settings, rng))
             continue
         if kind < (share := settings.reconstruction_share):
             plan.append(_reconstruct(settings.reconstruction_tokens // k, k))
@@ -91,10 +92,10 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
 
 
 def _of_curriculum(
-    done: float, k: int, settings: StageSettings, rng: np.random.Generator
+    stage: int, k: int, settings: StageSettings, rng: np.random.Generator
 ) -> WindowSpec:
-    """What to repeat when so much (0..1) of the curriculum is done."""
-    mixture = stage_mixture(int(done * STAGES), settings.reconstruction_tokens // k)
+    """What to repeat in a stage of the curriculum."""
+    mixture = stage_mixture(stage, settings.reconstruction_tokens // k)
     weight = np.array([share * chunks for chunks, share in mixture.items()])
     return _reconstruct(int(rng.choice(list(mixture), p=weight / weight.sum())), k)
 
@@ -119,7 +120,7 @@ class PlannedBatches(Dataset[Batch]):
         questions: For conversations; needed where the plan has any.
         with_full_text: Whether the full text passes through the decoder too (distillation), but
             at p = 1, where it is the text itself, and where text of the context is asked for.
-        imitate: Whether the teacher is the base decoder: it stands beside plain text too, and
+        base_teacher: Whether the teacher is the base decoder: it stands beside plain text too, and
             labels of the context are left out.
         replicas: Processes that train together. They take turns through the batches, and each
             step's batches have one shape, so that none waits for another.
@@ -132,7 +133,7 @@ class PlannedBatches(Dataset[Batch]):
     seed: int
     questions: QuestionSet | None = None
     with_full_text: bool = False
-    imitate: bool = False
+    base_teacher: bool = False
     replicas: int = 1
 
     def __post_init__(self) -> None:
@@ -162,7 +163,7 @@ class PlannedBatches(Dataset[Batch]):
         # What is repeated or recalled is certain: no reader of the full text says it better. And a
         # reader of plain text (p = 1) has nothing to learn from itself.
         again = spec.reconstruct or spec.recalled
-        itself = spec.expanded == 1 and not self.imitate
+        itself = spec.expanded == 1 and not self.base_teacher
         with_full_text = self.with_full_text and not (again or itself)
         if with_full_text:
             each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
@@ -175,7 +176,7 @@ class PlannedBatches(Dataset[Batch]):
             separator=self.model.first_token_id,
             rng=rng,
             with_full_text=with_full_text,
-            with_context_labels=not self.imitate,
+            with_context_labels=not self.base_teacher,
         )
 
     def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:

@@ -116,7 +116,7 @@ def run_stage(
             recipe.seed,
             questions,
             with_full_text=settings.reads_full_text,
-            imitate=settings.base_teacher,
+            base_teacher=settings.base_teacher,
             replicas=int(os.environ.get("WORLD_SIZE", "1")),  # as the launcher says
         ),
         settings,

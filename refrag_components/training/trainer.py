@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,9 @@ class TrainingModel(nn.Module):
     def forward(self, **tensors: Tensor | None) -> dict[str, Tensor]:
         """Returns the mean loss over the labels of a ``Batch``'s tensors."""
         batch = Batch(**tensors)  # type: ignore[arg-type]
-        if self.base_teacher:
-            self._folded.leave_out()
-        else:
-            self._folded.make()
-        full = None if batch.full_ids is None else self._read_full_text(batch)
-        if self.base_teacher:
-            self._folded.make()
+        self._folded.make()
+        with self._folded.left_out() if self.base_teacher else nullcontext():
+            full = None if batch.full_ids is None else self._read_full_text(batch)
         inputs = batch_embeddings(self.refrag, batch)
         if batch.chunk_places is None:  # nothing was encoded (p = 1)
             # Processes that train together wait for a gradient of every parameter.

@@ -75,7 +75,7 @@ def test_what_is_known_for_certain_has_no_teacher_beside(run_folder: Path) -> No
         QuestionSet.load(run_folder / "questions"),
         with_full_text=True,
     )
-    imitating = replace(batches, imitate=True)
+    imitating = replace(batches, base_teacher=True)
     seen = set()
     for step, spec in enumerate(plan):
         again = isinstance(spec, WindowSpec) and bool(spec.reconstruct or spec.recalled)
