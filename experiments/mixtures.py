@@ -78,10 +78,7 @@ def measure(
                 for first in range(0, len(starts), 16)
             ]
         )
-        counted = 1 - (losses == 0).mean() if spec.recalled else 1.0  # but a span's first tokens
-        found[way] = {
-            part: float(losses[:, a:b].mean() / counted) for part, (a, b) in PARTS.items()
-        }
+        found[way] = {part: float(np.nanmean(losses[:, a:b])) for part, (a, b) in PARTS.items()}
     return found
 
 

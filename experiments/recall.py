@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refrag_components.corpus import IGNORED, TokenisedCorpus, WindowSpec, cut_windows
-from refrag_components.evaluation.perplexity import token_losses
+from refrag_components.corpus import TokenisedCorpus, WindowSpec
+from refrag_components.evaluation.perplexity import window_losses
 from refrag_components.modeling import RefragModel
 
 REPEATED = (1, 4, 16, 64)  # chunks
@@ -28,20 +28,9 @@ TOKENS = 4096  # of context for each number
 
 def mean_loss(model: RefragModel, corpus: TokenisedCorpus, spec: WindowSpec) -> float:
     """Nats a token of what is asked for, over windows drawn alike for every checkpoint."""
-    rng = np.random.default_rng(1)
-    starts = rng.integers(0, len(corpus) - spec.span, size=max(8, TOKENS // spec.context_tokens))
-    losses = []
-    for part in np.array_split(starts, -(-len(starts) // 64)):
-        batch = cut_windows(
-            corpus,
-            part,
-            spec,
-            encoder=model.encoder,
-            separator=model.first_token_id,
-            rng=rng,
-        )
-        losses.append(token_losses(model, batch)[batch.labels.numpy() != IGNORED])
-    return float(np.concatenate(losses).mean())
+    count = max(8, TOKENS // spec.context_tokens)
+    starts = np.random.default_rng(1).integers(0, len(corpus) - spec.span, size=count)
+    return float(window_losses(model, corpus, spec, starts + spec.context_tokens).mean())
 
 
 def main() -> None:

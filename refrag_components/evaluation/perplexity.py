@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from refrag_components.corpus import (
+    IGNORED,
     Batch,
     TokenisedCorpus,
     WindowSpec,
@@ -38,7 +39,7 @@ def token_losses(model: RefragModel, batch: Batch) -> np.ndarray:
     """Negative log-likelihood of each output token of a batch of windows.
 
     Returns:
-        Nats, shape (rows, o), float64.
+        Nats, shape (rows, o), float64; NaN where a label does not count.
     """
     batch = batch.to(model.device)
     with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
@@ -46,7 +47,8 @@ def token_losses(model: RefragModel, batch: Batch) -> np.ndarray:
     nll = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2).float(), batch.labels, reduction="none"
     )
-    losses: np.ndarray = nll.double().cpu().numpy()
+    nll = nll.double().masked_fill(batch.labels == IGNORED, torch.nan)
+    losses: np.ndarray = nll.cpu().numpy()
     return losses
 
 
@@ -110,7 +112,7 @@ def window_losses(
             separator=model.first_token_id,
             rng=rng,
         )
-        losses.append(token_losses(model, batch).mean(axis=1))
+        losses.append(np.nanmean(token_losses(model, batch), axis=1))
         if progress is not None:
             progress(len(losses[-1]))
     return np.concatenate(losses)

@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refrag_components.corpus import TokenisedCorpus, WindowSpec, prepare_corpus
-from refrag_components.evaluation.perplexity import bootstrap, measure_recovery, window_losses
+from refrag_components.corpus import TokenisedCorpus, WindowSpec, cut_windows, prepare_corpus
+from refrag_components.evaluation.perplexity import (
+    bootstrap,
+    measure_recovery,
+    token_losses,
+    window_losses,
+)
 from refrag_components.exceptions import EmptyInputError
 from refrag_components.modeling import RefragModel
 from tests.tiny import TEXT
@@ -48,6 +53,27 @@ def test_the_outputs_are_the_same_whatever_the_context(
     full = window_losses(tiny_model, corpus, WindowSpec(passages=2, expanded=1.0, **spec), starts)
     assert full.shape == none.shape == (2,)
     assert not np.allclose(full, none)
+
+
+def test_what_is_recalled_counts_without_the_first_tokens_of_its_spans(
+    tiny_model: RefragModel, prepared: Path
+) -> None:
+    corpus = TokenisedCorpus.load(prepared)
+    spec = WindowSpec(
+        chunk_size=4, passages=1, passage_tokens=64, output_tokens=16, recalled=8, expanded=1.0
+    )
+    batch = cut_windows(
+        corpus,
+        np.array([300]),
+        spec,
+        encoder=tiny_model.encoder,
+        separator=tiny_model.first_token_id,
+        rng=np.random.default_rng([0, 4]),
+    )
+    losses = token_losses(tiny_model, batch)
+    assert np.isnan(losses).tolist() == [([True] * 2 + [False] * 6) * 2]
+    (mean,) = window_losses(tiny_model, corpus, spec, np.array([364]))
+    assert mean == pytest.approx(np.nanmean(losses), rel=1e-5)
 
 
 def test_the_interval_narrows_with_more_windows() -> None:
