@@ -69,6 +69,7 @@ killed_once() {
 # train STAGE SECONDS CHECKPOINT OPTIONS... -- on all GPUs
 train() {
     stage=$1
+    [ ! -d "$run/$stage/model" ] || return 0
     local seconds=$2 at=$3 pattern=
     shift 3
     [ "$at" -gt 0 ] && pattern=$run/$stage/checkpoint-$at/trainer_state.json
@@ -97,6 +98,7 @@ answers() {
 }
 
 reading() {  # STAGE
+    [ ! -s "$out/recall-$1.log" ] || return 0
     limited $(on 1) python3 experiments/recall.py "$work/valid" "$run/$1/model" >"$out/recall-$1.log" 2>&1
     log "recall after $1"
 }
@@ -121,10 +123,9 @@ reading finetuning &
 model=$run/finetuning/model
 common="--policy random --policy recent --policy perplexity --expanded .1 --expanded .15 --expanded .25"
 chosen="--policy random --policy similarity --policy late-interaction"
+perplexity 1 recovery-4 "$model" --chunk-size 4 $common &
+measured=$!
 if [ "${POLICY:-0}" -gt 0 ]; then
-    # The policies take one GPU; recovery of what they choose for is measured beside.
-    perplexity 1 recovery-4 "$model" --chunk-size 4 $common &
-    beside=$!
     stage=policy
     killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy --max-seconds "$POLICY" \
         --questions "$work/questions"
@@ -132,13 +133,10 @@ if [ "${POLICY:-0}" -gt 0 ]; then
     model=$run/policy/model
     common="$common --policy learned"
     chosen="$chosen --policy learned-query"
-    wait $beside
-else
-    perplexity 0 recovery-4 "$model" --chunk-size 4 $common
 fi
 perplexity 0 recovery-8 "$model" --chunk-size 8 $common --shuffled &
-measured=$!
-turn=1
+measured="$measured $!"
+turn=2
 for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa}; do
     answers $turn "$set" "$model" $chosen &  # all at once: one keeps no GPU busy
     measured="$measured $!"
