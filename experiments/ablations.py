@@ -63,8 +63,7 @@ VARIANTS: dict[str, Change] = {
     "no curriculum": with_stage(curriculum_steps=0, reconstruction_share=0.25),
     "no reconstruction": with_stage(curriculum_steps=0, reconstruction_share=0.0),
     "no recalls": with_stage(recall_share=0.0),
-    "chunk vectors alone": with_model(token_mix=False, token_mlp=0),
-    "linear token mix": with_model(token_mix=True, token_mlp=0),
+    "chunk vectors alone": with_model(token_mlp=0),
     "adapted encoder": adapted_encoder,
     "encoder of 2 layers": with_k(4),  # see main
     "no distillation": with_stage(

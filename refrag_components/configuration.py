@@ -30,10 +30,9 @@ class RefragConfig:
         pooling: How token states become a chunk vector. "cls" needs ``contextual=False``.
         contextual: True encodes a whole passage in one pass and pools each chunk's span, so that a
             chunk vector knows its surroundings; False encodes each chunk alone, as the paper does.
-        token_mix: True adds a learned mix of the chunk's own token embeddings to the projected
-            chunk vector (the token ids are stored anyway).
-        token_mlp: Hidden width of a projector that reads the chunk's tokens beside its vector,
-            instead of a token mix; 0 for none.
+        token_mlp: Hidden width of a projector that reads the chunk's tokens beside its vector
+            (the token ids are stored anyway); 0 for one that reads the vector alone, as the
+            paper's does.
         folders: Folders of weights that belong to a saved checkpoint, such as "decoder_adapter".
             Saving writes them here, and a checkpoint that lacks one of them is refused.
         model_type: Always "refrag".
@@ -46,8 +45,7 @@ class RefragConfig:
     max_chunk_size: int = 8
     pooling: Literal["mean", "cls"] = "mean"
     contextual: bool = True
-    token_mix: bool = True
-    token_mlp: int = 0
+    token_mlp: int = 512
     folders: tuple[str, ...] = ()
     model_type: Literal["refrag"] = "refrag"
     version: Literal[1] = 1
@@ -63,9 +61,6 @@ class RefragConfig:
         if self.token_mlp < 0:
             msg = f"token_mlp must be the width of a hidden layer or 0, got {self.token_mlp}"
             raise ValueError(msg)
-        if self.token_mlp and self.token_mix:
-            msg = "a projector mixes tokens or reads them; set token_mix=False with token_mlp"
-            raise ValueError(msg)
         if self.pooling not in ("mean", "cls"):
             msg = f"pooling must be 'mean' or 'cls', got {self.pooling!r}"
             raise ValueError(msg)
@@ -75,11 +70,6 @@ class RefragConfig:
         if self.pooling == "cls" and self.contextual:
             msg = "pooling='cls' has one vector a sequence; set contextual=False with it"
             raise ValueError(msg)
-
-    @property
-    def projects_tokens(self) -> bool:
-        """Whether the projector is given the chunk's tokens beside its vector."""
-        return self.token_mix or self.token_mlp > 0
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON."""

@@ -373,7 +373,7 @@ class RefragModel(nn.Module):
                 raise FingerprintMismatchError(msg)
         vectors = torch.from_numpy(np.concatenate([p.vectors for p in passages])).to(self.device)
         tokens = None
-        if self.config.projects_tokens:
+        if self.config.token_mlp:
             k = self.config.chunk_size
             ids = np.zeros((len(vectors), k), dtype=np.int64)
             lengths = np.concatenate([p.chunk_lengths for p in passages])

@@ -40,6 +40,7 @@ def tiny_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
     config = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     model = RefragModel.from_base(config)
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
     attach_adapters(model, LoraSettings(decoder_rank=2, chunk_rank=2, encoder_rank=2))
     for name, parameter in model.named_parameters():
         if f"lora_B.{CHUNK_ADAPTER}" in name:  # zero before training

@@ -9,43 +9,9 @@ from refrag_components.projector import Projector, TokenProjector
 
 
 def test_output_has_the_scale_of_token_embeddings() -> None:
-    projector = Projector(24, 64, mix_places=4, embedding_scale=0.136)
-    out = projector(torch.randn(100, 24), 0.136 * torch.randn(100, 4, 64))
+    out = Projector(24, 64, embedding_scale=0.136)(torch.randn(100, 24))
     assert out.shape == (100, 64)
     assert out.std().item() == pytest.approx(0.136, rel=0.05)
-
-
-def test_the_mix_keeps_the_order_of_tokens() -> None:
-    projector = Projector(24, 64, mix_places=4)
-    vectors, tokens = torch.zeros(1, 24), torch.randn(1, 4, 64)
-    swapped = tokens[:, [1, 0, 2, 3]]
-    assert not torch.allclose(projector(vectors, tokens), projector(vectors, swapped), atol=1e-2)
-
-
-def test_an_untrained_mix_still_shows_its_tokens() -> None:
-    """Each token is nearer to the embedding of its own chunk than to that of any other."""
-    torch.manual_seed(0)
-    projector = Projector(24, 256, mix_places=4)
-    tokens = torch.randn(50, 4, 256)
-    with torch.no_grad():
-        chunks = projector(torch.zeros(50, 24), tokens)
-    for place in range(4):
-        likeness = torch.nn.functional.cosine_similarity(tokens[:, place, None], chunks[None], -1)
-        assert likeness.argmax(dim=1).tolist() == list(range(50))
-
-
-def test_fewer_places_than_the_largest_chunk_are_fine() -> None:
-    projector = Projector(24, 64, mix_places=8)
-    tokens = torch.randn(3, 4, 64)
-    padded = torch.cat([tokens, torch.zeros(3, 4, 64)], dim=1)
-    vectors = torch.randn(3, 24)
-    torch.testing.assert_close(projector(vectors, tokens), projector(vectors, padded))
-
-
-def test_a_mix_needs_token_embeddings() -> None:
-    with pytest.raises(ValueError, match="pass token_embeddings"):
-        Projector(24, 64, mix_places=4)(torch.randn(2, 24))
-    assert Projector(24, 64)(torch.randn(2, 24)).shape == (2, 64)
 
 
 def token_projector() -> TokenProjector:

@@ -116,7 +116,7 @@ def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
         return inputs
     vectors = batch_vectors(model, batch)
     tokens = None
-    if model.config.projects_tokens:
+    if model.config.token_mlp:
         tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)
     chunks = model.projector(vectors, tokens).to(inputs.dtype)
     # Under a token any chunk will do. Always the same one would get all their (zero) gradients,

@@ -59,7 +59,7 @@ def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
     """
     flat = batch_vectors(model, batch).half().float()
     tokens = None
-    if model.config.projects_tokens:
+    if model.config.token_mlp:
         tokens = model.decoder.get_input_embeddings()(batch.chunk_tokens).float()
         tokens = tokens * batch.chunk_used.unsqueeze(-1)
     embeddings = model.projector(flat, tokens).to(model.dtype)

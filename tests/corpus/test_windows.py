@@ -22,7 +22,7 @@ from refrag_components.corpus import (
 )
 from refrag_components.layout import Layout, PassageSegment, TextSegment, embed_layouts
 from refrag_components.modeling import RefragModel
-from refrag_components.projector import TokenProjector
+from refrag_components.projector import Projector
 from tests.tiny import TEXT
 
 
@@ -61,24 +61,21 @@ def test_pieces_cover_the_same_characters_as_tokens(
     assert pieces.tolist() == words
 
 
-@pytest.fixture(scope="module", params=["token mix", "token MLP"])
+@pytest.fixture(scope="module", params=["vectors and tokens", "vectors alone"])
 def either_model(
     request: pytest.FixtureRequest,
     tiny_model: RefragModel,
     tiny_base: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RefragModel:
-    """The tiny checkpoint, or one like it whose projector reads the chunk's tokens."""
-    if request.param == "token mix":
+    """The tiny checkpoint, or one like it whose projector reads chunk vectors alone."""
+    if request.param == "vectors and tokens":
         return tiny_model
     decoder, encoder = map(str, tiny_base)
-    config = RefragConfig(
-        decoder=decoder, encoder=encoder, chunk_size=4, token_mix=False, token_mlp=16
-    )
+    config = RefragConfig(decoder=decoder, encoder=encoder, chunk_size=4, token_mlp=0)
     model = RefragModel.from_base(config)
-    assert isinstance(model.projector, TokenProjector)
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
-    model.save_pretrained(folder := tmp_path_factory.mktemp("mlp") / "model")
+    assert isinstance(model.projector, Projector)
+    model.save_pretrained(folder := tmp_path_factory.mktemp("vectors") / "model")
     return RefragModel.from_pretrained(folder, device="cpu")
 
 

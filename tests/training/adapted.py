@@ -20,6 +20,7 @@ def adapted_model(decoder: Path, encoder: Path) -> RefragModel:
     refrag = RefragModel.from_base(config)
     attach_adapters(refrag, LoraSettings(decoder_rank=4, encoder_rank=4))
     torch.manual_seed(2)
+    torch.nn.init.normal_(refrag.projector.out.weight, std=0.2)  # zero before training
     for name, parameter in refrag.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
