@@ -49,6 +49,7 @@ def lay_out_conversations(
             for turn, shown in enumerate(row.passages)
         ]
     )
+    needed = np.concatenate([np.isin(shown, row.needed) for row in rows for shown in row.passages])
     lengths = np.minimum(questions.lengths[numbers], spec.max_tokens)
     counts = -(-lengths // k)
     ends = np.cumsum(lengths)
@@ -57,7 +58,7 @@ def lay_out_conversations(
     tokens = questions.corpus.tokens[place].astype(np.int64)
     begins = within % k == 0
     chunk_of = np.cumsum(begins) - 1
-    expanded = _draw_runs(counts, spec, rng)
+    expanded = _draw_runs(counts, needed, spec, rng)
     if spec.expanded < 1:
         expanded &= np.repeat(latest, counts)
     by_token = expanded[chunk_of]
@@ -103,13 +104,16 @@ def lay_out_conversations(
     return Batch(**tensors, **for_encoder)
 
 
-def _draw_runs(counts: np.ndarray, spec: ConversationSpec, rng: np.random.Generator) -> np.ndarray:
+def _draw_runs(
+    counts: np.ndarray, needed: np.ndarray, spec: ConversationSpec, rng: np.random.Generator
+) -> np.ndarray:
     """Which chunks of all passages expand, passages of so many chunks cut into runs."""
     place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     cut = rng.integers(spec.run, size=len(counts)) * (counts > spec.run)
     run = (place + np.repeat(cut, counts)) // spec.run
     begins = (place == 0) | (np.diff(run, prepend=0) != 0)
-    drawn = rng.random(int(begins.sum())) < spec.expanded
+    likely = spec.expanded * np.where(needed, spec.favour, 1 / spec.favour)
+    drawn = rng.random(int(begins.sum())) < np.repeat(likely, counts)[begins]
     expanded: np.ndarray = drawn[np.cumsum(begins) - 1]
     return expanded
 

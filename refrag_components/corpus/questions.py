@@ -40,6 +40,9 @@ class ConversationSpec:
         expanded: Fraction p of the chunks of the last turn's passages that enter as tokens, drawn
             at random. Passages of earlier turns stay compressed, unless p is 1.
         run: Neighbouring chunks that are drawn together; whole passages if it is large.
+        favour: How much likelier chunks of the passages that answer expand, and less likely the
+            others: min(1, favour p) and p / favour of them do. Among ``favour + 1`` passages with
+            one that answers that is p in all.
         passages: Passages a turn: those that answer the question and distractors.
         max_tokens: Most passage tokens a conversation; what does not fit is left out, distractors
             and earlier turns first.
@@ -48,6 +51,7 @@ class ConversationSpec:
     chunk_size: int
     expanded: float
     run: int = 1
+    favour: float = 1.0
     passages: int = 5
     max_tokens: int = 2048
 
@@ -60,12 +64,14 @@ class Conversation:
         texts: Token ids of the text before, between and after the turns' passages; one more than
             there are turns.
         passages: Numbers of the passages that each turn shows, in prompt order.
+        needed: Numbers of the passages that answer the last turn.
         answer: Token ids of the answer.
         question: What the last turn asks.
     """
 
     texts: list[np.ndarray]
     passages: list[np.ndarray]
+    needed: np.ndarray
     answer: np.ndarray
     question: str
 
@@ -179,7 +185,9 @@ class QuestionSet:
             shown = self._show(turn, spec, room, rng)
             room -= int(np.minimum(self.lengths[shown], spec.max_tokens).sum())
             passages.append(shown)
-        return Conversation(segments, passages[::-1], answer, self.asked[n])
+        begin = self._first_candidate[stop - 1]
+        needed = self.candidates[begin : begin + self.turns[stop - 1, 0]]
+        return Conversation(segments, passages[::-1], needed, answer, self.asked[n])
 
     def _show(
         self, turn: int, spec: ConversationSpec, room: int, rng: np.random.Generator

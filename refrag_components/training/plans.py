@@ -25,6 +25,7 @@ __all__ = ["PlannedBatches", "continual_plan", "reconstruction_plan"]
 
 _PASSAGE_COUNTS = (4, MOST_PASSAGES)
 _RECALLED = (16, 32, 64)  # tokens a span
+_FAVOUR = 4.0  # a quarter of the chunks of 5 passages: the one that answers, and little else
 
 # Shorter rows count as this long: each costs the encoder a sequence of its own.
 _FEWEST_POSITIONS = 16
@@ -65,8 +66,16 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
             continue
         if kind < (share := share + settings.conversation_share):
             shown = int(rng.integers(1, settings.max_passages + 1))
-            run = int(rng.choice(settings.runs))
-            plan.append(ConversationSpec(chunk_size=k, expanded=p, run=run, passages=shown))
+            favoured = 0 < p < 1 and rng.random() < settings.favoured_share
+            plan.append(
+                ConversationSpec(
+                    chunk_size=k,
+                    expanded=p,
+                    run=int(rng.choice(settings.runs)),
+                    favour=_FAVOUR if favoured else 1.0,
+                    passages=shown,
+                )
+            )
             continue
         passages = int(rng.choice(_PASSAGE_COUNTS))
         context = int(rng.choice(settings.context_tokens))

@@ -80,6 +80,8 @@ class StageSettings:
         conversation_share: Share of batches that answer questions over passages in the decoder's
             chat template: a little keeps it able to converse (stage 2), most of them make the
             fine-tuning (stage 3).
+        favoured_share: Share of the batches of conversations with some chunks expanded in which
+            these mostly are of the passages that answer: what a policy chooses.
         max_passages: Most passages a question; their number is drawn batch by batch.
         distillation: Weight of the divergence from what the decoder in its present state says
             after the full text.
@@ -117,6 +119,7 @@ class StageSettings:
     curriculum_steps: int = 0
     recall_share: float = 0.0
     conversation_share: float = 0.0
+    favoured_share: float = 0.0
     max_passages: int = 10
     distillation: float = 0.0
     base_teacher: bool = False

@@ -212,6 +212,26 @@ def test_neighbouring_chunks_expand_together(
     assert np.mean(expanded) == pytest.approx(0.5, abs=0.15)
 
 
+def test_chunks_of_passages_that_answer_can_be_likelier_to_expand(
+    tiny_model: RefragModel, questions: QuestionSet
+) -> None:
+    spec = ConversationSpec(chunk_size=4, expanded=0.25, favour=3.0, passages=3)
+    rows = [row for row in drawn(questions, spec, 400) if len(row.passages) == 1]
+    batch = lay_out(rows, spec, questions, tiny_model)
+    left = set(batch.chunk_index[batch.chunk_index >= 0].tolist())
+    first = 0
+    expanded: dict[bool, list[bool]] = {True: [], False: []}
+    for row in rows:
+        assert set(row.needed) & set(row.passages[0])
+        for number in row.passages[0]:
+            count = int(-(-questions.lengths[number] // 4))
+            own = [first + i not in left for i in range(count)]
+            expanded[number in row.needed] += own
+            first += count
+    assert np.mean(expanded[True]) == pytest.approx(0.75, abs=0.05)
+    assert np.mean(expanded[False]) == pytest.approx(0.25 / 3, abs=0.03)
+
+
 def test_earlier_turns_are_asked_and_answered_before(
     tiny_model: RefragModel, questions: QuestionSet
 ) -> None:

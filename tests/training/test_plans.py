@@ -112,6 +112,23 @@ def test_a_stage_of_running_text_can_begin_with_the_curriculum(run_folder: Path)
     assert sum(lengths[:30]) < sum(lengths[-30:])
 
 
+def test_passages_that_answer_are_favoured_where_some_chunks_expand(run_folder: Path) -> None:
+    recipe = Recipe.load(run_folder / "recipe.toml")
+    settings = replace(
+        recipe.continual,
+        steps=200,
+        expanded=(0.0, 0.25, 1.0),
+        conversation_share=1.0,
+        reconstruction_share=0.0,
+        curriculum_steps=0,
+    )
+    for share, wanted in ((0.0, {1.0}), (0.5, {1.0, 4.0}), (1.0, {4.0})):
+        plan = continual_plan(replace(settings, favoured_share=share), 3)
+        asked = [spec for spec in plan if isinstance(spec, ConversationSpec)]
+        assert {spec.favour for spec in asked if spec.expanded == 0.25} == wanted
+        assert {spec.favour for spec in asked if spec.expanded != 0.25} == {1.0}
+
+
 def test_a_recipe_with_conversations_needs_questions(run_folder: Path, tmp_path: Path) -> None:
     recipe = Recipe.load(run_folder / "recipe.toml")
     model = RefragModel.from_base(recipe.model)
