@@ -193,7 +193,7 @@ def observe(model: RefragModel, inputs: PolicyInputs, question: str) -> Observat
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
     used = np.arange(k) < lengths[:, None]
     ids[used] = np.concatenate([passage.token_ids for passage in passages])
-    asked = model.chunker.cut_questions([question])
+    asked = model.chunker.chunk([question.strip()])
     rows = model.encoder.encode(asked)[0]
     arrays = (
         np.concatenate([passage.vectors for passage in passages]),

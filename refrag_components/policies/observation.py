@@ -31,7 +31,7 @@ class Observation:
         token_ids: Tokens of each chunk, 0 where there is none, (prompts, chunks, k), int64.
         used: True where ``token_ids`` holds a token, same shape.
         passages: Number of each chunk's passage, 0.. ascending, (prompts, chunks), int64.
-        question_vectors: Vectors of the question's parts, (prompts, any, d_enc), float32.
+        question_vectors: The question's own chunk vectors, (prompts, any, d_enc), float32.
         question_used: True where ``question_vectors`` holds one, (prompts, any).
         question_ids: The question's tokens padded with -1, (prompts, any), int64.
     """
