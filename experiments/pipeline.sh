@@ -99,7 +99,8 @@ answers() {
 
 reading() {  # STAGE
     [ ! -s "$out/recall-$1.log" ] || return 0
-    limited $(on 1) python3 experiments/recall.py "$work/valid" "$run/$1/model" >"$out/recall-$1.log" 2>&1
+    limited $(on 1) python3 experiments/recall.py "$work/valid" "$run/$1/model" >"$out/recall-$1.part" 2>&1 &&
+        mv "$out/recall-$1.part" "$out/recall-$1.log"
     log "recall after $1"
 }
 

@@ -103,7 +103,7 @@ class RefragConfig:
             raise UnknownModelError(msg)
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            msg = f"{path} has unknown entries {unknown}; update the library to read it"
+            msg = f"{path} has unknown entries {unknown}: another version of the library wrote it"
             raise UnknownModelError(msg)
         try:
             return cls(**values | {"folders": tuple(values.get("folders", ()))})

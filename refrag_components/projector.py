@@ -64,8 +64,7 @@ class Projector(nn.Module):
         Returns:
             Chunk embeddings, shape (..., d_dec).
         """
-        projected: Tensor = self.norm(self.mlp(vectors))
-        return projected
+        return self.norm(self.mlp(vectors))
 
 
 class TokenProjector(nn.Module):

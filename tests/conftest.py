@@ -63,7 +63,9 @@ def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder = save_tiny_decoder(folder / "llama", config)
     encoder = save_tiny_encoder(folder / "bert")
     refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
-    RefragModel.from_base(refrag).save_pretrained(folder / "tiny")
+    model = RefragModel.from_base(refrag)
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    model.save_pretrained(folder / "tiny")
     return folder
 
 

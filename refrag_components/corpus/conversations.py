@@ -112,8 +112,7 @@ def _draw_runs(
     cut = rng.integers(spec.run, size=len(counts)) * (counts > spec.run)
     run = (place + np.repeat(cut, counts)) // spec.run
     begins = (place == 0) | (np.diff(run, prepend=0) != 0)
-    likely = spec.expanded * np.where(needed, spec.favour, 1 / spec.favour)
-    drawn = rng.random(int(begins.sum())) < np.repeat(likely, counts)[begins]
+    drawn = rng.random(int(begins.sum())) < np.repeat(spec.shares(needed), counts)[begins]
     expanded: np.ndarray = drawn[np.cumsum(begins) - 1]
     return expanded
 

@@ -41,8 +41,8 @@ class ConversationSpec:
             at random. Passages of earlier turns stay compressed, unless p is 1.
         run: Neighbouring chunks that are drawn together; whole passages if it is large.
         favour: How much likelier chunks of the passages that answer expand, and less likely the
-            others: min(1, favour p) and p / favour of them do. Among ``favour + 1`` passages with
-            one that answers that is p in all.
+            others (``shares``). While p is at most 1 / favour, that is p in all among
+            ``favour + 1`` passages with one that answers.
         passages: Passages a turn: those that answer the question and distractors.
         max_tokens: Most passage tokens a conversation; what does not fit is left out, distractors
             and earlier turns first.
@@ -55,6 +55,15 @@ class ConversationSpec:
     passages: int = 5
     max_tokens: int = 2048
 
+    def shares(self, needed: np.ndarray) -> np.ndarray:
+        """How likely a chunk of each passage expands, at most 1.
+
+        Args:
+            needed: True for the passages that answer.
+        """
+        likely: np.ndarray = self.expanded * np.where(needed, self.favour, 1 / self.favour)
+        return likely.clip(max=1)
+
 
 @dataclass(frozen=True, eq=False)
 class Conversation:
@@ -64,7 +73,8 @@ class Conversation:
         texts: Token ids of the text before, between and after the turns' passages; one more than
             there are turns.
         passages: Numbers of the passages that each turn shows, in prompt order.
-        needed: Numbers of the passages that answer the last turn.
+        needed: Numbers of the passages that answer the last turn, or that it was asked about
+            where none does.
         answer: Token ids of the answer.
         question: What the last turn asks.
     """
@@ -165,11 +175,13 @@ class QuestionSet:
 
     def _positions(self, row: Conversation, spec: ConversationSpec, with_full_text: bool) -> float:
         text = sum(map(len, row.texts)) + len(row.answer)
-        lengths = np.minimum(self.lengths[np.concatenate(row.passages)], spec.max_tokens)
-        each = spec.expanded + (1 - spec.expanded) / spec.chunk_size
+        shown = np.concatenate(row.passages)
+        lengths = np.minimum(self.lengths[shown], spec.max_tokens)
+        shares = spec.shares(np.isin(shown, row.needed))
+        each = shares + (1 - shares) / spec.chunk_size
         teacher = with_full_text and spec.expanded < 1
         full = (text + float(lengths.sum())) / 3 if teacher else 0.0
-        return text + each * float(lengths.sum()) + full
+        return text + float(each @ lengths) + full
 
     def _draw(self, spec: ConversationSpec, rng: np.random.Generator) -> Conversation:
         own = self._files[int(np.searchsorted(self._shares, rng.random()))]

@@ -66,12 +66,14 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
             continue
         if kind < (share := share + settings.conversation_share):
             shown = int(rng.integers(1, settings.max_passages + 1))
-            favoured = 0 < p < 1 and rng.random() < settings.favoured_share
+            run = int(rng.choice(settings.runs))
+            wanted = settings.favoured_share if 0 < p < 1 else 0.0
+            favoured = wanted > 0 and rng.random() < wanted
             plan.append(
                 ConversationSpec(
                     chunk_size=k,
                     expanded=p,
-                    run=int(rng.choice(settings.runs)),
+                    run=run,
                     favour=_FAVOUR if favoured else 1.0,
                     passages=shown,
                 )

@@ -212,10 +212,11 @@ def test_neighbouring_chunks_expand_together(
     assert np.mean(expanded) == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.parametrize("run", [1, 3])
 def test_chunks_of_passages_that_answer_can_be_likelier_to_expand(
-    tiny_model: RefragModel, questions: QuestionSet
+    run: int, tiny_model: RefragModel, questions: QuestionSet
 ) -> None:
-    spec = ConversationSpec(chunk_size=4, expanded=0.25, favour=3.0, passages=3)
+    spec = ConversationSpec(chunk_size=4, expanded=0.25, run=run, favour=3.0, passages=3)
     rows = [row for row in drawn(questions, spec, 400) if len(row.passages) == 1]
     batch = lay_out(rows, spec, questions, tiny_model)
     left = set(batch.chunk_index[batch.chunk_index >= 0].tolist())
@@ -267,11 +268,22 @@ def test_passages_that_answer_come_first_and_keep_to_the_limits(
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(200, 4000), st.sampled_from([0.0, 0.25, 1.0]), st.integers(0, 100))
+@given(
+    st.integers(200, 4000),
+    st.sampled_from([(0.0, 1.0), (0.25, 1.0), (0.25, 4.0), (1.0, 1.0)]),
+    st.integers(1, 5),
+    st.integers(0, 100),
+)
 def test_a_batch_keeps_to_its_positions(
-    tiny_model: RefragModel, questions: QuestionSet, positions: int, expanded: float, seed: int
+    tiny_model: RefragModel,
+    questions: QuestionSet,
+    positions: int,
+    expanded: tuple[float, float],
+    passages: int,
+    seed: int,
 ) -> None:
-    spec = ConversationSpec(chunk_size=4, expanded=expanded)
+    p, favour = expanded
+    spec = ConversationSpec(chunk_size=4, expanded=p, favour=favour, passages=passages)
     rng = np.random.default_rng(seed)
     rows = questions.fill(positions, spec, rng)
     batch = lay_out(rows, spec, questions, tiny_model)

@@ -107,7 +107,9 @@ def any_model(
 ) -> RefragModel:
     decoder = save_tiny_decoder(tmp_path_factory.mktemp(request.param), _DECODERS[request.param])
     config = RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
-    return RefragModel.from_base(config).eval()
+    model = RefragModel.from_base(config).eval()
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    return model
 
 
 @pytest.fixture

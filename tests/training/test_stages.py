@@ -89,8 +89,9 @@ def test_the_first_stage_moves_projector_encoder_and_decoder(
     start = RefragModel.from_base(Recipe.load(run_folder / "recipe.toml").model)
     trained = RefragModel.from_pretrained(finished / "reconstruction" / "model", device="cpu")
     before, after = dict(start.named_parameters()), dict(trained.named_parameters())
-    for part in ("projector.mix", "encoder.model.encoder.layer.0.attention.self.query.weight"):
-        assert not torch.allclose(before[part], after[part], atol=1e-5), part
+    part = "encoder.model.encoder.layer.0.attention.self.query.weight"
+    assert not torch.allclose(before[part], after[part], atol=1e-5)
+    assert after["projector.out.weight"].any()  # zero before training
     layer = "decoder.model.layers.0.self_attn.q_proj"
     merged = after[f"{layer}.base_layer.weight"]
     assert not torch.allclose(before[f"{layer}.weight"], merged, atol=1e-6)
@@ -245,9 +246,8 @@ def test_an_encoder_may_stay_as_it_is(run_folder: Path, tmp_path: Path) -> None:
     untrained = RefragModel.from_base(recipe.model)
     assert trained.fingerprint == untrained.fingerprint
     vectors = untrained.encode_passages(["Rain fell on the mountain."])
-    assert not torch.allclose(
-        trained.chunk_embeddings(vectors), untrained.chunk_embeddings(vectors), rtol=1e-2
-    )
+    assert torch.isfinite(trained.chunk_embeddings(vectors)).all()
+    assert dict(trained.projector.named_parameters())["out.weight"].any()  # zero before training
 
 
 def test_the_alignment_of_the_context_fades(
