@@ -14,12 +14,14 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refrag_components.chunking import ChunkedPassage
+from refrag_components.codecs import CODECS, Codec, pack, unpack
 from refrag_components.evaluation.contexts import Context, Setting, draw_contexts
 from refrag_components.evaluation.pool import PassagePool
 from refrag_components.evaluation.questions import load_questions, set_name
@@ -54,11 +56,20 @@ def shown(context: Context, chunked: dict[str, ChunkedPassage]) -> list[np.ndarr
     return [own for own in places if len(own)]
 
 
-def measure(model: RefragModel, contexts: list[Context]) -> list[dict[str, Any]]:
+def stored(vectors: ChunkVectors, codec: Codec) -> ChunkVectors:
+    """Chunk vectors as a store gives them back."""
+    rows = unpack(pack(vectors.vectors, codec), codec, vectors.vectors.shape)
+    return replace(vectors, vectors=np.array(rows, np.float32))
+
+
+def measure(
+    model: RefragModel, contexts: list[Context], codec: Codec = "float32"
+) -> list[dict[str, Any]]:
     """One row a policy and fraction."""
     texts = list(dict.fromkeys(text for context in contexts for text in context.passages))
     chunked = dict(zip(texts, model.chunker.chunk(texts), strict=True))
-    vectors: dict[str, ChunkVectors] = dict(zip(texts, model.encode_passages(texts), strict=True))
+    encoded = [stored(vectors, codec) for vectors in model.encode_passages(texts)]
+    vectors: dict[str, ChunkVectors] = dict(zip(texts, encoded, strict=True))
     found = [(context, places) for context in contexts if (places := shown(context, chunked))]
     inputs = [
         PolicyInputs([vectors[text] for text in context.passages], context.question.text)
@@ -97,6 +108,7 @@ def main() -> None:
     parser.add_argument("--model", default="refrag-smollm2-135m")
     parser.add_argument("--passages", type=int, default=5)
     parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--codec", choices=CODECS, default="float32")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = RefragModel.from_pretrained(options.model)
@@ -106,7 +118,7 @@ def main() -> None:
         pool = PassagePool(model, [])
         pool.add([text for question in questions for text in (*question.needed, *question.others)])
         contexts = draw_contexts(questions, Setting("given", options.passages), pool)
-        results[set_name(path)] = rows = measure(model, contexts)
+        results[set_name(path)] = rows = measure(model, contexts, options.codec)
         for row in rows:
             print(set_name(path), json.dumps(row), file=sys.stderr, flush=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
