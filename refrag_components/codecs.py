@@ -94,43 +94,57 @@ def _pack_rotated4(vectors: np.ndarray) -> bytes:
     codes, scales = _nearest_levels(rows)
     if rows.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)))
-    # The upper half of a float32: all of its range, and precision enough beside 16 levels. What
-    # was decoded comes out of the same arithmetic with a scale that rounds to the same 16 bits,
-    # so that packing it again loses nothing more.
+    return scales.tobytes() + (codes[:, ::2] << 4 | codes[:, 1::2]).tobytes()
+
+
+def _to_16_bits(scales: np.ndarray) -> np.ndarray:
+    """The upper half of a float32: all of its range, and precision enough beside 16 levels."""
     bits = scales.clip(max=_LARGEST_SCALE).astype("<f4").view("<u4") + np.uint32(0x8000)
-    return (bits >> 16).astype("<u2").tobytes() + (codes[:, ::2] << 4 | codes[:, 1::2]).tobytes()
+    return (bits >> 16).astype("<u2")
+
+
+def _from_16_bits(halves: np.ndarray) -> np.ndarray:
+    return (halves.astype("<u4") << 16).view("<f4").astype(np.float64)
 
 
 def _nearest_levels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the level at each coordinate, (n, width) uint8, and each row's scale, (n,).
+    """Number of the level at each coordinate, (n, width) uint8, and each row's scale, (n,) uint16.
 
     A row is its levels times its scale. Tried are scales near the row's root mean square, and
     those that put its largest coordinate exactly on a level: one of them is the scale that a row
-    which was decoded before had then.
+    which was decoded before had then. The best one is told with its scale rounded to 16 bits: a
+    row that was decoded before gets the same levels and scale, and loses nothing more.
     """
     peaks = np.abs(rows).max(axis=1)
-    units = rows / np.where(peaks > 0, peaks, 1)[:, None]  # squares of huge values overflow
+    divisors = np.where(peaks > 0, peaks, 1)
+    units = rows / divisors[:, None]  # squares of huge values overflow
     rms = np.sqrt((units**2).mean(axis=1))
     tried = [np.full(len(rows), 1 / level) for level in reversed(_UPPER)]
     tried += [np.where(rms > 0, rms, 1) * factor for factor in _NEAR_RMS]
     codes = np.zeros(rows.shape, dtype=np.uint8)
-    scales = np.zeros(len(rows))
-    cosines = np.full(len(rows), -np.inf)  # times the row's length
+    scales = np.zeros(len(rows), dtype="<u2")
+    gains = np.full(len(rows), -np.inf)  # what is explained of a row's squared length
     for own_scales in tried:
         own = np.searchsorted(_BORDERS, units / own_scales[:, None]).astype(np.uint8)
         levels = _LEVELS[own]
-        lengths = np.sqrt(np.einsum("ij,ij->i", levels, levels))
-        own_cosines = np.einsum("ij,ij->i", units, levels) / lengths
-        better = own_cosines > cosines
-        codes[better], cosines[better] = own[better], own_cosines[better]
-        scales[better] = (own_cosines / lengths)[better]  # least squares
-    return codes, scales * peaks
+        squares = np.einsum("ij,ij->i", levels, levels)
+        products = np.einsum("ij,ij->i", units, levels)
+        halves = _to_16_bits(products / squares * peaks)  # least squares
+        rounded = _from_16_bits(halves) / divisors
+        own_gains = rounded * (2 * products - rounded * squares)
+        better = own_gains > gains
+        codes[better], gains[better], scales[better] = (
+            own[better],
+            own_gains[better],
+            halves[better],
+        )
+    return codes, scales
 
 
 def _unpack_rotated4(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     n, width = shape
     halves = np.frombuffer(data[: 2 * n], dtype="<u2")
-    scales = (halves.astype("<u4") << 16).view("<f4").astype(np.float64)
+    scales = _from_16_bits(halves)
     if not np.isfinite(scales).all():
         raise ValueError("a scale is NaN or infinite")
     pairs = np.frombuffer(data[2 * n :], dtype=np.uint8).reshape(n, -(-width // 2))

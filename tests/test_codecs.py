@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -48,6 +48,8 @@ def test_rotated4_errs_by_half_a_gap_at_most(vectors: np.ndarray) -> None:
 
 
 @given(arrays())
+@example(np.float32(1e-31) * np.array([[7.8649045, -1.4638926, 12.178495]], np.float32))
+@example(np.float32(0.37) * np.ones((1, 1), np.float32))
 def test_rotated4_loses_nothing_the_second_time(vectors: np.ndarray) -> None:
     once = round_trip(vectors)
     twice = round_trip(once)
