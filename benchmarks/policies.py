@@ -14,14 +14,13 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refrag_components.chunking import ChunkedPassage
-from refrag_components.codecs import CODECS, Codec, pack, unpack
+from refrag_components.codecs import CODECS, Codec
 from refrag_components.evaluation.contexts import Context, Setting, draw_contexts
 from refrag_components.evaluation.pool import PassagePool
 from refrag_components.evaluation.questions import load_questions, set_name
@@ -56,20 +55,14 @@ def shown(context: Context, chunked: dict[str, ChunkedPassage]) -> list[np.ndarr
     return [own for own in places if len(own)]
 
 
-def stored(vectors: ChunkVectors, codec: Codec) -> ChunkVectors:
-    """Chunk vectors as a store gives them back."""
-    rows = unpack(pack(vectors.vectors, codec), codec, vectors.vectors.shape)
-    return replace(vectors, vectors=np.array(rows, np.float32))
-
-
 def measure(
     model: RefragModel, contexts: list[Context], codec: Codec = "float32"
 ) -> list[dict[str, Any]]:
     """One row a policy and fraction."""
     texts = list(dict.fromkeys(text for context in contexts for text in context.passages))
     chunked = dict(zip(texts, model.chunker.chunk(texts), strict=True))
-    encoded = [stored(vectors, codec) for vectors in model.encode_passages(texts)]
-    vectors: dict[str, ChunkVectors] = dict(zip(texts, encoded, strict=True))
+    encoded = [own.to_bytes(codec) for own in model.encode_passages(texts)]  # as a store has them
+    vectors = dict(zip(texts, map(ChunkVectors.from_bytes, encoded), strict=True))
     found = [(context, places) for context in contexts if (places := shown(context, chunked))]
     inputs = [
         PolicyInputs([vectors[text] for text in context.passages], context.question.text)
