@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import set_seed
 
 from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
 from refrag_components.modeling import RefragModel
 from refrag_components.training.adapters import attach_adapters
-from refrag_components.training.recipe import LoraSettings
+from refrag_components.training.recipe import LoraSettings, Recipe
 
 
 def adapted_model(decoder: Path, encoder: Path) -> RefragModel:
@@ -25,6 +26,12 @@ def adapted_model(decoder: Path, encoder: Path) -> RefragModel:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return refrag
+
+
+def untrained_model(recipe: Recipe) -> RefragModel:
+    """What the first stage of a run starts from."""
+    set_seed(recipe.seed)
+    return RefragModel.from_base(recipe.model)
 
 
 def window_batch(

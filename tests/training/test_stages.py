@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import set_seed
 
 from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
@@ -34,6 +33,7 @@ from refrag_components.training.trainer import (
     TrainingModel,
     last_complete_checkpoint,
 )
+from tests.training.adapted import untrained_model
 
 
 def command(run_folder: Path, out: Path, *more: str) -> list[str]:
@@ -88,13 +88,11 @@ def test_the_first_stage_moves_projector_encoder_and_decoder(
     finished: Path, run_folder: Path
 ) -> None:
     recipe = Recipe.load(run_folder / "recipe.toml")
-    set_seed(recipe.seed)  # as the stage does: the projector that it started from
-    start = RefragModel.from_base(recipe.model)
+    start = untrained_model(recipe)
     trained = RefragModel.from_pretrained(finished / "reconstruction" / "model", device="cpu")
     before, after = dict(start.named_parameters()), dict(trained.named_parameters())
     for part in ("projector.mix", "encoder.model.encoder.layer.0.attention.self.query.weight"):
         assert not torch.allclose(before[part], after[part], atol=1e-5), part
-    assert after["projector.out.weight"].any()  # zero before training
     layer = "decoder.model.layers.0.self_attn.q_proj"
     merged = after[f"{layer}.base_layer.weight"]
     assert not torch.allclose(before[f"{layer}.weight"], merged, atol=1e-6)
@@ -246,14 +244,12 @@ def test_an_encoder_may_stay_as_it_is(run_folder: Path, tmp_path: Path) -> None:
     )
     assert not (out / "encoder_adapter").exists()
     trained = RefragModel.from_pretrained(out, device="cpu")
-    set_seed(recipe.seed)  # as the stage does: the projector that it started from
-    untrained = RefragModel.from_base(recipe.model)
+    untrained = untrained_model(recipe)
     assert trained.fingerprint == untrained.fingerprint
     vectors = untrained.encode_passages(["Rain fell on the mountain."])
     assert not torch.allclose(
         trained.chunk_embeddings(vectors), untrained.chunk_embeddings(vectors), rtol=1e-2
     )
-    assert dict(trained.projector.named_parameters())["out.weight"].any()  # zero before training
 
 
 def test_the_alignment_of_the_context_fades(
