@@ -21,6 +21,8 @@ __all__ = [
 CONTEXT_FEATURES = 12
 QUESTION_FEATURES = 9
 
+_LEAST_SPREAD = 1e-3  # of cosines; where all are alike, rounding must not look like a difference
+
 
 @dataclass(frozen=True, eq=False)
 class Observation:
@@ -170,7 +172,7 @@ def _standing_out(values: Tensor, present: Tensor) -> Tensor:
     """A chunk's value less the context's mean, divided by three standard deviations."""
     total = present.sum(1, keepdim=True).clamp(min=1)
     deviation = (values - (values * present).sum(1, keepdim=True) / total) * present
-    spread = (deviation.square().sum(1, keepdim=True) / total).sqrt().clamp(min=1e-6)
+    spread = (deviation.square().sum(1, keepdim=True) / total).sqrt().clamp(min=_LEAST_SPREAD)
     return deviation / spread / 3
 
 
