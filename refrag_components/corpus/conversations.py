@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +40,8 @@ def lay_out_conversations(
         questions: Hold the passages.
         encoder: Gives the encoder's special tokens and window.
         rng: Draws the expanded chunks.
-        with_full_text: Whether ``full_ids`` are wanted; at p = 1 there are none.
+        with_full_text: Whether ``full_ids`` are wanted, the rows in full but without the passages
+            that do not answer: who has not seen them cannot be drawn away. At p = 1 there are none.
     """
     k = spec.chunk_size
     numbers = np.concatenate([shown for row in rows for shown in row.passages])
@@ -95,13 +98,21 @@ def lay_out_conversations(
         questions.corpus, bounds, counts if encoded else counts[:0], encoder
     )
     if with_full_text and encoded:
-        full_ids = _rows(rows, np.split(tokens, ends[:-1]), questions.separator)
+        alone = [_supported(row) for row in rows]
+        supporting = np.concatenate([mask for row in rows for mask in row.supporting])
+        kept_tokens = list(compress(np.split(tokens, ends[:-1]), supporting))
+        full_ids = _rows(alone, kept_tokens, questions.separator)
         arrays["full_ids"] = _padded(full_ids, 0)[:, :-1]
         arrays["full_index"] = np.flatnonzero(_labels(full_ids, answers) != IGNORED)
     tensors: dict[str, Any] = {
         name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
     }
     return Batch(**tensors, **for_encoder)
+
+
+def _supported(row: Conversation) -> Conversation:
+    passages = [shown[mask] for shown, mask in zip(row.passages, row.supporting, strict=True)]
+    return replace(row, passages=passages)
 
 
 def _draw_runs(

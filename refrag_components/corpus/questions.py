@@ -85,6 +85,12 @@ class Conversation:
     answer: np.ndarray
     question: str
 
+    @property
+    def supporting(self) -> list[np.ndarray]:
+        """True for the passages of each turn that answer the last one; all where none does."""
+        masks = [np.isin(shown, self.needed) for shown in self.passages]
+        return masks if any(map(np.any, masks)) else [~mask for mask in masks]
+
 
 @dataclass(frozen=True, eq=False)
 class QuestionSet:
@@ -159,8 +165,8 @@ class QuestionSet:
             positions: Decoder positions of the batch, padding included, about.
             spec: What they look like.
             rng: Source of randomness.
-            with_full_text: Whether the full text passes through the decoder too. Its positions
-                count a third: nothing is kept of them for a backward pass.
+            with_full_text: Whether the supporting passages pass through the decoder in full too.
+                Their positions count a third: nothing is kept of them for a backward pass.
         """
         drawn: list[Conversation] = []
         sizes: list[float] = []
@@ -180,7 +186,8 @@ class QuestionSet:
         shares = spec.shares(np.isin(shown, row.needed))
         each = shares + (1 - shares) / spec.chunk_size
         teacher = with_full_text and spec.expanded < 1
-        full = (text + float(lengths.sum())) / 3 if teacher else 0.0
+        supporting = np.concatenate(row.supporting)
+        full = (text + float(lengths[supporting].sum())) / 3 if teacher else 0.0
         return text + float(each @ lengths) + full
 
     def _draw(self, spec: ConversationSpec, rng: np.random.Generator) -> Conversation:

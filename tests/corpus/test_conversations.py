@@ -156,12 +156,21 @@ def test_only_the_answers_count(
     assert batch_logits(tiny_model, batch).shape[:2] == batch.labels.shape
 
 
-def test_the_teacher_reads_the_same_text_in_full(
+def test_the_teacher_reads_what_answers_in_full(
     tiny_model: RefragModel, questions: QuestionSet
 ) -> None:
     spec = ConversationSpec(chunk_size=4, expanded=0.25, passages=3)
     rows = drawn(questions, spec)
-    plain = lay_out(rows, replace(spec, expanded=1.0), questions, tiny_model)
+    supported = []
+    for row in rows:
+        alone = [[n for n in shown if n in row.needed] for shown in row.passages]
+        if any(alone):
+            row = replace(row, passages=[np.array(shown, dtype=int) for shown in alone])
+        supported.append(row)
+    assert sum(map(len, (n for row in supported for n in row.passages))) < sum(
+        map(len, (n for row in rows for n in row.passages))
+    )
+    plain = lay_out(supported, replace(spec, expanded=1.0), questions, tiny_model)
     batch = lay_out(rows, spec, questions, tiny_model, with_full_text=True)
     assert batch.full_ids is not None
     assert batch.full_index is not None
@@ -171,6 +180,18 @@ def test_the_teacher_reads_the_same_text_in_full(
     flat = full_labels.flatten()
     assert torch.equal(flat[batch.full_index], batch.labels[batch.labels != IGNORED])
     assert int((flat != IGNORED).sum()) == len(batch.full_index)
+
+
+@pytest.mark.parametrize("needed", [[7], [3, 9], [0, 1]])
+def test_all_passages_support_where_none_answers(needed: list[int]) -> None:
+    shown = [np.array([3, 5]), np.array([7, 3, 4])]
+    row = Conversation([], shown, np.array(needed), np.array([1]), "?")
+    expected = {
+        7: [[False, False], [True, False, False]],
+        3: [[True, False], [False, True, False]],
+        0: [[True, True], [True, True, True]],
+    }
+    assert [mask.tolist() for mask in row.supporting] == expected[needed[0]]
 
 
 def test_passages_of_earlier_turns_stay_compressed(
