@@ -384,8 +384,8 @@ class RefragModel(nn.Module):
         return self.projector(vectors, tokens).to(self.dtype)
 
     def embed_question(self, text: str) -> np.ndarray:
-        """The question in chunk-vector space: the mean of its chunks; shape (d_enc,)."""
-        rows = self.encoder.encode(self.chunker.chunk([text]))[0]
+        """The question in chunk-vector space: the mean of its parts; shape (d_enc,)."""
+        rows = self.encoder.encode(self.chunker.cut_questions([text]))[0]
         return rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width, np.float32)
 
     def embed_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:

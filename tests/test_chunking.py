@@ -45,3 +45,12 @@ def test_spelled_out_control_tokens_are_ordinary_characters(token: str) -> None:
 def test_chunk_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Chunker(TOKENIZER, 0)
+
+
+def test_questions_are_cut_alike_whatever_the_chunk_size() -> None:
+    question = "  Where does the harbour lie? "
+    [blank, asked] = Chunker(TOKENIZER, 8).cut_questions([" \n", question])
+    assert blank.n_chunks == 0
+    assert "".join(asked.chunk_texts()) == question.strip()
+    assert asked.n_chunks == -(-len(asked.token_ids) // 2)
+    assert asked.chunk_texts() == Chunker(TOKENIZER, 4).cut_questions([question])[0].chunk_texts()

@@ -95,7 +95,7 @@ class _KnownQuestions:
     """A model that encoded all questions in batches and is otherwise the model."""
 
     def __init__(self, model: RefragModel, questions: Sequence[str]) -> None:
-        passages = model.chunker.chunk([question.strip() for question in questions])
+        passages = model.chunker.cut_questions(questions)
         rows = model.encoder.encode(passages, batch_size=256)
         self._model = model
         self.encoder = _KnownRows(
@@ -103,7 +103,7 @@ class _KnownQuestions:
         )
 
     def embed_question(self, text: str) -> np.ndarray:
-        (rows,) = self.encoder.encode(self._model.chunker.chunk([text]))
+        (rows,) = self.encoder.encode(self._model.chunker.cut_questions([text]))
         mean: np.ndarray = rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width)
         return mean.astype(np.float32)
 

@@ -22,14 +22,14 @@ PER_TOKEN = 0.001
 class LateInteractionPolicy(Policy):
     """Scores a chunk by what stands near it in its passage, for each part of the question.
 
-    For every chunk of the question the best cosine to a chunk of the passage, less 0.001 for each
-    token of distance to that one; the mean of these over the question. Within a passage that is
-    the score of late interaction (MaxSim of ColBERT, arXiv 2004.12832) less how far away it was
-    earned, so neighbours mostly expand together: scattered chunks seldom hold an answer, and
-    a decoder reads text best in one piece.
+    For every part of the question, two tokens, the best cosine to a chunk of the passage, less
+    0.001 for each token of distance to that one; the mean of these over the question. Within a
+    passage that is the score of late interaction (MaxSim of ColBERT, arXiv 2004.12832) less how
+    far away it was earned, so neighbours mostly expand together: scattered chunks seldom hold an
+    answer, and a decoder reads text best in one piece.
 
     Args:
-        model: Its encoder embeds the question's chunks.
+        model: Its encoder embeds the question's parts.
     """
 
     name: ClassVar[str] = "late-interaction"
@@ -39,7 +39,7 @@ class LateInteractionPolicy(Policy):
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """At most 1; 0 everywhere for a blank question."""
-        asked = self._model.chunker.chunk([inputs.question.strip()])
+        asked = self._model.chunker.cut_questions([inputs.question])
         question = unit_rows(self._model.encoder.encode(asked)[0])
         if not len(question):
             return np.zeros(inputs.n_chunks, dtype=np.float32)

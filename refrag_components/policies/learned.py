@@ -106,7 +106,7 @@ class PolicyNetwork(nn.Module):
         else:
             question = question.new_zeros(len(vectors), 0, _WIDTH)
         states = self.read(torch.cat([*inputs, features], dim=-1))
-        # The question's chunks stand beside the context's: attention compares them.
+        # The question's parts stand beside the context's: attention compares them.
         states = torch.cat([states, question], dim=1)
         for layer in self.layers:
             states = layer(states, present, question_used)
@@ -193,7 +193,7 @@ def observe(model: RefragModel, inputs: PolicyInputs, question: str) -> Observat
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
     used = np.arange(k) < lengths[:, None]
     ids[used] = np.concatenate([passage.token_ids for passage in passages])
-    asked = model.chunker.chunk([question.strip()])
+    asked = model.chunker.cut_questions([question])
     rows = model.encoder.encode(asked)[0]
     arrays = (
         np.concatenate([passage.vectors for passage in passages]),

@@ -33,7 +33,7 @@ class Observation:
         token_ids: Tokens of each chunk, 0 where there is none, (prompts, chunks, k), int64.
         used: True where ``token_ids`` holds a token, same shape.
         passages: Number of each chunk's passage, 0.. ascending, (prompts, chunks), int64.
-        question_vectors: The question's own chunk vectors, (prompts, any, d_enc), float32.
+        question_vectors: Vectors of the question's parts, (prompts, any, d_enc), float32.
         question_used: True where ``question_vectors`` holds one, (prompts, any).
         question_ids: The question's tokens padded with -1, (prompts, any), int64.
     """
@@ -104,7 +104,7 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
 
     Cosine to the question (what ``SimilarityPolicy`` sees), how far that stands out in the
     context; the score of ``LateInteractionPolicy``, how far that stands out; the largest cosine to
-    a chunk of the question, rarity of the tokens that it shares with the question; the passage's
+    a part of the question, rarity of the tokens that it shares with the question; the passage's
     mean cosine and shared rarity; and 1.
 
     Args:
@@ -152,7 +152,7 @@ def question_centre(seen: Observation) -> Tensor:
 
 
 def _late_interaction(cosines: Tensor, seen: Observation) -> Tensor:
-    """What ``LateInteractionPolicy`` gives, for cosines (prompts, chunks, question chunks)."""
+    """What ``LateInteractionPolicy`` gives, for cosines (prompts, chunks, question parts)."""
     place, _ = _places_in_passage(seen.passages, seen.present)
     way = PER_TOKEN * seen.used.shape[-1] * place.unsqueeze(-1)
     # One running maximum goes through all passages: each begins above all that came before it.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from refrag_components.chunking import Chunker
 from refrag_components.corpus import (
     Batch,
     ConversationSpec,
@@ -142,8 +141,7 @@ def observe_examples(
         prompts: Their batch, encoded.
     """
     batch, present = examples.batch, prompts.present
-    chunker = Chunker(model.tokenizer, examples.chunk_size)
-    asked = chunker.chunk(examples.questions)
+    asked = model.chunker.cut_questions(examples.questions)
     vectors = [torch.from_numpy(rows) for rows in model.encoder.encode(asked)]
     ids = [torch.from_numpy(passage.token_ids.astype(np.int64)) for passage in asked]
     used = [torch.ones(len(rows), dtype=torch.bool) for rows in vectors]

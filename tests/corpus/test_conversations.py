@@ -182,16 +182,18 @@ def test_the_teacher_reads_what_answers_in_full(
     assert int((flat != IGNORED).sum()) == len(batch.full_index)
 
 
-@pytest.mark.parametrize("needed", [[7], [3, 9], [0, 1]])
-def test_all_passages_support_where_none_answers(needed: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("needed", "supporting"),
+    [
+        ([7], [[False, False], [True, False, False]]),
+        ([3, 9], [[True, False], [False, True, False]]),
+        ([0, 1], [[True, True], [True, True, True]]),  # none answers
+    ],
+)
+def test_passages_that_answer_support(needed: list[int], supporting: list[list[bool]]) -> None:
     shown = [np.array([3, 5]), np.array([7, 3, 4])]
     row = Conversation([], shown, np.array(needed), np.array([1]), "?")
-    expected = {
-        7: [[False, False], [True, False, False]],
-        3: [[True, False], [False, True, False]],
-        0: [[True, True], [True, True, True]],
-    }
-    assert [mask.tolist() for mask in row.supporting] == expected[needed[0]]
+    assert [mask.tolist() for mask in row.supporting] == supporting
 
 
 def test_passages_of_earlier_turns_stay_compressed(

@@ -21,11 +21,11 @@ class _Question:
         self.chunker = self
         self.encoder = self
 
-    def chunk(self, texts: list[str]) -> list[str]:
+    def cut_questions(self, texts: list[str]) -> list[str]:
         return texts
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        return [self._rows if text else self._rows[:0] for text in texts]
+        return [self._rows if text.strip() else self._rows[:0] for text in texts]
 
 
 def _scores(question: _Question, *passages: ChunkVectors, text: str = "?") -> np.ndarray:
