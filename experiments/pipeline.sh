@@ -11,7 +11,8 @@
 # Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage; RESERVE seconds for what
 # comes after fine-tuning, which takes the rest; POLICY seconds of the last stage, 0 leaves it out;
 # KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
-# ITEMS questions a set; GPUS; LAUNCH: more options of `accelerate launch`; PPL: of `refrag eval perplexity`.
+# ITEMS questions a set; SETS and, to retrieve for, SEARCHED: which sets; GPUS; LAUNCH: more options of
+# `accelerate launch`; PPL: of `refrag eval perplexity`.
 set -u
 recipe=$1 work=$(realpath "$2")
 run=$work/run out=$work/out
@@ -81,7 +82,7 @@ train() {
     cp "$run/$stage/log.json" "$out/$stage.json"
 }
 
-# perplexity GPU NAME MODEL OPTIONS... and answers GPU NAME MODEL OPTIONS... -- in the time left
+# perplexity GPU NAME MODEL OPTIONS... and answers GPU NAME SET MODEL OPTIONS... -- in the time left
 perplexity() {
     local gpu=$1 name=$2 model=$3
     shift 3
@@ -90,10 +91,10 @@ perplexity() {
     log "$name"
 }
 answers() {
-    local gpu=$1 name=$2 model=$3
-    shift 3
-    limited $(on "$gpu") $refrag eval qa "$work/qa/$name.valid.jsonl.zst" --model "$model" --out "$out/qa-$name" \
-        --items "${ITEMS:-500}" --no-plots --expanded .1 --expanded .25 "$@" >"$out/qa-$name.log" 2>&1
+    local gpu=$1 name=$2 set=$3 model=$4
+    shift 4
+    limited $(on "$gpu") $refrag eval qa "$work/qa/$set.valid.jsonl.zst" --model "$model" --out "$out/$name" \
+        --items "${ITEMS:-500}" --no-plots --expanded .1 --expanded .25 "$@" >"$out/$name.log" 2>&1
     log "$name"
 }
 
@@ -122,10 +123,17 @@ train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questi
 
 reading finetuning &
 model=$run/finetuning/model
-common="--policy random --policy recent --policy perplexity --expanded .1 --expanded .15 --expanded .25"
-chosen="--policy random --policy similarity --policy late-interaction"
-perplexity 1 recovery-4 "$model" --chunk-size 4 $common &
+common="--policy random --policy recent --policy perplexity"
+chosen="$common --policy perplexity-ascending --policy similarity --policy late-interaction"
+perplexity 1 recovery-4 "$model" --chunk-size 4 $common --expanded .1 --expanded .25 &
 measured=$!
+turn=2
+for set in ${SEARCHED:-squad sqshift_amazon hybridqa}; do
+    answers $turn "searched-$set" "$set" "$model" --policy late-interaction --passages 5 --passages 20 \
+        --retrieval strong --retrieval weak &
+    measured="$measured $!"
+    turn=$((5 - turn))  # the policies have the first GPU, recovery the second
+done
 if [ "${POLICY:-0}" -gt 0 ]; then
     stage=policy
     killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy --max-seconds "$POLICY" \
@@ -133,13 +141,14 @@ if [ "${POLICY:-0}" -gt 0 ]; then
     cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
     model=$run/policy/model
     common="$common --policy learned"
-    chosen="$chosen --policy learned-query"
+    chosen="$chosen --policy learned --policy learned-query"
 fi
-perplexity 0 recovery-8 "$model" --chunk-size 8 $common --shuffled &
+perplexity 0 recovery-8 "$model" --chunk-size 8 $common --expanded .14 --shuffled --windows 600 &
 measured="$measured $!"
-turn=2
-for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa}; do
-    answers $turn "$set" "$model" $chosen &  # all at once: one keeps no GPU busy
+turn=1
+for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa sqshift_reddit policyqa ottqa \
+    boolq strategyqa tsqa}; do
+    answers $turn "qa-$set" "$set" "$model" $chosen &  # all at once: one keeps no GPU busy
     measured="$measured $!"
     turn=$((turn + 1))
 done
