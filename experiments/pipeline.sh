@@ -8,8 +8,9 @@
 # to WORK/questions (prepared beside the second stage), WORK/run (stages) and WORK/out (logs,
 # measurements). Started again it goes on.
 #
-# Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage; RESERVE seconds for what
-# comes after fine-tuning, which takes the rest; POLICY seconds of the last stage, 0 leaves it out;
+# Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage, from its first step; RESERVE
+# seconds for what comes after fine-tuning and for loading it (a minute or more, twice where it is killed):
+# its steps take the rest; POLICY seconds of the last stage, 0 leaves it out;
 # KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
 # ITEMS questions a set; SETS and, to retrieve for, SEARCHED: which sets; GPUS; LAUNCH: more options of
 # `accelerate launch`; PPL: of `refrag eval perplexity`.
