@@ -57,6 +57,11 @@ class WindowSpec:
             raise ValueError(msg)
 
     @property
+    def quotes(self) -> bool:
+        """Whether the output is taken from the context."""
+        return self.reconstruct or self.recalled > 0
+
+    @property
     def context_tokens(self) -> int:
         """Tokens of the context (s)."""
         return self.passages * self.passage_tokens
@@ -64,7 +69,7 @@ class WindowSpec:
     @property
     def span(self) -> int:
         """Tokens of running text that a window covers."""
-        after = 0 if self.reconstruct or self.recalled else self.output_tokens
+        after = 0 if self.quotes else self.output_tokens
         return self.context_tokens + after
 
     @property
@@ -93,8 +98,9 @@ def cut_windows(
 ) -> Batch:
     """Cuts one batch of windows out of a corpus.
 
-    Every row is [separator, context, output]; for reconstruction a second separator stands
-    between context and output, so that the decoder can tell repeating from going on.
+    Every row is [separator, context, output]. Before an output that is taken from the context a
+    second separator stands, so that the decoder can tell quoting from going on: without one, text
+    that does not follow from its context was taken for a quotation (experiments/010).
 
     Args:
         corpus: Tokenised text.
@@ -114,7 +120,7 @@ def cut_windows(
     if spec.recalled:
         output, labels = _recall(context, spec, rng)
     first = np.full((rows, 1), separator)
-    head = [first, context] + ([first] if spec.reconstruct else [])
+    head = [first, context] + ([first] if spec.quotes else [])
     full_ids = np.concatenate([*head, output[:, :-1]], axis=1)
 
     in_passage = np.arange(s) % max(spec.passage_tokens, 1)
@@ -163,7 +169,7 @@ def cut_windows(
     if with_context_labels:
         # A position predicts the first text token of the next one; nothing predicts a separator.
         following = context[kept].reshape(rows, per_row)
-        ignored = [np.full((rows, 1), IGNORED)] if spec.reconstruct else []
+        ignored = [np.full((rows, 1), IGNORED)] if spec.quotes else []
         arrays["context_labels"] = np.concatenate([following, *ignored], axis=1)
     tensors: dict[str, Any] = {
         name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()

@@ -173,9 +173,8 @@ class PlannedBatches(Dataset[Batch]):
         each = spec.positions
         # What is repeated or recalled is certain: no reader of the full text says it better. And a
         # reader of plain text (p = 1) has nothing to learn from itself.
-        again = spec.reconstruct or spec.recalled
         itself = spec.expanded == 1 and not self.base_teacher
-        with_full_text = self.with_full_text and not (again or itself)
+        with_full_text = self.with_full_text and not (spec.quotes or itself)
         if with_full_text:
             each += spec.context_tokens // 3  # the teacher keeps nothing for a backward pass
         rows = max(1, self.positions // max(each, _FEWEST_POSITIONS))

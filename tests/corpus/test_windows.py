@@ -206,13 +206,19 @@ def test_recalled_spans_come_from_anywhere_in_the_context(
     )
     assert spec.span == 32
     assert batch.full_ids is not None
+    assert batch.context_labels is not None
+    assert (batch.context_labels[:, -1] == IGNORED).all()
+    predicted = batch.context_labels.shape[1] + batch.labels.shape[1]
+    assert predicted == batch.token_ids.shape[1]
     given = torch.tensor([True, True, False, False, False, False] * 2)
     firsts = set()
     for row, start in enumerate([3, 40]):
         context = corpus.tokens[start : start + 32].tolist()
         assert batch.full_ids[row, 1:33].tolist() == context
-        output = [*batch.full_ids[row, 33:].tolist(), int(batch.labels[row, -1])]
-        assert batch.token_ids[row, -11:].tolist() == output[:-1]
+        # A second separator tells a quotation from text that goes on.
+        assert batch.full_ids[row, 33] == batch.full_ids[row, 0] == tiny_model.first_token_id
+        output = [*batch.full_ids[row, 34:].tolist(), int(batch.labels[row, -1])]
+        assert batch.token_ids[row, -12:].tolist() == [tiny_model.first_token_id, *output[:-1]]
         assert batch.labels[row].tolist() == [
             IGNORED if hidden else token for hidden, token in zip(given, output, strict=True)
         ]
