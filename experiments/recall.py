@@ -4,7 +4,7 @@
 
 Repeating a text needs its chunks to be read in order; recalling spans of 32 tokens from anywhere in
 a context, the first two of each given, needs them to be looked up. "text" is the same context as
-tokens.
+tokens. Since experiments/010 a separator stands before what is recalled.
 """
 
 from __future__ import annotations

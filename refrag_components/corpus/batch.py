@@ -37,8 +37,9 @@ class Batch:
         context_labels: Tokens that the positions before those predict: the text token after a
             token, the first token of what follows a chunk; (rows, positions - predicted). None
             where only ``labels`` count.
-        full_ids: The rows without any compression, predicting the same labels at their ends;
-            (rows, positions at p = 1). None where no teacher is wanted.
+        full_ids: The rows without any compression, those that ask a question with the supporting
+            passages alone, predicting the same labels at their ends; (rows, any). None where no
+            teacher is wanted.
         context_index: For each position of the context, tokens or chunk embeddings, the place in
             the flattened ``full_ids`` of its last token; (rows, context positions). They stand
             right after the first position of a row. None where no context is compared.

@@ -40,8 +40,9 @@ def lay_out_conversations(
         questions: Hold the passages.
         encoder: Gives the encoder's special tokens and window.
         rng: Draws the expanded chunks.
-        with_full_text: Whether ``full_ids`` are wanted, the rows in full but without the passages
-            that do not answer: who has not seen them cannot be drawn away. At p = 1 there are none.
+        with_full_text: Whether ``full_ids`` are wanted, the rows in full, but of the passages the
+            supporting ones alone: who has not seen the others cannot be drawn away by them. At
+            p = 1 there are none.
     """
     k = spec.chunk_size
     numbers = np.concatenate([shown for row in rows for shown in row.passages])

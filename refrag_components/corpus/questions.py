@@ -87,7 +87,10 @@ class Conversation:
 
     @property
     def supporting(self) -> list[np.ndarray]:
-        """True for the passages of each turn that answer the last one; all where none does."""
+        """True for the passages of each turn that are ``needed``; for all where none is shown.
+
+        An earlier turn may be left without any.
+        """
         masks = [np.isin(shown, self.needed) for shown in self.passages]
         return masks if any(map(np.any, masks)) else [~mask for mask in masks]
 

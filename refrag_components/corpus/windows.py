@@ -99,8 +99,7 @@ def cut_windows(
     """Cuts one batch of windows out of a corpus.
 
     Every row is [separator, context, output]. Before an output that is taken from the context a
-    second separator stands, so that the decoder can tell quoting from going on: without one, text
-    that does not follow from its context was taken for a quotation (experiments/010).
+    second separator stands, so that the decoder can tell quoting from going on (experiments/010).
 
     Args:
         corpus: Tokenised text.

@@ -21,7 +21,8 @@ __all__ = [
 CONTEXT_FEATURES = 12
 QUESTION_FEATURES = 9
 
-_LEAST_SPREAD = 1e-3  # of cosines; where all are alike, rounding must not look like a difference
+# Of cosines and their means: where all are alike, rounding must not look like a difference.
+_LEAST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
 
 
 def question_centre(seen: Observation) -> Tensor:
-    """The mean of the question's chunk vectors, 0 without a question; (prompts, 1, d_enc)."""
+    """The mean vector of the question's parts, 0 without a question; (prompts, 1, d_enc)."""
     used = seen.question_used.unsqueeze(-1)
     count = used.sum(1, keepdim=True).clamp(min=1)
     return (seen.question_vectors * used).sum(1, keepdim=True) / count

@@ -129,7 +129,7 @@ class PlannedBatches(Dataset[Batch]):
         positions: Decoder positions a batch, about.
         seed: Of everything that is drawn.
         questions: For conversations; needed where the plan has any.
-        with_full_text: Whether the full text passes through the decoder too (distillation), but
+        with_full_text: Whether a teacher's text passes through the decoder too (distillation), but
             at p = 1, where it is the text itself, and where text of the context is asked for.
         base_teacher: Whether the teacher is the base decoder: it stands beside plain text too, and
             labels of the context are left out.

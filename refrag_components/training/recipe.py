@@ -84,7 +84,7 @@ class StageSettings:
             these mostly are of the passages that answer: what a policy chooses.
         max_passages: Most passages a question; their number is drawn batch by batch.
         distillation: Weight of the divergence from what the decoder in its present state says
-            after the full text; of a question's passages it reads those alone that answer.
+            after the full text; of a question's passages it reads those alone that it needs.
         base_teacher: Imitate the base decoder instead, at plain text too (p = 1): that is then read
             as before the stage, while the adapter for all positions learns to read chunk
             embeddings. Running text itself teaches only where it is repeated or recalled.

@@ -161,15 +161,20 @@ def test_the_teacher_reads_what_answers_in_full(
 ) -> None:
     spec = ConversationSpec(chunk_size=4, expanded=0.25, passages=3)
     rows = drawn(questions, spec)
+    later = next(row for row in rows if len(row.passages) == 2)
+    other = next(n for n in np.flatnonzero(questions.lengths) if n not in later.needed)
+    rows += [
+        replace(later, passages=[np.array([other]), later.passages[1]]),  # its first turn has none
+        replace(rows[0], needed=np.array([], dtype=int)),  # nothing answers: all is read
+    ]
     supported = []
     for row in rows:
         alone = [[n for n in shown if n in row.needed] for shown in row.passages]
         if any(alone):
             row = replace(row, passages=[np.array(shown, dtype=int) for shown in alone])
         supported.append(row)
-    assert sum(map(len, (n for row in supported for n in row.passages))) < sum(
-        map(len, (n for row in rows for n in row.passages))
-    )
+    assert not len(supported[-2].passages[0])
+    assert len(supported[-1].passages[-1]) == len(rows[-1].passages[-1]) > 1
     plain = lay_out(supported, replace(spec, expanded=1.0), questions, tiny_model)
     batch = lay_out(rows, spec, questions, tiny_model, with_full_text=True)
     assert batch.full_ids is not None
@@ -296,6 +301,7 @@ def test_passages_that_answer_come_first_and_keep_to_the_limits(
     st.sampled_from([(0.0, 1.0), (0.25, 1.0), (0.25, 4.0), (1.0, 1.0)]),
     st.integers(1, 5),
     st.integers(0, 100),
+    st.booleans(),
 )
 def test_a_batch_keeps_to_its_positions(
     tiny_model: RefragModel,
@@ -304,13 +310,15 @@ def test_a_batch_keeps_to_its_positions(
     expanded: tuple[float, float],
     passages: int,
     seed: int,
+    with_full_text: bool,
 ) -> None:
     p, favour = expanded
     spec = ConversationSpec(chunk_size=4, expanded=p, favour=favour, passages=passages)
     rng = np.random.default_rng(seed)
-    rows = questions.fill(positions, spec, rng)
-    batch = lay_out(rows, spec, questions, tiny_model)
-    assert len(rows) == 1 or batch.token_ids.numel() <= 1.3 * positions
+    rows = questions.fill(positions, spec, rng, with_full_text=with_full_text)
+    batch = lay_out(rows, spec, questions, tiny_model, with_full_text=with_full_text)
+    teacher = 0 if batch.full_ids is None else batch.full_ids.numel() / 3
+    assert len(rows) == 1 or batch.token_ids.numel() + teacher <= 1.3 * positions
 
 
 def test_small_files_are_not_drowned_by_large_ones(questions: QuestionSet) -> None:

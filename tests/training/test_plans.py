@@ -78,7 +78,7 @@ def test_what_is_known_for_certain_has_no_teacher_beside(run_folder: Path) -> No
     imitating = replace(batches, base_teacher=True)
     seen = set()
     for step, spec in enumerate(plan):
-        again = isinstance(spec, WindowSpec) and spec.quotes
+        again = isinstance(spec, WindowSpec) and bool(spec.reconstruct or spec.recalled)
         assert (batches[step].full_ids is None) == (spec.expanded == 1 or again)
         if isinstance(spec, WindowSpec):  # the base decoder teaches plain text too
             assert (imitating[step].full_ids is None) == again
