@@ -122,19 +122,33 @@ wait $preparing || exit 1
 seconds=$(($(left) - ${RESERVE:-400}))
 train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
 
+# every_set MODEL OPTIONS... -- all sets at once: one keeps no GPU busy
+every_set() {
+    local turn=0 set started=
+    for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa sqshift_reddit policyqa \
+        ottqa boolq strategyqa tsqa}; do
+        turn=$((turn + 1))
+        [ "${POLICY:-0}" -gt 0 ] && [ $((turn % gpus)) -eq 0 ] && turn=$((turn + 1))
+        answers $turn "qa-$set" "$set" "$@" &
+        started="$started $!"
+    done
+    wait $started
+}
+
 reading finetuning &
 model=$run/finetuning/model
 common="--policy random --policy recent --policy perplexity"
 chosen="$common --policy perplexity-ascending --policy similarity --policy late-interaction"
+# Beside the policies, which have the first GPU to themselves if there are several.
 perplexity 1 recovery-4 "$model" --chunk-size 4 $common --expanded .1 --expanded .25 &
 measured=$!
-turn=2
-for set in ${SEARCHED:-squad sqshift_amazon hybridqa}; do
-    answers $turn "searched-$set" "$set" "$model" --policy late-interaction --passages 5 --passages 20 \
+for set in ${SEARCHED:-squad hybridqa}; do
+    answers 2 "searched-$set" "$set" "$model" --policy late-interaction --passages 5 --passages 20 \
         --retrieval strong --retrieval weak &
     measured="$measured $!"
-    turn=$((5 - turn))  # the policies have the first GPU, recovery the second
 done
+every_set "$model" $chosen &
+measured="$measured $!"
 if [ "${POLICY:-0}" -gt 0 ]; then
     stage=policy
     killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy --max-seconds "$POLICY" \
@@ -142,16 +156,10 @@ if [ "${POLICY:-0}" -gt 0 ]; then
     cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
     model=$run/policy/model
     common="$common --policy learned"
-    chosen="$chosen --policy learned --policy learned-query"
+    wait $measured
+    every_set "$model" $chosen --policy learned --policy learned-query &  # what is there is kept
+    measured=$!
 fi
 perplexity 0 recovery-8 "$model" --chunk-size 8 $common --expanded .14 --shuffled --windows 600 &
-measured="$measured $!"
-turn=1
-for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa sqshift_reddit policyqa ottqa \
-    boolq strategyqa tsqa}; do
-    answers $turn "qa-$set" "$set" "$model" $chosen &  # all at once: one keeps no GPU busy
-    measured="$measured $!"
-    turn=$((turn + 1))
-done
-wait $measured
+wait $measured $!
 log "all over"
