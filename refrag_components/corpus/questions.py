@@ -85,7 +85,7 @@ class Conversation:
     answer: np.ndarray
     question: str
 
-    @property
+    @cached_property
     def supporting(self) -> list[np.ndarray]:
         """True for the passages of each turn that are ``needed``; for all where none is shown.
 
@@ -188,10 +188,10 @@ class QuestionSet:
         lengths = np.minimum(self.lengths[shown], spec.max_tokens)
         shares = spec.shares(np.isin(shown, row.needed))
         each = shares + (1 - shares) / spec.chunk_size
-        teacher = with_full_text and spec.expanded < 1
-        supporting = np.concatenate(row.supporting)
-        full = (text + float(lengths[supporting].sum())) / 3 if teacher else 0.0
-        return text + float(each @ lengths) + full
+        positions = text + float(each @ lengths)
+        if with_full_text and spec.expanded < 1:
+            positions += (text + float(lengths[np.concatenate(row.supporting)].sum())) / 3
+        return positions
 
     def _draw(self, spec: ConversationSpec, rng: np.random.Generator) -> Conversation:
         own = self._files[int(np.searchsorted(self._shares, rng.random()))]
