@@ -70,7 +70,7 @@ def measure(
     ]
     lengths = [np.concatenate([p.chunk_lengths for p in own.passages]) for own in inputs]
     rows = []
-    for policy in POLICIES:
+    for policy in (*POLICIES, *model.policies):  # and those that the checkpoint carries
         scores = chunk_scores(policy, model, inputs)
         for fraction in FRACTIONS:
             masks = [

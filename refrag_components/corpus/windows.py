@@ -38,6 +38,7 @@ class WindowSpec:
         recalled: The output is spans of so many tokens from anywhere in the context, 0 for none.
             What comes after a span's first tokens has to be looked up by what they say, and not,
             as in a reconstruction, by where they stand.
+        shuffled: The passages stand in random order, as retrieved ones do.
     """
 
     chunk_size: int
@@ -49,6 +50,7 @@ class WindowSpec:
     recent: bool = False
     reconstruct: bool = False
     recalled: int = 0
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         """Checks that the last chunks are not asked for in runs."""
@@ -113,7 +115,8 @@ def cut_windows(
     """
     rows, s, k = len(starts), spec.context_tokens, spec.chunk_size
     text = np.asarray(corpus.tokens[starts[:, None] + np.arange(spec.span)], dtype=np.int64)
-    context = text[:, :s]
+    place = _order(rows, spec, rng)
+    context = np.take_along_axis(text[:, :s], place, axis=1)
     output = context[:, : spec.output_tokens] if spec.reconstruct else text[:, s:]
     labels = output
     if spec.recalled:
@@ -146,7 +149,8 @@ def cut_windows(
     # Nothing is encoded where every chunk is expanded.
     n_encoded = 0 if spec.expanded == 1.0 else n_chunks
     last = np.cumsum(lengths) - 1
-    bounds = starts[:, None, None] + np.stack([last - lengths + 1, last], axis=1)[:n_encoded]
+    ends = np.stack([last - lengths + 1, last], axis=1)[:n_encoded]
+    bounds = starts[:, None, None] + place[:, ends]
     counts = [n_encoded // spec.passages] * (rows * spec.passages) if n_encoded else []
     arrays = {
         "token_ids": token_ids,
@@ -158,8 +162,8 @@ def cut_windows(
     encoded = encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder)
     if with_full_text:
         arrays["full_ids"] = full_ids
-        ends = np.where(by_token, np.arange(s), last[chunk_of])
-        in_row = 1 + ends[kept].reshape(rows, per_row)
+        stands_for = np.where(by_token, np.arange(s), last[chunk_of])
+        in_row = 1 + stands_for[kept].reshape(rows, per_row)
         arrays["context_index"] = np.arange(rows)[:, None] * full_ids.shape[1] + in_row
         row, place = np.nonzero(~is_chunk)
         in_rows = (row * token_ids.shape[1] + 1 + place).reshape(rows, -1)
@@ -174,6 +178,15 @@ def cut_windows(
         name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
     }
     return Batch(**tensors, **encoded)
+
+
+def _order(rows: int, spec: WindowSpec, rng: np.random.Generator) -> np.ndarray:
+    """Where in the window's text each token of the context stands, (rows, s)."""
+    passages = np.tile(np.arange(spec.passages), (rows, 1))
+    if spec.shuffled:
+        passages = rng.permuted(passages, axis=1)
+    first = passages[:, :, None] * spec.passage_tokens
+    return (first + np.arange(spec.passage_tokens)).reshape(rows, spec.context_tokens)
 
 
 def _recall(

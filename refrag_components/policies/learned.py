@@ -23,6 +23,7 @@ from refrag_components.exceptions import UnknownModelError, UnknownPolicyError
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.observation import (
     CONTEXT_FEATURES,
+    LATE_INTERACTION,
     QUESTION_FEATURES,
     Observation,
     context_features,
@@ -54,13 +55,15 @@ _WIDTH = 192
 _HEADS = 6
 _LAYERS = 2
 _NEIGHBOURS = 5  # chunks that the convolution looks at: two on either side
+_START = 30.0  # logits that a cosine of late interaction is worth to a network not yet trained
 _PADDED = -1e9  # logit of padding: never picked, and no NaN where nothing else is left
 
 
 class PolicyNetwork(nn.Module):
     """One logit a chunk; about a million parameters.
 
-    A new network gives every chunk the same logit, so it starts as the random policy.
+    A new network starts from what is known to work: one that sees a question ranks the chunks as
+    ``LateInteractionPolicy`` does; where none is seen all have the same logit, the random policy.
 
     Args:
         encoder_width: Width of a chunk vector (d_enc).
@@ -84,6 +87,8 @@ class PolicyNetwork(nn.Module):
         self.shortcut = nn.Linear(features, 1, bias=False)
         for parameter in (*self.head[1].parameters(), self.shortcut.weight):
             nn.init.zeros_(parameter)
+        if sees_question:
+            nn.init.constant_(self.shortcut.weight[:, CONTEXT_FEATURES + LATE_INTERACTION], _START)
 
     def forward(self, seen: Observation) -> Tensor:
         """Scores the chunks of a few prompts.

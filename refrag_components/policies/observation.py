@@ -12,6 +12,7 @@ from refrag_components.policies.late_interaction import PER_TOKEN
 
 __all__ = [
     "CONTEXT_FEATURES",
+    "LATE_INTERACTION",
     "QUESTION_FEATURES",
     "Observation",
     "context_features",
@@ -20,6 +21,7 @@ __all__ = [
 
 CONTEXT_FEATURES = 12
 QUESTION_FEATURES = 9
+LATE_INTERACTION = 2  # which of the question's features is that policy's score
 
 # Of cosines and their means: where all are alike, rounding must not look like a difference.
 _LEAST_SPREAD = 1e-3

@@ -97,6 +97,7 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
                 run=1 if recent else int(rng.choice(settings.runs)),
                 recent=recent,
                 recalled=recalled if kind < share + settings.recall_share else 0,
+                shuffled=bool(rng.random() < settings.shuffled_share),
             )
         )
     return plan

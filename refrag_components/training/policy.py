@@ -2,8 +2,9 @@
 
 Both networks train side by side on the same prompts. The paper's method is the second phase: each
 network picks chunks, the continuation's log-perplexity rewards them. One reward for dozens of
-picks is a faint signal, so a first phase of ours fits the networks to the rewards of random
-choices, which serve both of them at once (``grpo.gain_loss``); ``warm_up = 0`` leaves it out.
+picks is a faint signal, so there is a first phase of ours: on questions the networks learn where
+answers stand (``evidence.evidence_loss``), on running text they fit the rewards of random choices,
+which serve both of them at once (``grpo.gain_loss``). ``warm_up = 0`` leaves it out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ from refrag_components.policies.observation import (
     context_features,
     question_features,
 )
+from refrag_components.training.evidence import evidence_loss
 from refrag_components.training.grpo import (
     clipped_objective,
     gain_loss,
@@ -172,15 +175,24 @@ class PolicyTrainer:
         prompts, seen = self._observe(examples)
         counts = _counts(prompts.present, examples.expanded)
         warming_up = at < self.settings.warm_up
-        work = self._fit_gains if warming_up else self._reinforce
+        if not warming_up:
+            found = self._reinforce(step, prompts, seen, counts)
+        elif examples.evidence is None:
+            found = self._fit_gains(step, prompts, seen, counts)
+        else:
+            found = self._fit_evidence(examples.evidence, seen)
         return {
             "step": step + 1,
             "phase": "warm-up" if warming_up else "grpo",
             "source": "text" if examples.passage_chunks else "questions",
             "chunk_size": examples.chunk_size,
             "expanded": examples.expanded,
-            **work(step, prompts, seen, counts),
+            **found,
         }
+
+    def _fit_evidence(self, wanted: Tensor, seen: Observation) -> dict[str, float]:
+        """Ours: teaches both networks where answers stand."""
+        return self._fit(lambda network: evidence_loss(network(seen), wanted))
 
     def _fit_gains(
         self, step: int, prompts: EncodedPrompts, seen: Observation, counts: Tensor
@@ -189,14 +201,17 @@ class PolicyTrainer:
         choices = self._random_choice(prompts.present, counts, self.settings.samples, step)
         gained = self._rewards(prompts, choices)
         advantages = group_advantages(gained)
-        entry = _summary(gained)
-        for update in range(self.settings.updates):
-            losses = {
-                name: gain_loss(network(seen), choices, prompts.present, advantages)
-                for name, network in self.networks.items()
-            }
-            if not update:  # before these examples were learned from: 1 is no better than chance
-                entry |= {f"{name} loss": loss.item() for name, loss in losses.items()}
+        # Of this loss 1 is no better than chance.
+        return _summary(gained) | self._fit(
+            lambda network: gain_loss(network(seen), choices, prompts.present, advantages)
+        )
+
+    def _fit(self, loss: Callable[[nn.Module], Tensor]) -> dict[str, float]:
+        """Makes the updates; returns the losses before any of these examples was learned from."""
+        entry: dict[str, float] = {}
+        for _ in range(self.settings.updates):
+            losses = {name: loss(network) for name, network in self.networks.items()}
+            entry = entry or {f"{name} loss": own.item() for name, own in losses.items()}
             self._update(torch.stack([*losses.values()]).sum())
         return entry
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from refrag_components.corpus import (
 )
 from refrag_components.exceptions import TrainingError
 from refrag_components.policies.observation import Observation
+from refrag_components.training.evidence import evidence, token_texts
 from refrag_components.training.rewards import EncodedPrompts
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class PolicyExamples:
         passage_chunks: Chunks a passage where passages touch; None where text is between them.
         chunk_size: Tokens a chunk (k).
         expanded: Fraction p of the chunks to choose.
+        evidence: How much each chunk counts for the answer, (prompts, chunks), float32; None for
+            running text.
     """
 
     batch: Batch
@@ -50,10 +54,12 @@ class PolicyExamples:
     passage_chunks: int | None
     chunk_size: int
     expanded: float
+    evidence: Tensor | None = None
 
     def to(self, device: torch.device) -> PolicyExamples:
         """Returns the examples on another device."""
-        return replace(self, batch=self.batch.to(device))
+        wanted = None if self.evidence is None else self.evidence.to(device)
+        return replace(self, batch=self.batch.to(device), evidence=wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +113,15 @@ class PolicyBatches(Dataset[PolicyExamples]):
         spec = ConversationSpec(chunk_size=k, expanded=0.0, passages=shown)
         rows = questions.draw(self.settings.examples, spec, rng)
         batch = lay_out_conversations(rows, spec, questions, encoder=self.model.encoder, rng=rng)
-        return PolicyExamples(batch, [row.question for row in rows], None, k, p)
+        wanted = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(evidence(row, spec, questions, self._texts)) for row in rows],
+            batch_first=True,
+        )
+        return PolicyExamples(batch, [row.question for row in rows], None, k, p, wanted)
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return token_texts(self.model.tokenizer)
 
     def _windows(self, k: int, p: float, rng: np.random.Generator) -> PolicyExamples:
         settings = self.settings

@@ -17,6 +17,7 @@ from refrag_components.corpus import (
     TokenisedCorpus,
     WindowSpec,
     batch_logits,
+    batch_vectors,
     cut_windows,
     prepare_corpus,
 )
@@ -227,6 +228,31 @@ def test_recalled_spans_come_from_anywhere_in_the_context(
             assert places
             firsts.update(places)
     assert len(firsts) > 2
+
+
+@pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
+def test_shuffled_passages_are_the_same_passages(
+    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+) -> None:
+    """Each row has an order of its own; what its passages say and how they encode stays."""
+    shape = {"passages": 4, "passage_tokens": 10, "output_tokens": 3, "expanded": expanded}
+    starts = [3, 20, 40, 60]
+    _, batch = cut(tiny_model, corpus, starts, shuffled=True, **shape)
+    _, in_order = cut(tiny_model, corpus, starts, **shape)
+    assert batch.full_ids is not None
+    assert in_order.full_ids is not None
+    orders = []
+    for mixed, straight in zip(batch.full_ids, in_order.full_ids, strict=True):
+        passages = straight[1:41].view(4, 10).tolist()
+        orders.append([passages.index(own) for own in mixed[1:41].view(4, 10).tolist()])
+        assert torch.equal(mixed[41:], straight[41:])
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    if expanded < 1:
+        vectors = batch_vectors(tiny_model, batch).view(4, 4, 3, -1)
+        expected = batch_vectors(tiny_model, in_order).view(4, 4, 3, -1)
+        for row, order in enumerate(orders):
+            torch.testing.assert_close(vectors[row], expected[row, order])
 
 
 @pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])

@@ -47,6 +47,7 @@ conversation_share = 0.3
 reconstruction_share = 0.2
 recall_share = 0.3
 recent_share = 0.5
+shuffled_share = 0.5
 distillation = 1.0
 alignment = 5.0
 context_alignment = 1.0

@@ -89,7 +89,9 @@ def test_a_run_logs_both_phases_and_evaluates(make: MakeTrainer, tmp_path: Path)
         ):
             if f"{source} rare" in entry:
                 assert all(np.isfinite(entry[f"{source} {name}"]) for name in names)
-    assert log[0]["learned loss"] == pytest.approx(1.0)  # a new network predicts no gain
+    first_on_text = next(entry for entry in log if entry["source"] == "text")
+    assert first_on_text["phase"] == "warm-up"
+    assert first_on_text["learned loss"] < 1.5  # 1: a new network predicts no gain
     moved = networks.state_dict()
     for name in NETWORKS:
         assert not torch.equal(moved[f"{name}.shortcut.weight"], fresh[f"{name}.shortcut.weight"])
@@ -135,16 +137,29 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
 
 
-@pytest.mark.parametrize(("steps", "warm_up"), [(15, 15), (30, 0)])
-def test_both_phases_learn_which_chunks_help(
-    steps: int, warm_up: int, make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("steps", "warm_up", "asked"), [(15, 15, 0.0), (30, 0, 0.5)])
+def test_rewards_teach_which_chunks_help(
+    steps: int,
+    warm_up: int,
+    asked: float,
+    make: MakeTrainer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def rewards(_: RefragModel, prompts: EncodedPrompts, expanded: Tensor, **__: Any) -> Tensor:
         return (expanded * prompts.vectors[..., 0].unsqueeze(1)).sum(-1)
 
     monkeypatch.setattr(module, "rewards", rewards)
+    monkeypatch.setattr(learned, "_START", 0.0)  # these rewards care for no question
     trainer = make(
-        tmp_path, steps=steps, warm_up=warm_up, examples=16, samples=8, updates=4, save_every=100
+        tmp_path,
+        steps=steps,
+        warm_up=warm_up,
+        question_share=asked,
+        examples=16,
+        samples=8,
+        updates=4,
+        save_every=100,
     )
     trainer.train()
     found = trainer.evaluate()
@@ -153,6 +168,23 @@ def test_both_phases_learn_which_chunks_help(
     for name in NETWORKS:
         gained = [value for key, value in found.items() if key.endswith(f" {name}")]
         assert min(gained) > 0.4 * best, (found, best)
+
+
+def test_the_warm_up_learns_where_answers_stand(make: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make(tmp_path, steps=30, warm_up=30, question_share=1.0, examples=16, updates=4)
+    examples = trainer.validation[0]
+    assert examples.evidence is not None
+    seen = observe_examples(trainer.model, examples, encode_prompts(trainer.model, examples.batch))
+
+    def share() -> float:
+        """Of the evidence that the first pick finds."""
+        with torch.no_grad():
+            logits = trainer.networks["learned-query"](seen)
+        return float((logits.softmax(dim=1) * examples.evidence).sum(dim=1).mean())
+
+    before = share()
+    trainer.train()
+    assert share() > 1.6 * before
 
 
 def test_what_trains_sees_what_a_query_shows(make: MakeTrainer, tmp_path: Path) -> None:

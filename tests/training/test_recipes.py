@@ -48,9 +48,10 @@ def test_fine_tuning_serves_every_budget_and_number_of_passages() -> None:
     output=st.integers(1, 300),
     recall=st.sampled_from([0.0, 0.4, 1.0]),
     recent=st.sampled_from([0.0, 0.5, 1.0]),
+    shuffled=st.sampled_from([0.0, 1.0]),
 )
 def test_windows_hold_what_they_are_asked_for(
-    contexts: list[int], output: int, recall: float, recent: float
+    contexts: list[int], output: int, recall: float, recent: float, shuffled: float
 ) -> None:
     wanted = StageSettings(
         steps=60,
@@ -59,6 +60,7 @@ def test_windows_hold_what_they_are_asked_for(
         output_tokens=output,
         recall_share=recall,
         recent_share=recent,
+        shuffled_share=shuffled,
     )
     windows = [s for s in continual_plan(wanted, 0) if isinstance(s, WindowSpec)]
     assert len(windows) == 60
@@ -66,6 +68,7 @@ def test_windows_hold_what_they_are_asked_for(
         assert spec.recalled <= spec.output_tokens <= min(output, spec.context_tokens)
         assert spec.context_tokens <= max(contexts)
         assert spec.passage_tokens > 0
+        assert spec.shuffled == (shuffled == 1.0)
     if recall != 0.4:
         assert all((spec.recalled > 0) == (recall == 1.0) for spec in windows)
     if recent != 0.5:
