@@ -122,14 +122,20 @@ wait $preparing || exit 1
 seconds=$(($(left) - ${RESERVE:-400}))
 train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
 
-# every_set MODEL OPTIONS... -- all sets at once: one keeps no GPU busy
+# every_set FIRST MODEL OPTIONS... -- on the GPUs from FIRST on, three sets at once on each: a single
+# one keeps no GPU busy, and each takes what memory it finds
 every_set() {
-    local turn=0 set started=
-    for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa sqshift_reddit policyqa \
-        ottqa boolq strategyqa tsqa}; do
-        turn=$((turn + 1))
-        [ "${POLICY:-0}" -gt 0 ] && [ $((turn % gpus)) -eq 0 ] && turn=$((turn + 1))
-        answers $turn "qa-$set" "$set" "$@" &
+    local first=$1 slot set turn started=
+    local used=$((gpus - first)) slots=$((3 * (gpus - first)))
+    shift
+    for slot in $(seq 0 $((slots - 1))); do
+        (
+            turn=0
+            for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa \
+                sqshift_reddit policyqa ottqa boolq strategyqa tsqa}; do
+                [ $((turn++ % slots)) -ne "$slot" ] || answers $((first + slot % used)) "qa-$set" "$set" "$@"
+            done
+        ) &
         started="$started $!"
     done
     wait $started
@@ -140,15 +146,9 @@ model=$run/finetuning/model
 common="--policy random --policy recent --policy perplexity"
 chosen="$common --policy perplexity-ascending --policy similarity --policy late-interaction"
 # Beside the policies, which have the first GPU to themselves if there are several.
-perplexity 1 recovery-4 "$model" --chunk-size 4 $common --expanded .1 --expanded .25 &
+first=$((gpus > 1 && ${POLICY:-0} > 0))
+every_set $first "$model" $chosen &
 measured=$!
-for set in ${SEARCHED:-squad hybridqa}; do
-    answers 2 "searched-$set" "$set" "$model" --policy late-interaction --passages 5 --passages 20 \
-        --retrieval strong --retrieval weak &
-    measured="$measured $!"
-done
-every_set "$model" $chosen &
-measured="$measured $!"
 if [ "${POLICY:-0}" -gt 0 ]; then
     stage=policy
     killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy --max-seconds "$POLICY" \
@@ -157,9 +157,17 @@ if [ "${POLICY:-0}" -gt 0 ]; then
     model=$run/policy/model
     common="$common --policy learned"
     wait $measured
-    every_set "$model" $chosen --policy learned --policy learned-query &  # what is there is kept
+    every_set 0 "$model" $chosen --policy learned --policy learned-query &  # what is there is kept
     measured=$!
 fi
-perplexity 0 recovery-8 "$model" --chunk-size 8 $common --expanded .14 --shuffled --windows 600 &
-wait $measured $!
+perplexity 0 recovery-4 "$model" --chunk-size 4 $common --expanded .1 --expanded .25 &
+measured="$measured $!"
+perplexity 1 recovery-8 "$model" --chunk-size 8 $common --expanded .14 --shuffled &
+measured="$measured $!"
+for set in ${SEARCHED:-squad hybridqa}; do
+    answers 1 "searched-$set" "$set" "$model" --policy late-interaction --passages 5 --passages 20 \
+        --retrieval strong --retrieval weak &
+    measured="$measured $!"
+done
+wait $measured
 log "all over"
