@@ -142,6 +142,7 @@ every_set() {
 }
 
 reading finetuning &
+read=$!
 model=$run/finetuning/model
 common="--policy random --policy recent --policy perplexity"
 chosen="$common --policy perplexity-ascending --policy similarity --policy late-interaction"
@@ -169,5 +170,5 @@ for set in ${SEARCHED:-squad hybridqa}; do
         --retrieval strong --retrieval weak &
     measured="$measured $!"
 done
-wait $measured
+wait $measured $read
 log "all over"

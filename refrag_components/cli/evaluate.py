@@ -36,6 +36,14 @@ PlotsOption = Annotated[
     bool, typer.Option("--plots/--no-plots", help="Draw PNG files (needs matplotlib).")
 ]
 
+BfloatOption = Annotated[
+    bool,
+    typer.Option(
+        "--bf16",
+        help="Compute in bfloat16, as on a GPU: several times faster on CPUs made for it (AMX).",
+    ),
+]
+
 
 @app.command()
 def perplexity(
@@ -57,6 +65,7 @@ def perplexity(
     windows: Annotated[
         int | None, typer.Option("--windows", help="Windows to measure; all by default.")
     ] = None,
+    bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
     """Measure a continuation after no, compressed, shortened and full context."""
@@ -66,7 +75,7 @@ def perplexity(
 
     _check(policy, expanded, plots=plots)
     corpus = TokenisedCorpus.load(text)
-    loaded = load_model(model)
+    loaded = load_model(model, bfloat16=bf16)
     methods = _methods(loaded, policy, expanded, fewer_passages=False)
     tables = []
     with _Bars() as bars:
@@ -118,6 +127,7 @@ def qa(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for the pool's search vectors.")
     ] = None,
+    bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
     """Measure answers to questions over passages; a stopped run goes on."""
@@ -136,7 +146,7 @@ def qa(
     ]
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
     texts = [] if pool is None else read_pool(pool)
-    loaded = load_model(model)
+    loaded = load_model(model, bfloat16=bf16)
     methods = _methods(loaded, policy, expanded)
     with _Bars() as bars:
         results = evaluate_questions(

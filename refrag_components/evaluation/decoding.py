@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.pretrained import cache_argument, end_token_ids
 
 if TYPE_CHECKING:
@@ -97,10 +98,7 @@ def decode(
     outputs: dict[int, Output] = {}
     for batch in _batches(rows, positions or batch_positions(model)):
         picked = [rows[i] for i in batch]
-        with (
-            torch.inference_mode(),
-            torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"),
-        ):
+        with torch.inference_mode(), mixed_precision(model):
             made = _decode_batch(model, chunks, picked, max_new_tokens, ends)
         outputs.update(zip(batch, made, strict=True))
         if progress is not None:

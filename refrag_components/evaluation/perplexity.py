@@ -17,6 +17,7 @@ from refrag_components.corpus import (
     batch_logits,
     cut_windows,
 )
+from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.exceptions import EmptyInputError
 from refrag_components.modeling import RefragModel
 
@@ -42,7 +43,7 @@ def token_losses(model: RefragModel, batch: Batch) -> np.ndarray:
         Nats, shape (rows, o), float64; NaN where a label does not count.
     """
     batch = batch.to(model.device)
-    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+    with mixed_precision(model):
         logits = batch_logits(model, batch)
     nll = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2).float(), batch.labels, reduction="none"

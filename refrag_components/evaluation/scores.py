@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from refrag_components.chunking import ChunkedPassage
+from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.policies import POLICIES, PolicyInputs, make_policy
 from refrag_components.vectors import ChunkVectors
@@ -170,7 +171,7 @@ def _token_losses(
     for row, j in enumerate(batch):
         ids[row, 1 : 1 + lengths[row]] = windows[j][1]
     tokens = torch.from_numpy(ids).to(model.device)
-    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+    with mixed_precision(model):
         logits = model.decoder(input_ids=tokens[:, :-1], use_cache=False).logits
     nll = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2).float(), tokens[:, 1:], reduction="none"

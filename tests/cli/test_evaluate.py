@@ -84,6 +84,26 @@ def test_continuations_are_measured_tabled_and_drawn(
     assert (tmp_path / "perplexity-k4-in-order.png").read_bytes().startswith(PNG)
 
 
+def test_bfloat16_on_a_processor_changes_figures_little(
+    tiny_folder: Path, prepared: Path, questions: Path, tmp_path: Path
+) -> None:
+    few = ("--policy", "recent", "--expanded", 0.25, "--model", tiny_folder, "--no-plots")
+    found = []
+    for precision in ((), ("--bf16",)):
+        out = tmp_path / str(len(precision))
+        sizes = ("--windows", 4, "--context", 256, "--output", 16, "--chunk-size", 4)
+        code, output = invoke(
+            "perplexity", "--text", prepared, *sizes, *few, *precision, "--out", out
+        )
+        assert code == 0, output
+        code, output = invoke("qa", questions, "--items", 2, *few, *precision, "--out", out)
+        assert code == 0, output
+        rows = json.loads((out / "perplexity.json").read_text())["tables"][0]["rows"]
+        found.append([row["log_ppl"] for row in rows])
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert found[1] != found[0]
+
+
 def test_a_missing_matplotlib_is_told_before_the_work(
     tiny_folder: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
