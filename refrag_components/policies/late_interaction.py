@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,22 +11,29 @@ from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.vectors import unit_rows
 
 if TYPE_CHECKING:
+    from refrag_components.chunking import ChunkedPassage
     from refrag_components.modeling import RefragModel
+    from refrag_components.vectors import ChunkVectors
 
-__all__ = ["PER_TOKEN", "LateInteractionPolicy"]
+__all__ = ["PER_TOKEN", "SHARED", "LateInteractionPolicy"]
 
-#: Cosine that a token of distance costs. At 0.001 the best passage mostly expands as one piece
-#: before the next one begins; answers are found as often from 0.0005 to 0.002 (docs/policies.md).
-PER_TOKEN = 0.001
+#: Cosine that a token of distance costs. At 0.003 a passage expands from where it matches in few
+#: pieces, the best one mostly before the next begins (docs/policies.md has what else was tried).
+PER_TOKEN = 0.003
+
+#: Cosine that a shared token is worth if no other chunk of the context has it.
+SHARED = 0.3
 
 
 class LateInteractionPolicy(Policy):
     """Scores a chunk by what stands near it in its passage, for each part of the question.
 
-    For every part of the question, two tokens, the best cosine to a chunk of the passage, less
-    0.001 for each token of distance to that one; the mean of these over the question. Within a
-    passage that is the score of late interaction (MaxSim of ColBERT, arXiv 2004.12832) less how
-    far away it was earned, so neighbours mostly expand together: scattered chunks seldom hold an
+    How well a chunk matches a part of the question, two tokens, is their cosine, and up to 0.3 more
+    for a token that both have: the whole of it where no other chunk of the context has that token,
+    nothing where all have it. For every part the best match of the passage counts, less 0.003 for
+    each token of distance to it; the score is the mean over the question. Within a passage that is
+    late interaction (MaxSim of ColBERT, arXiv 2004.12832), by vectors and by words, less how far
+    away it was earned, so neighbours mostly expand together: scattered chunks seldom hold an
     answer, and a decoder reads text best in one piece.
 
     Args:
@@ -38,18 +46,39 @@ class LateInteractionPolicy(Policy):
         self._model = model
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
-        """At most 1; 0 everywhere for a blank question."""
-        asked = self._model.chunker.cut_questions([inputs.question])
-        question = unit_rows(self._model.encoder.encode(asked)[0])
-        if not len(question):
+        """At most 1.3; 0 everywhere for a blank question."""
+        (asked,) = self._model.chunker.cut_questions([inputs.question])
+        question = unit_rows(self._model.encoder.encode([asked])[0])
+        if not (len(question) and inputs.n_chunks):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
+        passages = [passage for passage in inputs.passages if passage.n_chunks]
+        shared = SHARED * _shared(asked, passages)
+        ends = np.cumsum([passage.n_chunks for passage in passages])
         scores = np.concatenate(
             [
-                _nearby(question @ unit_rows(passage.vectors).T, PER_TOKEN * passage.chunk_size)
-                for passage in inputs.passages
+                _nearby(
+                    question @ unit_rows(passage.vectors).T + own, PER_TOKEN * passage.chunk_size
+                )
+                for passage, own in zip(passages, np.split(shared, ends[:-1], axis=1), strict=True)
             ]
         )
         return scores.astype(np.float32)
+
+
+def _shared(asked: ChunkedPassage, passages: Sequence[ChunkVectors]) -> np.ndarray:
+    """How rare in the context the rarest token is that each chunk has from each question part.
+
+    Returns:
+        log(chunks / chunks that have the token) / log(chunks), 0 where none is shared; (question
+        parts, chunks of all passages).
+    """
+    lengths = np.concatenate([passage.chunk_lengths for passage in passages])
+    tokens = np.concatenate([passage.token_ids for passage in passages])
+    first = np.cumsum(lengths) - lengths
+    has = np.logical_or.reduceat(tokens[:, None] == asked.token_ids, first, axis=0)
+    rarity = np.log(len(has) / has.sum(axis=0).clip(min=1)) / np.log(max(len(has), 2))
+    parts = np.arange(0, len(asked.token_ids), asked.chunk_size)
+    return np.maximum.reduceat(has * rarity, parts, axis=1).T
 
 
 def _nearby(cosines: np.ndarray, step: float) -> np.ndarray:

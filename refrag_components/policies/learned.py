@@ -55,7 +55,7 @@ _WIDTH = 192
 _HEADS = 6
 _LAYERS = 2
 _NEIGHBOURS = 5  # chunks that the convolution looks at: two on either side
-_START = 30.0  # logits that a cosine of late interaction is worth to a network not yet trained
+_START = 10.0  # logits that a point of late interaction is worth before training
 _PADDED = -1e9  # logit of padding: never picked, and no NaN where nothing else is left
 
 

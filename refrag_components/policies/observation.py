@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize, pad
 
-from refrag_components.policies.late_interaction import PER_TOKEN
+from refrag_components.policies.late_interaction import PER_TOKEN, SHARED
 
 __all__ = [
     "CONTEXT_FEATURES",
@@ -122,7 +122,7 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
     cosines = cosine_similarity(seen.vectors, question_centre(seen), dim=-1) * present
 
     each = normalize(seen.vectors, dim=-1) @ normalize(seen.question_vectors, dim=-1).mT
-    late = _late_interaction(each, seen)
+    late = _late_interaction(each + SHARED * _shared(seen), seen)
     each = each.masked_fill(~seen.question_used.unsqueeze(1), -1)
     closest = pad(each, (0, 1), value=-1).amax(-1)  # -1 without a question
 
@@ -154,17 +154,28 @@ def question_centre(seen: Observation) -> Tensor:
     return (seen.question_vectors * used).sum(1, keepdim=True) / count
 
 
-def _late_interaction(cosines: Tensor, seen: Observation) -> Tensor:
-    """What ``LateInteractionPolicy`` gives, for cosines (prompts, chunks, question parts)."""
+def _shared(seen: Observation) -> Tensor:
+    """How rare the rarest shared token is in its context, (prompts, chunks, question parts)."""
+    parts = seen.question_used.shape[1]
+    same = seen.token_ids.unsqueeze(-1) == seen.question_ids[:, None, None]
+    has = (same & seen.used.unsqueeze(-1)).any(dim=2).float()
+    total = seen.present.sum(dim=1, keepdim=True)
+    rarity = (total / has.sum(dim=1).clamp(min=1)).log() / total.clamp(min=2).log()
+    by_token = pad(has * rarity.unsqueeze(1), (0, 2 * parts - has.shape[-1]))
+    return by_token.unflatten(-1, (parts, 2)).amax(dim=-1)
+
+
+def _late_interaction(matches: Tensor, seen: Observation) -> Tensor:
+    """What ``LateInteractionPolicy`` gives for its matches, (prompts, chunks, question parts)."""
     place, _ = _places_in_passage(seen.passages, seen.present)
     way = PER_TOKEN * seen.used.shape[-1] * place.unsqueeze(-1)
     # One running maximum goes through all passages: each begins above all that came before it.
     last = (seen.passages * seen.present).amax(dim=1, keepdim=True)
     above = (3 + way.max()) * torch.where(seen.present, seen.passages, last).unsqueeze(-1)
     # In double precision, so that it does not matter how many came before.
-    cosines = cosines.double().masked_fill(~seen.present.unsqueeze(-1), -1e4)
-    before = (cosines + way + above).cummax(dim=1).values - way - above
-    after = (cosines - way - above).flip(1).cummax(dim=1).values.flip(1) + way + above
+    matches = matches.double().masked_fill(~seen.present.unsqueeze(-1), -1e4)
+    before = (matches + way + above).cummax(dim=1).values - way - above
+    after = (matches - way - above).flip(1).cummax(dim=1).values.flip(1) + way + above
     asked = seen.question_used.unsqueeze(1)
     parts = torch.maximum(before, after) * asked
     mean = parts.sum(-1) / asked.sum(-1).clamp(min=1)

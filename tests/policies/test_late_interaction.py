@@ -1,31 +1,41 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from refrag_components.chunking import ChunkedPassage
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Budget, LateInteractionPolicy, PolicyInputs, select
-from refrag_components.policies.late_interaction import PER_TOKEN, _nearby
+from refrag_components.policies.late_interaction import PER_TOKEN, SHARED, _nearby
+from refrag_components.policies.learned import observe
+from refrag_components.policies.observation import LATE_INTERACTION, question_features
 from refrag_components.vectors import ChunkVectors
 from tests.tiny import TEXT
 
 
 class _Question:
-    """Stands for a model whose question has known chunk vectors."""
+    """Stands for a model whose question has known chunk vectors and tokens."""
 
-    def __init__(self, *rows: list[float]) -> None:
+    def __init__(self, *rows: list[float], tokens: Sequence[int] = ()) -> None:
         self._rows = np.array(rows, np.float32).reshape(len(rows), -1)
+        ids = np.array([*tokens, *[-1] * (2 * len(rows) - len(tokens))])
+        self._asked = ChunkedPassage("?", ids, np.zeros((len(ids), 2), np.int32), 2)
         self.chunker = self
         self.encoder = self
 
-    def cut_questions(self, texts: list[str]) -> list[str]:
-        return texts
+    def cut_questions(self, texts: list[str]) -> list[ChunkedPassage]:
+        blank = replace(self._asked, token_ids=self._asked.token_ids[:0])
+        return [self._asked if text.strip() else blank for text in texts]
 
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        return [self._rows if text.strip() else self._rows[:0] for text in texts]
+    def encode(self, asked: list[ChunkedPassage]) -> list[np.ndarray]:
+        return [self._rows[: own.n_chunks] for own in asked]
 
 
 def _scores(question: _Question, *passages: ChunkVectors, text: str = "?") -> np.ndarray:
@@ -59,6 +69,38 @@ def test_distance_counts_in_tokens() -> None:
     rows = [[1.0, 0.0], [0.0, 1.0]]
     scores = _scores(_Question([1.0, 0.0]), _passage(*rows, k=4))
     assert scores[0] - scores[1] == pytest.approx(4 * PER_TOKEN, abs=1e-6)
+
+
+def test_words_that_are_shared_count_by_how_rare_they_are() -> None:
+    flat = [[0.0, 1.0]]
+    passages = [ChunkVectors(np.array(flat * 4), np.array(ids), 2, "f") for ids in WORDS]
+    whole, half, common, none = (
+        _scores(_Question([1.0, 0.0], tokens=(token, 98)), *passages) for token in (7, 8, 9, 99)
+    )
+    # Token 7 stands in one chunk of eight, 8 in two, 9 in every one.
+    assert whole.argmax() == 2
+    assert whole[2] == pytest.approx(SHARED)
+    assert half[[0, 5]] == pytest.approx(SHARED * 2 / 3)
+    assert (common == none).all()
+    assert (none == 0).all()
+
+
+WORDS = ([9, 8, 9, 1, 7, 9, 9, 2], [9, 3, 9, 8, 9, 4, 9, 5])
+
+
+@given(seed=st.integers(0, 999))
+def test_training_and_queries_score_alike(seed: int, tiny_model: RefragModel) -> None:
+    rng = np.random.default_rng(seed)
+    words = " ".join(TEXT).split()
+    *texts, question = (
+        " ".join(rng.choice(words, size=rng.integers(1, 30))) for _ in range(rng.integers(2, 6))
+    )
+    inputs = PolicyInputs(tiny_model.encode_passages(texts), question)
+    expected = LateInteractionPolicy(tiny_model).scores(inputs)
+    seen = observe(tiny_model, inputs, question)
+    rarity = torch.ones(len(tiny_model.tokenizer))
+    found = question_features(seen, rarity)[0, :, LATE_INTERACTION].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_nothing_stands_out_without_a_question_or_direction() -> None:
