@@ -65,7 +65,7 @@ killed_once() {
     wait $process
     status=$?
     log "$stage ended with $status"
-    [ -d "$run/$stage/model" ] || exit 1
+    [ -d "$run/$stage/model" ]
 }
 
 # train STAGE SECONDS CHECKPOINT OPTIONS... -- on all GPUs
@@ -79,7 +79,7 @@ train() {
     [ "$gpus" -gt 1 ] || many=
     killed_once "$pattern" python3 -m accelerate.commands.launch --num_processes "$gpus" --num_machines 1 \
         --mixed_precision no --dynamo_backend no ${LAUNCH-$many} -m refrag_components.cli \
-        train run --stage "$stage" --max-seconds "$seconds" "$@"
+        train run --stage "$stage" --max-seconds "$seconds" "$@" || exit 1
     cp "$run/$stage/log.json" "$out/$stage.json"
 }
 
@@ -142,7 +142,7 @@ every_set() {
 }
 
 reading finetuning &
-read=$!
+reader=$!
 model=$run/finetuning/model
 common="--policy random --policy recent --policy perplexity"
 chosen="$common --policy perplexity-ascending --policy similarity --policy late-interaction"
@@ -152,17 +152,20 @@ every_set $first "$model" $chosen &
 measured=$!
 if [ "${POLICY:-0}" -gt 0 ]; then
     stage=policy
-    killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy --max-seconds "$POLICY" \
-        --questions "$work/questions"
-    cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
-    model=$run/policy/model
-    common="$common --policy learned"
+    if killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy \
+        --max-seconds "$POLICY" --questions "$work/questions"; then
+        cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
+        model=$run/policy/model
+        common="$common --policy learned"
+        chosen="$chosen --policy learned --policy learned-query"
+    fi
     wait $measured
-    every_set 0 "$model" $chosen --policy learned --policy learned-query &  # what is there is kept
+    every_set 0 "$model" $chosen &  # what is there is kept
     measured=$!
 fi
+wait $measured
 perplexity 0 recovery-4 "$model" --chunk-size 4 $common --expanded .1 --expanded .25 &
-measured="$measured $!"
+measured=$!
 perplexity 1 recovery-8 "$model" --chunk-size 8 $common --expanded .14 --shuffled &
 measured="$measured $!"
 for set in ${SEARCHED:-squad hybridqa}; do
@@ -170,5 +173,5 @@ for set in ${SEARCHED:-squad hybridqa}; do
         --retrieval strong --retrieval weak &
     measured="$measured $!"
 done
-wait $measured $read
+wait $measured $reader
 log "all over"

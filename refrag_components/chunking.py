@@ -19,7 +19,7 @@ _BATCH = 1024
 
 # Of a question. With 1 or 2 tokens late interaction finds the most answers, with 8 the fewest
 # (experiments/008).
-_QUESTION_CHUNK = 2
+QUESTION_PART = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,4 +95,4 @@ class Chunker:
     def cut_questions(self, questions: Sequence[str]) -> list[ChunkedPassage]:
         """Cuts questions into parts of two tokens, whatever k is; a blank one has none."""
         asked = self.chunk([question.strip() for question in questions])
-        return [replace(question, chunk_size=_QUESTION_CHUNK) for question in asked]
+        return [replace(question, chunk_size=QUESTION_PART) for question in asked]

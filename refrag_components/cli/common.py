@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "BfloatOption",
     "IndexModelOption",
     "ModelOption",
     "StoreOption",
@@ -35,6 +36,14 @@ DEFAULT_MODEL = "refrag-smollm2-135m"
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="Bundled name, checkpoint folder or Hugging Face hub id.")
+]
+
+BfloatOption = Annotated[
+    bool,
+    typer.Option(
+        "--bf16",
+        help="Compute in bfloat16: several times faster on CPUs made for it (AMX).",
+    ),
 ]
 
 IndexModelOption = Annotated[

@@ -9,7 +9,15 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from refrag_components.cli.common import DEFAULT_MODEL, ModelOption, errors, load_model, output, say
+from refrag_components.cli.common import (
+    DEFAULT_MODEL,
+    BfloatOption,
+    ModelOption,
+    errors,
+    load_model,
+    output,
+    say,
+)
 
 if TYPE_CHECKING:
     from refrag_components.evaluation.methods import Method
@@ -34,14 +42,6 @@ ExpandedOption = Annotated[
 ]
 PlotsOption = Annotated[
     bool, typer.Option("--plots/--no-plots", help="Draw PNG files (needs matplotlib).")
-]
-
-BfloatOption = Annotated[
-    bool,
-    typer.Option(
-        "--bf16",
-        help="Compute in bfloat16, as on a GPU: several times faster on CPUs made for it (AMX).",
-    ),
 ]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from refrag_components.cli.common import errors, output, say
+from refrag_components.cli.common import BfloatOption, errors, output, say
 
 __all__ = ["app"]
 
@@ -51,6 +51,7 @@ def questions(
     most: Annotated[
         int | None, typer.Option("--most", help="Questions to take of each file; all otherwise.")
     ] = None,
+    bf16: BfloatOption = False,
 ) -> None:
     """Tokenise questions once and find distractors for them; faster with a GPU."""
     import torch
@@ -62,7 +63,8 @@ def questions(
     settings = Recipe.load(recipe)
     model = RefragModel.from_base(settings.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    with _counting("texts") as progress:
+    precision = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+    with precision, _counting("texts") as progress:
         count = prepare_questions(
             files, model, out, most=most, seed=settings.seed, progress=progress
         )

@@ -165,8 +165,8 @@ def cut_windows(
         stands_for = np.where(by_token, np.arange(s), last[chunk_of])
         in_row = 1 + stands_for[kept].reshape(rows, per_row)
         arrays["context_index"] = np.arange(rows)[:, None] * full_ids.shape[1] + in_row
-        row, place = np.nonzero(~is_chunk)
-        in_rows = (row * token_ids.shape[1] + 1 + place).reshape(rows, -1)
+        row, column = np.nonzero(~is_chunk)
+        in_rows = (row * token_ids.shape[1] + 1 + column).reshape(rows, -1)
         arrays["expanded_index"] = in_rows
         arrays["expanded_full_index"] = arrays["context_index"][~is_chunk].reshape(rows, -1)
     if with_context_labels:

@@ -81,7 +81,7 @@ def decode(
 ) -> list[Output]:
     """Answers prompts greedily and measures the expected answers; similar lengths together.
 
-    One pass over the prompt serves both. On CUDA it computes in bfloat16.
+    One pass over the prompt serves both. On CUDA, or with such a decoder, it computes in bfloat16.
 
     Args:
         model: The model, in evaluation mode.

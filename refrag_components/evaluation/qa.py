@@ -233,7 +233,9 @@ def _identity(model: RefragModel, method: Method) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    known = method.way in POLICIES
     return {
+        **({"revision": make_policy(method.way, model).revision} if known else {}),
         "fingerprint": model.fingerprint,
         "model": digest.hexdigest(),
         "dtype": str(model.dtype).removeprefix("torch."),

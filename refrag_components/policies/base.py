@@ -37,6 +37,8 @@ class Policy(ABC):
     """Decides which chunks matter most. Implementations are safe to use from several threads."""
 
     name: ClassVar[str]
+    #: Counts up when inputs get other scores than before, so that measurements do not mix.
+    revision: ClassVar[int] = 1
 
     @abstractmethod
     def scores(self, inputs: PolicyInputs) -> np.ndarray:

@@ -41,6 +41,7 @@ class LateInteractionPolicy(Policy):
     """
 
     name: ClassVar[str] = "late-interaction"
+    revision: ClassVar[int] = 2
 
     def __init__(self, model: RefragModel) -> None:
         self._model = model
@@ -81,18 +82,18 @@ def _shared(asked: ChunkedPassage, passages: Sequence[ChunkVectors]) -> np.ndarr
     return np.maximum.reduceat(has * rarity, parts, axis=1).T
 
 
-def _nearby(cosines: np.ndarray, step: float) -> np.ndarray:
-    """Mean over the rows of max_j (cosines_j - step |i - j|) at every column i.
+def _nearby(matches: np.ndarray, step: float) -> np.ndarray:
+    """Mean over the rows of max_j (matches_j - step |i - j|) at every column i.
 
     Args:
-        cosines: (question chunks, passage chunks).
+        matches: (question chunks, passage chunks).
         step: What a chunk of distance costs.
 
     Returns:
         (passage chunks,).
     """
-    way = step * np.arange(cosines.shape[1])
-    before = np.maximum.accumulate(cosines + way, axis=1) - way
-    after = np.maximum.accumulate((cosines - way)[:, ::-1], axis=1)[:, ::-1] + way
+    way = step * np.arange(matches.shape[1])
+    before = np.maximum.accumulate(matches + way, axis=1) - way
+    after = np.maximum.accumulate((matches - way)[:, ::-1], axis=1)[:, ::-1] + way
     nearest: np.ndarray = np.maximum(before, after).mean(axis=0)
     return nearest

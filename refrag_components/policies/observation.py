@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize, pad
 
+from refrag_components.chunking import QUESTION_PART
 from refrag_components.policies.late_interaction import PER_TOKEN, SHARED
 
 __all__ = [
@@ -157,12 +158,13 @@ def question_centre(seen: Observation) -> Tensor:
 def _shared(seen: Observation) -> Tensor:
     """How rare the rarest shared token is in its context, (prompts, chunks, question parts)."""
     parts = seen.question_used.shape[1]
+    tokens = parts * QUESTION_PART
     same = seen.token_ids.unsqueeze(-1) == seen.question_ids[:, None, None]
     has = (same & seen.used.unsqueeze(-1)).any(dim=2).float()
     total = seen.present.sum(dim=1, keepdim=True)
-    rarity = (total / has.sum(dim=1).clamp(min=1)).log() / total.clamp(min=2).log()
-    by_token = pad(has * rarity.unsqueeze(1), (0, 2 * parts - has.shape[-1]))
-    return by_token.unflatten(-1, (parts, 2)).amax(dim=-1)
+    rarity = (total.clamp(min=1) / has.sum(dim=1).clamp(min=1)).log() / total.clamp(min=2).log()
+    by_token = pad(has * rarity.unsqueeze(1), (0, tokens - has.shape[-1]))
+    return by_token.unflatten(-1, (parts, QUESTION_PART)).amax(dim=-1)
 
 
 def _late_interaction(matches: Tensor, seen: Observation) -> Tensor:

@@ -42,10 +42,11 @@ def similar_passages(
     """
     pool = torch.from_numpy(_embed(model, passages, progress)).to(model.device).T
     asked = torch.from_numpy(_embed(model, questions, progress)).to(model.device)
-    found = [
-        (part @ pool).topk(min(count, len(passages)), dim=1).indices.cpu().numpy()
-        for part in asked.split(_SEARCHED_AT_ONCE)
-    ]
+    with torch.autocast(model.device.type, enabled=False):  # rounded cosines would tie
+        found = [
+            (part @ pool).topk(min(count, len(passages)), dim=1).indices.cpu().numpy()
+            for part in asked.split(_SEARCHED_AT_ONCE)
+        ]
     return np.concatenate(found)
 
 

@@ -38,7 +38,8 @@ def evidence(
     """How much each chunk should count for whoever looks for the answer.
 
     A chunk of a passage that answers counts exp(-d / 32), d its tokens to where the answer stands,
-    at most 64; other passages count nothing.
+    at most 64; other passages count nothing. Where none answers, the one that was asked about
+    counts: who reads it can say so.
 
     Args:
         row: Drawn from ``questions``.
@@ -47,15 +48,15 @@ def evidence(
         texts: From ``token_texts``.
 
     Returns:
-        (chunks of the row in prompt order,), float32, sum 1; all 0 where no passage that answers
-        is shown.
+        (chunks of the row in prompt order,), float32, sum 1; all 0 where no such passage is shown.
     """
     k = spec.chunk_size
     answer = "".join(texts[i] for i in row.answer).strip(" .")
     pattern = None
     if answer and answer not in _SAID_OF_ALL:
-        pattern = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
-    parts = []
+        # Letters beyond ASCII are written as bytes here, and so are dashes and curly quotes.
+        pattern = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.ASCII)
+    parts = [np.zeros(0, dtype=np.float32)]
     for number in np.concatenate(row.passages):
         length = min(int(questions.lengths[number]), spec.max_tokens)
         counts = np.zeros(-(-length // k), dtype=np.float32)

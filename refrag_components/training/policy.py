@@ -33,6 +33,7 @@ from refrag_components.policies.learned import (
     save_networks,
 )
 from refrag_components.policies.observation import (
+    LATE_INTERACTION,
     Observation,
     context_features,
     question_features,
@@ -380,7 +381,7 @@ def _baselines(seen: Observation, rarity: Tensor) -> dict[str, Tensor]:
     asked = question_features(seen, rarity)
     return {
         "similarity": asked[..., 0] + floor,
-        "late-interaction": asked[..., 2] + floor,
+        "late-interaction": asked[..., LATE_INTERACTION] + floor,
         "recent": place + floor,
         "rare": context_features(seen, rarity)[..., 0] + floor,
     }

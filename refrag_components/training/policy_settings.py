@@ -16,11 +16,12 @@ class PolicySettings:
         max_seconds: Seconds that the stage may take, loading not included; the learning rate then
             reaches zero, and GRPO begins, at the same shares of the time as of the steps. None for
             no limit.
-        warm_up: How many of the steps fit the gains of random choices (ours) before the paper's
-            GRPO begins; 0 is the paper's method alone.
+        warm_up: How many of the steps learn where answers stand and, on running text, fit the gains
+            of random choices (both ours) before the paper's GRPO begins; 0 is the paper's method
+            alone.
         examples: Prompts a step.
         samples: Choices a prompt that are rewarded and compared (G).
-        updates: Optimiser steps on the rewards of each step.
+        updates: Optimiser steps on the examples of each step.
         clip: How far a ratio of probabilities may leave 1 (PPO's epsilon).
         learning_rate: At its peak: 4 % linear warm-up, then a cosine to zero.
         chunk_sizes: Values of k, drawn step by step.
@@ -38,7 +39,7 @@ class PolicySettings:
 
     steps: int = 300
     max_seconds: float | None = None
-    warm_up: int = 200
+    warm_up: int = 60
     examples: int = 64
     samples: int = 8
     updates: int = 4

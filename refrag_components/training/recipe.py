@@ -70,9 +70,10 @@ class StageSettings:
         runs: Numbers of chunks that expand together, drawn batch by batch: single ones are as many
             places where tokens follow chunk embeddings, long ones are what policies choose.
         recent_share: Share of the batches with some chunks expanded in which these are the last
-            of a running text instead of random ones: what is left to gain lies far back.
-        shuffled_share: Share of the batches of running text whose context has its passages in
-            random order: what helps is then as likely far from the output as near to it.
+            of the context instead of random ones: what is left to gain lies far back.
+        shuffled_share: Share of the batches of running text, recalls among them, whose context has
+            its passages in random order: what helps is then as likely far from the output as near
+            to it.
         reconstruction_share: Share of batches that go on reconstructing (stages 2 and 3).
         curriculum_steps: In so many steps at the beginning every other batch reconstructs as
             stage 1 does, short texts first: what cannot be read cannot be looked up (stages 2 and

@@ -56,7 +56,9 @@ def test_questions_are_prepared_and_trained_on(folder: Path) -> None:
     (folder / "questions.jsonl").write_text(json.dumps(question) + "\n")
     data = ["--recipe", recipe, "--out"]
     assert invoke("prepare", folder / "text.jsonl", *data, folder / "text")[0] == 0
-    code, output = invoke("questions", folder / "questions.jsonl", *data, folder / "questions")
+    code, output = invoke(
+        "questions", folder / "questions.jsonl", *data, folder / "questions", "--bf16"
+    )
     assert code == 0, output
     assert "1 questions in" in output
     run = ["run", *data, folder / "run", "--text", folder / "text", "--validation", folder / "text"]

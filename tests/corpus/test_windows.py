@@ -255,13 +255,13 @@ def test_shuffled_passages_are_the_same_passages(
             torch.testing.assert_close(vectors[row], expected[row, order])
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
 def test_each_context_position_stands_for_its_last_token(
-    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
+    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float, shuffled: bool
 ) -> None:
-    _, batch = two_windows(
-        tiny_model, corpus, passage_tokens=18, output_tokens=5, expanded=expanded
-    )
+    shape = {"passage_tokens": 18, "output_tokens": 5, "expanded": expanded}
+    _, batch = two_windows(tiny_model, corpus, shuffled=shuffled, **shape)
     assert batch.full_ids is not None
     assert batch.context_index is not None
     meant = batch.full_ids.flatten()[batch.context_index]

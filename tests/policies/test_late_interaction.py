@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -71,6 +71,9 @@ def test_distance_counts_in_tokens() -> None:
     assert scores[0] - scores[1] == pytest.approx(4 * PER_TOKEN, abs=1e-6)
 
 
+WORDS = ([9, 8, 9, 1, 7, 9, 9, 2], [9, 3, 9, 8, 9, 4, 9, 5])
+
+
 def test_words_that_are_shared_count_by_how_rare_they_are() -> None:
     flat = [[0.0, 1.0]]
     passages = [ChunkVectors(np.array(flat * 4), np.array(ids), 2, "f") for ids in WORDS]
@@ -83,11 +86,13 @@ def test_words_that_are_shared_count_by_how_rare_they_are() -> None:
     assert half[[0, 5]] == pytest.approx(SHARED * 2 / 3)
     assert (common == none).all()
     assert (none == 0).all()
+    empty = ChunkVectors(np.zeros((0, 2), np.float32), np.zeros(0, int), 2, "f")
+    parted = [passages[0], empty, passages[1], empty]
+    assert (_scores(_Question([1.0, 0.0], tokens=(7, 98)), *parted) == whole).all()
+    assert _scores(_Question([1.0, 0.0]), empty).shape == (0,)
 
 
-WORDS = ([9, 8, 9, 1, 7, 9, 9, 2], [9, 3, 9, 8, 9, 4, 9, 5])
-
-
+@settings(deadline=None)
 @given(seed=st.integers(0, 999))
 def test_training_and_queries_score_alike(seed: int, tiny_model: RefragModel) -> None:
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from refrag_components.corpus import Conversation, ConversationSpec, QuestionSet
 from refrag_components.modeling import RefragModel
+from refrag_components.training import evidence as module
 from refrag_components.training.evidence import evidence, evidence_loss, token_texts
 from tests.tiny import TEXT
 
@@ -30,7 +32,7 @@ def conversation(
     ids = [*model.tokenizer(answer, add_special_tokens=False).input_ids]
     return Conversation(
         texts=[np.zeros(1, np.int64)] * 2,
-        passages=[np.array(shown)],
+        passages=[np.array(shown, dtype=np.int64)],
         needed=np.array(needed),
         answer=np.array([*ids, model.tokenizer.eos_token_id]),
         question="",
@@ -60,10 +62,15 @@ def test_chunks_of_the_answer_count_most(tiny_model: RefragModel, questions: Que
     assert own.min() > 0
 
 
-@pytest.mark.parametrize("answer", ["no", "nowhere to be found", ""])
+@pytest.mark.parametrize("answer", ["list", "nowhere to be found", ""])
 def test_without_its_words_all_of_the_passage_counts_alike(
-    answer: str, tiny_model: RefragModel, questions: QuestionSet
+    answer: str,
+    tiny_model: RefragModel,
+    questions: QuestionSet,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert "list" in TEXT[1]
+    monkeypatch.setattr(module, "_SAID_OF_ALL", ("list",))  # as "no" is, which stands in no text
     words = token_texts(tiny_model.tokenizer)
     row = conversation(tiny_model, questions, [0, 1], [1], answer)
     found = evidence(row, SPEC, questions, words)
@@ -71,6 +78,23 @@ def test_without_its_words_all_of_the_passage_counts_alike(
     np.testing.assert_allclose(found[counts[0] :], 1 / counts[1], rtol=1e-5)
     not_shown = conversation(tiny_model, questions, [0], [1], answer)
     assert (evidence(not_shown, SPEC, questions, words) == 0).all()
+    nothing = conversation(tiny_model, questions, [], [1], answer)
+    assert evidence(nothing, SPEC, questions, words).shape == (0,)
+
+
+def test_what_is_not_ascii_ends_a_word(tiny_model: RefragModel, questions: QuestionSet) -> None:
+    """Bytes of dashes and quotes look like letters where tokens are written as bytes."""
+    text = "It was dug in \u201c1907\u201d\u20131910, north of the old town by the river."
+    ids = np.array(tiny_model.tokenizer(text, add_special_tokens=False).input_ids)
+    corpus = replace(questions.corpus, tokens=ids)
+    alone = replace(questions, corpus=corpus, lengths=np.array([len(ids)]))
+    words = token_texts(tiny_model.tokenizer)
+    for answer in ("1907", "1910"):
+        row = conversation(tiny_model, alone, [0], [0], answer)
+        found = evidence(row, SPEC, alone, words)
+        best = [ids[4 * i : 4 * i + 4] for i in np.flatnonzero(found == found.max())]
+        assert answer in tiny_model.tokenizer.decode(np.concatenate(best))
+        assert np.ptp(found) > 0
 
 
 def test_part_of_a_word_is_no_answer(tiny_model: RefragModel, questions: QuestionSet) -> None:
