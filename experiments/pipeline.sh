@@ -157,11 +157,9 @@ if [ "${POLICY:-0}" -gt 0 ]; then
         cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
         model=$run/policy/model
         common="$common --policy learned"
-        chosen="$chosen --policy learned --policy learned-query"
+        wait $measured
+        every_set 0 "$model" $chosen --policy learned --policy learned-query  # what is there is kept
     fi
-    wait $measured
-    every_set 0 "$model" $chosen &  # what is there is kept
-    measured=$!
 fi
 wait $measured
 perplexity 0 recovery-4 "$model" --chunk-size 4 $common --expanded .1 --expanded .25 &
