@@ -78,14 +78,17 @@ def say(text: str, style: str = "dim") -> None:
     errors.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def load_model(name: str, *, bfloat16: bool = False) -> RefragModel:
+def load_model(
+    name: str, *, bfloat16: bool = False, chunk_size: int | None = None
+) -> RefragModel:
     """Loads a checkpoint for inference; on a CPU too its decoder can be in bfloat16."""
     say(f"Loading {name}")
     import torch
 
     from refrag_components.modeling import RefragModel
 
-    return RefragModel.from_pretrained(name, dtype=torch.bfloat16 if bfloat16 else None)
+    dtype = torch.bfloat16 if bfloat16 else None
+    return RefragModel.from_pretrained(name, dtype=dtype, chunk_size=chunk_size)
 
 
 def load_model_of(folder: Path, asked: str | None) -> tuple[str, RefragModel]:

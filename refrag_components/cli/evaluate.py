@@ -121,6 +121,9 @@ def qa(
             show_default="given",
         ),
     ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+    ] = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
     items: Annotated[int | None, typer.Option("--items", help="Questions a set, at most.")] = 500,
@@ -146,7 +149,7 @@ def qa(
     ]
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
     texts = [] if pool is None else read_pool(pool)
-    loaded = load_model(model, bfloat16=bf16)
+    loaded = load_model(model, bfloat16=bf16, chunk_size=chunk_size)
     methods = _methods(loaded, policy, expanded)
     with _Bars() as bars:
         results = evaluate_questions(
@@ -160,7 +163,7 @@ def qa(
             progress=bars.advance,
         )
     tables = summarise(results)
-    written = write_qa(out, model, tables)
+    written = write_qa(out, model, tables, chunk_size=loaded.config.chunk_size)
     for table in tables:
         output.print(_qa_table(table))
     _finish(out, written, draw_plots(out) if plots else [])

@@ -8,15 +8,16 @@ from typing import Any
 __all__ = ["perplexity_markdown", "qa_markdown"]
 
 
-def qa_markdown(tables: Sequence[dict[str, Any]]) -> str:
-    """The figures of ``summarise``, one section a setting and set."""
+def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
+    """The figures of ``summarise``, one section a setting and set; all at one k."""
     lines = [
         "# Question answering",
         "",
         "Exact match and F1 by the SQuAD rules in percent; log-ppl of the shortest right answer "
         "in nats a token. Brackets hold 95% bootstrap intervals over questions. Rate is context "
         "tokens by context positions. *As p* is plain text that takes as many positions as that "
-        "p: the last tokens of the context, or the passages most similar to the question.",
+        "p: the last tokens of the context, or the passages most similar to the question. "
+        f"k={chunk_size}.",
     ]
     for table in tables:
         lines += ["", f"## {_title(table)}", ""]

@@ -19,18 +19,22 @@ __all__ = ["draw_plots", "write_perplexity", "write_qa"]
 _QA, _PERPLEXITY = "qa.json", "perplexity.json"
 
 
-def write_qa(folder: str | Path, model: str, tables: Sequence[dict[str, Any]]) -> list[Path]:
+def write_qa(
+    folder: str | Path, model: str, tables: Sequence[dict[str, Any]], *, chunk_size: int
+) -> list[Path]:
     """Writes ``qa.json`` and ``qa.md``.
 
     Args:
         folder: Where to write.
         model: Name of the model.
         tables: From ``summarise``.
+        chunk_size: The k that was measured.
 
     Returns:
         The files written.
     """
-    return _write(Path(folder) / _QA, model, tables, qa_markdown(tables))
+    content = {"model": model, "chunk_size": chunk_size, "tables": list(tables)}
+    return _write(Path(folder) / _QA, content, qa_markdown(tables, chunk_size=chunk_size))
 
 
 def write_perplexity(
@@ -46,7 +50,8 @@ def write_perplexity(
     Returns:
         The files written.
     """
-    return _write(Path(folder) / _PERPLEXITY, model, tables, perplexity_markdown(tables))
+    content = {"model": model, "tables": list(tables)}
+    return _write(Path(folder) / _PERPLEXITY, content, perplexity_markdown(tables))
 
 
 def draw_plots(folder: str | Path) -> list[Path]:
@@ -77,8 +82,8 @@ def draw_plots(folder: str | Path) -> list[Path]:
     return written
 
 
-def _write(path: Path, model: str, tables: Sequence[dict[str, Any]], markdown: str) -> list[Path]:
-    write_json(path, {"model": model, "tables": list(tables)})
+def _write(path: Path, content: dict[str, Any], markdown: str) -> list[Path]:
+    write_json(path, content)
     text = path.with_suffix(".md")
     beside = text.with_name(f".{text.name}.tmp")
     beside.write_text(markdown, encoding="utf-8")

@@ -105,6 +105,30 @@ def test_bfloat16_on_a_processor_changes_figures_little(
     assert found[1] != found[0]
 
 
+def test_answers_are_measured_at_another_chunk_size(
+    tiny_folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    few = ("--policy", "recent", "--expanded", 0.25, "--items", 2, "--no-plots")
+    positions = []
+    for k in (2, 4):
+        out = tmp_path / str(k)
+        arguments = ("qa", questions, "--model", tiny_folder, "--chunk-size", k, "--out", out)
+        code, output = invoke(*arguments, *few)
+        assert code == 0, output
+        figures = json.loads((out / "qa.json").read_text())
+        assert figures["chunk_size"] == k
+        assert f"k={k}." in (out / "qa.md").read_text()
+        rows = {row["method"]: row for row in figures["tables"][0]["rows"]}
+        positions.append(rows["compressed"]["context_positions"])
+    assert positions[0] == pytest.approx(2 * positions[1], rel=0.2)
+
+    code, output = invoke(
+        *("qa", questions, "--model", tiny_folder, "--chunk-size", 99, "--out", tmp_path / "99")
+    )
+    assert code == 1
+    assert "chunk_size must lie in 1..max_chunk_size" in output
+
+
 def test_a_missing_matplotlib_is_told_before_the_work(
     tiny_folder: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

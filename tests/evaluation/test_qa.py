@@ -154,7 +154,7 @@ def test_figures_of_two_sets() -> None:
     assert {kind["kind"]: kind["items"] for kind in a["kinds"]} == {"number": 10, "yes/no": 30}
     means = [table["rows"][1]["f1"] for table in (a, b)]
     assert both["rows"][1]["f1"] == pytest.approx(np.mean(means))
-    text = qa_markdown([a, b, both])
+    text = qa_markdown([a, b, both], chunk_size=4)
     assert "## all sets: 48 questions, 5 passages" in text
     assert "| p=0 | " in text
 
@@ -178,4 +178,4 @@ def test_sets_with_different_methods_are_refused() -> None:
 def test_no_right_answer_at_all_gives_no_share() -> None:
     (table,) = summarise([result("a", FULL, [0.0, 0.0]), result("a", COMPRESSED, [0.0, 0.0])])
     assert "f1_of_full" not in table["rows"][0]
-    assert "| full context |" in qa_markdown([table])
+    assert "| full context |" in qa_markdown([table], chunk_size=4)
