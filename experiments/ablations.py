@@ -67,7 +67,7 @@ VARIANTS: dict[str, Change] = {
     "adapted encoder": adapted_encoder,
     "encoder of 2 layers": with_k(4),  # see main
     "no distillation": with_stage(
-        distillation=0.0, alignment=0.0, context_alignment=0.0, next_token=1.0
+        distillation=0.0, base_teacher=False, alignment=0.0, context_alignment=0.0, next_token=1.0
     ),
     "no chunk adapter": with_stage(chunk_adapter_lr=0.0),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evidence", "evidence_loss", "token_texts"]
 
-_REACH = 32  # tokens away from the answer where text counts 1/e of what it counts there
+_REACH = 8  # tokens away from the answer where text counts 1/e of what it counts there
 _FAR = 64  # tokens; beyond, or where the answer does not stand word for word, all counts alike
 _SAID_OF_ALL = ("yes", "no")  # answers that stand nowhere, even if such a word does
 _SPACES = str.maketrans("ĠĊ▁", "   ")  # how tokenizers of bytes and of SentencePiece write them
@@ -37,7 +37,7 @@ def evidence(
 ) -> np.ndarray:
     """How much each chunk should count for whoever looks for the answer.
 
-    A chunk of a passage that answers counts exp(-d / 32), d its tokens to where the answer stands,
+    A chunk of a passage that answers counts exp(-d / 8), d its tokens to where the answer stands,
     at most 64; other passages count nothing. Where none answers, the one that was asked about
     counts: who reads it can say so.
 
