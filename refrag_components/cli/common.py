@@ -78,9 +78,7 @@ def say(text: str, style: str = "dim") -> None:
     errors.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def load_model(
-    name: str, *, bfloat16: bool = False, chunk_size: int | None = None
-) -> RefragModel:
+def load_model(name: str, *, bfloat16: bool = False, chunk_size: int | None = None) -> RefragModel:
     """Loads a checkpoint for inference; on a CPU too its decoder can be in bfloat16."""
     say(f"Loading {name}")
     import torch
