@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import torch
+
 from refrag_components.modeling import RefragModel
+from refrag_components.policies.learned import POLICY_FILE, PolicyNetwork, save_networks
 from tests.cli.conftest import Run
 
 
@@ -31,6 +35,18 @@ def test_facts_about_a_model(refrag: Run, tiny_folder: Path, tiny_model: RefragM
     assert shown["fingerprint"] == tiny_model.fingerprint
     assert shown["chunk size"] == "4"
     assert shown["window"] == "512 positions"
+    assert shown["trained policies"] == "none"
+
+
+def test_a_model_says_which_trained_policies_it_carries(
+    refrag: Run, tiny_folder: Path, tiny_model: RefragModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trained"
+    shutil.copytree(tiny_folder, folder)
+    network = PolicyNetwork(tiny_model.encoder.width, torch.ones(8), sees_question=True)
+    save_networks({"learned-query": network}, folder / POLICY_FILE)
+    shown = facts(refrag("info", folder).stdout)
+    assert shown["trained policies"] == "learned-query"
 
 
 def test_an_unknown_name_is_told(refrag: Run) -> None:
