@@ -79,7 +79,7 @@ def say(text: str, style: str = "dim") -> None:
 
 
 def load_model(name: str, *, bfloat16: bool = False, chunk_size: int | None = None) -> RefragModel:
-    """Loads a checkpoint for inference; on a CPU too its decoder can be in bfloat16."""
+    """Loads a checkpoint for inference, perhaps at another k or, on a CPU too, in bfloat16."""
     say(f"Loading {name}")
     import torch
 
