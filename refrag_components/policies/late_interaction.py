@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.policies.nearby import nearby
 from refrag_components.vectors import unit_rows
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class LateInteractionPolicy(Policy):
         ends = np.cumsum([passage.n_chunks for passage in passages])
         scores = np.concatenate(
             [
-                _nearby(
+                nearby(
                     question @ unit_rows(passage.vectors).T + own, PER_TOKEN * passage.chunk_size
-                )
+                ).mean(axis=0)
                 for passage, own in zip(passages, np.split(shared, ends[:-1], axis=1), strict=True)
             ]
         )
@@ -80,20 +81,3 @@ def _shared(asked: ChunkedPassage, passages: Sequence[ChunkVectors]) -> np.ndarr
     rarity = np.log(len(has) / has.sum(axis=0).clip(min=1)) / np.log(max(len(has), 2))
     parts = np.arange(0, len(asked.token_ids), asked.chunk_size)
     return np.maximum.reduceat(has * rarity, parts, axis=1).T
-
-
-def _nearby(matches: np.ndarray, step: float) -> np.ndarray:
-    """Mean over the rows of max_j (matches_j - step |i - j|) at every column i.
-
-    Args:
-        matches: (question chunks, passage chunks).
-        step: What a chunk of distance costs.
-
-    Returns:
-        (passage chunks,).
-    """
-    way = step * np.arange(matches.shape[1])
-    before = np.maximum.accumulate(matches + way, axis=1) - way
-    after = np.maximum.accumulate((matches - way)[:, ::-1], axis=1)[:, ::-1] + way
-    nearest: np.ndarray = np.maximum(before, after).mean(axis=0)
-    return nearest

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 from refrag_components.exceptions import UnknownModelError, UnknownPolicyError
 from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.policies.late_interaction import LateInteractionPolicy
+from refrag_components.policies.nearby import nearby
 from refrag_components.policies.observation import (
     CONTEXT_FEATURES,
     LATE_INTERACTION,
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
 __all__ = [
+    "LATE",
     "NETWORKS",
+    "PER_TOKEN",
     "POLICY_FILE",
     "LearnedPolicy",
     "LearnedQueryPolicy",
@@ -50,6 +54,12 @@ POLICY_FILE = "policy.safetensors"
 
 #: Name of each learned policy -> whether its network sees the question.
 NETWORKS = {"learned": False, "learned-query": True}
+
+#: Logits that a point of late interaction adds for ``learned-query``.
+LATE = 6.0
+
+#: Logits that a token of distance costs it.
+PER_TOKEN = 0.03
 
 _WIDTH = 192
 _HEADS = 6
@@ -184,9 +194,35 @@ class LearnedPolicy(Policy):
 
 
 class LearnedQueryPolicy(LearnedPolicy):
-    """Scores chunks by the network that also sees the question."""
+    """Scores chunks by the network that also sees the question, each by the best one around it.
+
+    The network says of every chunk by itself how likely the answer stands there. By its logits
+    alone half of a budget goes to scattered chunks that are all unlikely. So what late interaction
+    says, which passage is asked for, is added to them, and each token of distance to a chunk costs
+    ``PER_TOKEN``: the likely ones get their surroundings, which a decoder reads better in one piece
+    (experiments/013).
+
+    Args:
+        model: As for ``LearnedPolicy``.
+    """
 
     name: ClassVar[str] = "learned-query"
+    revision: ClassVar[int] = 2
+
+    def __init__(self, model: RefragModel) -> None:
+        super().__init__(model)
+        self._late = LateInteractionPolicy(model)
+
+    def scores(self, inputs: PolicyInputs) -> np.ndarray:
+        """The highest sum around each chunk in its passage, less the way there."""
+        added = super().scores(inputs) + LATE * self._late.scores(inputs)
+        passages = [passage for passage in inputs.passages if passage.n_chunks]
+        parts = np.split(added, np.cumsum([passage.n_chunks for passage in passages])[:-1])
+        reached = [
+            nearby(own, PER_TOKEN * passage.chunk_size)
+            for passage, own in zip(passages, parts, strict=True)
+        ]
+        return np.concatenate(reached).astype(np.float32)
 
 
 def observe(model: RefragModel, inputs: PolicyInputs, question: str) -> Observation:

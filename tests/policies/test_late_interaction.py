@@ -8,12 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from refrag_components.chunking import ChunkedPassage
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Budget, LateInteractionPolicy, PolicyInputs, select
-from refrag_components.policies.late_interaction import PER_TOKEN, SHARED, _nearby
+from refrag_components.policies.late_interaction import PER_TOKEN, SHARED
 from refrag_components.policies.learned import observe
 from refrag_components.policies.observation import LATE_INTERACTION, question_features
 from refrag_components.vectors import ChunkVectors
@@ -112,19 +111,6 @@ def test_nothing_stands_out_without_a_question_or_direction() -> None:
     passages = [_passage([1.0, 0.0], [0.0, 1.0]), _passage([0.0, 0.0])]
     assert _scores(_Question([1.0, 0.0]), *passages, text=" ").tolist() == [0, 0, 0]
     assert _scores(_Question([1.0, 0.0]), passages[1]).tolist() == [0]
-
-
-@given(
-    cosines=arrays(
-        np.float64, st.tuples(st.integers(1, 3), st.integers(0, 9)), elements=st.floats(-1, 1)
-    ),
-    step=st.floats(0, 0.1),
-)
-def test_the_nearest_match_is_found_as_by_comparing_all(cosines: np.ndarray, step: float) -> None:
-    n = cosines.shape[1]
-    away = step * np.abs(np.arange(n)[:, None] - np.arange(n))
-    expected = (cosines[:, None, :] - away).max(axis=2).mean(axis=0) if n else np.zeros(0)
-    np.testing.assert_allclose(_nearby(cosines, step), expected, atol=1e-9)
 
 
 def test_a_passage_that_is_asked_for_expands_in_one_piece(tiny_model: RefragModel) -> None:

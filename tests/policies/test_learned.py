@@ -22,6 +22,7 @@ from refrag_components.policies import (
 )
 from refrag_components.policies.learned import (
     NETWORKS,
+    PER_TOKEN,
     POLICY_FILE,
     PolicyNetwork,
     observe,
@@ -206,6 +207,27 @@ def test_only_the_query_policy_sees_the_question(
     np.testing.assert_array_equal(blind.scores(inputs), blind.scores(other))
     assert not np.array_equal(seeing.scores(inputs), seeing.scores(other))
     assert np.isfinite(seeing.scores(PolicyInputs(inputs.passages, " "))).all()
+
+
+def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
+    trained: RefragModel, inputs: PolicyInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unasked = PolicyInputs(inputs.passages, "")  # late interaction says nothing
+    counts = [passage.n_chunks for passage in inputs.passages]
+    likely = counts[0] + 2  # in the second passage
+    logits = torch.linspace(-1.0, -2.0, sum(counts))  # the first passage's come next
+    logits[likely] = 3.0
+    monkeypatch.setitem(trained.policies._modules, "learned-query", lambda _: logits[None])  # type: ignore[arg-type]
+    scores = LearnedQueryPolicy(trained).scores(unasked)
+    around = np.argsort(-scores, kind="stable")[:5]
+    assert sorted(around) == list(range(likely - 2, likely + 3))
+    away = PER_TOKEN * inputs.passages[1].chunk_size
+    np.testing.assert_allclose(scores[around], 3.0 - away * np.array([0, 1, 1, 2, 2]), atol=1e-6)
+    np.testing.assert_array_equal(scores[: counts[0]], logits[: counts[0]])  # none reaches over
+
+    logits[:] = 0.0
+    asked = LearnedQueryPolicy(trained).scores(inputs)
+    assert asked.argmax() == LateInteractionPolicy(trained).scores(inputs).argmax()
 
 
 def test_a_checkpoint_carries_its_policies(
