@@ -197,7 +197,7 @@ class LearnedQueryPolicy(LearnedPolicy):
     """Scores chunks by the network that also sees the question, each by the best one around it.
 
     The network says of every chunk by itself how likely the answer stands there. By its logits
-    alone half of a budget goes to scattered chunks that are all unlikely. So what late interaction
+    alone much of a budget goes to scattered chunks that are all unlikely. So what late interaction
     says, which passage is asked for, is added to them, and each token of distance to a chunk costs
     ``PER_TOKEN``: the likely ones get their surroundings, which a decoder reads better in one piece
     (experiments/013).
