@@ -9,6 +9,7 @@ from refrag_components.corpus.batch import (
     batch_logits,
     batch_vectors,
 )
+from refrag_components.corpus.cloze import ClozeForm
 from refrag_components.corpus.conversations import lay_out_conversations
 from refrag_components.corpus.questions import Conversation, ConversationSpec, QuestionSet
 from refrag_components.corpus.tokenised import TokenisedCorpus, prepare_corpus, read_texts
@@ -17,6 +18,7 @@ from refrag_components.corpus.windows import WindowSpec, cut_windows
 __all__ = [
     "IGNORED",
     "Batch",
+    "ClozeForm",
     "Conversation",
     "ConversationSpec",
     "QuestionSet",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from refrag_components.corpus.batch import IGNORED, Batch
+from refrag_components.corpus.cloze import ClozeForm, ask_for_gaps
 from refrag_components.corpus.pieces import encoder_input
 from refrag_components.corpus.tokenised import TokenisedCorpus
 
@@ -38,6 +39,7 @@ class WindowSpec:
         recalled: The output is spans of so many tokens from anywhere in the context, 0 for none.
             What comes after a span's first tokens has to be looked up by what they say, and not,
             as in a reconstruction, by where they stand.
+        cloze: The output is questions about the context and their answers, which alone count.
         shuffled: The passages stand in random order, as retrieved ones do.
     """
 
@@ -50,6 +52,7 @@ class WindowSpec:
     recent: bool = False
     reconstruct: bool = False
     recalled: int = 0
+    cloze: bool = False
     shuffled: bool = False
 
     def __post_init__(self) -> None:
@@ -61,7 +64,7 @@ class WindowSpec:
     @property
     def quotes(self) -> bool:
         """Whether the output is taken from the context."""
-        return self.reconstruct or self.recalled > 0
+        return self.reconstruct or self.recalled > 0 or self.cloze
 
     @property
     def context_tokens(self) -> int:
@@ -95,6 +98,7 @@ def cut_windows(
     encoder: ChunkEncoder,
     separator: int,
     rng: np.random.Generator,
+    form: ClozeForm | None = None,
     with_full_text: bool = False,
     with_context_labels: bool = False,
 ) -> Batch:
@@ -109,7 +113,8 @@ def cut_windows(
         spec: Shape of the windows.
         encoder: Gives the encoder's special tokens and window.
         separator: Token id that comes first.
-        rng: Draws the expanded chunks and recalled spans.
+        rng: Draws the expanded chunks, recalled spans and questions.
+        form: What questions are made with; needed where ``spec.cloze``.
         with_full_text: Whether ``full_ids`` and what goes with it are wanted.
         with_context_labels: Whether ``context_labels`` are wanted.
     """
@@ -121,6 +126,10 @@ def cut_windows(
     labels = output
     if spec.recalled:
         output, labels = _recall(context, spec, rng)
+    if spec.cloze:
+        assert form is not None
+        asked = spec.passage_tokens, spec.output_tokens, form, rng
+        output, labels = ask_for_gaps(context, *asked)
     first = np.full((rows, 1), separator)
     head = [first, context] + ([first] if spec.quotes else [])
     full_ids = np.concatenate([*head, output[:, :-1]], axis=1)
@@ -160,6 +169,8 @@ def cut_windows(
         "labels": labels,
     }
     encoded = encoder_input(corpus, bounds.reshape(-1, 2), np.array(counts), encoder)
+    if spec.cloze:
+        arrays["answer_index"] = np.flatnonzero(labels != IGNORED)
     if with_full_text:
         arrays["full_ids"] = full_ids
         stands_for = np.where(by_token, np.arange(s), last[chunk_of])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from refrag_components.corpus import (
     Batch,
+    ClozeForm,
     ConversationSpec,
     QuestionSet,
     TokenisedCorpus,
@@ -87,6 +89,8 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
         output = min(settings.output_tokens, passages * tokens)
         recalled = min(int(rng.choice(_RECALLED)), output)
         recent = bool(rng.random() < settings.recent_share)
+        cloze = kind < (share := share + settings.cloze_share)
+        recalls = not cloze and kind < share + settings.recall_share
         plan.append(
             WindowSpec(
                 chunk_size=k,
@@ -96,7 +100,8 @@ def continual_plan(settings: StageSettings, seed: int) -> list[WindowSpec | Conv
                 expanded=p,
                 run=1 if recent else int(rng.choice(settings.runs)),
                 recent=recent,
-                recalled=recalled if kind < share + settings.recall_share else 0,
+                recalled=recalled if recalls else 0,
+                cloze=cloze,
                 shuffled=bool(rng.random() < settings.shuffled_share),
             )
         )
@@ -172,8 +177,8 @@ class PlannedBatches(Dataset[Batch]):
         if isinstance(spec, ConversationSpec):
             return self._conversations(spec, rng)
         each = spec.positions
-        # What is repeated or recalled is certain: no reader of the full text says it better. And a
-        # reader of plain text (p = 1) has nothing to learn from itself.
+        # What is repeated, recalled or left out of a sentence is certain: no reader of the full
+        # text says it better. And a reader of plain text (p = 1) has nothing to learn from itself.
         itself = spec.expanded == 1 and not self.base_teacher
         with_full_text = self.with_full_text and not (spec.quotes or itself)
         if with_full_text:
@@ -187,8 +192,14 @@ class PlannedBatches(Dataset[Batch]):
             separator=self.model.first_token_id,
             rng=rng,
             with_full_text=with_full_text,
-            with_context_labels=not self.base_teacher,
+            form=self._form if spec.cloze else None,
+            # Questions are few beside their context: its own tokens would drown them.
+            with_context_labels=not (self.base_teacher or spec.cloze),
         )
+
+    @cached_property
+    def _form(self) -> ClozeForm:
+        return ClozeForm.of(self.model.tokenizer)
 
     def _conversations(self, spec: ConversationSpec, rng: np.random.Generator) -> Batch:
         assert self.questions is not None

@@ -25,6 +25,8 @@ STAGES: tuple[Stage, ...] = ("reconstruction", "continual", "finetuning", "polic
 #: Passages that a window of running text is cut into, at most.
 MOST_PASSAGES = 8
 
+_ROOM_TO_ASK = 96  # tokens: a chat's opening, a sentence and what is missing in it
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
@@ -80,6 +82,9 @@ class StageSettings:
             3).
         recall_share: Share of batches whose output is spans from anywhere in the context (stages 2
             and 3).
+        cloze_share: Share of batches that ask, as turns of a chat, for names, numbers and phrases
+            that sentences of the context are given without: other questions at every step (stages 2
+            and 3).
         conversation_share: Share of batches that answer questions over passages in the decoder's
             chat template: a little keeps it able to converse (stage 2), most of them make the
             fine-tuning (stage 3).
@@ -122,6 +127,7 @@ class StageSettings:
     reconstruction_share: float = 0.0
     curriculum_steps: int = 0
     recall_share: float = 0.0
+    cloze_share: float = 0.0
     conversation_share: float = 0.0
     favoured_share: float = 0.0
     max_passages: int = 10
@@ -157,6 +163,9 @@ class StageSettings:
         if self.base_teacher and not self.reads_full_text:
             msg = "a base_teacher needs something to teach; set distillation or alignment with it"
             raise ValueError(msg)
+        if self.cloze_share and self.output_tokens < _ROOM_TO_ASK:
+            msg = f"output_tokens = {self.output_tokens} leaves no room for questions; "
+            raise ValueError(f"{msg}set at least {_ROOM_TO_ASK}, or cloze_share = 0")
         if min(self.runs) < 1:
             msg = f"runs = {list(self.runs)} are numbers of chunks, 1 or more"
             raise ValueError(msg)

@@ -62,9 +62,17 @@ def test_processes_that_train_together_share_shapes_but_not_windows(run_folder: 
 
 
 def test_what_is_known_for_certain_has_no_teacher_beside(run_folder: Path) -> None:
-    """Plain text, and text of the context repeated or recalled."""
+    """Plain text, and text of the context repeated, recalled or left out of a sentence."""
     recipe = Recipe.load(run_folder / "recipe.toml")
-    settings = replace(recipe.continual, expanded=(0.0, 1.0), conversation_share=0.2, steps=60)
+    settings = replace(
+        recipe.continual,
+        expanded=(0.0, 1.0),
+        conversation_share=0.2,
+        cloze_share=0.2,
+        output_tokens=96,
+        context_tokens=(128,),
+        steps=60,
+    )
     plan = continual_plan(settings, 3)
     batches = PlannedBatches(
         TokenisedCorpus.load(run_folder / "text"),
@@ -78,11 +86,13 @@ def test_what_is_known_for_certain_has_no_teacher_beside(run_folder: Path) -> No
     imitating = replace(batches, base_teacher=True)
     seen = set()
     for step, spec in enumerate(plan):
-        again = isinstance(spec, WindowSpec) and bool(spec.reconstruct or spec.recalled)
+        again = isinstance(spec, WindowSpec) and bool(
+            spec.reconstruct or spec.recalled or spec.cloze
+        )
         assert (batches[step].full_ids is None) == (spec.expanded == 1 or again)
         if isinstance(spec, WindowSpec):  # the base decoder teaches plain text too
             assert (imitating[step].full_ids is None) == again
-            assert batches[step].context_labels is not None
+            assert (batches[step].context_labels is None) == spec.cloze
             assert imitating[step].context_labels is None
         seen.add((type(spec), spec.expanded, again))
     assert seen == {

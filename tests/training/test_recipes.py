@@ -47,18 +47,27 @@ def test_fine_tuning_serves_every_budget_and_number_of_passages() -> None:
     contexts=st.lists(st.integers(64, 2000), min_size=1, max_size=4),
     output=st.integers(1, 300),
     recall=st.sampled_from([0.0, 0.4, 1.0]),
+    cloze=st.sampled_from([0.0, 0.3, 1.0]),
     recent=st.sampled_from([0.0, 0.5, 1.0]),
     shuffled=st.sampled_from([0.0, 1.0]),
 )
 def test_windows_hold_what_they_are_asked_for(
-    contexts: list[int], output: int, recall: float, recent: float, shuffled: float
+    contexts: list[int],
+    output: int,
+    recall: float,
+    cloze: float,
+    recent: float,
+    shuffled: float,
 ) -> None:
+    if output < 96:
+        cloze = 0.0  # no room
     wanted = StageSettings(
         steps=60,
         chunk_sizes=(4, 8),
         context_tokens=tuple(contexts),
         output_tokens=output,
         recall_share=recall,
+        cloze_share=cloze,
         recent_share=recent,
         shuffled_share=shuffled,
     )
@@ -69,10 +78,19 @@ def test_windows_hold_what_they_are_asked_for(
         assert spec.context_tokens <= max(contexts)
         assert spec.passage_tokens > 0
         assert spec.shuffled == (shuffled == 1.0)
-    if recall != 0.4:
+        assert not (spec.cloze and spec.recalled)
+    asks = [spec.cloze for spec in windows]
+    assert all(asks) == (cloze == 1.0)
+    assert any(asks) == (cloze > 0)
+    if recall != 0.4 and not cloze:
         assert all((spec.recalled > 0) == (recall == 1.0) for spec in windows)
     if recent != 0.5:
         assert all(spec.recent == (recent == 1.0) for spec in windows)
+
+
+def test_questions_about_running_text_need_room() -> None:
+    with pytest.raises(ValueError, match="no room for questions"):
+        StageSettings(steps=1, cloze_share=0.1, output_tokens=32)
 
 
 def test_a_recipe_can_be_limited_in_time() -> None:

@@ -1,0 +1,120 @@
+"""Questions made of running text must be answered by that text, and show no answer themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refrag_components.corpus import IGNORED, ClozeForm
+from refrag_components.corpus.cloze import ask_for_gaps
+from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT, tiny_decoder_tokenizer
+
+SENTENCES = [
+    *TEXT,
+    "On 12 May 1,200 men of the well-known Red Guard left Old Harbour for the north coast.",
+    "The tower of St Mary was built by Anna Berg in the year 1907, and fell in the same year.",
+]
+
+
+def context_of(model: RefragModel, order: list[int]) -> np.ndarray:
+    text = " ".join(SENTENCES[i] for i in order)
+    return np.array([model.tokenizer(text, add_special_tokens=False).input_ids])
+
+
+def asked(
+    model: RefragModel, context: np.ndarray, passage_tokens: int, output: int, seed: int
+) -> list[tuple[str, str]]:
+    """Questions and answers, read back from the chat."""
+    form = ClozeForm.of(model.tokenizer)
+    rng = np.random.default_rng(seed)
+    tokens, labels = ask_for_gaps(context, passage_tokens, output, form, rng)
+    assert tokens.shape == labels.shape == (1, output)
+    assert set(np.unique(labels - tokens)) <= {0, *(IGNORED - tokens[labels == IGNORED]).tolist()}
+    end = model.tokenizer.eos_token_id
+    pairs: list[tuple[str, str]] = []
+    place = 0
+    answers = labels[0] != IGNORED
+    while answers[place:].any():
+        begin = place + int(answers[place:].argmax())
+        stop = begin + int((labels[0, begin:] == end).argmax()) + 1
+        assert answers[begin:stop].all()
+        before = str(model.tokenizer.decode(tokens[0, place:begin]))
+        assert before.endswith("<|im_end|>\n<|im_start|>assistant\n")
+        question = before.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+        pairs.append((question, str(model.tokenizer.decode(tokens[0, begin : stop - 1]))))
+        place = stop
+    assert not tokens[0, place:].any()
+    return pairs
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.lists(st.sampled_from(range(len(SENTENCES))), min_size=3, max_size=7, unique=True),
+    passage_tokens=st.sampled_from([20, 64, 1000]),
+    output=st.integers(1, 400),
+    seed=st.integers(0, 1000),
+)
+def test_each_answer_fills_the_gap_of_its_question(
+    tiny_model: RefragModel, order: list[int], passage_tokens: int, output: int, seed: int
+) -> None:
+    context = context_of(tiny_model, order)
+    pieces = [
+        str(tiny_model.tokenizer.decode(context[0, i : i + passage_tokens]))
+        for i in range(0, context.shape[1], passage_tokens)
+    ]
+    for question, answer in asked(tiny_model, context, passage_tokens, output, seed):
+        words = f" {question}".split(" what", 1)
+        assert len(words) == 2
+        assert answer == answer.strip()
+        assert any(answer in piece for piece in pieces)
+        left, right = (set(part.split()) for part in words)
+        around = [piece for piece in pieces if f" {answer}" in f" {piece}"]
+        assert any(all(w in piece for w in left | right) for piece in around)
+        assert 1 <= len(answer.split()) <= 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_question_shows_what_another_asks_for(tiny_model: RefragModel, seed: int) -> None:
+    """One gap a sentence: with two, each question would hold the other's answer."""
+    pairs = asked(tiny_model, context_of(tiny_model, list(range(7))), 1000, 2000, seed)
+    assert len(pairs) > 4
+    of_sentence = [
+        [i for i, text in enumerate(SENTENCES) if answer in text and _alike(question, text) == 1]
+        for question, answer in pairs
+    ]
+    found = [own[0] for own in of_sentence]
+    assert len(set(found)) == len(found)
+
+
+def _alike(question: str, text: str) -> float:
+    asked = f" {question}".replace(" what", " ").split()
+    return float(np.mean([word in text for word in asked]))
+
+
+def test_answers_are_mostly_names_and_numbers_in_whole_words(tiny_model: RefragModel) -> None:
+    seen = set()
+    for seed in range(60):
+        pairs = asked(tiny_model, context_of(tiny_model, [0, 5, 6]), 1000, 1000, seed)
+        seen |= {answer for _, answer in pairs}
+    assert {"12 May 1,200", "1907", "Anna Berg", "Old Harbour", "Red Guard", "St Mary"} <= seen
+    assert not seen & {"1", "200", ",", "Berg", "Guard", "Anna"}
+    assert any(answer.islower() for answer in seen)
+
+
+def test_text_without_words_is_not_asked_for(tiny_model: RefragModel) -> None:
+    form = ClozeForm.of(tiny_model.tokenizer)
+    ids = tiny_model.tokenizer("((;--)) - (!) ...", add_special_tokens=False).input_ids
+    tokens, labels = ask_for_gaps(np.array([ids]), 64, 200, form, np.random.default_rng(0))
+    assert not tokens.any()
+    assert (labels == IGNORED).all()
+
+
+def test_a_decoder_without_a_chat_template_is_asked_in_lines() -> None:
+    form = ClozeForm.of(tokenizer := tiny_decoder_tokenizer(None))
+    around = [tokenizer.decode(part) for part in (form.ask, form.reply, form.again)]
+    assert "user" in around[0]
+    assert "assistant" in around[1]
+    assert "user" in around[2]
