@@ -54,17 +54,9 @@ class LateInteractionPolicy(Policy):
         if not (len(question) and inputs.n_chunks):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
         passages = [passage for passage in inputs.passages if passage.n_chunks]
-        shared = SHARED * _shared(asked, passages)
-        ends = np.cumsum([passage.n_chunks for passage in passages])
-        scores = np.concatenate(
-            [
-                nearby(
-                    question @ unit_rows(passage.vectors).T + own, PER_TOKEN * passage.chunk_size
-                ).mean(axis=0)
-                for passage, own in zip(passages, np.split(shared, ends[:-1], axis=1), strict=True)
-            ]
-        )
-        return scores.astype(np.float32)
+        vectors = unit_rows(np.concatenate([passage.vectors for passage in passages]))
+        matches = question @ vectors.T + SHARED * _shared(asked, passages)
+        return nearby(matches, passages, PER_TOKEN).mean(axis=0).astype(np.float32)
 
 
 def _shared(asked: ChunkedPassage, passages: Sequence[ChunkVectors]) -> np.ndarray:

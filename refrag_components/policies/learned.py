@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from refrag_components.exceptions import UnknownModelError, UnknownPolicyError
 from refrag_components.policies.base import Policy, PolicyInputs
-from refrag_components.policies.late_interaction import LateInteractionPolicy
 from refrag_components.policies.nearby import nearby
 from refrag_components.policies.observation import (
     CONTEXT_FEATURES,
@@ -100,8 +99,12 @@ class PolicyNetwork(nn.Module):
         if sees_question:
             nn.init.constant_(self.shortcut.weight[:, CONTEXT_FEATURES + LATE_INTERACTION], _START)
 
-    def forward(self, seen: Observation) -> Tensor:
+    def forward(self, seen: Observation, *, late: float = 0.0) -> Tensor:
         """Scores the chunks of a few prompts.
+
+        Args:
+            seen: The prompts.
+            late: Logits that a point of late interaction adds, where a question is seen.
 
         Returns:
             Logits s_i, (prompts, chunks), float32; very low where padded.
@@ -112,8 +115,11 @@ class PolicyNetwork(nn.Module):
         inputs = [vectors]
         question = vectors[:, :0]
         question_used = present[:, :0]
+        added = torch.zeros_like(present, dtype=torch.float32)
         if self.read_question is not None:
-            features = torch.cat([features, question_features(seen, self.rarity)], dim=-1)
+            of_question = question_features(seen, self.rarity)
+            added = late * of_question[..., LATE_INTERACTION]
+            features = torch.cat([features, of_question], dim=-1)
             asked = seen.question_used.any(dim=1)[:, None, None]
             inputs.append(vectors * self.norm(question_centre(seen)) * asked)
             question = self.read_question(self.norm(seen.question_vectors))
@@ -127,7 +133,7 @@ class PolicyNetwork(nn.Module):
             states = layer(states, present, question_used)
         chunks = states[:, : present.shape[1]]
         logits = (self.head(chunks) + self.shortcut(features)).squeeze(-1)
-        return logits.float().masked_fill(~present, _PADDED)
+        return (logits.float() + added).masked_fill(~present, _PADDED)
 
 
 class _Layer(nn.Module):
@@ -174,6 +180,7 @@ class LearnedPolicy(Policy):
     """
 
     name: ClassVar[str] = "learned"
+    _late: ClassVar[float] = 0.0
 
     def __init__(self, model: RefragModel) -> None:
         if self.name not in model.policies:
@@ -189,7 +196,8 @@ class LearnedPolicy(Policy):
         """The network's logits: differences are log-odds of being picked next."""
         network = self._model.policies[self.name]
         question = inputs.question if NETWORKS[self.name] else ""
-        logits: np.ndarray = network(observe(self._model, inputs, question))[0].cpu().numpy()
+        seen = observe(self._model, inputs, question)
+        logits: np.ndarray = network(seen, late=self._late)[0].cpu().numpy()
         return logits
 
 
@@ -208,21 +216,12 @@ class LearnedQueryPolicy(LearnedPolicy):
 
     name: ClassVar[str] = "learned-query"
     revision: ClassVar[int] = 2
-
-    def __init__(self, model: RefragModel) -> None:
-        super().__init__(model)
-        self._late = LateInteractionPolicy(model)
+    _late: ClassVar[float] = LATE
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """The highest sum around each chunk in its passage, less the way there."""
-        added = super().scores(inputs) + LATE * self._late.scores(inputs)
         passages = [passage for passage in inputs.passages if passage.n_chunks]
-        parts = np.split(added, np.cumsum([passage.n_chunks for passage in passages])[:-1])
-        reached = [
-            nearby(own, PER_TOKEN * passage.chunk_size)
-            for passage, own in zip(passages, parts, strict=True)
-        ]
-        return np.concatenate(reached).astype(np.float32)
+        return nearby(super().scores(inputs), passages, PER_TOKEN).astype(np.float32)
 
 
 def observe(model: RefragModel, inputs: PolicyInputs, question: str) -> Observation:

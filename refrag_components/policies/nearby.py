@@ -1,24 +1,39 @@
-"""What a chunk is worth for standing near another one."""
+"""What a chunk is worth for standing near another one of its passage."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from refrag_components.vectors import ChunkVectors
 
 __all__ = ["nearby"]
 
 
-def nearby(scores: np.ndarray, step: float) -> np.ndarray:
+def nearby(scores: np.ndarray, passages: Sequence[ChunkVectors], per_token: float) -> np.ndarray:
     """Lets every chunk have the best score around it, less what the way there costs.
 
     Chunks then expand from the best ones outwards, and mostly in one piece.
 
     Args:
-        scores: Of a passage's chunks, shape (..., chunks).
-        step: What a chunk of distance costs, 0 or more.
+        scores: Of all chunks of all passages in order, shape (..., chunks).
+        passages: The passages.
+        per_token: What a token of distance costs, 0 or more.
 
     Returns:
-        max_j (scores_j - step |i - j|) at every chunk i, same shape.
+        max_j (scores_j - per_token k |i - j|) over the passage of every chunk i, same shape.
     """
+    ends = np.cumsum([passage.n_chunks for passage in passages])
+    parts = np.split(scores, ends[:-1], axis=-1)
+    steps = [per_token * passage.chunk_size for passage in passages]
+    return np.concatenate(list(map(_within, parts, steps)), axis=-1)
+
+
+def _within(scores: np.ndarray, step: float) -> np.ndarray:
+    """The same of one passage, with the price of a chunk of distance."""
     way = step * np.arange(scores.shape[-1])
     before = np.maximum.accumulate(scores + way, axis=-1) - way
     after = np.maximum.accumulate((scores - way)[..., ::-1], axis=-1)[..., ::-1] + way

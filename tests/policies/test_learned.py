@@ -21,6 +21,7 @@ from refrag_components.policies import (
     make_policy,
 )
 from refrag_components.policies.learned import (
+    LATE,
     NETWORKS,
     PER_TOKEN,
     POLICY_FILE,
@@ -217,7 +218,8 @@ def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
     likely = counts[0] + 2  # in the second passage
     logits = torch.linspace(-1.0, -2.0, sum(counts))  # the first passage's come next
     logits[likely] = 3.0
-    monkeypatch.setitem(trained.policies._modules, "learned-query", lambda _: logits[None])  # type: ignore[arg-type]
+    policies: dict[str, object] = trained.policies._modules  # type: ignore[assignment]
+    monkeypatch.setitem(policies, "learned-query", lambda _, late: logits[None])
     scores = LearnedQueryPolicy(trained).scores(unasked)
     around = np.argsort(-scores, kind="stable")[:5]
     assert sorted(around) == list(range(likely - 2, likely + 3))
@@ -225,9 +227,14 @@ def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
     np.testing.assert_allclose(scores[around], 3.0 - away * np.array([0, 1, 1, 2, 2]), atol=1e-6)
     np.testing.assert_array_equal(scores[: counts[0]], logits[: counts[0]])  # none reaches over
 
-    logits[:] = 0.0
-    asked = LearnedQueryPolicy(trained).scores(inputs)
-    assert asked.argmax() == LateInteractionPolicy(trained).scores(inputs).argmax()
+    # A network that prefers none: what late interaction says is left.
+    even = PolicyNetwork(WIDTH, torch.rand(VOCABULARY), sees_question=True)
+    torch.nn.init.zeros_(even.shortcut.weight)
+    monkeypatch.setitem(policies, "learned-query", even)
+    late = LateInteractionPolicy(trained).scores(inputs)
+    added = even(observe(trained, inputs, inputs.question), late=LATE).detach()[0]
+    np.testing.assert_allclose(added, LATE * late, atol=1e-4)
+    assert LearnedQueryPolicy(trained).scores(inputs).argmax() == late.argmax()
 
 
 def test_a_checkpoint_carries_its_policies(
