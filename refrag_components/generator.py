@@ -115,7 +115,8 @@ class RefragGenerator:
         model: The REFRAG model.
         store: Where chunk vectors are kept; in memory by default.
         engine: Runs the decoder; transformers by default.
-        policy: Name or policy that chooses the chunks to expand.
+        policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` where
+            the checkpoint carries it, else ``late-interaction``.
         budget: How much may expand, as for ``Budget.of``.
 
     Raises:

@@ -246,8 +246,8 @@ _LEGEND = f"""
 One chain, {_PASSAGES} passages a question, at most {_MAX_TOKENS} tokens an answer:
   {_PLAIN}        the base decoder, untouched, reads every token
   {_ALL_EXPANDED}  the trained decoder reads every token
-  REFRAG 25%   it reads 25% of the chunks, those where a passage matches the question; the others
-               take one position each instead of {{k}}
+  REFRAG 25%   it reads 25% of the chunks, those where it expects the answer; the others take
+               one position each instead of {{k}}
   REFRAG 0%    every chunk takes one position
 """
 _NEXT = """What to try next:

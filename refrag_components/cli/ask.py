@@ -31,9 +31,10 @@ def ask(
         str,
         typer.Option(
             help="Chooses the chunks to expand: late-interaction, similarity, perplexity, random, "
-            "all, none; learned and learned-query where the checkpoint carries them."
+            "all, none; learned and learned-query where the checkpoint carries them; auto takes "
+            "learned-query there, else late-interaction."
         ),
-    ] = "late-interaction",
+    ] = "auto",
     budget: Annotated[
         str,
         typer.Option(help="Fraction of the chunks (0.25), or positions for all passages (512)."),

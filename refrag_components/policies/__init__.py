@@ -51,8 +51,9 @@ _MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
 
 POLICIES: tuple[str, ...] = tuple(sorted(_MAKERS))
 
-#: What models choose by where nothing else is asked for.
-DEFAULT_POLICY: str = LateInteractionPolicy.name
+#: What models choose by where nothing else is asked for: ``learned-query`` where the checkpoint
+#: carries it, ``late-interaction`` elsewhere.
+DEFAULT_POLICY = "auto"
 
 
 def check_policy(name: str) -> None:
@@ -61,8 +62,9 @@ def check_policy(name: str) -> None:
     Raises:
         UnknownPolicyError: If no policy has that name.
     """
-    if name not in _MAKERS:
-        msg = f"unknown policy {name!r}; choose one of {', '.join(POLICIES)}"
+    known = (DEFAULT_POLICY, *POLICIES)
+    if name not in known:
+        msg = f"unknown policy {name!r}; choose one of {', '.join(known)}"
         raise UnknownPolicyError(msg)
 
 
@@ -70,7 +72,7 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
     """Returns the policy of that name; a policy object is returned as it is.
 
     Args:
-        policy: One of ``POLICIES``, or a policy.
+        policy: ``DEFAULT_POLICY``, one of ``POLICIES``, or a policy.
         model: For the policies that look at chunks through a model.
 
     Raises:
@@ -79,4 +81,7 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
     if isinstance(policy, Policy):
         return policy
     check_policy(policy)
+    if policy == DEFAULT_POLICY:
+        trained = LearnedQueryPolicy.name in model.policies
+        policy = LearnedQueryPolicy.name if trained else LateInteractionPolicy.name
     return _MAKERS[policy](model)

@@ -79,7 +79,10 @@ def test_an_impossible_budget_is_refused(refrag: Run, index: Path, budget: str) 
     ("arguments", "message"),
     [
         (["index", "  "], "the question is empty; ask something"),
-        (["index", QUESTION, "--policy", "best"], "unknown policy 'best'; choose one of all, "),
+        (
+            ["index", QUESTION, "--policy", "best"],
+            "unknown policy 'best'; choose one of auto, all, ",
+        ),
         (["docs", QUESTION], "docs holds no index; make one with `refrag index`"),
     ],
 )

@@ -13,6 +13,7 @@ from refrag_components.exceptions import UnknownModelError, UnknownPolicyError
 from refrag_components.generator import RefragGenerator, Request
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import (
+    DEFAULT_POLICY,
     LateInteractionPolicy,
     LearnedPolicy,
     LearnedQueryPolicy,
@@ -235,6 +236,14 @@ def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
     added = even(observe(trained, inputs, inputs.question), late=LATE).detach()[0]
     np.testing.assert_allclose(added, LATE * late, atol=1e-4)
     assert LearnedQueryPolicy(trained).scores(inputs).argmax() == late.argmax()
+
+
+def test_what_is_trained_is_the_default_where_a_question_is_asked(
+    trained: RefragModel, tiny_model: RefragModel
+) -> None:
+    assert isinstance(make_policy(DEFAULT_POLICY, trained), LearnedQueryPolicy)
+    assert isinstance(make_policy(DEFAULT_POLICY, tiny_model), LateInteractionPolicy)
+    assert RefragGenerator(trained).policy.name == "learned-query"
 
 
 def test_a_checkpoint_carries_its_policies(

@@ -36,7 +36,7 @@ def test_names_are_sorted_and_make_their_policy(tiny_model: RefragModel) -> None
 
 
 def test_unknown_name_lists_the_known_ones(tiny_model: RefragModel) -> None:
-    names = "all, late-interaction, learned, learned-query, none"
+    names = "auto, all, late-interaction, learned, learned-query, none"
     with pytest.raises(UnknownPolicyError, match=rf"'best'.*{names}"):
         make_policy("best", tiny_model)
 

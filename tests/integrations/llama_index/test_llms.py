@@ -123,7 +123,7 @@ class TestSettings:
         assert report(llm.complete(prompt, max_tokens=2))["output_tokens"] == 2
         drawn = [llm.complete(prompt, temperature=2.0, seed=seed).text for seed in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
-        assert llm.policy == "late-interaction"
+        assert llm.policy == "auto"
 
     def test_stop_strings(self, llm: RefragLLM) -> None:
         text = llm.complete(register(HARBOUR)).text

@@ -67,7 +67,8 @@ class RefragLLM(GenerationSettings, LLM):
             by all that use it on the same device.
         store: Where chunk vectors of passages are kept that were registered with no store; in
             memory by default.
-        policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``.
+        policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``, or
+            "auto": ``learned-query`` where the checkpoint carries it, else ``late-interaction``.
         budget: How much may expand: a fraction of the chunks in 0..1, or an int from 2 on, the
             number of decoder positions for all passages.
         max_tokens: Most tokens to generate.
