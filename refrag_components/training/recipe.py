@@ -84,7 +84,7 @@ class StageSettings:
             and 3).
         cloze_share: Share of batches that ask, as turns of a chat, for names, numbers and phrases
             that sentences of the context are given without: other questions at every step (stages 2
-            and 3).
+            and 3). Words are told by spaces: text in a script without any is not asked about.
         conversation_share: Share of batches that answer questions over passages in the decoder's
             chat template: a little keeps it able to converse (stage 2), most of them make the
             fine-tuning (stage 3).
