@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refrag_components.corpus import IGNORED, ClozeForm
+from refrag_components.corpus import (
+    IGNORED,
+    ClozeForm,
+    TokenisedCorpus,
+    WindowSpec,
+    batch_logits,
+    cut_windows,
+    prepare_corpus,
+)
 from refrag_components.corpus.cloze import ask_for_gaps
 from refrag_components.modeling import RefragModel
 from tests.tiny import TEXT, tiny_decoder_tokenizer
@@ -118,3 +128,50 @@ def test_a_decoder_without_a_chat_template_is_asked_in_lines() -> None:
     assert "user" in around[0]
     assert "assistant" in around[1]
     assert "user" in around[2]
+
+
+@pytest.mark.parametrize("expanded", [0.0, 0.5, 1.0])
+def test_only_the_answers_to_questions_about_the_context_count(
+    tiny_model: RefragModel, tmp_path: Path, expanded: float
+) -> None:
+    prepare_corpus([*TEXT, " ".join(TEXT)] * 3, tiny_model, tmp_path / "prepared")
+    corpus = TokenisedCorpus.load(tmp_path / "prepared")
+    spec = WindowSpec(
+        chunk_size=4,
+        passages=2,
+        passage_tokens=40,
+        output_tokens=120,
+        expanded=expanded,
+        cloze=True,
+    )
+    assert spec.span == 80
+    starts = np.array([3, 20, 40])
+    batch = cut_windows(
+        corpus,
+        starts,
+        spec,
+        encoder=tiny_model.encoder,
+        separator=tiny_model.first_token_id,
+        rng=np.random.default_rng(0),
+        form=ClozeForm.of(tiny_model.tokenizer),
+    )
+    assert batch.context_labels is None
+    assert batch.answer_index is not None
+    flat = batch.labels.flatten()
+    assert flat[batch.answer_index].tolist() == flat[flat != IGNORED].tolist()
+    answers = 0
+    for row, start in enumerate(starts):
+        context = str(tiny_model.tokenizer.decode(corpus.tokens[start : start + 80]))
+        said = batch.labels[row][batch.labels[row] != IGNORED].tolist()
+        *texts, rest = str(tiny_model.tokenizer.decode(said)).split("<|im_end|>")
+        assert texts
+        assert not rest
+        assert all(text in context for text in texts)
+        answers += len(texts)
+        # Each label is the token that stands at the next position.
+        inputs = batch.token_ids[row, -120:].tolist()
+        assert inputs[0] == tiny_model.first_token_id
+        for place, label in enumerate(batch.labels[row, :-1].tolist()):
+            assert label in (IGNORED, inputs[place + 1])
+    assert answers > 3
+    assert batch_logits(tiny_model, batch).shape[:2] == batch.labels.shape

@@ -14,7 +14,6 @@ from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import (
     IGNORED,
     Batch,
-    ClozeForm,
     TokenisedCorpus,
     WindowSpec,
     batch_logits,
@@ -369,48 +368,3 @@ def test_expanded_tokens_have_their_place_in_the_full_text(
     mine = batch.token_ids.flatten()[batch.expanded_index]
     assert torch.equal(mine, batch.full_ids.flatten()[batch.expanded_full_index])
     assert (batch.chunk_index.flatten()[batch.expanded_index] == -1).all()
-
-
-@pytest.mark.parametrize("expanded", [0.0, 0.5, 1.0])
-def test_only_the_answers_to_questions_about_the_context_count(
-    tiny_model: RefragModel, corpus: TokenisedCorpus, expanded: float
-) -> None:
-    spec = WindowSpec(
-        chunk_size=4,
-        passages=2,
-        passage_tokens=40,
-        output_tokens=120,
-        expanded=expanded,
-        cloze=True,
-    )
-    assert spec.span == 80
-    starts = np.array([3, 20, 40])
-    batch = cut_windows(
-        corpus,
-        starts,
-        spec,
-        encoder=tiny_model.encoder,
-        separator=tiny_model.first_token_id,
-        rng=np.random.default_rng(0),
-        form=ClozeForm.of(tiny_model.tokenizer),
-    )
-    assert batch.context_labels is None
-    assert batch.answer_index is not None
-    flat = batch.labels.flatten()
-    assert flat[batch.answer_index].tolist() == flat[flat != IGNORED].tolist()
-    answers = 0
-    for row, start in enumerate(starts):
-        context = str(tiny_model.tokenizer.decode(corpus.tokens[start : start + 80]))
-        said = batch.labels[row][batch.labels[row] != IGNORED].tolist()
-        *texts, rest = str(tiny_model.tokenizer.decode(said)).split("<|im_end|>")
-        assert texts
-        assert not rest
-        assert all(text in context for text in texts)
-        answers += len(texts)
-        # Each label is the token that stands at the next position.
-        inputs = batch.token_ids[row, -120:].tolist()
-        assert inputs[0] == tiny_model.first_token_id
-        for place, label in enumerate(batch.labels[row, :-1].tolist()):
-            assert label in (IGNORED, inputs[place + 1])
-    assert answers > 3
-    assert batch_logits(tiny_model, batch).shape[:2] == batch.labels.shape
