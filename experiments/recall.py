@@ -3,8 +3,9 @@
     python experiments/recall.py data/valid CHECKPOINT... --chunk-size 4
 
 Repeating a text needs its chunks to be read in order; recalling spans of 32 tokens from anywhere in
-a context, the first two of each given, needs them to be looked up. "text" is the same context as
-tokens. Since experiments/010 a separator stands before what is recalled.
+a context, the first two of each given, needs them to be looked up. A cloze question is a sentence
+of the context without some of its words: these are its answer, and alone count. "text" is the same
+context as tokens. Since experiments/010 a separator stands before what is recalled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refrag_components.corpus import TokenisedCorpus, WindowSpec
+from refrag_components.corpus import ClozeForm, TokenisedCorpus, WindowSpec
 from refrag_components.evaluation.perplexity import window_losses
 from refrag_components.modeling import RefragModel
 
@@ -24,13 +25,18 @@ REPEATED = (1, 4, 16, 64)  # chunks
 CONTEXTS = (64, 256, 1024)  # tokens
 PASSAGE, SPAN, OUTPUT = 128, 32, 256
 TOKENS = 4096  # of context for each number
+CLOZE_CONTEXTS, CLOZE_PASSAGES = (512, 1024), 8
+CLOZE_WINDOWS = 96  # more than of the others: answers are some two dozen tokens a window
 
 
-def mean_loss(model: RefragModel, corpus: TokenisedCorpus, spec: WindowSpec) -> float:
+def mean_loss(
+    model: RefragModel, corpus: TokenisedCorpus, spec: WindowSpec, form: ClozeForm
+) -> float:
     """Nats a token of what is asked for, over windows drawn alike for every checkpoint."""
-    count = max(8, TOKENS // spec.context_tokens)
+    count = CLOZE_WINDOWS if spec.cloze else max(8, TOKENS // spec.context_tokens)
     starts = np.random.default_rng(1).integers(0, len(corpus) - spec.span, size=count)
-    return float(window_losses(model, corpus, spec, starts + spec.context_tokens).mean())
+    losses = window_losses(model, corpus, spec, starts + spec.context_tokens, form=form)
+    return float(np.nanmean(losses))  # some text has nothing to ask for
 
 
 def main() -> None:
@@ -61,9 +67,22 @@ def main() -> None:
         )
         specs[f"recall {s}, text"] = replace(compressed, expanded=1.0)
         specs[f"recall {s}"] = compressed
+    for s in CLOZE_CONTEXTS:
+        compressed = WindowSpec(
+            chunk_size=k,
+            passages=CLOZE_PASSAGES,
+            passage_tokens=s // CLOZE_PASSAGES,
+            output_tokens=OUTPUT,
+            cloze=True,
+        )
+        specs[f"cloze {s}, text"] = replace(compressed, expanded=1.0)
+        specs[f"cloze {s}"] = compressed
     for checkpoint in options.checkpoints:
         model = RefragModel.from_pretrained(checkpoint, chunk_size=k)
-        found = {name: round(mean_loss(model, corpus, spec), 3) for name, spec in specs.items()}
+        form = ClozeForm.of(model.tokenizer)
+        found = {
+            name: round(mean_loss(model, corpus, spec, form), 3) for name, spec in specs.items()
+        }
         print(json.dumps({"checkpoint": str(checkpoint), "k": k, **found}), flush=True)
 
 

@@ -83,7 +83,7 @@ class ClozeForm:
             else number.get(token[1:]) or encode([TextPart(text)]).tolist()
             for token, text in zip(tokens, texts, strict=True)
         ]
-        ask, reply, again = _chat(tokenizer)
+        ask, reply, again = map(encode, _chat(tokenizer))
         return cls(
             begins=begins,
             alone=begins & np.array([not text for text in texts]),
@@ -92,7 +92,7 @@ class ClozeForm:
             ends=np.array([text.endswith((".", "?", "!")) for text in texts]),
             breaks=np.array(["\n" in text for text in spelled]) | special,
             bare=bare,
-            gap=PromptTokenizer(tokenizer).encode([TextPart(_MISSING)]),
+            gap=encode([TextPart(_MISSING)]),
             ask=ask,
             reply=reply,
             again=again,
@@ -121,6 +121,9 @@ def ask_for_gaps(
     """
     tokens = np.zeros((len(context), output_tokens), dtype=np.int64)
     labels = np.full_like(tokens, IGNORED)
+    # Of a further question and its answer, which has a token and another that closes it; the
+    # question may lose a token that is only a space.
+    shortest = len(form.again) + len(form.reply) + len(form.gap) + _FEWEST_ASKED
     for row, text in enumerate(context):
         filled, before = 0, form.ask
         for question, answer in _gaps(text, passage_tokens, form, rng):
@@ -131,10 +134,12 @@ def ask_for_gaps(
             tokens[row, filled:end] = [*asked, *answer, form.again[0]]
             labels[row, end - len(answer) - 1 : end] = tokens[row, end - len(answer) - 1 : end]
             filled, before = end, form.again[1:]
+            if filled + shortest > output_tokens:
+                break
     return tokens, labels
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _chat(tokenizer: PreTrainedTokenizerBase) -> list[list[TextPart | ControlPart]]:
     """What stands before a first question, before its answer and before the next question."""
     place = PassagePart("what is asked or answered")
     messages = [Message(role, (place,)) for role in ("user", "assistant", "user")]
@@ -144,8 +149,28 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray, n
             around.append([])
         else:
             around[-1].append(part)
-    ask, reply, again, _ = map(PromptTokenizer(tokenizer).encode, around)
-    return ask, reply, again
+    return around[:3]
+
+
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """Where the words of a text stand, and their sentences.
+
+    Attributes:
+        starts: First token of each word, (words,); the others likewise.
+        stops: The token after its last.
+        first: First token of its sentence.
+        last: The token after the last one of its sentence.
+        named: True for names and numbers.
+        openings: Words that a name or number certainly begins at, (openings,).
+    """
+
+    starts: np.ndarray
+    stops: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    named: np.ndarray
+    openings: np.ndarray
 
 
 def _gaps(
@@ -155,6 +180,23 @@ def _gaps(
 
     With two of a sentence each would show what the other asks for.
     """
+    words = _find_words(text, passage_tokens, form)
+    asked: set[int] = set()
+    for i, by_name in _draw_words(words, rng):
+        first, last = int(words.first[i]), int(words.last[i])
+        if first in asked:
+            continue
+        begin, end = int(words.starts[i]), _answer_end(words, i, by_name, rng)
+        left = _thinned(text[max(first, begin - _MOST_AROUND) : begin], form, rng)
+        right = _thinned(text[end : min(last, end + _MOST_AROUND)], form, rng)
+        if len(left) + len(right) >= _FEWEST_ASKED:
+            asked.add(first)
+            question = np.concatenate([left, form.gap, right])
+            yield _unspaced(question, form), _unspaced(text[begin:end], form)
+
+
+def _find_words(text: np.ndarray, passage_tokens: int, form: ClozeForm) -> _Words:
+    """Finds words and sentences by their tokens alone: nothing is decoded while training waits."""
     ends_passage = np.arange(1, len(text) + 1) % passage_tokens == 0
     ends_passage[-1:] = True
     begins, alone = form.begins[text], form.alone[text]
@@ -167,17 +209,24 @@ def _gaps(
     after = np.minimum.accumulate(np.where(outside, np.arange(len(outside)), len(text))[::-1])[::-1]
     starts = np.flatnonzero(begins & (form.letters[text] | (alone & before_glued)))
     stops = after[starts + 1]
-    named = (form.capitals[text] | (alone & before_capital))[starts]
     ends = form.breaks[text] | (form.ends[text] & np.append(begins[1:], True)) | ends_passage
     borders = np.insert(np.flatnonzero(ends) + 1, 0, 0)  # the last one is the end of the text
-    first = borders[np.searchsorted(borders, starts, side="right") - 1]
-    last = borders[np.searchsorted(borders, starts, side="right")]
+    sentence = np.searchsorted(borders, starts, side="right")
+    first, last = borders[sentence - 1], borders[sentence]
+    named = (form.capitals[text] | (alone & before_capital))[starts]
     # A name that begins a sentence may be any word, and one after a name is in the middle of it.
     joined = np.append(False, (starts[1:] == stops[:-1]) & named[:-1])
     openings = np.flatnonzero(named & (starts > first) & ~joined)
-    order = iter(rng.permutation(openings))
-    others = iter(rng.permutation(len(starts)))
-    asked: set[int] = set()
+    return _Words(starts, stops, first, last, named, openings)
+
+
+def _draw_words(words: _Words, rng: np.random.Generator) -> Iterator[tuple[int, bool]]:
+    """Numbers of words to begin answers at, and whether as names: mostly, while there are any.
+
+    Every word comes up, since not all of them can be asked for.
+    """
+    order = iter(rng.permutation(words.openings).tolist())
+    others = iter(rng.permutation(len(words.starts)).tolist())
     while True:
         by_name = rng.random() < _NAMED_SHARE
         i = next(order if by_name else others, None)
@@ -185,21 +234,19 @@ def _gaps(
             if (i := next(others, None)) is None:
                 return
             by_name = False
-        if first[i] in asked:
-            continue
-        most = i + (_MOST_WORDS if by_name else int(rng.integers(1, _MOST_WORDS)))
-        j = i
-        while j + 1 < min(most, len(starts)) and starts[j + 1] == stops[j] < last[i]:
-            if by_name and not named[j + 1]:
-                break
-            j += 1
-        begin, end = starts[i], min(stops[j], last[i])
-        left = _thinned(text[max(first[i], begin - _MOST_AROUND) : begin], form, rng)
-        right = _thinned(text[end : min(last[i], end + _MOST_AROUND)], form, rng)
-        if len(left) + len(right) >= _FEWEST_ASKED:
-            asked.add(int(first[i]))
-            question = np.concatenate([left, form.gap, right])
-            yield _unspaced(question, form), _unspaced(text[begin:end], form)
+        yield i, by_name
+
+
+def _answer_end(words: _Words, i: int, by_name: bool, rng: np.random.Generator) -> int:
+    """The token after an answer: whole names, so that a question does not show the rest of one."""
+    most = i + (_MOST_WORDS if by_name else int(rng.integers(1, _MOST_WORDS)))
+    starts, stops, last = words.starts, words.stops, words.last[i]
+    j = i
+    while j + 1 < min(most, len(starts)) and starts[j + 1] == stops[j] < last:
+        if by_name and not words.named[j + 1]:
+            break
+        j += 1
+    return int(min(stops[j], last))
 
 
 def _thinned(text: np.ndarray, form: ClozeForm, rng: np.random.Generator) -> np.ndarray:

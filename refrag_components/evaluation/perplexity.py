@@ -12,6 +12,7 @@ import torch
 from refrag_components.corpus import (
     IGNORED,
     Batch,
+    ClozeForm,
     TokenisedCorpus,
     WindowSpec,
     batch_logits,
@@ -85,6 +86,7 @@ def window_losses(
     *,
     batch_size: int = 16,
     seed: int = 0,
+    form: ClozeForm | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Mean negative log-likelihood of each window's output tokens.
@@ -96,11 +98,12 @@ def window_losses(
         starts: First *output* token of each window, shape (n,): the outputs stay the same
             whatever the context is.
         batch_size: Windows a forward pass.
-        seed: Draws the expanded chunks.
+        seed: Draws the expanded chunks, recalled spans and questions.
+        form: What questions are made with; needed where ``spec.cloze``.
         progress: Called with the number of windows done after each pass.
 
     Returns:
-        Nats a token, shape (n,), float64.
+        Nats a token, shape (n,), float64; NaN where no question was made of a window.
     """
     losses = []
     rng = np.random.default_rng([seed, 4])
@@ -112,6 +115,7 @@ def window_losses(
             encoder=model.encoder,
             separator=model.first_token_id,
             rng=rng,
+            form=form,
         )
         losses.append(np.nanmean(token_losses(model, batch), axis=1))
         if progress is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from refrag_components.corpus import (
     TokenisedCorpus,
     WindowSpec,
     batch_logits,
+    cloze,
     cut_windows,
     prepare_corpus,
 )
@@ -112,6 +114,39 @@ def test_answers_are_mostly_names_and_numbers_in_whole_words(tiny_model: RefragM
     assert {"12 May 1,200", "1907", "Anna Berg", "Old Harbour", "Red Guard", "St Mary"} <= seen
     assert not seen & {"1", "200", ",", "Berg", "Guard", "Anna"}
     assert any(answer.islower() for answer in seen)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.permutations(range(len(SENTENCES))),
+    output=st.integers(1, 600),
+    seed=st.integers(0, 99),
+)
+def test_no_question_that_fits_is_left_out(
+    tiny_model: RefragModel, order: list[int], output: int, seed: int
+) -> None:
+    """Looking for more ends early: whatever fits among all questions must be there all the same."""
+    context = context_of(tiny_model, order)
+    form = ClozeForm.of(tiny_model.tokenizer)
+    roomy, answers = ask_for_gaps(context, 1000, 4000, form, np.random.default_rng(seed))
+    stops = np.flatnonzero((answers[0] != IGNORED) & (answers[0] == form.again[0])) + 1
+    turns = np.split(roomy[0, : stops[-1]], stops[:-1])
+    bare = [turns[0][len(form.ask) :], *(turn[len(form.again) - 1 :] for turn in turns[1:])]
+    wanted: list[int] = []
+    for turn in bare:
+        added = [*(form.again[1:] if wanted else form.ask), *turn]
+        wanted += added if len(wanted) + len(added) <= output else []
+    tokens, _ = ask_for_gaps(context, 1000, output, form, np.random.default_rng(seed))
+    assert tokens[0].tolist() == wanted + [0] * (output - len(wanted))
+
+
+def test_sentences_are_not_looked_at_for_long_when_a_row_is_full(tiny_model: RefragModel) -> None:
+    context = context_of(tiny_model, list(range(7)) * 30)
+    form = ClozeForm.of(tiny_model.tokenizer)
+    with patch.object(cloze, "_thinned", wraps=cloze._thinned) as thinned:
+        _, labels = ask_for_gaps(context, 10000, 300, form, np.random.default_rng(0))
+    assert (labels != IGNORED).any()
+    assert thinned.call_count < 2 * 7 * 30 / 3
 
 
 def test_text_without_words_is_not_asked_for(tiny_model: RefragModel) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refrag_components.corpus import TokenisedCorpus, WindowSpec, cut_windows, prepare_corpus
+from refrag_components.corpus import (
+    ClozeForm,
+    TokenisedCorpus,
+    WindowSpec,
+    cut_windows,
+    prepare_corpus,
+)
 from refrag_components.evaluation.perplexity import (
     bootstrap,
     measure_recovery,
@@ -74,6 +80,39 @@ def test_what_is_recalled_counts_without_the_first_tokens_of_its_spans(
     assert np.isnan(losses).tolist() == [([True] * 2 + [False] * 6) * 2]
     (mean,) = window_losses(tiny_model, corpus, spec, np.array([364]))
     assert mean == pytest.approx(np.nanmean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("expanded", [0.0, 1.0])
+def test_answers_alone_count_in_questions_about_a_window(
+    tiny_model: RefragModel, prepared: Path, expanded: float
+) -> None:
+    corpus = TokenisedCorpus.load(prepared)
+    form = ClozeForm.of(tiny_model.tokenizer)
+    spec = WindowSpec(
+        chunk_size=4,
+        passages=2,
+        passage_tokens=40,
+        output_tokens=120,
+        expanded=expanded,
+        cloze=True,
+    )
+    starts = np.array([300, 330, 400])
+    batch = cut_windows(
+        corpus,
+        starts - 80,
+        spec,
+        encoder=tiny_model.encoder,
+        separator=tiny_model.first_token_id,
+        rng=np.random.default_rng([0, 4]),
+        form=form,
+    )
+    losses = token_losses(tiny_model, batch)
+    assert batch.answer_index is not None
+    assert np.flatnonzero(~np.isnan(losses)).tolist() == batch.answer_index.tolist()
+    means = window_losses(tiny_model, corpus, spec, starts, form=form)
+    np.testing.assert_allclose(means, np.nanmean(losses, axis=1), rtol=1e-5)
+    others = window_losses(tiny_model, corpus, spec, starts, form=form, seed=1)
+    assert not np.allclose(means, others)
 
 
 def test_the_interval_narrows_with_more_windows() -> None:
