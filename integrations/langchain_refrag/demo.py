@@ -46,9 +46,11 @@ class _Question:
     reference: str
 
 
+# The trained decoder answers them right with all of the text: what is seen is what compression
+# costs. How often it is wrong even then: docs/results.md.
 _QUESTIONS = (
     _Question(
-        "Which exception is raised when an assert statement fails?",
+        "What does an assert statement raise if its expression is false?",
         "if not expression: raise AssertionError",
     ),
     _Question(
@@ -56,8 +58,8 @@ _QUESTIONS = (
         "functions created with lambda expressions cannot contain statements or annotations",
     ),
     _Question(
-        "Which loop does the break statement terminate?",
-        "It terminates the nearest enclosing loop",
+        "What does the continue statement continue with?",
+        "It continues with the next cycle of the nearest enclosing loop.",
     ),
     _Question(
         "What does an imaginary literal yield?",
@@ -249,6 +251,8 @@ One chain, {_PASSAGES} passages a question, at most {_MAX_TOKENS} tokens an answ
   REFRAG 25%   it reads 25% of the chunks, those where it expects the answer; the others take
                one position each instead of {{k}}
   REFRAG 0%    every chunk takes one position
+The questions are ones that it answers right when it reads every token, so that what you see is
+what compression costs; docs/results.md says how often it is wrong even then.
 """
 _NEXT = """What to try next:
   refrag index FOLDER --out my-index            index text, Markdown, HTML or PDF files of your own
