@@ -22,7 +22,8 @@ refrag="python3 -m refrag_components.cli"
 texts="python3 -m refrag_components.cli eval perplexity --model $model --text $work/valid --no-plots
     --windows ${WINDOWS:-400} --shuffled --policy random --policy recent --policy perplexity --policy learned"
 answers="python3 -m refrag_components.cli eval qa --model $model --items ${ITEMS:-500} --no-plots"
-quarter="--expanded .1 --expanded .25"
+some="--expanded .1 --expanded .25"
+many="--expanded .05 $some --expanded .5"
 all="--policy random --policy recent --policy perplexity --policy perplexity-ascending
     --policy similarity --policy late-interaction --policy learned --policy learned-query"
 both="--policy late-interaction --policy learned-query"
@@ -44,19 +45,16 @@ questions() {
 jobs_of_all() {
     for set in squad sqshift_wiki sqshift_amazon sqshift_reddit wikitpl fairytale qamr hybridqa ottqa \
         policyqa boolq strategyqa; do
-        questions qa $set $all $quarter
+        questions qa $set $all $many
     done
-    job recovery-4 $texts --chunk-size 4 $quarter
+    job recovery-4 $texts --chunk-size 4 $some
     job recovery-8 $texts --chunk-size 8 --expanded .14
     for set in squad hybridqa; do
-        questions searched $set $both $quarter --retrieval strong --retrieval weak \
+        questions searched $set $both $some --retrieval strong --retrieval weak \
             --passages 2 --passages 5 --passages 10 --passages 20
     done
     for set in squad sqshift_amazon fairytale hybridqa; do
-        questions k8 $set --policy learned-query $quarter --chunk-size 8
-    done
-    for set in squad sqshift_wiki sqshift_amazon qamr fairytale hybridqa; do
-        questions more $set --policy learned-query --expanded .05 $quarter --expanded .5
+        questions k8 $set --policy learned-query $some --chunk-size 8
     done
 }
 
