@@ -10,10 +10,9 @@
 #
 # Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage, from its first step; RESERVE
 # seconds for what comes after fine-tuning and for loading it (a minute or more, twice where it is killed):
-# its steps take the rest; POLICY seconds of the last stage, 0 leaves it out;
+# its steps take the rest; POLICY seconds of the last stage, 0 leaves it out and what is measured after it;
 # KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
-# ITEMS questions a set; SETS and, to retrieve for, SEARCHED: which sets; GPUS; LAUNCH: more options of
-# `accelerate launch`; PPL: of `refrag eval perplexity`.
+# GPUS; LAUNCH: more options of `accelerate launch`; and those of measure.sh.
 set -u
 recipe=$1 work=$(realpath "$2")
 run=$work/run out=$work/out
@@ -83,22 +82,6 @@ train() {
     cp "$run/$stage/log.json" "$out/$stage.json"
 }
 
-# perplexity GPU NAME MODEL OPTIONS... and answers GPU NAME SET MODEL OPTIONS... -- in the time left
-perplexity() {
-    local gpu=$1 name=$2 model=$3
-    shift 3
-    limited $(on "$gpu") $refrag eval perplexity --model "$model" --text "$work/valid" --out "$out/$name" \
-        --no-plots "$@" ${PPL:-} >"$out/$name.log" 2>&1
-    log "$name"
-}
-answers() {
-    local gpu=$1 name=$2 set=$3 model=$4
-    shift 4
-    limited $(on "$gpu") $refrag eval qa "$work/qa/$set.valid.jsonl.zst" --model "$model" --out "$out/$name" \
-        --items "${ITEMS:-500}" --no-plots --expanded .1 --expanded .25 "$@" >"$out/$name.log" 2>&1
-    log "$name"
-}
-
 reading() {  # STAGE
     [ ! -s "$out/recall-$1.log" ] || return 0
     limited $(on 1) python3 experiments/recall.py "$work/valid" "$run/$1/model" >"$out/recall-$1.part" 2>&1 &&
@@ -122,54 +105,13 @@ wait $preparing || exit 1
 seconds=$(($(left) - ${RESERVE:-400}))
 train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
 
-# every_set FIRST MODEL OPTIONS... -- on the GPUs from FIRST on, three sets at once on each: a single
-# one keeps no GPU busy, and each takes what memory it finds
-every_set() {
-    local first=$1 slot set turn started=
-    local used=$((gpus - first)) slots=$((3 * (gpus - first)))
-    shift
-    for slot in $(seq 0 $((slots - 1))); do
-        (
-            turn=0
-            for set in ${SETS:-squad sqshift_wiki wikitpl fairytale sqshift_amazon qamr hybridqa \
-                sqshift_reddit policyqa ottqa boolq strategyqa tsqa}; do
-                [ $((turn++ % slots)) -ne "$slot" ] || answers $((first + slot % used)) "qa-$set" "$set" "$@"
-            done
-        ) &
-        started="$started $!"
-    done
-    wait $started
-}
-
 reading finetuning &
 reader=$!
-model=$run/finetuning/model
-common="--policy random --policy recent --policy perplexity"
-chosen="$common --policy perplexity-ascending --policy similarity --policy late-interaction"
-# Beside the policies, which have the first GPU to themselves if there are several.
-first=$((gpus > 1 && ${POLICY:-0} > 0))
-every_set $first "$model" $chosen &
-measured=$!
-if [ "${POLICY:-0}" -gt 0 ]; then
-    stage=policy
-    if killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy \
-        --max-seconds "$POLICY" --questions "$work/questions"; then
-        cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
-        model=$run/policy/model
-        common="$common --policy learned"
-        wait $measured
-        every_set 0 "$model" $chosen --policy learned --policy learned-query  # what is there is kept
-    fi
+stage=policy
+if [ "${POLICY:-0}" -gt 0 ] && killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy \
+    --max-seconds "$POLICY" --questions "$work/questions"; then
+    cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
+    SECONDS_LEFT=$(left) experiments/measure.sh "$run/policy/model" "$work" "$out"
 fi
-wait $measured
-perplexity 0 recovery-4 "$model" --chunk-size 4 $common --expanded .1 --expanded .25 &
-measured=$!
-perplexity 1 recovery-8 "$model" --chunk-size 8 $common --expanded .14 --shuffled &
-measured="$measured $!"
-for set in ${SEARCHED:-squad hybridqa}; do
-    answers 1 "searched-$set" "$set" "$model" --policy late-interaction --passages 5 --passages 20 \
-        --retrieval strong --retrieval weak &
-    measured="$measured $!"
-done
-wait $measured $reader
+wait $reader
 log "all over"

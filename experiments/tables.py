@@ -1,0 +1,303 @@
+"""The tables of docs/results.md, docs/policies.md and the model card, from what measure.sh wrote.
+
+    python experiments/tables.py OUT [TABLE...]
+
+Rows of several sets count every question the same. Brackets hold 95% bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refrag_components.evaluation.statistics import interval, resample
+
+SETS = {
+    "squad": "SQuAD",
+    "sqshift_wiki": "SQuAD-shift, wiki",
+    "sqshift_reddit": "SQuAD-shift, reddit",
+    "sqshift_amazon": "SQuAD-shift, amazon",
+    "qamr": "QAMR",
+    "fairytale": "FairytaleQA",
+    "hybridqa": "HybridQA",
+    "ottqa": "OTT-QA",
+    "policyqa": "PolicyQA",
+    "wikitpl": "templates on Wikipedia pages",
+    "boolq": "BoolQ (yes/no)",
+    "strategyqa": "StrategyQA (yes/no)",
+}
+POOLED = {"all": list(SETS), "without yes/no": list(SETS)[:-2]}
+DEFAULT = "learned-query"
+CHOICES = {
+    "random": "`random`",
+    "recent": "the last ones",
+    "perplexity": "`perplexity`",
+    "perplexity-ascending": "ascending",
+    "similarity": "`similarity`",
+    "late-interaction": "`late-interaction`",
+    "learned": "`learned`",
+    "learned-query": "`learned-query`",
+}
+PLAIN = {"last": "the last tokens as plain text", "fewer": "fewer passages as plain text"}
+BUDGETS = (0.05, 0.1, 0.25, 0.5)
+MAIN = ["none", "full", "compressed", f"{DEFAULT}-0.1", f"{DEFAULT}-0.25"]
+FEWER = ["fewer-0", "fewer-0.1", "fewer-0.25"]
+
+Cells = Sequence[str]
+
+
+class Answers:
+    """What one measurement of ``refrag eval qa`` holds, question by question."""
+
+    def __init__(self, out: Path, name: str = "qa", setting: str = "given-5") -> None:
+        self._out, self._name, self._setting = out, name, setting
+
+    @cache  # noqa: B019 -- lives as long as the program
+    def column(self, name: str, method: str, column: str) -> np.ndarray:
+        """A value a question of one set, F1 in percent."""
+        folder = self._out / f"{self._name}-{name}" / "results" / f"{name}.valid"
+        values = np.array(
+            json.loads((folder / self._setting / f"{method}.json").read_text())[column]
+        )
+        return values if column == "kind" else 100 * values if column == "f1" else values
+
+    def values(self, sets: Sequence[str], methods: Sequence[str], column: str) -> np.ndarray:
+        """Shape (questions of all sets, methods)."""
+        columns = [
+            np.concatenate([self.column(name, method, column) for name in sets])
+            for method in methods
+        ]
+        return np.stack(columns, axis=1)
+
+
+def table(head: Cells, rows: Sequence[Cells]) -> None:
+    """Prints a table whose first column is text."""
+    for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows):
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def groups() -> dict[str, list[str]]:
+    """Every set by itself, then all of them."""
+    return {label: [name] for name, label in SETS.items()} | {"all": POOLED["all"]}
+
+
+def with_interval(values: np.ndarray, a: int, b: int, digits: int) -> str:
+    """The mean of a paired difference with its interval."""
+    draws = resample([values])
+    low, high = interval(draws[:, a] - draws[:, b])
+    mean = (values[:, a] - values[:, b]).mean()
+    return f"{mean:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def ahead(values: np.ndarray, a: int, b: int) -> int:
+    """1 if a is greater than b beyond the interval, -1 if less, else 0."""
+    draws = resample([values])
+    low, high = interval(draws[:, a] - draws[:, b])
+    return int(low > 0) - int(high < 0)
+
+
+def answers_table(out: Path, column: str, digits: int) -> None:
+    """One row a set: fixed ways, the default policy, and fewer passages at equal positions."""
+    answers, methods = Answers(out), [*MAIN, *FEWER]
+    sign = 1 if column == "f1" else -1
+    rows = []
+    for label, sets in groups().items():
+        values = answers.values(sets, methods, column)
+        cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
+        for own, fewer in zip((2, 3, 4), (5, 6, 7), strict=True):
+            if label != "all" and ahead(sign * values, own, fewer) > 0:
+                cells[own] = f"**{cells[own]}**"
+        rows.append([label, f"{len(values):,}", *cells])
+    plain = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
+    table(["set", "questions", "no context", "all text", "p=0", "p=.1", "p=.25", *plain], rows)
+
+
+def f1(out: Path) -> None:
+    """F1, and the decoder positions that it takes on SQuAD."""
+    answers_table(out, "f1", 1)
+    positions = Answers(out).values(["squad"], [*MAIN, *FEWER], "positions").mean(axis=0)
+    print("decoder positions, SQuAD:", *(f"{mean:.0f}" for mean in positions), "\n")
+
+
+def nats(out: Path) -> None:
+    """Log-perplexity of the right answer."""
+    answers_table(out, "log_ppl", 3)
+
+
+def shares(out: Path) -> None:
+    """F1 as a share of that of all text."""
+    answers = Answers(out)
+    compared = [*MAIN[2:], "fewer-0.1", "fewer-0.25"]
+    rows = []
+    for label, sets in (groups() | POOLED).items():
+        values = answers.values(sets, ["full", *compared], "f1")
+        draws, means = resample([values]), values.mean(axis=0)
+        cells = [label]
+        for i in range(1, len(means)):
+            low, high = interval(draws[:, i] / draws[:, 0])
+            cells.append(
+                f"{100 * means[i] / means[0]:.{1 if label == 'all' else 0}f} % "
+                f"({100 * low:.0f}-{100 * high:.0f})"
+            )
+        rows.append(cells)
+    table(["set", "p=0", "p=.1", "p=.25", "fewer passages, as p=.1", "as p=.25"], rows)
+
+
+def choices(out: Path) -> None:
+    """F1 by what expands: all questions at every budget, then set by set."""
+    answers = Answers(out)
+    rows = []
+    for way, label in (CHOICES | PLAIN).items():
+        methods = [f"{way}-{p:g}" for p in BUDGETS]
+        means = answers.values(POOLED["all"], methods, "f1").mean(axis=0)
+        rows.append([label, *(f"{mean:.1f}" for mean in means)])
+    table(["all sets", *(f"p={p:g}" for p in BUDGETS)], rows)
+    for p in (0.1, 0.25):
+        rows = []
+        for label, sets in groups().items():
+            means = answers.values(sets, [f"{way}-{p:g}" for way in CHOICES], "f1").mean(axis=0)
+            rows.append([label, *(f"{mean:.1f}" for mean in means)])
+        table([f"p={p:g}", *CHOICES.values()], rows)
+
+
+def compared(out: Path) -> None:
+    """The default policy less other choices, paired, and on how many sets it is ahead or behind."""
+    answers = Answers(out)
+    others = ("random", "recent", "perplexity", "similarity", "late-interaction", "fewer")
+    for column, digits in (("f1", 1), ("log_ppl", 3)):
+        for p in (0.1, 0.25):
+            methods = [f"{way}-{p:g}" for way in (DEFAULT, *others)]
+            rows, signs = [], []
+            for label, sets in groups().items():
+                values = answers.values(sets, methods, column)
+                signs.append([ahead(values, 0, i) for i in range(1, len(methods))])
+                cells = [with_interval(values, 0, i, digits) for i in range(1, len(methods))]
+                rows.append([label, *cells])
+            own = np.array(signs[:-1])  # the last row is all sets together
+            more, less = (own > 0).sum(axis=0), (own < 0).sum(axis=0)
+            rows.append(
+                ["sets: more, less", *(f"{a}, {b}" for a, b in zip(more, less, strict=True))]
+            )
+            table([f"{column}, p={p:g}", *((CHOICES | PLAIN)[way] for way in others)], rows)
+
+
+def kinds(out: Path) -> None:
+    """F1 by kind of answer."""
+    answers, rows = Answers(out), []
+    found = np.concatenate([answers.column(name, "full", "kind") for name in SETS])
+    values = answers.values(list(SETS), MAIN, "f1")
+    for kind in ("number", "exact string", "phrase", "free text", "yes/no"):
+        own = values[found == kind]
+        rows.append([kind, f"{len(own):,}", *(f"{mean:.1f}" for mean in own.mean(axis=0))])
+    table(["answer", "questions", "no context", "all text", "p=0", "p=.1", "p=.25"], rows)
+
+
+def more(out: Path) -> None:
+    """F1 by how much expands."""
+    answers, rows = Answers(out), []
+    some = [f"{DEFAULT}-{p:g}" for p in (0.05, 0.1, 0.25, 0.5)]
+    for label, sets in groups().items():
+        methods = ["full", "compressed", *some, "fewer-0.05", "fewer-0.5"]
+        means = answers.values(sets, methods, "f1").mean(axis=0)
+        rows.append([label, *(f"{mean:.1f}" for mean in means)])
+    head = ["p=0", "p=.05", "p=.1", "p=.25", "p=.5", "fewer passages, as p=.05", "as p=.5"]
+    table(["set", "all text", *head], rows)
+
+
+def chunks_of_8(out: Path) -> None:
+    """F1 at k = 8."""
+    answers, rows = Answers(out, "k8"), []
+    methods = [*MAIN[1:], *FEWER]
+    for name in ("squad", "sqshift_amazon", "fairytale", "hybridqa"):
+        means = answers.values([name], methods, "f1").mean(axis=0)
+        rows.append([SETS[name], *(f"{mean:.1f}" for mean in means)])
+    positions = answers.values(["squad"], methods, "positions").mean(axis=0)
+    rows.append(["decoder positions, SQuAD", *(f"{mean:.0f}" for mean in positions)])
+    plain = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
+    table(["set", "all text", "p=0", "p=.1", "p=.25", *plain], rows)
+
+
+def searched(out: Path) -> None:
+    """F1 where a search finds the passages, and what late-interaction would give."""
+    methods = [
+        *MAIN[1:],
+        "fewer-0.1",
+        "fewer-0.25",
+        "late-interaction-0.1",
+        "late-interaction-0.25",
+    ]
+    for name in ("squad", "hybridqa"):
+        rows = []
+        for retrieval in ("strong", "weak"):
+            for count in (2, 5, 10, 20):
+                answers = Answers(out, "searched", f"{retrieval}-{count}")
+                means = answers.values([name], methods, "f1").mean(axis=0)
+                full, tenth = answers.values([name], [MAIN[1], MAIN[3]], "positions").mean(axis=0)
+                cells = [f"{mean:.1f}" for mean in means]
+                rows.append([str(count), retrieval, *cells, f"{full:,.0f}", f"{tenth:,.0f}"])
+        print(SETS[name])
+        head = ["retrieval", "all text", "p=0", "p=.1", "p=.25", "fewer passages, as p=.1"]
+        late = ["as p=.25", "p=.1, late", "p=.25, late", "positions of all text", "of p=.1"]
+        table(["passages", *head, *late], rows)
+
+
+def recovery(out: Path) -> None:
+    """Text that goes on."""
+    rows = []
+    for k in (4, 8):
+        content: Any = json.loads((out / f"recovery-{k}" / "perplexity.json").read_text())
+        in_order, shuffled = (found["rows"] for found in content["tables"])
+        for a, b in zip(in_order, shuffled, strict=True):
+            cells = [str(k), a["label"], f"{a['positions']:.0f}"]
+            for row in (a, b):
+                low, high = row["recovery_interval"]
+                cells += [f"{row['log_ppl']:.3f}", f"{row['recovery']:.3f} ({low:.3f}-{high:.3f})"]
+            rows.append(cells)
+        for found in content["tables"]:
+            own = ("compressed", "last-0")
+            pair = next(pair for pair in found["pairs"] if (pair["a"], pair["b"]) == own)
+            low, high = pair["log_ppl_interval"]
+            print(f"k={k}, {found['order']}: p=0 less the last tokens, nats:", end=" ")
+            print(f"{pair['log_ppl']:+.3f} ({low:.3f} to {high:.3f})")
+    print()
+    head = ["positions", "log-ppl", "recovery", "shuffled: log-ppl", "recovery"]
+    table(["k", "context", *head], rows)
+
+
+TABLES: dict[str, Callable[[Path], None]] = {
+    function.__name__: function
+    for function in (
+        f1,
+        shares,
+        nats,
+        choices,
+        compared,
+        kinds,
+        more,
+        chunks_of_8,
+        searched,
+        recovery,
+    )
+}
+
+
+def main() -> None:
+    """Prints the tables that are named, all by default."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
+    options = parser.parse_args()
+    for name in options.tables or TABLES:
+        print(f"## {name}\n")
+        TABLES[name](options.out)
+
+
+if __name__ == "__main__":
+    main()
