@@ -52,20 +52,23 @@ FEWER = ["fewer-0", "fewer-0.1", "fewer-0.25"]
 Cells = Sequence[str]
 
 
+@cache
+def read_column(folder: Path, method: str, column: str) -> np.ndarray:
+    """A value a question of one set, F1 in percent."""
+    values = np.array(json.loads((folder / f"{method}.json").read_text())[column])
+    return 100 * values if column == "f1" else values
+
+
 class Answers:
     """What one measurement of ``refrag eval qa`` holds, question by question."""
 
     def __init__(self, out: Path, name: str = "qa", setting: str = "given-5") -> None:
         self._out, self._name, self._setting = out, name, setting
 
-    @cache  # noqa: B019 -- lives as long as the program
     def column(self, name: str, method: str, column: str) -> np.ndarray:
-        """A value a question of one set, F1 in percent."""
-        folder = self._out / f"{self._name}-{name}" / "results" / f"{name}.valid"
-        values = np.array(
-            json.loads((folder / self._setting / f"{method}.json").read_text())[column]
-        )
-        return values if column == "kind" else 100 * values if column == "f1" else values
+        """A value a question of one set."""
+        folder = self._out / f"{self._name}-{name}" / "results" / f"{name}.valid" / self._setting
+        return read_column(folder, method, column)
 
     def values(self, sets: Sequence[str], methods: Sequence[str], column: str) -> np.ndarray:
         """Shape (questions of all sets, methods)."""

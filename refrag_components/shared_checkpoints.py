@@ -76,7 +76,7 @@ def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
 
 
 def checkpoint_digest(name: str) -> str:
-    """Hash over every file of a checkpoint (hex), taken again only when a file changes.
+    """Hash over every file of a checkpoint but its card (hex), taken again when a file changes.
 
     Two checkpoints that may answer differently never share it. (The model's fingerprint, which
     names chunk vectors, covers the encoder only.)
@@ -85,7 +85,7 @@ def checkpoint_digest(name: str) -> str:
         UnknownModelError: If there is no such checkpoint.
     """
     folder = checkpoint_folder(name)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
     stats = [path.stat() for path in files]
     return _digest(
         folder,

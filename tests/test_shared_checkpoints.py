@@ -42,6 +42,12 @@ def test_retrained_checkpoint_is_loaded_again(folder: Path) -> None:
     assert load_checkpoint(str(folder)) is second
 
 
+def test_editing_the_card_loads_nothing_again(folder: Path) -> None:
+    first = load_checkpoint(str(folder))
+    (folder / "README.md").write_text("# A better card\n")
+    assert load_checkpoint(str(folder)) is first
+
+
 def test_default_device_is_a_device(tiny_folder: Path) -> None:
     loaded = load_checkpoint(str(tiny_folder))
     assert load_checkpoint(str(tiny_folder), loaded.model.device.type) is loaded
