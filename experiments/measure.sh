@@ -3,11 +3,12 @@
 #
 #   experiments/measure.sh MODEL WORK OUT
 #
-# MODEL: a checkpoint's name or folder. WORK holds text in valid/ (`refrag train prepare`) and questions
-# in qa/NAME.valid.jsonl.zst. OUT gets a folder and a log for each measurement; started again it goes on.
+# MODEL: a checkpoint with trained policies, its name or folder. WORK holds text in valid/ (`refrag train
+# prepare`) and questions in qa/NAME.valid.jsonl.zst; where pack.sh was used also bases/ and site/. OUT, one
+# a checkpoint, gets a folder and a log for each measurement; started again it goes on. No blanks in paths.
 #
-# Environment: SECONDS_LEFT in all; JOBS at once (a single one keeps no GPU busy); GPUS; ITEMS questions
-# a set; WINDOWS of running text.
+# Environment: SECONDS_LEFT in all, what has none left is left out; JOBS at once on a GPU (4: a single one
+# keeps it not busy); GPUS; ITEMS questions a set; WINDOWS of running text. On one H200 it takes 1,200 s.
 set -u
 model=$1 work=$(realpath "$2")
 mkdir -p "$3"
@@ -15,13 +16,15 @@ out=$(realpath "$3")
 gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
 export gpus=$((gpus > 0 ? gpus : 1)) out
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-3} TOKENIZERS_PARALLELISM=false
-export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True PYTHONPATH=$PWD:$PWD/integrations:${PYTHONPATH:-}
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+export PYTHONPATH=$PWD:$PWD/integrations:$work/site:${PYTHONPATH:-}
+[ ! -d "$work/bases" ] || export REFRAG_HOME=$work HF_HUB_OFFLINE=1
 export end=$(($(date +%s) + ${SECONDS_LEFT:-86400}))
 
-refrag="python3 -m refrag_components.cli"
-texts="python3 -m refrag_components.cli eval perplexity --model $model --text $work/valid --no-plots
-    --windows ${WINDOWS:-400} --shuffled --policy random --policy recent --policy perplexity --policy learned"
-answers="python3 -m refrag_components.cli eval qa --model $model --items ${ITEMS:-500} --no-plots"
+evaluate="python3 -m refrag_components.cli eval"
+texts="$evaluate perplexity --model $model --text $work/valid --no-plots --windows ${WINDOWS:-400}
+    --shuffled --policy random --policy recent --policy perplexity --policy learned"
+answers="$evaluate qa --model $model --items ${ITEMS:-500} --no-plots"
 some="--expanded .1 --expanded .25"
 many="--expanded .05 $some --expanded .5"
 all="--policy random --policy recent --policy perplexity --policy perplexity-ascending
@@ -60,11 +63,15 @@ jobs_of_all() {
 
 run_job() {
     local name=${1%%$'\t'*} command=${1#*$'\t'} started=$(date +%s) status
-    local left=$((end - started))
-    ((left > 0)) || return 0
-    CUDA_VISIBLE_DEVICES=$((SLOT % gpus)) timeout "$left" $command >"$out/$name.log" 2>&1
-    status=$?
-    echo "$(date +%T) $name ended with $status after $(($(date +%s) - started)) s" | tee -a "$out/measure.log"
+    local left=$((end - started)) said="no time left"
+    compgen -G "$out/$name/*.md" >/dev/null && return 0  # from an earlier start
+    if ((left > 0)); then
+        CUDA_VISIBLE_DEVICES=$((SLOT % gpus)) timeout "$left" $command >>"$out/$name.log" 2>&1
+        status=$?
+        said="ended with $status after $(($(date +%s) - started)) s"
+    fi
+    echo "$(date +%T) $name: $said" | tee -a "$out/measure.log"
+    return "${status:-1}"
 }
 export -f run_job
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs what `pipeline.sh` needs on a GPU machine that has PyTorch, transformers and PEFT, and no
+# Packs what `pipeline.sh` and `measure.sh` need on a GPU machine that has PyTorch, transformers and PEFT, and no
 # network: text, questions, base models and the packages that are missing there.
 #
 #   experiments/pack.sh WORK OUT

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains a checkpoint by the clock on all GPUs of a machine, kills each stage once, and measures it.
+# Trains a checkpoint by the clock on all GPUs of a machine, kills each stage once, and measures what has
+# come through all of them.
 #
 #   experiments/pipeline.sh RECIPE WORK
 #
@@ -9,8 +10,8 @@
 # measurements). Started again it goes on.
 #
 # Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage, from its first step; RESERVE
-# seconds for what comes after fine-tuning and for loading it (a minute or more, twice where it is killed):
-# its steps take the rest; POLICY seconds of the last stage, 0 leaves it out and what is measured after it;
+# seconds for policies and measurements and for loading fine-tuning (a minute or more, twice where it is
+# killed): its steps take the rest; POLICY seconds of the last stage, 0 leaves it out and the measurements;
 # KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
 # GPUS; LAUNCH: more options of `accelerate launch`; and those of measure.sh.
 set -u
@@ -23,7 +24,7 @@ refrag="python3 -m refrag_components.cli"
 export PYTHONPATH=$PWD:$PWD/integrations:$work/site
 [ ! -d "$work/bases" ] || export REFRAG_HOME=$work HF_HUB_OFFLINE=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} TOKENIZERS_PARALLELISM=false PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
-end=$(($(date +%s) + ${SECONDS_LEFT:-1600}))
+end=$(($(date +%s) + ${SECONDS_LEFT:-4000}))
 
 left() { echo $((end - $(date +%s))); }
 log() { echo "$(date +%T), $(left) s left: $*" | tee -a "$out/pipeline.log"; }
@@ -102,7 +103,7 @@ preparing=$!
 train continual "${CONTINUAL:-600}" "${KILL_CONTINUAL:-0}"
 reading continual &
 wait $preparing || exit 1
-seconds=$(($(left) - ${RESERVE:-400}))
+seconds=$(($(left) - ${RESERVE:-1600}))
 train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
 
 reading finetuning &

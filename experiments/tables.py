@@ -1,8 +1,9 @@
-"""The tables of docs/results.md, docs/policies.md and the model card, from what measure.sh wrote.
+"""Tables for docs/results.md, docs/policies.md and the model card, from what measure.sh wrote.
 
     python experiments/tables.py OUT [TABLE...]
 
-Rows of several sets count every question the same. Brackets hold 95% bootstrap intervals.
+Rows of several sets count every question the same. Brackets hold 95% bootstrap intervals; bold is
+ahead of fewer passages in as many positions, beyond the interval of the paired difference.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from refrag_components.corpus.conversations import UNANSWERABLE
 from refrag_components.evaluation.statistics import interval, resample
 
 SETS = {
@@ -115,9 +117,12 @@ def answers_table(out: Path, column: str, digits: int) -> None:
         values = answers.values(sets, methods, column)
         cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
         for own, fewer in zip((2, 3, 4), (5, 6, 7), strict=True):
-            if label != "all" and ahead(sign * values, own, fewer) > 0:
+            if ahead(sign * values, own, fewer) > 0:
                 cells[own] = f"**{cells[own]}**"
         rows.append([label, f"{len(values):,}", *cells])
+    if column == "f1":
+        positions = answers.values(["squad"], methods, "positions").mean(axis=0)
+        rows.append(["decoder positions, SQuAD", "", *(f"{mean:.0f}" for mean in positions)])
     plain = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
     table(["set", "questions", "no context", "all text", "p=0", "p=.1", "p=.25", *plain], rows)
 
@@ -125,8 +130,6 @@ def answers_table(out: Path, column: str, digits: int) -> None:
 def f1(out: Path) -> None:
     """F1, and the decoder positions that it takes on SQuAD."""
     answers_table(out, "f1", 1)
-    positions = Answers(out).values(["squad"], [*MAIN, *FEWER], "positions").mean(axis=0)
-    print("decoder positions, SQuAD:", *(f"{mean:.0f}" for mean in positions), "\n")
 
 
 def nats(out: Path) -> None:
@@ -202,10 +205,20 @@ def kinds(out: Path) -> None:
     table(["answer", "questions", "no context", "all text", "p=0", "p=.1", "p=.25"], rows)
 
 
+def no_answer(out: Path) -> None:
+    """How often it says that there is no answer, in percent, though there is."""
+    answers, methods = Answers(out), ["full", "compressed", f"{DEFAULT}-0.25"]
+    rows = []
+    for name, label in SETS.items():
+        said = [answers.column(name, method, "prediction") == UNANSWERABLE for method in methods]
+        rows.append([label, *(f"{100 * own.mean():.1f}" for own in said)])
+    table(["set", "all text", "p=0", "p=.25"], rows)
+
+
 def more(out: Path) -> None:
     """F1 by how much expands."""
     answers, rows = Answers(out), []
-    some = [f"{DEFAULT}-{p:g}" for p in (0.05, 0.1, 0.25, 0.5)]
+    some = [f"{DEFAULT}-{p:g}" for p in BUDGETS]
     for label, sets in groups().items():
         methods = ["full", "compressed", *some, "fewer-0.05", "fewer-0.5"]
         means = answers.values(sets, methods, "f1").mean(axis=0)
@@ -258,7 +271,7 @@ def recovery(out: Path) -> None:
         content: Any = json.loads((out / f"recovery-{k}" / "perplexity.json").read_text())
         in_order, shuffled = (found["rows"] for found in content["tables"])
         for a, b in zip(in_order, shuffled, strict=True):
-            cells = [str(k), a["label"], f"{a['positions']:.0f}"]
+            cells = [str(k), a["label"], f"{a['positions']:.0f}", f"{a['log_ppl_first']:.3f}"]
             for row in (a, b):
                 low, high = row["recovery_interval"]
                 cells += [f"{row['log_ppl']:.3f}", f"{row['recovery']:.3f} ({low:.3f}-{high:.3f})"]
@@ -270,7 +283,7 @@ def recovery(out: Path) -> None:
             print(f"k={k}, {found['order']}: p=0 less the last tokens, nats:", end=" ")
             print(f"{pair['log_ppl']:+.3f} ({low:.3f} to {high:.3f})")
     print()
-    head = ["positions", "log-ppl", "recovery", "shuffled: log-ppl", "recovery"]
+    head = ["positions", "first 16", "log-ppl", "recovery", "shuffled: log-ppl", "recovery"]
     table(["k", "context", *head], rows)
 
 
@@ -283,6 +296,7 @@ TABLES: dict[str, Callable[[Path], None]] = {
         choices,
         compared,
         kinds,
+        no_answer,
         more,
         chunks_of_8,
         searched,
@@ -299,7 +313,10 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.tables or TABLES:
         print(f"## {name}\n")
-        TABLES[name](options.out)
+        try:
+            TABLES[name](options.out)
+        except FileNotFoundError as error:
+            print(f"Not measured: {error.filename}\n")
 
 
 if __name__ == "__main__":
