@@ -7,8 +7,8 @@
 # prepare`) and questions in qa/NAME.valid.jsonl.zst; where pack.sh was used also bases/ and site/. OUT, one
 # a checkpoint, gets a folder and a log for each measurement; started again it goes on. No blanks in paths.
 #
-# Environment: SECONDS_LEFT in all, what has none left is left out; JOBS at once on a GPU (4: a single one
-# keeps it not busy); GPUS; ITEMS questions a set; WINDOWS of running text. On one H200 it takes 1,200 s.
+# Environment: SECONDS_LEFT in all, what has none left is left out; JOBS at once on a GPU (4: one alone
+# does not keep it busy); GPUS; ITEMS questions a set; WINDOWS of running text. On one H200 it takes 1,200 s.
 set -u
 model=$1 work=$(realpath "$2")
 mkdir -p "$3"

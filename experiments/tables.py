@@ -51,7 +51,10 @@ BUDGETS = (0.05, 0.1, 0.25, 0.5)
 MAIN = ["none", "full", "compressed", f"{DEFAULT}-0.1", f"{DEFAULT}-0.25"]
 FEWER = ["fewer-0", "fewer-0.1", "fewer-0.25"]
 
+PLAIN_HEAD = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
+
 Cells = Sequence[str]
+Difference = tuple[float, float, float]
 
 
 @cache
@@ -93,38 +96,28 @@ def groups() -> dict[str, list[str]]:
     return {label: [name] for name, label in SETS.items()} | {"all": POOLED["all"]}
 
 
-def with_interval(values: np.ndarray, a: int, b: int, digits: int) -> str:
-    """The mean of a paired difference with its interval."""
-    draws = resample([values])
-    low, high = interval(draws[:, a] - draws[:, b])
-    mean = (values[:, a] - values[:, b]).mean()
-    return f"{mean:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def ahead(values: np.ndarray, a: int, b: int) -> int:
-    """1 if a is greater than b beyond the interval, -1 if less, else 0."""
-    draws = resample([values])
-    low, high = interval(draws[:, a] - draws[:, b])
-    return int(low > 0) - int(high < 0)
+def differences(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+    """Mean and interval of the paired difference of two methods' columns, for each pair."""
+    draws, means = resample([values]), values.mean(axis=0)
+    return [(means[a] - means[b], *interval(draws[:, a] - draws[:, b])) for a, b in pairs]
 
 
 def answers_table(out: Path, column: str, digits: int) -> None:
     """One row a set: fixed ways, the default policy, and fewer passages at equal positions."""
     answers, methods = Answers(out), [*MAIN, *FEWER]
-    sign = 1 if column == "f1" else -1
     rows = []
     for label, sets in groups().items():
         values = answers.values(sets, methods, column)
         cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
-        for own, fewer in zip((2, 3, 4), (5, 6, 7), strict=True):
-            if ahead(sign * values, own, fewer) > 0:
+        pairs = ((2, 5), (3, 6), (4, 7))  # each p beside fewer passages
+        for (own, _), (_, low, high) in zip(pairs, differences(values, pairs), strict=True):
+            if low > 0 if column == "f1" else high < 0:
                 cells[own] = f"**{cells[own]}**"
         rows.append([label, f"{len(values):,}", *cells])
     if column == "f1":
         positions = answers.values(["squad"], methods, "positions").mean(axis=0)
         rows.append(["decoder positions, SQuAD", "", *(f"{mean:.0f}" for mean in positions)])
-    plain = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
-    table(["set", "questions", "no context", "all text", "p=0", "p=.1", "p=.25", *plain], rows)
+    table(["set", "questions", "no context", "all text", "p=0", "p=.1", "p=.25", *PLAIN_HEAD], rows)
 
 
 def f1(out: Path) -> None:
@@ -180,17 +173,19 @@ def compared(out: Path) -> None:
     for column, digits in (("f1", 1), ("log_ppl", 3)):
         for p in (0.1, 0.25):
             methods = [f"{way}-{p:g}" for way in (DEFAULT, *others)]
-            rows, signs = [], []
-            for label, sets in groups().items():
-                values = answers.values(sets, methods, column)
-                signs.append([ahead(values, 0, i) for i in range(1, len(methods))])
-                cells = [with_interval(values, 0, i, digits) for i in range(1, len(methods))]
-                rows.append([label, *cells])
-            own = np.array(signs[:-1])  # the last row is all sets together
-            more, less = (own > 0).sum(axis=0), (own < 0).sum(axis=0)
-            rows.append(
-                ["sets: more, less", *(f"{a}, {b}" for a, b in zip(more, less, strict=True))]
-            )
+            pairs = [(0, i) for i in range(1, len(methods))]
+            found = {
+                label: differences(answers.values(sets, methods, column), pairs)
+                for label, sets in groups().items()
+            }
+            rows = [
+                [label, *(f"{m:+.{digits}f} ({a:.{digits}f} to {b:.{digits}f})" for m, a, b in own)]
+                for label, own in found.items()
+            ]
+            of_sets = np.array([found[label] for label in SETS.values()])
+            more, less = (of_sets[..., 1] > 0).sum(axis=0), (of_sets[..., 2] < 0).sum(axis=0)
+            counts = [f"{a}, {b}" for a, b in zip(more, less, strict=True)]
+            rows.append(["sets: more, less", *counts])
             table([f"{column}, p={p:g}", *((CHOICES | PLAIN)[way] for way in others)], rows)
 
 
@@ -236,8 +231,7 @@ def chunks_of_8(out: Path) -> None:
         rows.append([SETS[name], *(f"{mean:.1f}" for mean in means)])
     positions = answers.values(["squad"], methods, "positions").mean(axis=0)
     rows.append(["decoder positions, SQuAD", *(f"{mean:.0f}" for mean in positions)])
-    plain = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
-    table(["set", "all text", "p=0", "p=.1", "p=.25", *plain], rows)
+    table(["set", "all text", "p=0", "p=.1", "p=.25", *PLAIN_HEAD], rows)
 
 
 def searched(out: Path) -> None:
