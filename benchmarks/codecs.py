@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from refrag_components.chunking import Chunker
-from refrag_components.codecs import CODECS, Codec, pack, unpack
 from refrag_components.corpus import TokenisedCorpus, WindowSpec
 from refrag_components.evaluation.contexts import Setting, draw_contexts
 from refrag_components.evaluation.decoding import decode
@@ -35,8 +33,10 @@ from refrag_components.evaluation.questions import Question, load_questions
 from refrag_components.evaluation.scoring import score
 from refrag_components.evaluation.statistics import interval, resample
 from refrag_components.modeling import RefragModel
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.text.chunking import Chunker
+from refrag_components.text.tokenization import content_tokenizer
 from refrag_components.vectors import ChunkVectors
+from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
 
 PASSAGE_TOKENS = 256
 CONTEXT_TOKENS = 512

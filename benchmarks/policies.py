@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from refrag_components.chunking import ChunkedPassage
-from refrag_components.codecs import CODECS, Codec
 from refrag_components.evaluation.contexts import Context, Setting, draw_contexts
 from refrag_components.evaluation.pool import PassagePool
 from refrag_components.evaluation.questions import load_questions, set_name
 from refrag_components.evaluation.scores import chunk_scores
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Budget, PolicyInputs, select
+from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import ChunkVectors
+from refrag_components.vectors.codecs import CODECS, Codec
 
 POLICIES = ("random", "similarity", "late-interaction")
 FRACTIONS = (0.05, 0.1, 0.25)

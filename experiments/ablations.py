@@ -21,12 +21,12 @@ from typing import Any
 
 from transformers import AutoModel, AutoTokenizer
 
-from refrag_components import weights
 from refrag_components.corpus import TokenisedCorpus
 from refrag_components.evaluation.perplexity import measure_recovery
 from refrag_components.modeling import RefragModel
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
+from refrag_components.weights.lookup import base_folder
 
 Change = Callable[[Recipe], Recipe]
 
@@ -75,7 +75,7 @@ VARIANTS: dict[str, Change] = {
 
 def short_encoder(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the first two layers of its encoder."""
-    base = weights.base_folder(recipe.model.encoder)
+    base = base_folder(recipe.model.encoder)
     encoder = AutoModel.from_pretrained(base)
     encoder.encoder.layer = encoder.encoder.layer[:2]
     encoder.config.num_hidden_layers = 2

@@ -15,6 +15,6 @@ PIP_ONLY_BINARY=:all: python3 -m pip download --quiet --no-deps --python-version
     --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 \
     --dest "$work/wheels" faiss-cpu zstandard gguf pypdf beautifulsoup4 soupsieve platformdirs \
     pydantic pydantic-core annotated-types typing-inspection
-home=$(python3 -c 'from refrag_components.weights import cache_folder; print(cache_folder())')
+home=$(python3 -c 'from refrag_components.weights.wheels import cache_folder; print(cache_folder())')
 tar c -C "$work" train valid qa wheels -C "$home" --exclude='*.lock' bases | xz -T0 -1 |
     split -b 57M - "$out/part-"

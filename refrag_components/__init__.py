@@ -6,8 +6,9 @@ torch takes seconds. All others are in the modules named like them.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from refrag_components._lazy import hand_on
 
 if TYPE_CHECKING:
     from refrag_components.configuration import RefragConfig
@@ -17,20 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RefragConfig", "RefragGenerator", "RefragIndex", "RefragModel"]
 
-_MODULES = {
-    "RefragConfig": "configuration",
-    "RefragGenerator": "generator",
-    "RefragIndex": "index",
-    "RefragModel": "modeling",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = hand_on(
+    __name__,
+    {
+        "RefragConfig": "configuration",
+        "RefragGenerator": "generator",
+        "RefragIndex": "index",
+        "RefragModel": "modeling",
+    },
+)

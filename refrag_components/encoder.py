@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from refrag_components.chunking import ChunkedPassage
-from refrag_components.pretrained import load_pretrained, position_limit
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.pretrained import position_limit
+from refrag_components.text.chunking import ChunkedPassage
+from refrag_components.text.tokenization import content_tokenizer
+from refrag_components.weights.loading import load_pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

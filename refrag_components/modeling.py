@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from refrag_components import weights
 from refrag_components.adapters import (
     CHUNK_ADAPTER,
     EVERYWHERE,
@@ -36,16 +35,18 @@ from refrag_components.checkpoint_files import (
     save_adapter,
     state_digest,
 )
-from refrag_components.chunking import Chunker
 from refrag_components.configuration import CONFIG_NAME, RefragConfig
 from refrag_components.encoder import ChunkEncoder, load_encoder
 from refrag_components.exceptions import FingerprintMismatchError
 from refrag_components.policies.learned import POLICY_FILE, load_networks, save_networks
-from refrag_components.pretrained import load_pretrained, position_limit, quietly
+from refrag_components.pretrained import position_limit
 from refrag_components.projector import make_projector
 from refrag_components.retrieval import PassageEncoder
-from refrag_components.tokenization import tokenizer_digest
+from refrag_components.text.chunking import Chunker
+from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors
+from refrag_components.weights.loading import load_pretrained, quietly
+from refrag_components.weights.lookup import base_folder, checkpoint_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,7 +136,7 @@ class RefragModel(nn.Module):
             UnknownModelError: If there is no such checkpoint, or it is incomplete.
             DownloadError: If base weights cannot be fetched.
         """
-        folder = weights.checkpoint_folder(str(name_or_path))
+        folder = checkpoint_folder(str(name_or_path))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         model = cls._load(folder, chunk_size)
@@ -151,7 +152,7 @@ class RefragModel(nn.Module):
     @classmethod
     def for_training(cls, folder: str | os.PathLike[str]) -> RefragModel:
         """Loads a checkpoint folder with its adapters kept apart and trainable, on CPU."""
-        source = weights.checkpoint_folder(str(folder))
+        source = checkpoint_folder(str(folder))
         model = cls._load(source)
         for part in _PARTS:
             if (source / f"{part}_adapter").is_dir():
@@ -179,7 +180,7 @@ class RefragModel(nn.Module):
     def _assemble(cls, config: RefragConfig, carried: dict[str, Path]) -> RefragModel:
         """Puts the parts together; ``carried`` are bases that no public name leads to."""
         decoder, encoder = (
-            carried.get(part) or weights.base_folder(getattr(config, part)) for part in _PARTS
+            carried.get(part) or base_folder(getattr(config, part)) for part in _PARTS
         )
         model = cls(
             config,

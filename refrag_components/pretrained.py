@@ -1,17 +1,9 @@
-"""Hugging Face models, loaded without a word on the terminal."""
+"""What Hugging Face models say of themselves, each in a way of its own."""
 
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-import torch
-from transformers.utils import logging as transformers_logging
 
 from refrag_components.exceptions import RefragError
 
@@ -19,56 +11,10 @@ __all__ = [
     "cache_argument",
     "end_token_ids",
     "forward_arguments",
-    "load_pretrained",
     "position_limit",
-    "quietly",
 ]
 
-logger = logging.getLogger(__name__)
-
 _NO_LIMIT = 2**31  # a tokenizer that knows none says 10**30
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keeps loading bars, load reports and deprecations of transformers and PEFT to themselves.
-
-    They speak to people who load a model by hand; users of this library can do nothing about them.
-    """
-    bars = transformers_logging.is_progress_bar_enabled()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def load_pretrained(auto_class: Any, folder: Path) -> Any:
-    """Loads a model in float32 and warns if weights are missing that it needs.
-
-    From then on PyTorch does without cuDNN's attention in this process. It is planned anew for
-    every shape, which takes longer than all the rest of a training step (experiments/003), and
-    prompts hardly ever have one length twice. The other kernels need no plan.
-
-    Args:
-        auto_class: ``AutoModel`` or one of its kin.
-        folder: In Hugging Face format.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    with quietly():
-        model, found = auto_class.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
-        )
-    missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
-    if missing:  # nothing here uses a pooler
-        logger.warning("weights missing in %s: %d, such as %s", folder, len(missing), min(missing))
-    return model
 
 
 def position_limit(config: Any, tokenizer: Any) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 
 from refrag_components.exceptions import EmptyInputError, RefragError
-from refrag_components.tokenization import content_tokenizer, encodable
+from refrag_components.text.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
 from refrag_components.encoder import batches, load_encoder
-from refrag_components.tokenization import encodable
+from refrag_components.text.tokenization import encodable
 
 __all__ = ["PassageEncoder"]
 

@@ -14,7 +14,7 @@ from refrag_components.batching import Batcher
 from refrag_components.engines import SamplingParams
 from refrag_components.generator import Answer, RefragGenerator, Request
 from refrag_components.modeling import RefragModel
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["Checkpoint", "checkpoint_digest", "load_checkpoint"]
 

@@ -10,7 +10,7 @@ import pytest
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.modeling import RefragModel
-from refrag_components.weights import bundled_names, checkpoint_folder
+from refrag_components.weights.lookup import bundled_names, checkpoint_folder
 
 GOOD = {"model_type": "refrag", "version": 1, "decoder": "org/decoder", "encoder": "org/encoder"}
 FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import RobertaConfig, RobertaModel
 
-from refrag_components.chunking import Chunker
 from refrag_components.encoder import (
     ChunkEncoder,
     batches,
@@ -15,6 +14,7 @@ from refrag_components.encoder import (
     load_encoder,
     pool_spans,
 )
+from refrag_components.text.chunking import Chunker
 from tests.tiny import (
     TEXT,
     save_tiny_encoder,

@@ -1,31 +1,14 @@
 from __future__ import annotations
 
-import shutil
-import warnings
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BloomConfig,
-    GPT2Config,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer, BloomConfig, GPT2Config
 
 from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import RefragError
 from refrag_components.modeling import RefragModel
-from refrag_components.pretrained import (
-    cache_argument,
-    end_token_ids,
-    load_pretrained,
-    position_limit,
-    quietly,
-)
+from refrag_components.pretrained import cache_argument, end_token_ids, position_limit
 from tests.tiny import save_tiny_decoder, tiny_decoder_tokenizer
 
 
@@ -50,41 +33,6 @@ def test_a_decoder_without_a_table_of_positions_has_a_window(
     assert model.window == AutoTokenizer.from_pretrained(decoder).model_max_length == 1024
 
 
-def test_loading_prints_nothing(
-    tiny_base: tuple[Path, Path],
-    capfd: pytest.CaptureFixture[str],
-    recwarn: pytest.WarningsRecorder,
-) -> None:
-    load_pretrained(AutoModelForCausalLM, tiny_base[0])
-    load_pretrained(AutoModel, tiny_base[1])  # has no pooler, which transformers reports
-    assert capfd.readouterr() == ("", "")
-    assert not recwarn
-
-
-def test_quiet_ends_with_the_block() -> None:
-    bars = transformers_logging.is_progress_bar_enabled()
-    verbosity = transformers_logging.get_verbosity()
-    with quietly():
-        assert not transformers_logging.is_progress_bar_enabled()
-        warnings.warn("nobody hears this", FutureWarning, stacklevel=1)
-    assert transformers_logging.is_progress_bar_enabled() == bars
-    assert transformers_logging.get_verbosity() == verbosity
-    with pytest.warns(FutureWarning):
-        warnings.warn("everybody hears this", FutureWarning, stacklevel=1)
-
-
-def test_missing_weights_are_told(
-    tiny_base: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "broken"
-    shutil.copytree(tiny_base[0], folder)
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.norm.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    load_pretrained(AutoModelForCausalLM, folder)
-    assert "broken: 1, such as model.norm.weight" in caplog.text
-
-
 def test_the_cache_goes_by_the_name_that_the_decoder_has_for_it(tiny_model: RefragModel) -> None:
     class Older:
         def forward(self, input_ids: object, past_key_values: object) -> None: ...
@@ -107,9 +55,3 @@ def test_end_tokens_of_config_and_tokenizer_count(tiny_model: RefragModel) -> No
     ends = end_token_ids(tiny_model.decoder, tokenizer)
     assert {tokenizer.eos_token_id, tokenizer.bos_token_id} <= ends
     assert None not in ends
-
-
-def test_attention_needs_no_plan_for_every_prompt_length(tiny_base: tuple[Path, Path]) -> None:
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    load_pretrained(AutoModelForCausalLM, tiny_base[0])
-    assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -33,7 +33,7 @@ from refrag_components.index import AddReport, RefragIndex
 from refrag_components.modeling import RefragModel
 from refrag_components.prompt import Message, TextPart, render
 from refrag_components.shared_checkpoints import load_checkpoint
-from refrag_components.weights import cache_folder
+from refrag_components.weights.wheels import cache_folder
 
 __all__ = ["run_demo"]
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from refrag_components.modeling import RefragModel
 from refrag_components.shared_checkpoints import load_checkpoint
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["RefragEmbeddings"]
 

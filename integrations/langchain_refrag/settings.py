@@ -16,7 +16,7 @@ from refrag_components.report import Report
 from refrag_components.resolver import Resolver
 from refrag_components.shared_checkpoints import Checkpoint, checkpoint_digest, load_checkpoint
 from refrag_components.stores.base import ChunkStore
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["RefragSettings"]
 

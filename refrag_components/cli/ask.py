@@ -50,7 +50,7 @@ def ask(
     from refrag_components.engines import SamplingParams
     from refrag_components.generator import RefragGenerator, Request
     from refrag_components.index import RefragIndex, index_info
-    from refrag_components.index_store import check_store, store_name
+    from refrag_components.index.store import check_store, store_name
     from refrag_components.policies import Budget, check_policy
     from refrag_components.prompt import render
 

@@ -99,7 +99,7 @@ def load_model_of(folder: Path, asked: str | None) -> tuple[str, RefragModel]:
     Returns:
         The model's name and the model.
     """
-    from refrag_components.index_folder import META_FILE, Meta
+    from refrag_components.index.folder import META_FILE, Meta
 
     if asked is not None:
         return asked, load_model(asked)

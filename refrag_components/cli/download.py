@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from refrag_components.cli.common import output
-from refrag_components.weights import KNOWN_BASES, Source, base_folder
+from refrag_components.weights.lookup import Source, base_folder
+from refrag_components.weights.wheels import KNOWN_BASES
 
 __all__ = ["download"]
 

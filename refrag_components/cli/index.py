@@ -19,11 +19,11 @@ from refrag_components.cli.common import (
     output,
     say,
 )
-from refrag_components.weights import bundled_names
+from refrag_components.weights.lookup import bundled_names
 
 if TYPE_CHECKING:
-    from refrag_components.documents import Skipped
     from refrag_components.index import AddReport
+    from refrag_components.text.documents import Skipped
 
 __all__ = ["index"]
 
@@ -49,12 +49,12 @@ def index(
     ] = "float16",
 ) -> None:
     """Index a folder, or bring its index up to date; may be stopped and run again."""
-    from refrag_components.documents import SUFFIXES, find_files
     from refrag_components.exceptions import DocumentError, StoreError
     from refrag_components.index import RefragIndex, index_info
-    from refrag_components.index_folder import check_folder
-    from refrag_components.index_store import store_name
+    from refrag_components.index.folder import check_folder
+    from refrag_components.index.store import store_name
     from refrag_components.stores import open_store
+    from refrag_components.text.documents import SUFFIXES, find_files
 
     # Mistakes should not wait for the model.
     files = [path.suffix.lower() in SUFFIXES for path in find_files(folder)]

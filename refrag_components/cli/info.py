@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from refrag_components.cli.common import load_model, output
 from refrag_components.exceptions import UnknownModelError
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["info"]
 
@@ -24,7 +24,7 @@ def info(
     ],
 ) -> None:
     """Show what an index or a checkpoint is made of."""
-    from refrag_components.index_folder import META_FILE
+    from refrag_components.index.folder import META_FILE
 
     try:
         facts = _index_facts(name) if (Path(name) / META_FILE).is_file() else _model_facts(name)

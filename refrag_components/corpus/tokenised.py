@@ -17,7 +17,7 @@ import numpy as np
 
 from refrag_components.encoder import covering_tokens
 from refrag_components.exceptions import TrainingError
-from refrag_components.tokenization import content_tokenizer, encodable
+from refrag_components.text.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel

@@ -17,7 +17,7 @@ from refrag_components.engines.text_stream import TextStream
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.layout import Layout, TextSegment, embed_layouts
 from refrag_components.pretrained import cache_argument, end_token_ids, forward_arguments
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel

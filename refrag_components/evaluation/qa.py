@@ -20,7 +20,7 @@ from refrag_components.evaluation.scores import chunk_scores
 from refrag_components.evaluation.scoring import score
 from refrag_components.exceptions import EvaluationError
 from refrag_components.policies import POLICIES, make_policy
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from refrag_components.chunking import ChunkedPassage
 from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.policies import POLICIES, PolicyInputs, make_policy
+from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:

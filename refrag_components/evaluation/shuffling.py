@@ -9,7 +9,7 @@ import numpy as np
 from refrag_components.corpus import TokenisedCorpus
 from refrag_components.encoder import covering_tokens
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel

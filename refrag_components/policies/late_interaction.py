@@ -12,8 +12,8 @@ from refrag_components.policies.nearby import nearby
 from refrag_components.vectors import unit_rows
 
 if TYPE_CHECKING:
-    from refrag_components.chunking import ChunkedPassage
     from refrag_components.modeling import RefragModel
+    from refrag_components.text.chunking import ChunkedPassage
     from refrag_components.vectors import ChunkVectors
 
 __all__ = ["PER_TOKEN", "SHARED", "LateInteractionPolicy"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize, pad
 
-from refrag_components.chunking import QUESTION_PART
 from refrag_components.policies.late_interaction import PER_TOKEN, SHARED
+from refrag_components.text.chunking import QUESTION_PART
 
 __all__ = [
     "CONTEXT_FEATURES",

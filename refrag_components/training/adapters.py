@@ -10,8 +10,8 @@ from torch import nn
 from refrag_components.adapters import CHUNK_ADAPTER, fold_adapters_for_training
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
-from refrag_components.pretrained import quietly
 from refrag_components.training.recipe import LoraSettings
+from refrag_components.weights.loading import quietly
 
 __all__ = ["attach_adapters", "store_frozen_in_bfloat16"]
 

@@ -26,12 +26,7 @@ from torch.utils.data import DataLoader
 
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.modeling import RefragModel
-from refrag_components.policies.learned import (
-    NETWORKS,
-    POLICY_FILE,
-    PolicyNetwork,
-    save_networks,
-)
+from refrag_components.policies.learned import NETWORKS, POLICY_FILE, PolicyNetwork, save_networks
 from refrag_components.policies.observation import (
     LATE_INTERACTION,
     Observation,
@@ -56,7 +51,7 @@ from refrag_components.training.policy_examples import (
 )
 from refrag_components.training.progress import Progress
 from refrag_components.training.rewards import EncodedPrompts, encode_prompts, rewards
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 if TYPE_CHECKING:
     from refrag_components.training.policy_settings import PolicySettings

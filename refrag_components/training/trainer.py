@@ -21,13 +21,13 @@ from refrag_components.adapters import CHUNK_ADAPTER, FoldedWeights
 from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
-from refrag_components.pretrained import quietly
 from refrag_components.training.alignment import LayerStates, context_places, misalignment
 from refrag_components.training.callbacks import Clock, Fading
 from refrag_components.training.losses import OutputHead, SlicedLosses
 from refrag_components.training.plans import PlannedBatches
 from refrag_components.training.progress import Progress
 from refrag_components.training.recipe import StageSettings
+from refrag_components.weights.loading import quietly
 
 __all__ = ["StageTrainer", "TrainingModel", "last_complete_checkpoint"]
 

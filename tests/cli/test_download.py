@@ -8,7 +8,7 @@ import pytest
 
 from refrag_components.cli import download
 from refrag_components.exceptions import DownloadError
-from refrag_components.weights import KNOWN_BASES
+from refrag_components.weights.wheels import KNOWN_BASES
 from tests.cli.conftest import Run
 
 
@@ -32,7 +32,7 @@ def test_a_name_and_a_source_can_be_chosen(refrag: Run, base_folder: mock.Mock) 
 
 def test_what_the_library_logs_is_shown(refrag: Run, base_folder: mock.Mock) -> None:
     def fetch(name: str, **_: object) -> Path:
-        logging.getLogger("refrag_components.weights").info("Fetching %s (1 MB, once)", name)
+        logging.getLogger("refrag_components.weights.lookup").info("Fetching %s (1 MB, once)", name)
         return Path(name)
 
     base_folder.side_effect = fetch

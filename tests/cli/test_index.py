@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from refrag_components.cli.index import CodecName
-from refrag_components.codecs import CODECS
 from refrag_components.index import RefragIndex, index_info
 from refrag_components.stores import SQLiteStore
+from refrag_components.vectors.codecs import CODECS
 from tests.cli.conftest import Run
 from tests.fake_model import FakeModel
-from tests.test_documents import pdf
+from tests.text.test_documents import pdf
 
 
 def test_a_folder_is_indexed_and_what_was_done_is_told(

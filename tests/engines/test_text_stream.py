@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from refrag_components.engines.text_stream import TextStream
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.text.tokenization import content_tokenizer
 from tests.tiny import TEXT, tiny_decoder_tokenizer
 
 

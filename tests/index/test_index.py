@@ -6,14 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refrag_components.documents import Document, Skipped, load_documents
-from refrag_components.exceptions import (
-    DocumentError,
-    EmptyInputError,
-    InvalidVectorsError,
-)
+from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
 from refrag_components.index import AddReport, RefragIndex
 from refrag_components.modeling import RefragModel
+from refrag_components.text.documents import Document, Skipped, load_documents
 from refrag_components.vectors import passage_key
 from tests.fake_model import FakeModel, check, texts
 
@@ -43,7 +39,7 @@ def test_a_second_run_has_nothing_to_do(
     index.add_folder(docs)
     encoded = len(model.encoded)
     monkeypatch.setattr(
-        "refrag_components.documents._text", lambda *_: pytest.fail("a file was read again")
+        "refrag_components.text.documents._text", lambda *_: pytest.fail("a file was read again")
     )
     assert index.add_folder(docs) == AddReport(unchanged=3)
     assert len(model.encoded) == encoded

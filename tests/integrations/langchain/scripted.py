@@ -12,7 +12,7 @@ from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.text_stream import TextStream
 from refrag_components.layout import Layout, TextSegment
 from refrag_components.modeling import RefragModel
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.text.tokenization import content_tokenizer
 
 _TURN, _END = "<|im_start|>", "<|im_end|>"
 _TOOLS = f"{_TURN}system\nTools:\n"

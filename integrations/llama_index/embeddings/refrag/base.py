@@ -11,7 +11,7 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field
 from llama_index.llms.refrag.settings import DEFAULT_MODEL
 from refrag_components.modeling import RefragModel
 from refrag_components.shared_checkpoints import load_checkpoint
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["RefragEmbedding"]
 

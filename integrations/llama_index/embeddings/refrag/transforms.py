@@ -13,7 +13,7 @@ from pydantic import SkipValidation
 from llama_index.llms.refrag.settings import DEFAULT_MODEL
 from llama_index.postprocessor.refrag.nodes import encoded_nodes
 from refrag_components.stores.base import ChunkStore
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["ChunkVectorTransform"]
 

@@ -12,7 +12,7 @@ from pydantic import SkipValidation
 from refrag_components.engines import SamplingParams
 from refrag_components.policies import DEFAULT_POLICY, Budget, check_policy
 from refrag_components.stores.base import ChunkStore
-from refrag_components.weights import checkpoint_folder
+from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["DEFAULT_MODEL", "GenerationSettings", "effective_window"]
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from refrag_components.documents import Skipped
+from refrag_components.text.documents import Skipped
 from refrag_components.vectors import ChunkVectors
 
 __all__ = ["AddReport", "Hit", "IndexModel", "Progress"]

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from refrag_components.pretrained import quietly
+from refrag_components.weights.loading import quietly
 
 __all__ = ["convert_gguf"]
 

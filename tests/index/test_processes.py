@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from refrag_components.documents import Document
 from refrag_components.index import AddReport, RefragIndex
 from refrag_components.stores import SQLiteStore
+from refrag_components.text.documents import Document
 from tests.fake_model import FakeModel, check, texts
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refrag_components.documents import Document
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.database import Database
-from refrag_components.tokenization import encodable
+from refrag_components.text.documents import Document
+from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import passage_key
 
 __all__ = ["Catalog", "Counts", "IndexedPassage", "PassageRow", "Position"]

@@ -8,15 +8,15 @@ import pytest
 from pypdf import PdfReader, PdfWriter
 from pypdf.errors import DependencyError
 
-from refrag_components import documents
-from refrag_components.documents import (
+from refrag_components.exceptions import DocumentError
+from refrag_components.text import documents
+from refrag_components.text.documents import (
     Document,
     Skipped,
     find_files,
     load_document,
     load_documents,
 )
-from refrag_components.exceptions import DocumentError
 
 
 def pdf(*pages: str) -> bytes:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refrag_components.passages import split_passages
-from refrag_components.tokenization import content_tokenizer
+from refrag_components.text.splitting import split_passages
+from refrag_components.text.tokenization import content_tokenizer
 from tests.tiny import tiny_decoder_tokenizer
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from refrag_components.tokenization import content_tokenizer, encodable
+from refrag_components.text.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ import torch
 from gguf import GGUFWriter, TokenType
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from refrag_components._gguf import convert_gguf
+from refrag_components.weights.gguf import convert_gguf
 
 NAMES = {
     "model.embed_tokens": "token_embd",

@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refrag_components.codecs import CODECS, Codec, pack, unpack
-from refrag_components.rotation import rotate
+from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
+from refrag_components.vectors.rotation import rotate
 
 # Half the widest gap between two of the 16 values, as a fraction of the largest of them.
 WIDEST = (2.73259 - 2.069017) / 2 / 2.73259

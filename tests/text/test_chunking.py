@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refrag_components.chunking import Chunker
+from refrag_components.text.chunking import Chunker
 from tests.tiny import TEXT, tiny_decoder_tokenizer
 
 TOKENIZER = tiny_decoder_tokenizer()

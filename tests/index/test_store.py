@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from refrag_components.documents import Document
 from refrag_components.exceptions import IndexFolderError, StoreError
 from refrag_components.index import AddReport, RefragIndex, index_info
 from refrag_components.stores import MemoryStore, SQLiteStore
+from refrag_components.text.documents import Document
 from refrag_components.vectors import ChunkVectors, passage_key
 from tests.fake_model import FakeModel, check, texts
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.tokenization import content_tokenizer, encodable
+from refrag_components.text.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

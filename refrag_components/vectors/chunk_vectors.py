@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refrag_components.codecs import CODECS, Codec, pack, unpack
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
+from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
 
-__all__ = ["CODECS", "ChunkVectors", "Codec", "passage_key", "unit_rows"]
+__all__ = ["ChunkVectors", "passage_key", "unit_rows"]
 
 # Serialised form, little-endian: header, fingerprint, token ids, vectors, checksum.
 _MAGIC = b"RFCV"
@@ -113,7 +113,7 @@ class ChunkVectors:
 
         Args:
             codec: "float32" is exact; "float16", "int8" and "rotated4" take a half, a quarter and
-                an eighth of its room, see ``refrag_components.codecs``.
+                an eighth of its room, see ``refrag_components.vectors.codecs``.
 
         Raises:
             InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".

@@ -85,11 +85,12 @@ def hub(tiny_base: tuple[Path, Path]) -> Iterator[FakeHub]:
 
 
 def find(hub: FakeHub, name: str, home: Path, function: str = "base_folder", **more: str) -> str:
-    """Calls a function of ``weights`` in a fresh process; returns what it returns or raises."""
+    """Calls a function of ``lookup`` in a fresh process; returns what it returns or raises."""
     code = (
         "import sys\n"
-        "from refrag_components import exceptions, weights\n"
-        "try: print(getattr(weights, sys.argv[1])(sys.argv[2]))\n"
+        "from refrag_components import exceptions\n"
+        "from refrag_components.weights import lookup\n"
+        "try: print(getattr(lookup, sys.argv[1])(sys.argv[2]))\n"
         "except exceptions.RefragError as error: print(type(error).__name__, error)\n"
     )
     environment = {

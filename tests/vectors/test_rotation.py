@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refrag_components.rotation import rotate, unrotate
+from refrag_components.vectors.rotation import rotate, unrotate
 
 
 def normal(n: int, width: int, seed: int = 0) -> np.ndarray:

@@ -9,9 +9,9 @@ from unittest import mock
 
 import pytest
 
-from refrag_components.documents import Document
 from refrag_components.exceptions import StoreError
 from refrag_components.index import RefragIndex
+from refrag_components.text.documents import Document
 from refrag_components.vectors import passage_key
 from tests.fake_model import FakeModel, check, texts
 

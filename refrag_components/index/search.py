@@ -15,7 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from refrag_components.catalog import Catalog, Position
+from refrag_components.index.catalog import Catalog, Position
 from refrag_components.stores.database import Database
 
 __all__ = ["PassageSearch"]

@@ -11,14 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from refrag_components.catalog import Catalog, PassageRow
-from refrag_components.documents import SUFFIXES, Document, Skipped, find_files, load_document
-from refrag_components.exceptions import (
-    DocumentError,
-    EmptyInputError,
-    InvalidVectorsError,
-)
-from refrag_components.index_folder import (
+from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
+from refrag_components.index.catalog import Catalog, PassageRow
+from refrag_components.index.folder import (
     META_FILE,
     SEARCH_FILE,
     STORE_FILE,
@@ -27,13 +22,14 @@ from refrag_components.index_folder import (
     check_folder,
     index_info,
 )
-from refrag_components.index_store import UserStore, check_store, store_name, user_store
-from refrag_components.index_types import AddReport, Hit, IndexModel, Progress
-from refrag_components.passages import split_passages, token_counter
-from refrag_components.search import PassageSearch
+from refrag_components.index.search import PassageSearch
+from refrag_components.index.store import UserStore, check_store, store_name, user_store
+from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
-from refrag_components.tokenization import encodable
+from refrag_components.text.documents import SUFFIXES, Document, Skipped, find_files, load_document
+from refrag_components.text.splitting import split_passages, token_counter
+from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key, unit_rows
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from refrag_components.exceptions import InvalidVectorsError
-from refrag_components.rotation import rotate, unrotate
+from refrag_components.vectors.rotation import rotate, unrotate
 
 __all__ = ["CODECS", "Codec", "pack", "unpack"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from refrag_components.catalog import Catalog
 from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
-from refrag_components.index_store import check_store
+from refrag_components.index.catalog import Catalog
+from refrag_components.index.store import check_store
 from refrag_components.stores.database import Database
 from refrag_components.vectors import CODECS, Codec
 

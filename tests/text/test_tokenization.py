@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from refrag_components.engines import SamplingParams
 from refrag_components.generator import RefragGenerator, Request
 from refrag_components.modeling import RefragModel
-from refrag_components.passages import split_passages, token_counter
 from refrag_components.prompt import Message, PassagePart, TextPart, render
-from refrag_components.tokenization import encodable
+from refrag_components.text.splitting import split_passages, token_counter
+from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import passage_key
 
 BROKEN = "The harbour \ud800 was dug\udfff in 1907, north of the old town."

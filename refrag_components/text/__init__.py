@@ -1,0 +1,1 @@
+"""From files to chunks: documents, passages, tokens."""

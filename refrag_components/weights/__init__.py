@@ -1,0 +1,1 @@
+"""Where base models and checkpoints come from, and how they are loaded."""
