@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from refrag_components.adapters import CHUNK_ADAPTER
-from refrag_components.configuration import RefragConfig
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.adapters import CHUNK_ADAPTER
+from refrag_components.modeling.config import RefragConfig
 from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.recipe import LoraSettings
 from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config

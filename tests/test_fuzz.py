@@ -19,10 +19,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from refrag_components.passage_loader import PassageLoader
-from refrag_components.prompt import PassagePart
-from refrag_components.registry import PassageRegistry
-from refrag_components.resolver import Resolved, Resolver, format_envelope
+from refrag_components.generation.passage_loader import PassageLoader
+from refrag_components.prompts.parts import PassagePart
+from refrag_components.prompts.registry import PassageRegistry
+from refrag_components.prompts.resolver import Resolved, Resolver, format_envelope
 from refrag_components.stores import open_store
 from refrag_components.stores.url import split_options
 from refrag_components.vectors import ChunkVectors, passage_key

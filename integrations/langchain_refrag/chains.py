@@ -12,8 +12,8 @@ from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_do
 from langchain_core.runnables import Runnable, RunnablePassthrough
 
 from langchain_refrag.documents import KEY_METADATA
-from refrag_components.registry import default_registry
-from refrag_components.resolver import format_envelope
+from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.resolver import format_envelope
 
 __all__ = ["create_refrag_documents_chain", "format_refrag_documents"]
 

@@ -18,9 +18,10 @@ from langchain_refrag.messages import resolve_messages
 from langchain_refrag.settings import RefragSettings
 from langchain_refrag.structured import parse_json_answers
 from langchain_refrag.tools import AnswerReader, Tool, Tools
-from refrag_components.generator import Request
-from refrag_components.prompt import render
-from refrag_components.report import Report
+from refrag_components.generation.report import Report
+from refrag_components.generation.requests import Request
+from refrag_components.generation.settings import sampling_params
+from refrag_components.prompts.rendering import render
 
 __all__ = ["ChatRefrag"]
 
@@ -35,8 +36,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     returned them, in envelopes, in text blocks with a key, in tool artifacts, and when they are
     given as ``documents`` with the call; all other text is read as ordinary tokens.
 
-    What happened stands in ``response_metadata["refrag"]`` as ``refrag_components.report.Report``;
-    ``usage_metadata`` counts decoder positions as input tokens.
+    What happened stands in ``response_metadata["refrag"]`` as a
+    ``refrag_components.generation.report.Report``; ``usage_metadata`` counts decoder positions as
+    input tokens.
 
     Tools are told to the decoder by its own chat template. Calls are read from its answer as JSON,
     between ``<tool_call>`` tags or bare; what claims to be a call and cannot be read stands in
@@ -156,7 +158,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> ChatResult:
         call = self._for_call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        answer = call._checkpoint().answer(request, call._sampling())
+        answer = call._checkpoint().answer(request, sampling_params(call))
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -171,7 +173,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         call = self._for_call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        for delta in call._checkpoint().generator.stream(request, call._sampling()):
+        for delta in call._checkpoint().generator.stream(request, sampling_params(call)):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so totals stand on one alone
                 chunks[-1].response_metadata = call._metadata(

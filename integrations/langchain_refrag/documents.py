@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from langchain_core.documents import Document
 from pydantic import Field, InstanceOf
 
-from refrag_components.resolver import Resolver, document_text
+from refrag_components.prompts.resolver import Resolver, document_text
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors
 

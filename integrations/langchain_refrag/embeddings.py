@@ -7,8 +7,8 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field
 
+from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.modeling import RefragModel
-from refrag_components.shared_checkpoints import load_checkpoint
 from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["RefragEmbeddings"]

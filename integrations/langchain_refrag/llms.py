@@ -10,8 +10,9 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from langchain_refrag.settings import RefragSettings
-from refrag_components.generator import Request
-from refrag_components.prompt import TextPart
+from refrag_components.generation.requests import Request
+from refrag_components.generation.settings import sampling_params
+from refrag_components.prompts.parts import TextPart
 
 __all__ = ["RefragLLM"]
 
@@ -69,7 +70,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> LLMResult:
         call = self._for_call(stop, kwargs)
         requests = [call._request(prompt) for prompt in prompts]
-        params = [call._sampling()] * len(prompts)  # one each: a prompt's answer is its own
+        params = [sampling_params(call)] * len(prompts)  # one each: a prompt's answer is its own
         answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
         generations = [
             [
@@ -91,7 +92,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         call = self._for_call(stop, kwargs)
         request, warnings = call._request(prompt)
-        for delta in call._checkpoint().generator.stream(request, call._sampling()):
+        for delta in call._checkpoint().generator.stream(request, sampling_params(call)):
             chunk = GenerationChunk(text=delta.text)
             if delta.report is not None:
                 chunk.generation_info = call._metadata(delta.report, delta.finish_reason, warnings)

@@ -18,8 +18,8 @@ from langchain_core.messages import (
 
 from langchain_refrag.documents import document_stores
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.prompt import Message, Part, TextPart, ToolCall
-from refrag_components.resolver import Resolved, Resolver
+from refrag_components.prompts.parts import Message, Part, TextPart, ToolCall
+from refrag_components.prompts.resolver import Resolved, Resolver
 
 if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore

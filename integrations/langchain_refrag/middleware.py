@@ -10,8 +10,8 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_core.retrievers import BaseRetriever
 
 from langchain_refrag.retrievers import RefragRetriever
-from refrag_components.registry import default_registry
-from refrag_components.resolver import document_text
+from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.resolver import document_text
 from refrag_components.stores.base import ChunkStore
 
 try:

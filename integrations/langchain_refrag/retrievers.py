@@ -16,10 +16,10 @@ from langchain_core.runnables import RunnableConfig, run_in_executor
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
 
 from langchain_refrag.documents import KEY_METADATA, RefragDocument
-from refrag_components.passage_loader import PassageLoader
-from refrag_components.prompt import PassagePart
-from refrag_components.registry import default_registry
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.passage_loader import PassageLoader
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.parts import PassagePart
+from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-from refrag_components.engines import SamplingParams
-from refrag_components.policies import DEFAULT_POLICY, Budget, check_policy
-from refrag_components.registry import default_registry
-from refrag_components.report import Report
-from refrag_components.resolver import Resolver
-from refrag_components.shared_checkpoints import Checkpoint, checkpoint_digest, load_checkpoint
+from refrag_components.generation.report import Report
+from refrag_components.generation.settings import check_settings, warn_of_unknown
+from refrag_components.generation.shared_checkpoints import (
+    Checkpoint,
+    checkpoint_digest,
+    load_checkpoint,
+)
+from refrag_components.policies import DEFAULT_POLICY, Budget
+from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.resolver import Resolver
 from refrag_components.stores.base import ChunkStore
-from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["RefragSettings"]
 
@@ -70,18 +72,10 @@ class RefragSettings(BaseModel):
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         fields = type(self).model_fields
-        known = {*fields, *(field.alias for field in fields.values())}
-        if unknown := sorted(set(values) - known):
-            # Settings of remote models (timeout, api_key) must not stop a swap, typos must show.
-            warnings.warn(f"{type(self).__name__} ignores {', '.join(unknown)}", stacklevel=2)
+        known = {*fields, *(field.alias for field in fields.values() if field.alias)}
+        warn_of_unknown(type(self).__name__, values, known)
         # Not a validator: pydantic would wrap the library's own errors.
-        self._check()
-
-    def _check(self) -> None:
-        checkpoint_folder(self.model_name)
-        check_policy(self.policy)
-        Budget.of(self.budget)
-        self._sampling()
+        check_settings(self.model_name, self)
 
     def _for_call(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> Self:
         """These settings as one call wants them.
@@ -100,7 +94,7 @@ class RefragSettings(BaseModel):
         if not changes:
             return self
         call = self.model_copy(update=changes)
-        call._check()
+        check_settings(call.model_name, call)
         return call
 
     def _split_call(
@@ -145,12 +139,3 @@ class RefragSettings(BaseModel):
         """What a complete answer says about itself."""
         refrag = replace(report, warnings=[*warnings, *report.warnings]).to_dict()
         return {"model_name": self.model_name, "finish_reason": finish_reason, "refrag": refrag}
-
-    def _sampling(self) -> SamplingParams:
-        return SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=self.stop or (),
-            seed=self.seed,
-        )

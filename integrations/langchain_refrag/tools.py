@@ -14,8 +14,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from refrag_components.exceptions import ToolCallingError
-from refrag_components.prompt import ControlPart, RenderedPart, TextPart, ToolCall
-from refrag_components.tool_calls import BrokenToolCall, ToolCallParser, tool_call_style
+from refrag_components.prompts.parts import ControlPart, RenderedPart, TextPart, ToolCall
+from refrag_components.prompts.tool_calls import BrokenToolCall, ToolCallParser, tool_call_style
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

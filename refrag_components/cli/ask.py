@@ -13,8 +13,8 @@ from refrag_components.cli.common import IndexModelOption, StoreOption, load_mod
 from refrag_components.exceptions import EmptyInputError
 
 if TYPE_CHECKING:
-    from refrag_components.prompt import Message
-    from refrag_components.report import Report
+    from refrag_components.generation.report import Report
+    from refrag_components.prompts.parts import Message
 
 __all__ = ["ask"]
 
@@ -48,11 +48,12 @@ def ask(
 ) -> None:
     """Answer a question from an index; the answer streams as it is generated."""
     from refrag_components.engines import SamplingParams
-    from refrag_components.generator import RefragGenerator, Request
+    from refrag_components.generation.generator import RefragGenerator
+    from refrag_components.generation.requests import Request
     from refrag_components.index import RefragIndex, index_info
     from refrag_components.index.store import check_store, store_name
     from refrag_components.policies import Budget, check_policy
-    from refrag_components.prompt import render
+    from refrag_components.prompts.rendering import render
 
     # Mistakes should not wait for the model.
     if not question.strip():
@@ -88,7 +89,7 @@ def _number(budget: str) -> float:
 
 def _message(question: str, passages: Sequence[str]) -> Message:
     """The prompt of most LangChain tutorials, with each passage as a part of its own."""
-    from refrag_components.prompt import Message, Part, PassagePart, TextPart
+    from refrag_components.prompts.parts import Message, Part, PassagePart, TextPart
 
     parts: list[Part] = [TextPart("Answer the question based only on the following context:\n")]
     for passage in passages:

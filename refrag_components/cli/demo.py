@@ -15,7 +15,7 @@ _LOG_WIDTH = 100
 def demo(model_name: ModelOption = DEFAULT_MODEL) -> None:
     """Ask Python's own reference, plain and compressed, side by side."""
     try:
-        from langchain_refrag.demo import run_demo
+        from refrag_demo.demo import run_demo
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("langchain_core"):
             raise

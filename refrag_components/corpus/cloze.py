@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refrag_components.corpus.batch import IGNORED
-from refrag_components.prompt import (
-    ControlPart,
-    Message,
-    PassagePart,
-    PromptTokenizer,
-    TextPart,
-    render,
-)
+from refrag_components.prompts.parts import ControlPart, Message, PassagePart, TextPart
+from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
+from refrag_components.prompts.rendering import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from refrag_components.corpus.pieces import encoder_input
 from refrag_components.corpus.questions import Conversation, ConversationSpec, QuestionSet
 
 if TYPE_CHECKING:
-    from refrag_components.encoder import ChunkEncoder
+    from refrag_components.modeling.chunk_encoder import ChunkEncoder
 
 __all__ = ["UNANSWERABLE", "lay_out_conversations"]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from refrag_components.encoder import window_bounds
+from refrag_components.modeling.chunk_encoder import window_bounds
 
 if TYPE_CHECKING:
     from refrag_components.corpus.tokenised import TokenisedCorpus
-    from refrag_components.encoder import ChunkEncoder
+    from refrag_components.modeling.chunk_encoder import ChunkEncoder
 
 __all__ = ["encoder_input"]
 

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.encoder import covering_tokens
 from refrag_components.exceptions import TrainingError
+from refrag_components.modeling.chunk_encoder import covering_tokens
 from refrag_components.text.tokenization import content_tokenizer, encodable
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from refrag_components.corpus.pieces import encoder_input
 from refrag_components.corpus.tokenised import TokenisedCorpus
 
 if TYPE_CHECKING:
-    from refrag_components.encoder import ChunkEncoder
+    from refrag_components.modeling.chunk_encoder import ChunkEncoder
 
 __all__ = ["WindowSpec", "cut_windows"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import SamplingParams
-from refrag_components.layout import Layout
 
 __all__ = ["Engine", "EngineDelta", "EngineOutput", "FinishReason"]
 

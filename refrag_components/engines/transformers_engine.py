@@ -12,11 +12,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from refrag_components.engines.base import EngineDelta, EngineOutput, FinishReason
+from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
 from refrag_components.engines.text_stream import TextStream
 from refrag_components.exceptions import ContextWindowError
-from refrag_components.layout import Layout, TextSegment, embed_layouts
-from refrag_components.pretrained import cache_argument, end_token_ids, forward_arguments
+from refrag_components.modeling.huggingface import cache_argument, end_token_ids, forward_arguments
 from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from refrag_components.evaluation.precision import mixed_precision
-from refrag_components.pretrained import cache_argument, end_token_ids
+from refrag_components.modeling.huggingface import cache_argument, end_token_ids
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel

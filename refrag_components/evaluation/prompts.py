@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.evaluation.contexts import Context
 from refrag_components.evaluation.decoding import Row
 from refrag_components.evaluation.methods import Method
 from refrag_components.exceptions import EvaluationError
-from refrag_components.generator import RefragGenerator, Request
-from refrag_components.layout import Layout, TextSegment
+from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.requests import Request
 from refrag_components.policies import Budget, PolicyInputs, select
-from refrag_components.prompt import Message, PassagePart, PromptTokenizer, TextPart, render
+from refrag_components.prompts.parts import Message, PassagePart, TextPart
+from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
+from refrag_components.prompts.rendering import render
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors, passage_key
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refrag_components.corpus import TokenisedCorpus
-from refrag_components.encoder import covering_tokens
 from refrag_components.exceptions import EmptyInputError
+from refrag_components.modeling.chunk_encoder import covering_tokens
 from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:

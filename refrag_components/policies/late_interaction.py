@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from refrag_components.modeling.policy_features import PER_TOKEN, SHARED
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
 from refrag_components.vectors import unit_rows
@@ -16,14 +17,7 @@ if TYPE_CHECKING:
     from refrag_components.text.chunking import ChunkedPassage
     from refrag_components.vectors import ChunkVectors
 
-__all__ = ["PER_TOKEN", "SHARED", "LateInteractionPolicy"]
-
-#: Cosine that a token of distance costs. At 0.003 a passage expands from where it matches in few
-#: pieces, the best one mostly before the next begins (docs/policies.md has what else was tried).
-PER_TOKEN = 0.003
-
-#: Cosine that a shared token is worth if no other chunk of the context has it.
-SHARED = 0.3
+__all__ = ["LateInteractionPolicy"]
 
 
 class LateInteractionPolicy(Policy):

@@ -1,172 +1,32 @@
 """Policies that were trained for their checkpoint: from chunk vectors alone, or with the question.
 
-The network is the paper's, a two-layer transformer over chunk vectors with one logit a chunk,
-computed once (appendix A.1). Ours are: a short convolution before each layer's attention, which
-lets a chunk see its neighbours at any length of context; and a few counted features beside the
-vectors, because the heuristics see them and they cost nothing.
+Their network: ``refrag_components.modeling.policy_network``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from refrag_components.exceptions import UnknownModelError, UnknownPolicyError
+from refrag_components.exceptions import UnknownPolicyError
+from refrag_components.modeling.policy_features import Observation
+from refrag_components.modeling.policy_network import NETWORKS
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
-from refrag_components.policies.observation import (
-    CONTEXT_FEATURES,
-    LATE_INTERACTION,
-    QUESTION_FEATURES,
-    Observation,
-    context_features,
-    question_centre,
-    question_features,
-)
+from refrag_components.vectors import padded_token_ids
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = [
-    "LATE",
-    "NETWORKS",
-    "PER_TOKEN",
-    "POLICY_FILE",
-    "LearnedPolicy",
-    "LearnedQueryPolicy",
-    "PolicyNetwork",
-    "load_networks",
-    "observe",
-    "save_networks",
-]
-
-#: The file of a checkpoint that carries the networks.
-POLICY_FILE = "policy.safetensors"
-
-#: Name of each learned policy -> whether its network sees the question.
-NETWORKS = {"learned": False, "learned-query": True}
+__all__ = ["LATE", "PER_TOKEN", "LearnedPolicy", "LearnedQueryPolicy", "observe"]
 
 #: Logits that a point of late interaction adds for ``learned-query``.
 LATE = 6.0
 
 #: Logits that a token of distance costs it.
 PER_TOKEN = 0.03
-
-_WIDTH = 192
-_HEADS = 6
-_LAYERS = 2
-_NEIGHBOURS = 5  # chunks that the convolution looks at: two on either side
-_START = 10.0  # logits that a point of late interaction is worth before training
-_PADDED = -1e9  # logit of padding: never picked, and no NaN where nothing else is left
-
-
-class PolicyNetwork(nn.Module):
-    """One logit a chunk; about a million parameters.
-
-    A new network starts from what is known to work: one that sees a question ranks the chunks as
-    ``LateInteractionPolicy`` does; where none is seen all have the same logit, the random policy.
-
-    Args:
-        encoder_width: Width of a chunk vector (d_enc).
-        rarity: Rarity of every token, a tenth of its surprisal in nats, shape (vocabulary,).
-        sees_question: The query-conditioned variant; the paper's sees chunks only.
-    """
-
-    rarity: Tensor
-
-    def __init__(self, encoder_width: int, rarity: Tensor, *, sees_question: bool) -> None:
-        super().__init__()
-        self.sees_question = sees_question
-        self.register_buffer("rarity", rarity)
-        features = CONTEXT_FEATURES + (QUESTION_FEATURES if sees_question else 0)
-        # Whatever scale an encoder has: what counts is the direction of its vectors.
-        self.norm = nn.LayerNorm(encoder_width)
-        self.read = nn.Linear(encoder_width * (1 + sees_question) + features, _WIDTH)
-        self.read_question = nn.Linear(encoder_width, _WIDTH) if sees_question else None
-        self.layers = nn.ModuleList(_Layer() for _ in range(_LAYERS))
-        self.head = nn.Sequential(nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, 1))
-        self.shortcut = nn.Linear(features, 1, bias=False)
-        for parameter in (*self.head[1].parameters(), self.shortcut.weight):
-            nn.init.zeros_(parameter)
-        if sees_question:
-            nn.init.constant_(self.shortcut.weight[:, CONTEXT_FEATURES + LATE_INTERACTION], _START)
-
-    def forward(self, seen: Observation, *, late: float = 0.0) -> Tensor:
-        """Scores the chunks of a few prompts.
-
-        Args:
-            seen: The prompts.
-            late: Logits that a point of late interaction adds, where a question is seen.
-
-        Returns:
-            Logits s_i, (prompts, chunks), float32; very low where padded.
-        """
-        present = seen.present
-        features = context_features(seen, self.rarity)
-        vectors = self.norm(seen.vectors)
-        inputs = [vectors]
-        question = vectors[:, :0]
-        question_used = present[:, :0]
-        added = torch.zeros_like(present, dtype=torch.float32)
-        if self.read_question is not None:
-            of_question = question_features(seen, self.rarity)
-            added = late * of_question[..., LATE_INTERACTION]
-            features = torch.cat([features, of_question], dim=-1)
-            asked = seen.question_used.any(dim=1)[:, None, None]
-            inputs.append(vectors * self.norm(question_centre(seen)) * asked)
-            question = self.read_question(self.norm(seen.question_vectors))
-            question_used = seen.question_used
-        else:
-            question = question.new_zeros(len(vectors), 0, _WIDTH)
-        states = self.read(torch.cat([*inputs, features], dim=-1))
-        # The question's parts stand beside the context's: attention compares them.
-        states = torch.cat([states, question], dim=1)
-        for layer in self.layers:
-            states = layer(states, present, question_used)
-        chunks = states[:, : present.shape[1]]
-        logits = (self.head(chunks) + self.shortcut(features)).squeeze(-1)
-        return (logits.float() + added).masked_fill(~present, _PADDED)
-
-
-class _Layer(nn.Module):
-    """Convolution over neighbouring chunks, attention over everything, MLP; each normed first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(_WIDTH) for _ in range(3))
-        self.neighbours = nn.Conv1d(
-            _WIDTH, _WIDTH, _NEIGHBOURS, padding=_NEIGHBOURS // 2, groups=_WIDTH
-        )
-        self.queries_keys_values = nn.Linear(_WIDTH, 3 * _WIDTH)
-        self.attended = nn.Linear(_WIDTH, _WIDTH)
-        self.mlp = nn.Sequential(
-            nn.Linear(_WIDTH, 4 * _WIDTH), nn.GELU(), nn.Linear(4 * _WIDTH, _WIDTH)
-        )
-
-    def forward(self, states: Tensor, present: Tensor, question_used: Tensor) -> Tensor:
-        """States of chunks and question, (prompts, chunks + question, width), to the next."""
-        chunks = self.norms[0](states[:, : present.shape[1]]) * present.unsqueeze(-1)
-        mixed = self.neighbours(chunks.transpose(1, 2)).transpose(1, 2)
-        states = states + F.pad(mixed, (0, 0, 0, states.shape[1] - mixed.shape[1]))
-
-        rows, length, _ = states.shape
-        projected = self.queries_keys_values(self.norms[1](states))
-        query, key, value = projected.view(rows, length, 3, _HEADS, -1).permute(2, 0, 3, 1, 4)
-        visible = torch.cat([present, question_used], dim=1)
-        visible = visible | ~visible.any(dim=1, keepdim=True)  # seeing nothing would be NaN
-        mask = None if rows == 1 else visible[:, None, None]  # one prompt has no padding
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        states = states + self.attended(attended.transpose(1, 2).flatten(2))
-        result: Tensor = states + self.mlp(self.norms[2](states))
-        return result
 
 
 class LearnedPolicy(Policy):
@@ -227,67 +87,16 @@ class LearnedQueryPolicy(LearnedPolicy):
 def observe(model: RefragModel, inputs: PolicyInputs, question: str) -> Observation:
     """Lays one prompt out for a network, on the model's device; a blank question is none."""
     passages = [passage for passage in inputs.passages if passage.n_chunks]
-    k = max(passage.chunk_size for passage in passages)
-    counts = [passage.n_chunks for passage in passages]
-    ids = np.zeros((sum(counts), k), np.int64)
-    lengths = np.concatenate([passage.chunk_lengths for passage in passages])
-    used = np.arange(k) < lengths[:, None]
-    ids[used] = np.concatenate([passage.token_ids for passage in passages])
+    ids, used = padded_token_ids(passages)
     asked = model.chunker.cut_questions([question])
     rows = model.encoder.encode(asked)[0]
     arrays = (
         np.concatenate([passage.vectors for passage in passages]),
         ids,
         used,
-        np.repeat(np.arange(len(counts)), counts),
+        np.repeat(np.arange(len(passages)), [passage.n_chunks for passage in passages]),
         rows,
         np.ones(len(rows), dtype=bool),
         asked[0].token_ids.astype(np.int64),
     )
     return Observation(*(torch.from_numpy(a).unsqueeze(0).to(model.device) for a in arrays))
-
-
-def save_networks(networks: Mapping[str, nn.Module], path: Path) -> None:
-    """Writes the networks in float16, each tensor named "policy name.parameter"."""
-    save_file(
-        {
-            f"{name}.{entry}": tensor.detach().half().contiguous().cpu()
-            for name, network in networks.items()
-            for entry, tensor in network.state_dict().items()
-        },
-        path,
-    )
-
-
-def load_networks(path: Path, encoder_width: int) -> nn.ModuleDict:
-    """Reads what ``save_networks`` wrote, as float32 networks that do not train.
-
-    Args:
-        path: The file; no networks where there is none.
-        encoder_width: Width of a chunk vector (d_enc).
-
-    Raises:
-        UnknownModelError: If the file is damaged or belongs to another encoder.
-    """
-    networks = nn.ModuleDict()
-    if not path.is_file():
-        return networks
-    try:
-        tensors = load_file(path)
-        for name in sorted({entry.partition(".")[0] for entry in tensors}):
-            prefix = f"{name}."
-            own = {
-                k.removeprefix(prefix): v.float()
-                for k, v in tensors.items()
-                if k.startswith(prefix)
-            }
-            network = PolicyNetwork(encoder_width, own["rarity"], sees_question=NETWORKS[name])
-            network.load_state_dict(own)
-            networks[name] = network
-    except (KeyError, OSError, RuntimeError, SafetensorError) as error:
-        msg = (
-            f"{path} is damaged or belongs to another encoder or version ({error}); copy or "
-            f"download the checkpoint again, or remove {path.name} to go without learned policies"
-        )
-        raise UnknownModelError(msg) from error
-    return networks.requires_grad_(False).eval()

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from refrag_components.adapters import CHUNK_ADAPTER, fold_adapters_for_training
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.adapters import CHUNK_ADAPTER
+from refrag_components.modeling.model import fold_adapters_for_training
 from refrag_components.training.recipe import LoraSettings
 from refrag_components.weights.loading import quietly
 

@@ -26,12 +26,17 @@ from torch.utils.data import DataLoader
 
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.modeling import RefragModel
-from refrag_components.policies.learned import NETWORKS, POLICY_FILE, PolicyNetwork, save_networks
-from refrag_components.policies.observation import (
+from refrag_components.modeling.policy_features import (
     LATE_INTERACTION,
     Observation,
     context_features,
     question_features,
+)
+from refrag_components.modeling.policy_network import (
+    NETWORKS,
+    POLICY_FILE,
+    PolicyNetwork,
+    save_networks,
 )
 from refrag_components.training.evidence import evidence_loss
 from refrag_components.training.grpo import (

@@ -21,7 +21,7 @@ from refrag_components.corpus import (
     lay_out_conversations,
 )
 from refrag_components.exceptions import TrainingError
-from refrag_components.policies.observation import Observation
+from refrag_components.modeling.policy_features import Observation
 from refrag_components.training.evidence import evidence, token_texts
 from refrag_components.training.rewards import EncodedPrompts
 

@@ -14,14 +14,9 @@ import numpy as np
 from refrag_components.corpus.questions import ASKED, PASSAGES
 from refrag_components.corpus.tokenised import new_folder, smallest_type, write_corpus
 from refrag_components.evaluation.questions import Question, load_questions
-from refrag_components.prompt import (
-    ControlPart,
-    Message,
-    PassagePart,
-    PromptTokenizer,
-    TextPart,
-    render,
-)
+from refrag_components.prompts.parts import ControlPart, Message, PassagePart, TextPart
+from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
+from refrag_components.prompts.rendering import render
 from refrag_components.training.distractors import similar_passages
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from refrag_components.adapters import CHUNK_ADAPTER
-from refrag_components.configuration import RefragConfig
 from refrag_components.exceptions import TrainingError
+from refrag_components.modeling.adapters import CHUNK_ADAPTER
+from refrag_components.modeling.config import RefragConfig
 from refrag_components.training.policy_settings import PolicySettings
 
 __all__ = ["MOST_PASSAGES", "STAGES", "LoraSettings", "Recipe", "Stage", "StageSettings"]

@@ -17,10 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from refrag_components.adapters import CHUNK_ADAPTER, FoldedWeights
 from refrag_components.corpus import Batch, TokenisedCorpus, batch_embeddings
 from refrag_components.evaluation.perplexity import quick_recovery
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.adapters import CHUNK_ADAPTER, FoldedWeights
 from refrag_components.training.alignment import LayerStates, context_places, misalignment
 from refrag_components.training.callbacks import Clock, Fading
 from refrag_components.training.losses import OutputHead, SlicedLosses

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from refrag_components.vectors.chunk_vectors import ChunkVectors, passage_key, unit_rows
+from refrag_components.vectors.chunk_vectors import (
+    ChunkVectors,
+    padded_token_ids,
+    passage_key,
+    unit_rows,
+)
 from refrag_components.vectors.codecs import CODECS, Codec
 
-__all__ = ["CODECS", "ChunkVectors", "Codec", "passage_key", "unit_rows"]
+__all__ = ["CODECS", "ChunkVectors", "Codec", "padded_token_ids", "passage_key", "unit_rows"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
 from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
 
-__all__ = ["ChunkVectors", "passage_key", "unit_rows"]
+__all__ = ["ChunkVectors", "padded_token_ids", "passage_key", "unit_rows"]
 
 # Serialised form, little-endian: header, fingerprint, token ids, vectors, checksum.
 _MAGIC = b"RFCV"
@@ -183,6 +184,24 @@ def passage_key(text: str, fingerprint: str) -> str:
     """
     data = f"{fingerprint}\0{text}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def padded_token_ids(passages: Sequence[ChunkVectors]) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of each chunk of the passages, in order and padded to the largest k.
+
+    Args:
+        passages: At least one.
+
+    Returns:
+        Token ids, 0 where there is none, shape (total chunks, k), int64; and True where there is
+        one, same shape.
+    """
+    k = max(passage.chunk_size for passage in passages)
+    lengths = np.concatenate([passage.chunk_lengths for passage in passages])
+    used = np.arange(k) < lengths[:, None]
+    ids = np.zeros(used.shape, dtype=np.int64)
+    ids[used] = np.concatenate([passage.token_ids for passage in passages])
+    return ids, used
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from langchain_refrag import demo
+from refrag_demo import demo
 from tests.cli.conftest import Run
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from refrag_components.modeling import RefragModel
-from refrag_components.policies.learned import POLICY_FILE, PolicyNetwork, save_networks
+from refrag_components.modeling.policy_network import POLICY_FILE, PolicyNetwork, save_networks
 from tests.cli.conftest import Run
 
 

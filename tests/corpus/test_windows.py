@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import (
     IGNORED,
     Batch,
@@ -21,9 +20,11 @@ from refrag_components.corpus import (
     cut_windows,
     prepare_corpus,
 )
-from refrag_components.layout import Layout, PassageSegment, TextSegment, embed_layouts
+from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.modeling import RefragModel
-from refrag_components.projector import Projector
+from refrag_components.modeling.config import RefragConfig
+from refrag_components.modeling.projector import Projector
 from tests.tiny import TEXT
 
 

@@ -23,11 +23,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from refrag_components.configuration import RefragConfig
 from refrag_components.engines import EngineOutput, SamplingParams, TransformersEngine
+from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
 from refrag_components.exceptions import ContextWindowError
-from refrag_components.layout import Layout, PassageSegment, Segment, TextSegment, embed_layouts
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.config import RefragConfig
 from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config, tiny_decoder_tokenizer
 
 _untied = partial(tiny_decoder_config, tie_word_embeddings=False)

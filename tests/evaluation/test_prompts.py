@@ -18,9 +18,12 @@ from refrag_components.evaluation.prompts import Prompts, build_prompts, build_r
 from refrag_components.evaluation.questions import Question
 from refrag_components.evaluation.scores import chunk_scores
 from refrag_components.exceptions import EvaluationError
-from refrag_components.generator import RefragGenerator, Request
+from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
-from refrag_components.prompt import PassagePart, PromptTokenizer, TextPart, render
+from refrag_components.prompts.parts import PassagePart, TextPart
+from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
+from refrag_components.prompts.rendering import render
 from tests.tiny import TEXT
 
 

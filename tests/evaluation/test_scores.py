@@ -9,8 +9,8 @@ import torch
 from refrag_components.evaluation.scores import SELECTIONS, chunk_scores, selections_of
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.policy_network import NETWORKS, PolicyNetwork
 from refrag_components.policies import PerplexityPolicy, Policy, PolicyInputs, make_policy
-from refrag_components.policies.learned import NETWORKS, PolicyNetwork
 from tests.tiny import TEXT
 
 

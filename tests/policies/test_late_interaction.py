@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.policy_features import (
+    LATE_INTERACTION,
+    PER_TOKEN,
+    SHARED,
+    question_features,
+)
 from refrag_components.policies import Budget, LateInteractionPolicy, PolicyInputs, select
-from refrag_components.policies.late_interaction import PER_TOKEN, SHARED
 from refrag_components.policies.learned import observe
-from refrag_components.policies.observation import LATE_INTERACTION, question_features
 from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import ChunkVectors
 from tests.tiny import TEXT

@@ -5,6 +5,7 @@ import pytest
 
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.policy_network import NETWORKS
 from refrag_components.policies import (
     POLICIES,
     AllPolicy,
@@ -15,7 +16,6 @@ from refrag_components.policies import (
     RandomPolicy,
     make_policy,
 )
-from refrag_components.policies.learned import NETWORKS
 from tests.tiny import TEXT
 
 #: Those that need no training; test_learned.py has the others.

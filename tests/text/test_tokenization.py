@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refrag_components.engines import SamplingParams
-from refrag_components.generator import RefragGenerator, Request
+from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
-from refrag_components.prompt import Message, PassagePart, TextPart, render
+from refrag_components.prompts.parts import Message, PassagePart, TextPart
+from refrag_components.prompts.rendering import render
 from refrag_components.text.splitting import split_passages, token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import passage_key

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from refrag_components.configuration import RefragConfig
 from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.config import RefragConfig
 from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.recipe import LoraSettings, Recipe
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from refrag_components.adapters import CHUNK_ADAPTER, FoldedWeights
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.adapters import CHUNK_ADAPTER, FoldedWeights
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
 from tests.training.adapted import adapted_model
 

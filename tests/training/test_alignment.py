@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig
 
-from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.training.alignment import LayerStates, misalignment
 from refrag_components.training.trainer import TrainingModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config

@@ -15,16 +15,13 @@ from torch import Tensor
 
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
-from refrag_components.modeling import RefragModel
-from refrag_components.policies import PolicyInputs, learned
-from refrag_components.policies.learned import NETWORKS, observe
+from refrag_components.modeling import RefragModel, policy_network
+from refrag_components.modeling.policy_network import NETWORKS
+from refrag_components.policies import PolicyInputs
+from refrag_components.policies.learned import observe
 from refrag_components.training import policy as module
 from refrag_components.training.policy import PolicyTrainer, last_state
-from refrag_components.training.policy_examples import (
-    PolicyBatches,
-    observe_examples,
-    token_rarity,
-)
+from refrag_components.training.policy_examples import PolicyBatches, observe_examples, token_rarity
 from refrag_components.training.policy_settings import PolicySettings
 from refrag_components.training.rewards import EncodedPrompts, encode_prompts
 
@@ -51,7 +48,7 @@ MakeTrainer = Callable[..., PolicyTrainer]
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of the same shape but small, for speed."""
-    monkeypatch.setattr(learned, "_WIDTH", 48)
+    monkeypatch.setattr(policy_network, "_WIDTH", 48)
 
 
 @pytest.fixture
@@ -158,7 +155,7 @@ def test_rewards_teach_which_chunks_help(
         return (expanded * prompts.vectors[..., 0].unsqueeze(1)).sum(-1)
 
     monkeypatch.setattr(module, "rewards", rewards)
-    monkeypatch.setattr(learned, "_START", start)  # these rewards care for no question
+    monkeypatch.setattr(policy_network, "_START", start)  # these rewards care for no question
     trainer = make(
         tmp_path,
         steps=steps,

@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from refrag_components.adapters import CHUNK_ADAPTER
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training import progress
 from refrag_components.training.adapters import attach_adapters
@@ -28,11 +28,7 @@ from refrag_components.training.plans import PlannedBatches, reconstruction_plan
 from refrag_components.training.policy import last_state
 from refrag_components.training.recipe import STAGES, LoraSettings, Recipe, Stage
 from refrag_components.training.stages import run_stage
-from refrag_components.training.trainer import (
-    StageTrainer,
-    TrainingModel,
-    last_complete_checkpoint,
-)
+from refrag_components.training.trainer import StageTrainer, TrainingModel, last_complete_checkpoint
 from tests.training.adapted import untrained_model
 
 

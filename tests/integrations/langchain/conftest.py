@@ -11,9 +11,9 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
 from langchain_refrag import ChatRefrag
-from refrag_components import registry
-from refrag_components.registry import PassageRegistry
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts import registry
+from refrag_components.prompts.registry import PassageRegistry
 from tests.integrations.langchain.scripted import ScriptedEngine, follow_tools
 from tests.tiny import TOOL_TEMPLATE
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from refrag_components.engines.base import Engine, EngineDelta, EngineOutput
+from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.text_stream import TextStream
-from refrag_components.layout import Layout, TextSegment
 from refrag_components.modeling import RefragModel
 from refrag_components.text.tokenization import content_tokenizer
 

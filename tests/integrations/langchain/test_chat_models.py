@@ -17,6 +17,7 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from langchain_refrag import ChatRefrag, RefragRetriever
+from refrag_components.engines.layout import TextSegment
 from refrag_components.exceptions import (
     BudgetError,
     ContextWindowError,
@@ -25,9 +26,8 @@ from refrag_components.exceptions import (
     UnknownModelError,
     UnknownPolicyError,
 )
-from refrag_components.layout import TextSegment
-from refrag_components.registry import default_registry
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever

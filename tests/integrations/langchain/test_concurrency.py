@@ -13,8 +13,8 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_refrag import ChatRefrag
-from refrag_components.registry import default_registry
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.registry import default_registry
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
 
 CALLERS = 64

@@ -13,8 +13,8 @@ from langchain_core.load import dumps, loads
 from langchain_core.prompts import PromptTemplate, format_document
 
 from langchain_refrag.documents import KEY_METADATA, RefragDocument, document_stores
-from refrag_components.registry import PassageRegistry
-from refrag_components.resolver import Resolver
+from refrag_components.prompts.registry import PassageRegistry
+from refrag_components.prompts.resolver import Resolver
 from refrag_components.vectors import ChunkVectors, passage_key
 from tests.integrations.langchain.conftest import HARBOUR, RAIN
 

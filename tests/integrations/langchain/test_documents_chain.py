@@ -20,7 +20,7 @@ from langchain_refrag import (
     create_refrag_documents_chain,
     format_refrag_documents,
 )
-from refrag_components.registry import PassageRegistry
+from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.stores import MemoryStore
 from tests.integrations.langchain.conftest import HARBOUR, RAIN, ListRetriever
 
@@ -109,7 +109,7 @@ class TestEnvelopes:
     ) -> None:
         context = (retriever | format_refrag_documents).invoke("x")
         # There, nothing has been registered.
-        monkeypatch.setattr("refrag_components.registry._default", PassageRegistry())
+        monkeypatch.setattr("refrag_components.prompts.registry._default", PassageRegistry())
         prompt = f"{context}\n\n{QUESTION}"
         generation = RefragLLM(model=str(tiny_folder), max_tokens=2).generate([prompt])
         info = generation.generations[0][0].generation_info

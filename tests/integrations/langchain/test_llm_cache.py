@@ -12,7 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_refrag import ChatRefrag, RefragLLM
-from refrag_components.generator import RefragGenerator
+from refrag_components.generation.generator import RefragGenerator
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
 
 QUESTION = "What does it say?"

@@ -12,8 +12,8 @@ from langchain_core.prompts import PromptTemplate
 
 from langchain_refrag import RefragLLM, RefragRetriever
 from refrag_components.exceptions import BudgetError, EmptyInputError, UnknownPolicyError
-from refrag_components.registry import default_registry
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.registry import default_registry
 from tests.integrations.langchain.conftest import HARBOUR, RAIN, ListRetriever
 
 

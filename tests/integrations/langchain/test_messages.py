@@ -21,9 +21,9 @@ from langchain_core.messages import (
 
 from langchain_refrag.messages import Conversation, resolve_messages
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.prompt import PassagePart, TextPart
-from refrag_components.registry import PassageRegistry
-from refrag_components.resolver import Resolver, format_envelope
+from refrag_components.prompts.parts import PassagePart, TextPart
+from refrag_components.prompts.registry import PassageRegistry
+from refrag_components.prompts.resolver import Resolver, format_envelope
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN

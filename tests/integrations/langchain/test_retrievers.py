@@ -13,7 +13,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_refrag import RefragDocument, RefragRetriever
 from refrag_components.exceptions import UnknownModelError
-from refrag_components.registry import PassageRegistry
+from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
 

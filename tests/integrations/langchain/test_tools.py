@@ -14,9 +14,9 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from langchain_refrag import ChatRefrag
+from refrag_components.engines.layout import TextSegment
 from refrag_components.exceptions import ToolCallingError
-from refrag_components.layout import TextSegment
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
 from tests.integrations.langchain.conftest import HARBOUR, RAIN
 from tests.integrations.langchain.scripted import ScriptedEngine
 

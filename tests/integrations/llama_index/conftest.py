@@ -11,8 +11,8 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from llama_index.llms.refrag import RefragLLM, questions
-from refrag_components import registry
-from refrag_components.registry import PassageRegistry
+from refrag_components.prompts import registry
+from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.stores.memory import MemoryStore
 
 HARBOUR = "The harbour lies north of the old town and was dug in 1907 by two hundred men."

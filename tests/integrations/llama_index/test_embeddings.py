@@ -8,7 +8,7 @@ from llama_index.core import Document, VectorStoreIndex
 
 from llama_index.embeddings.refrag import RefragEmbedding
 from refrag_components.exceptions import UnknownModelError
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
 from tests.integrations.llama_index.conftest import PASSAGES, PRICES
 
 

@@ -21,7 +21,7 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
 )
 from refrag_components.policies import Budget
-from refrag_components.registry import default_registry
+from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.llama_index.conftest import HARBOUR, PRICES, QUESTION, RAIN
 

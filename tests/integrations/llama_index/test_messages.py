@@ -14,9 +14,9 @@ from llama_index.core.base.llms.types import (
 from llama_index.llms.refrag.messages import Conversation, resolve_messages
 from llama_index.llms.refrag.questions import find_question, remember_question
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.prompt import PassagePart, TextPart
-from refrag_components.registry import default_registry
-from refrag_components.resolver import Resolver, format_envelope
+from refrag_components.prompts.parts import PassagePart, TextPart
+from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.resolver import Resolver, format_envelope
 from refrag_components.vectors import passage_key
 from tests.integrations.llama_index.conftest import HARBOUR, QUESTION, RAIN
 

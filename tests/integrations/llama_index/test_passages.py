@@ -18,8 +18,8 @@ from llama_index.llms.refrag import RefragLLM, collect_reports
 from llama_index.postprocessor.refrag import KEY_METADATA, RefragNodePostprocessor
 from llama_index.retrievers.refrag import RefragRetriever
 from refrag_components.exceptions import UnknownModelError
-from refrag_components.registry import default_registry
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.registry import default_registry
 from refrag_components.stores import SQLiteStore
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key

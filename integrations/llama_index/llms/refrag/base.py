@@ -23,12 +23,13 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.llms.refrag.calls import Call, Reply
 from llama_index.llms.refrag.messages import document_texts, resolve_messages, resolve_prompt
 from llama_index.llms.refrag.settings import GenerationSettings, effective_window
-from refrag_components.generator import Request
+from refrag_components.generation.requests import Request
+from refrag_components.generation.settings import sampling_params
+from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
 from refrag_components.policies import Budget, make_policy
-from refrag_components.prompt import render
-from refrag_components.registry import default_registry
-from refrag_components.resolver import Resolver
-from refrag_components.shared_checkpoints import Checkpoint, load_checkpoint
+from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.rendering import render
+from refrag_components.prompts.resolver import Resolver
 
 __all__ = ["RefragLLM"]
 
@@ -41,8 +42,9 @@ class RefragLLM(GenerationSettings, LLM):
     ``RefragRetriever`` or ``RefragSynthesizer`` saw them, in envelopes, in citable blocks, and when
     they are given as ``documents`` with the call; all other text is read as ordinary tokens.
 
-    What happened stands in ``response.raw["refrag"]`` as ``refrag_components.report.Report``. Query
-    and chat engines keep the text of a response only; ``collect_reports`` gets at the rest.
+    What happened stands in ``response.raw["refrag"]`` as a
+    ``refrag_components.generation.report.Report``. Query and chat engines keep the text of a
+    response only; ``collect_reports`` gets at the rest.
 
     ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` may
     also be given with a single call, and so may
@@ -228,7 +230,7 @@ class RefragLLM(GenerationSettings, LLM):
         return settings._call(request, resolved.warnings)
 
     def _call(self, request: Request, warnings: Sequence[str]) -> Call:
-        return Call(self._checkpoint(), request, self._sampling(), self.model, warnings)
+        return Call(self._checkpoint(), request, sampling_params(self), self.model, warnings)
 
     def _checkpoint(self) -> Checkpoint:
         return load_checkpoint(self.model, self.device)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refrag_components.engines import SamplingParams
-from refrag_components.generator import Request
-from refrag_components.report import Report
-from refrag_components.shared_checkpoints import Checkpoint
+from refrag_components.generation.report import Report
+from refrag_components.generation.requests import Request
+from refrag_components.generation.shared_checkpoints import Checkpoint
 
 __all__ = ["Call", "Reply"]
 

@@ -18,8 +18,8 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
 from llama_index.llms.refrag.questions import find_question
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.prompt import Message, Part, PassagePart, TextPart
-from refrag_components.resolver import Resolved, Resolver, document_text
+from refrag_components.prompts.parts import Message, Part, PassagePart, TextPart
+from refrag_components.prompts.resolver import Resolved, Resolver, document_text
 
 __all__ = ["Conversation", "document_texts", "resolve_messages", "resolve_prompt"]
 

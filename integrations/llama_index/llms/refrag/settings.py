@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field
 from pydantic import SkipValidation
 
-from refrag_components.engines import SamplingParams
-from refrag_components.policies import DEFAULT_POLICY, Budget, check_policy
+from refrag_components.generation.settings import check_settings, warn_of_unknown
+from refrag_components.policies import DEFAULT_POLICY, Budget
 from refrag_components.stores.base import ChunkStore
-from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["DEFAULT_MODEL", "GenerationSettings", "effective_window"]
 
@@ -47,17 +45,9 @@ class GenerationSettings(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
-        if unknown := sorted(set(values) - set(type(self).model_fields)):
-            # Settings of remote models (timeout, api_key) must not stop a swap, typos must show.
-            warnings.warn(f"{type(self).__name__} ignores {', '.join(unknown)}", stacklevel=2)
+        warn_of_unknown(type(self).__name__, values, type(self).model_fields)
         # Not a validator: pydantic would wrap the library's own errors.
-        self._check()
-
-    def _check(self) -> None:
-        checkpoint_folder(self.model)
-        check_policy(self.policy)
-        Budget.of(self.budget)
-        self._sampling()
+        check_settings(self.model, self)
 
     def _for_call(self, overrides: Mapping[str, Any]) -> Self:
         """These settings as one call wants them.
@@ -75,17 +65,8 @@ class GenerationSettings(BaseModel):
         if not overrides:
             return self
         call = self.model_copy(update=dict(overrides))
-        call._check()
+        check_settings(call.model, call)
         return call
-
-    def _sampling(self) -> SamplingParams:
-        return SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=self.stop or (),
-            seed=self.seed,
-        )
 
 
 def effective_window(window: int, chunk_size: int, budget: Budget, max_tokens: int) -> int:

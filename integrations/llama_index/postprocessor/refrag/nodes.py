@@ -7,10 +7,10 @@ from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
-from refrag_components.passage_loader import PassageLoader
-from refrag_components.prompt import PassagePart
-from refrag_components.registry import default_registry
-from refrag_components.shared_checkpoints import load_checkpoint
+from refrag_components.generation.passage_loader import PassageLoader
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.parts import PassagePart
+from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 

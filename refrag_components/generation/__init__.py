@@ -1,0 +1,1 @@
+"""Requests to answers: store, policy, layout and engine put together."""

@@ -1,0 +1,329 @@
+"""Requests to answers: store, policy, layout and engine put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from refrag_components.engines.base import Engine
+from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
+from refrag_components.engines.sampling import SamplingParams, params_by_row
+from refrag_components.engines.transformers_engine import TransformersEngine
+from refrag_components.exceptions import ContextWindowError, EmptyInputError
+from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
+from refrag_components.generation.report import Report
+from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
+from refrag_components.policies import (
+    DEFAULT_POLICY,
+    Budget,
+    Policy,
+    PolicyInputs,
+    make_policy,
+    select,
+)
+from refrag_components.prompts.parts import ControlPart, PassagePart, RenderedPart, TextPart
+from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
+from refrag_components.stores.memory import MemoryStore
+from refrag_components.vectors import ChunkVectors
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+    from refrag_components.stores.base import ChunkStore
+
+__all__ = ["RefragGenerator"]
+
+_ANSWER_SHARE = 4  # room for an answer is kept free up to this part of the window
+
+
+class RefragGenerator:
+    """Answers prompts whose passages enter the decoder as chunk embeddings.
+
+    Safe to use from several threads as far as its store is.
+
+    Args:
+        model: The REFRAG model.
+        store: Where chunk vectors are kept; in memory by default.
+        engine: Runs the decoder; transformers by default.
+        policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` where
+            the checkpoint carries it, else ``late-interaction``.
+        budget: How much may expand, as for ``Budget.of``.
+
+    Raises:
+        BudgetError: If the budget is neither a fraction nor a number of positions.
+        UnknownPolicyError: If no policy has that name.
+    """
+
+    def __init__(
+        self,
+        model: RefragModel,
+        *,
+        store: ChunkStore | None = None,
+        engine: Engine | None = None,
+        policy: str | Policy = DEFAULT_POLICY,
+        budget: float | Budget = 0.25,
+    ) -> None:
+        self.model = model
+        self.store = MemoryStore() if store is None else store
+        self.engine: Engine = TransformersEngine(model) if engine is None else engine
+        self._loader = PassageLoader(model, self.store)
+        self._prompts = PromptTokenizer(model.tokenizer)
+        self._named_policies: dict[str, Policy] = {}
+        self.policy = self._policy(policy)
+        self.budget = Budget.of(budget)
+
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[Answer]:
+        """Answers several requests: one look into the store, one encoder batch, decoded together.
+
+        Args:
+            requests: The requests.
+            params: One for each request, or one for all: then row i samples with ``seed + i``.
+
+        Returns:
+            One answer a request, in order.
+
+        Raises:
+            BudgetError: If a budget is malformed or smaller than the number of chunks.
+            ContextWindowError: If a prompt does not fit even with every chunk compressed.
+            EmptyInputError: If a question or a prompt is empty.
+            UnknownPolicyError: If no policy has the name that a request asks for.
+        """
+        started = time.perf_counter()
+        each = params_by_row(params, len(requests))
+        prepared = self._prepare(requests, [own.max_tokens for own in each])
+        waited = time.perf_counter() - started
+        outputs = self.engine.generate([ready.layout for ready in prepared], each)
+        return [
+            Answer(
+                output.text,
+                output.finish_reason,
+                replace(
+                    ready.report,
+                    output_tokens=len(output.token_ids),
+                    time_to_first_token=waited + output.time_to_first_token,
+                ),
+            )
+            for ready, output in zip(prepared, outputs, strict=True)
+        ]
+
+    def stream(self, request: Request, params: SamplingParams) -> Iterator[AnswerDelta]:
+        """Answers one request piece by piece; the texts joined are what ``generate`` returns.
+
+        Raises:
+            RefragError: As ``generate``, at once and not with the first piece.
+        """
+        started = time.perf_counter()
+        return self._stream(self.prepare(request, max_tokens=params.max_tokens), params, started)
+
+    def prepare(self, request: Request, *, max_tokens: int = 1) -> Prepared:
+        """Does everything but decode: loads chunk vectors, chooses, lays out.
+
+        Args:
+            request: The request.
+            max_tokens: Length of the answer to keep room for in the decoder's window, at most a
+                quarter of it.
+
+        Raises:
+            RefragError: As ``generate``.
+        """
+        return self._prepare([request], [max_tokens])[0]
+
+    def explain(self, prepared: Prepared) -> list[tuple[str, bool | None]]:
+        """Tells what became of each stretch of a prompt.
+
+        Returns:
+            The prompt's characters in order: chunk by chunk with True if it expanded and False
+            if it was compressed, and None beside ordinary text.
+        """
+        spans: list[tuple[str, bool | None]] = []
+        for segment, text in zip(prepared.layout.segments, prepared.texts, strict=True):
+            if isinstance(segment, TextSegment):
+                spans.append((text, None))
+                continue
+            passage = self.model.chunker.chunk([text])[0]
+            ends = passage.offsets[passage.bounds[:-1, 1], 1].tolist()
+            borders = pairwise([0, *ends, len(text)])
+            spans += [
+                (text[start:end], bool(expanded))
+                for (start, end), expanded in zip(borders, segment.expanded, strict=True)
+            ]
+        return [span for span in spans if span[0]]
+
+    def _stream(
+        self, prepared: Prepared, params: SamplingParams, started: float
+    ) -> Iterator[AnswerDelta]:
+        report = prepared.report
+        for delta in self.engine.stream(prepared.layout, params):
+            if report.time_to_first_token is None:
+                report = replace(report, time_to_first_token=time.perf_counter() - started)
+            report = replace(report, output_tokens=report.output_tokens + len(delta.token_ids))
+            if delta.finish_reason is not None:
+                yield AnswerDelta(delta.text, delta.finish_reason, report)
+            elif delta.text:
+                yield AnswerDelta(delta.text)
+
+    def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
+        asked = [self._asked(request) for request in requests]  # first: a mistake costs no encoding
+        prompts = [[_blank_as_text(part) for part in request.parts] for request in requests]
+        passages = [[part for part in parts if isinstance(part, PassagePart)] for parts in prompts]
+        loaded = iter(self._loader.load([part for own in passages for part in own]))
+        return [
+            self._lay_out(own, parts, [next(loaded) for _ in own_passages], tokens)
+            for own, parts, own_passages, tokens in zip(
+                asked, prompts, passages, max_tokens, strict=True
+            )
+        ]
+
+    def _asked(self, request: Request) -> _Asked:
+        if not request.question.strip():
+            msg = "the question is empty; pass what the user asks"
+            raise EmptyInputError(msg)
+        policy = self.policy if request.policy is None else self._policy(request.policy)
+        budget = self.budget if request.budget is None else Budget.of(request.budget)
+        return _Asked(request.question, policy, policy.budget(budget))
+
+    def _lay_out(
+        self,
+        asked: _Asked,
+        parts: Sequence[RenderedPart],
+        loaded: Sequence[LoadedPassage],
+        max_tokens: int,
+    ) -> Prepared:
+        pieces = self._pieces(parts, [passage.vectors for passage in loaded])
+        text_positions = sum(len(piece) for _, piece in pieces if isinstance(piece, np.ndarray))
+        inputs = PolicyInputs([passage.vectors for passage in loaded], asked.question)
+        limit = self._context_limit(text_positions, inputs.n_chunks, max_tokens)
+        expanded, warnings = _choose(asked, inputs, limit)
+
+        masks = iter(np.split(expanded, np.cumsum([v.n_chunks for v in inputs.passages])))
+        segments = tuple(
+            TextSegment(piece)
+            if isinstance(piece, np.ndarray)
+            else PassageSegment(piece, next(masks))
+            for _, piece in pieces
+        )
+        if not any(segment.n_positions for segment in segments):
+            msg = "the prompt is empty; pass at least one message or some text"
+            raise EmptyInputError(msg)
+        layout = Layout(segments)
+        room = self.model.window - layout.n_positions
+        if max_tokens > room:
+            warnings.append(
+                f"the answer is limited to {room} tokens instead of {max_tokens}: the prompt takes "
+                f"{layout.n_positions} of the decoder's {self.model.window} positions"
+            )
+        report = _report(layout, asked, parts, loaded, warnings)
+        return Prepared(layout, tuple(text for text, _ in pieces), report)
+
+    def _pieces(
+        self, parts: Sequence[RenderedPart], vectors: Sequence[ChunkVectors]
+    ) -> list[tuple[str, np.ndarray | ChunkVectors]]:
+        """Joins neighbouring text and puts tokens or chunk vectors beside each stretch."""
+        pieces: list[tuple[str, np.ndarray | ChunkVectors]] = []
+        remaining = iter(vectors)
+        run: list[TextPart | ControlPart] = []
+        for part in (*parts, None):
+            if isinstance(part, (TextPart, ControlPart)):
+                run.append(part)
+                continue
+            ids = self._prompts.encode(run)
+            if len(ids):
+                pieces.append(("".join(own.text for own in run), ids))
+            run = []
+            if part is not None:
+                pieces.append((part.text, next(remaining)))
+        opening: list[int] = []
+        if not any(isinstance(part, ControlPart) for part in parts):
+            opening = self._prompts.opening
+        if not opening and pieces and isinstance(pieces[0][1], ChunkVectors):
+            opening = [self.model.first_token_id]
+        if opening and pieces:
+            pieces.insert(0, ("", np.asarray(opening, np.int64)))
+        return pieces
+
+    def _context_limit(self, text_positions: int, n_chunks: int, max_tokens: int) -> int:
+        """Decoder positions that the passages may take so that an answer still fits."""
+        window = self.model.window
+        room = window - text_positions - n_chunks
+        if room < 1:
+            msg = (
+                f"the prompt takes {text_positions} positions of text and at least {n_chunks} of "
+                f"context, one for each chunk, and the decoder's window is {window}, so there is "
+                "no room for an answer; retrieve fewer passages or shorten the prompt"
+            )
+            raise ContextWindowError(msg)
+        return window - text_positions - min(max_tokens, room, max(window // _ANSWER_SHARE, 1))
+
+    def _policy(self, policy: str | Policy) -> Policy:
+        if isinstance(policy, Policy):
+            return policy
+        if policy not in self._named_policies:  # kept, because a policy may remember passages
+            self._named_policies[policy] = make_policy(policy, self.model)
+        return self._named_policies[policy]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a request asks for, with the generator's defaults filled in."""
+
+    question: str
+    policy: Policy
+    budget: Budget
+
+
+def _blank_as_text(part: RenderedPart) -> RenderedPart:
+    blank = isinstance(part, PassagePart) and not part.text.strip()
+    return TextPart(part.text) if blank else part
+
+
+def _choose(asked: _Asked, inputs: PolicyInputs, limit: int) -> tuple[np.ndarray, list[str]]:
+    """Chooses under the budget, and again under the window's limit if that is tighter."""
+    if not inputs.n_chunks:
+        return np.zeros(0, dtype=bool), []
+    lengths = np.concatenate([passage.chunk_lengths for passage in inputs.passages])
+    # Nothing to compare at the ends; a policy that scores with a model saves its pass.
+    trivial = isinstance(asked.budget.value, float) and asked.budget.value in (0.0, 1.0)
+    scores = np.zeros(len(lengths)) if trivial else asked.policy.scores(inputs)
+    expanded = select(scores, lengths, asked.budget)
+    positions = int(np.where(expanded, lengths, 1).sum())
+    if positions <= limit:
+        return expanded, []
+    fitting = select(asked.policy.scores(inputs), lengths, Budget(limit))
+    return fitting, [
+        f"{int(fitting.sum())} chunks were expanded instead of {int(expanded.sum())}: their "
+        f"{positions} positions would not leave enough of the decoder's window for an answer"
+    ]
+
+
+def _report(
+    layout: Layout,
+    asked: _Asked,
+    parts: Sequence[RenderedPart],
+    loaded: Sequence[LoadedPassage],
+    warnings: Sequence[str],
+) -> Report:
+    texts = [part.text for part in parts if isinstance(part, PassagePart)]
+    different = list(dict(zip(texts, loaded, strict=True)).values())
+    flaws = [passage.flaw for passage in different if passage.flaw]
+    errors = {passage.store_error for passage in different if passage.store_error}
+    refused = [f"stored chunk vectors were not used and computed again: {flaw}" for flaw in flaws]
+    return Report(
+        context_tokens=layout.context_tokens,
+        context_positions=layout.context_positions,
+        positions=layout.n_positions,
+        rate=layout.rate,
+        chunks=layout.n_chunks,
+        expanded=layout.n_expanded,
+        cache_hits=sum(passage.cached for passage in different),
+        cache_misses=sum(not passage.cached for passage in different),
+        fallbacks=len(flaws),
+        policy=asked.policy.name,
+        budget=asked.budget.value,
+        warnings=[*sorted(errors), *dict.fromkeys(refused), *warnings],
+    )

@@ -1,0 +1,76 @@
+"""What is asked of a generator, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refrag_components.engines.base import FinishReason
+from refrag_components.engines.layout import Layout
+from refrag_components.generation.report import Report
+from refrag_components.policies import Budget, Policy
+from refrag_components.prompts.parts import RenderedPart
+
+__all__ = ["Answer", "AnswerDelta", "Prepared", "Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to answer.
+
+    Attributes:
+        parts: The prompt: parts from ``render``, or text and passages alone for a raw prompt.
+        question: What the user asks, for policies that look at it; not part of the prompt.
+        policy: Name or policy; None for the generator's.
+        budget: As for ``Budget.of``; None for the generator's.
+    """
+
+    parts: Sequence[RenderedPart]
+    question: str
+    policy: str | Policy | None = None
+    budget: float | Budget | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A request that is ready for the engine.
+
+    Attributes:
+        layout: The decoder's input.
+        texts: The characters of each segment of the layout.
+        report: What has happened so far.
+    """
+
+    layout: Layout
+    texts: tuple[str, ...]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        text: The answer.
+        finish_reason: "stop" for an end token or a stop string, else "length".
+        report: What happened.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    report: Report
+
+
+@dataclass(frozen=True)
+class AnswerDelta:
+    """The next piece of an answer.
+
+    Attributes:
+        text: What it adds; not empty but for the last piece.
+        finish_reason: As in ``Answer``, on the last piece.
+        report: What happened, on the last piece.
+    """
+
+    text: str
+    finish_reason: FinishReason | None = None
+    report: Report | None = None

@@ -1,0 +1,145 @@
+"""Chunk vectors to chunk embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from refrag_components.modeling.config import RefragConfig
+
+__all__ = ["Projector", "TokenProjector", "make_projector"]
+
+_LOUDNESS = 0.5  # of a chunk's tokens before the last one in an untrained mix
+
+
+def make_projector(
+    config: RefragConfig, encoder_width: int, decoder_width: int, embedding_scale: float
+) -> Projector | TokenProjector:
+    """The untrained projector that a configuration asks for."""
+    if config.token_mlp:
+        return TokenProjector(
+            encoder_width,
+            decoder_width,
+            places=config.max_chunk_size,
+            hidden=config.token_mlp,
+            embedding_scale=embedding_scale,
+        )
+    return Projector(encoder_width, decoder_width, embedding_scale=embedding_scale)
+
+
+class Projector(nn.Module):
+    """Maps chunk vectors into the decoder's embedding space.
+
+    A two-layer MLP whose hidden size is its output size (paper, appendix B.2), normalised to the
+    scale of the decoder's token embeddings, which keeps training stable from the first step.
+
+    Args:
+        encoder_width: Width of a chunk vector (d_enc).
+        decoder_width: Width of a decoder embedding (d_dec).
+        embedding_scale: Standard deviation of the decoder's token embeddings.
+    """
+
+    def __init__(
+        self, encoder_width: int, decoder_width: int, *, embedding_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(encoder_width, decoder_width),
+            nn.GELU(),
+            nn.Linear(decoder_width, decoder_width),
+        )
+        self.norm = nn.LayerNorm(decoder_width)
+        nn.init.constant_(self.norm.weight, embedding_scale)
+
+    def forward(self, vectors: Tensor, token_embeddings: Tensor | None = None) -> Tensor:
+        """Projects chunk vectors.
+
+        Args:
+            vectors: Chunk vectors, shape (..., d_enc).
+            token_embeddings: As for ``TokenProjector``; unused.
+
+        Returns:
+            Chunk embeddings, shape (..., d_dec).
+        """
+        return self.norm(self.mlp(vectors))
+
+
+class TokenProjector(nn.Module):
+    """Maps chunk vectors and the chunks' tokens into the decoder's embedding space.
+
+    Two things are added up. The token mix is the embedding of the chunk's j-th token from the end
+    times a learned matrix W_j, summed over j. Untrained it is the last token, whose states are
+    closest to those that a chunk embedding should have (``context_alignment`` of training), and
+    half as loud the others, each as it is and turned: as it is the decoder's own circuits can read
+    it, and the turn tells its place. From the last token alone the others are not learnt to be
+    read (experiments/008). The two-layer MLP (paper, appendix B.2) reads the chunk vector and the
+    same tokens: what a decoder's first layers make of neighbouring tokens, such as the parts of a
+    word, no sum of linear maps of them can say (experiments/005).
+
+    Args:
+        encoder_width: Width of a chunk vector (d_enc).
+        decoder_width: Width of a decoder embedding (d_dec).
+        places: Largest number of tokens a chunk.
+        hidden: Width of the hidden layer.
+        embedding_scale: Standard deviation of the decoder's token embeddings.
+    """
+
+    def __init__(
+        self,
+        encoder_width: int,
+        decoder_width: int,
+        *,
+        places: int,
+        hidden: int,
+        embedding_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.scale = embedding_scale
+        identity = torch.eye(decoder_width)
+        mix = torch.empty(places, decoder_width, decoder_width)
+        for matrix in mix:
+            nn.init.orthogonal_(matrix)
+        mix = _LOUDNESS * (identity + mix) / 2**0.5
+        mix[-1] = identity
+        self.mix = nn.Parameter(mix)
+        self.vector = nn.Linear(encoder_width, hidden)
+        self.tokens = nn.Parameter(torch.empty(places, decoder_width, hidden))
+        nn.init.normal_(self.tokens, std=(3 * places * decoder_width) ** -0.5)
+        self.out = nn.Linear(hidden, decoder_width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.norm = nn.LayerNorm(decoder_width)
+        nn.init.constant_(self.norm.weight, embedding_scale)
+
+    def forward(self, vectors: Tensor, token_embeddings: Tensor | None = None) -> Tensor:
+        """Projects chunk vectors.
+
+        Args:
+            vectors: Chunk vectors, shape (..., d_enc).
+            token_embeddings: Embeddings of the chunks' tokens, shape (..., k, d_dec), zero where a
+                short chunk has no token after its last one.
+
+        Returns:
+            Chunk embeddings, shape (..., d_dec).
+        """
+        if token_embeddings is None:
+            msg = "this projector reads tokens; pass token_embeddings"
+            raise ValueError(msg)
+        k = token_embeddings.shape[-2]
+        read = _to_the_end(token_embeddings).flatten(-2) / self.scale
+        hidden = self.vector(vectors) + read @ self.tokens[-k:].flatten(0, 1)
+        mixed = read @ self.mix[-k:].flatten(0, 1)
+        return self.norm(mixed + self.out(nn.functional.gelu(hidden)))
+
+
+def _to_the_end(tokens: Tensor) -> Tensor:
+    """Moves the tokens of short chunks to the end: the last one is always at the last place."""
+    k = tokens.shape[-2]
+    from_the_end = tokens.ne(0).any(dim=-1).flip(-1).cumsum(dim=-1)
+    missing = from_the_end.eq(0).sum(dim=-1, keepdim=True)  # after the last token
+    places = torch.arange(k, device=tokens.device) - missing
+    moved = tokens.gather(-2, places.clamp(min=0).unsqueeze(-1).expand_as(tokens))
+    return moved * (places >= 0).unsqueeze(-1)

@@ -1,0 +1,1 @@
+"""Prompts: messages and resolved passages to parts, and parts to token ids."""

@@ -1,0 +1,1 @@
+"""An application of the library: what ``refrag demo`` shows."""

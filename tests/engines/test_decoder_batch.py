@@ -1,0 +1,71 @@
+"""Exactness at p=1 and layouts anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
+from refrag_components.modeling import RefragModel
+from tests.engines.layouts import logits, segment, text_segment
+from tests.tiny import TEXT
+
+
+def test_all_expanded_equals_the_plain_decoder_bit_for_bit(tiny_model: RefragModel) -> None:
+    question = text_segment(tiny_model, "Where is the harbour?")
+    passages = [segment(tiny_model, text, 1.0) for text in TEXT]
+    layout = Layout((question, passages[0], *passages[1:], question))
+    ids = np.concatenate(
+        [question.token_ids, *(p.vectors.token_ids for p in passages), question.token_ids]
+    )
+    with torch.inference_mode():
+        plain = tiny_model.decoder(input_ids=torch.from_numpy(ids)[None]).logits
+    assert torch.equal(logits(tiny_model, [layout]), plain)
+
+
+def test_left_padding_changes_nothing(tiny_model: RefragModel) -> None:
+    question = text_segment(tiny_model, "Where is the harbour?")
+    layouts = [
+        Layout((question, segment(tiny_model, TEXT[0], 0.0))),
+        Layout((question, *(segment(tiny_model, text, 0.5) for text in TEXT), question)),
+    ]
+    batch = logits(tiny_model, layouts)
+    for i, layout in enumerate(layouts):
+        alone = logits(tiny_model, [layout])[0]
+        torch.testing.assert_close(batch[i, -layout.n_positions :], alone, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["before", "between", "after"])
+def test_chunk_embeddings_stand_where_the_passage_stands(
+    tiny_model: RefragModel, place: str
+) -> None:
+    first = TextSegment(np.array([tiny_model.first_token_id]))
+    text = text_segment(tiny_model, "Where is the harbour?")
+    passage = segment(tiny_model, TEXT[0], 0.0)
+    order = {
+        "before": (first, passage, text),
+        "between": (text, passage, text),
+        "after": (text, passage),
+    }[place]
+    layout = Layout(order)
+    rows = embed_layouts(tiny_model, [layout]).inputs_embeds[0]
+    chunks = tiny_model.chunk_embeddings([passage.vectors])
+    start = order[0].n_positions
+    assert layout.n_positions == len(rows) == sum(s.n_positions for s in order)
+    torch.testing.assert_close(rows[start : start + len(chunks)], chunks)
+
+
+def test_expanded_chunks_are_exactly_their_tokens(tiny_model: RefragModel) -> None:
+    passage = segment(tiny_model, TEXT[0], 0.0)
+    choice = np.zeros(passage.vectors.n_chunks, dtype=bool)
+    choice[[1, -1]] = True
+    passage = PassageSegment(passage.vectors, choice)
+    first = TextSegment(np.array([tiny_model.first_token_id]))
+    rows = embed_layouts(tiny_model, [Layout((first, passage))]).inputs_embeds[0]
+    ids, k = passage.vectors.token_ids, passage.vectors.chunk_size
+    assert len(rows) == 1 + passage.n_positions
+    torch.testing.assert_close(rows[2 : 2 + k], tiny_model.token_embeddings(ids[k : 2 * k]))
+    tail = ids[(len(choice) - 1) * k :]
+    torch.testing.assert_close(rows[-len(tail) :], tiny_model.token_embeddings(tail))

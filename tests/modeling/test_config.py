@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from refrag_components.exceptions import UnknownModelError
+from refrag_components.modeling import RefragModel
+from refrag_components.modeling.config import RefragConfig
+from refrag_components.weights.lookup import bundled_names, checkpoint_folder
+
+GOOD = {"model_type": "refrag", "version": 1, "decoder": "org/decoder", "encoder": "org/encoder"}
+FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    config = RefragConfig(decoder="a", encoder="b", max_chunk_size=32, folders=("decoder",))
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert RefragConfig.from_folder(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON"),
+        ("\xff", "not valid JSON"),
+        ("[]", "something else, not a REFRAG checkpoint"),
+        ("{}", "something else, not a REFRAG checkpoint"),
+        ('{"model_type": "llama"}', "ordinary llama model, not a REFRAG checkpoint"),
+        (json.dumps(GOOD | {"version": 2}), "version 2; this release reads version 1"),
+        (json.dumps(GOOD | {"heads": 3}), r"unknown entries \['heads'\]: another version"),
+        (json.dumps(GOOD | {"chunk_size": 99}), "cannot be used: chunk_size must lie in"),
+        (json.dumps(GOOD | {"chunk_size": "8"}), "cannot be used"),
+        (json.dumps(GOOD | {"token_mlp": -1}), "cannot be used: token_mlp must be the width"),
+        (json.dumps(GOOD | {"token_mlp": "64"}), "cannot be used"),
+        (json.dumps(GOOD | {"folders": ["../x"]}), "cannot be used: folders may name .*'../x'"),
+        (json.dumps(GOOD | {"folders": 3}), "cannot be used"),
+        ('{"model_type": "refrag", "version": 1}', "cannot be used: .*'decoder'"),
+    ],
+)
+def test_other_configurations_are_told_apart(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UnknownModelError, match=message) as caught:
+        RefragConfig.from_folder(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_folder_without_a_configuration_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModelError, match="no REFRAG checkpoint"):
+        RefragModel.from_pretrained(tmp_path)
+
+
+@pytest.fixture
+def trained(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint, adapters and all."""
+    folder = tmp_path / "trained"
+    shutil.copytree(tiny_folder, folder)
+    return folder
+
+
+@pytest.fixture
+def no_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        RefragModel, "_assemble", lambda *_: pytest.fail("base weights were loaded")
+    )
+
+
+def test_saving_lists_the_folders(tiny_folder: Path) -> None:
+    assert RefragConfig.from_folder(tiny_folder).folders == FOLDERS
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_bundled_checkpoints_list_their_folders(name: str) -> None:
+    folder = checkpoint_folder(name)
+    listed = RefragConfig.from_folder(folder).folders
+    assert sorted(listed) == sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+@pytest.mark.usefixtures("no_bases")
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_missing_folder_is_named_before_bases_are_fetched(trained: Path, name: str) -> None:
+    shutil.rmtree(trained / name)
+    for load in (RefragModel.from_pretrained, RefragModel.for_training):
+        with pytest.raises(UnknownModelError, match=f"{name} is missing; copy or download"):
+            load(trained)
+
+
+@pytest.mark.usefixtures("no_bases")
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "projector.safetensors",
+        "decoder_adapter/adapter_config.json",
+        "decoder_adapter/adapter_model.safetensors",
+        "encoder_adapter/adapter_model.safetensors",
+        "chunk_adapter/adapter_model.safetensors",
+    ],
+)
+def test_a_missing_or_damaged_file_is_named_before_bases_are_fetched(
+    trained: Path, name: str, damage: str
+) -> None:
+    path = trained / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.raises(UnknownModelError, match=re.escape(f"{path} is missing or damaged")):
+        RefragModel.from_pretrained(trained)

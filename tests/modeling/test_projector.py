@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refrag_components.modeling.projector import Projector, TokenProjector
+
+
+def test_output_has_the_scale_of_token_embeddings() -> None:
+    out = Projector(24, 64, embedding_scale=0.136)(torch.randn(100, 24))
+    assert out.shape == (100, 64)
+    assert out.std().item() == pytest.approx(0.136, rel=0.05)
+
+
+def token_projector() -> TokenProjector:
+    torch.manual_seed(0)
+    projector = TokenProjector(24, 64, places=8, hidden=32, embedding_scale=0.136)
+    torch.nn.init.normal_(projector.out.weight, std=0.1)  # zero before training
+    return projector
+
+
+def test_an_untrained_token_projector_shows_all_tokens_and_the_last_one_most() -> None:
+    torch.manual_seed(0)
+    projector = TokenProjector(24, 512, places=8, hidden=32, embedding_scale=0.136)
+    tokens = 0.136 * torch.randn(50, 4, 512)
+    tokens[7, 2:] = 0  # a short chunk
+    with torch.no_grad():
+        chunks = projector(torch.randn(50, 24), tokens)
+    assert chunks.std().item() == pytest.approx(0.136, rel=0.05)
+    likeness = torch.nn.functional.cosine_similarity(tokens[:, :, None], chunks, dim=-1)
+    own = likeness.diagonal(dim1=0, dim2=2)  # place, chunk
+    nearest = torch.eq(likeness.argmax(dim=2).T, torch.arange(50))
+    assert nearest[:2].float().mean() > 0.95
+    assert nearest[2:, torch.arange(50) != 7].float().mean() > 0.95
+    last = own[3].clone()
+    last[7] = own[1, 7]
+    assert last.min().item() > 0.6
+    assert own[0].max().item() < 0.5
+
+
+def test_a_token_projector_reads_vector_tokens_and_order() -> None:
+    projector = token_projector()
+    vectors, tokens = torch.randn(1, 24), 0.136 * torch.randn(1, 4, 64)
+    chunk = projector(vectors, tokens)
+    for other in (
+        projector(-vectors, tokens),
+        projector(vectors, tokens[:, [1, 0, 2, 3]]),
+        projector(vectors, tokens * torch.tensor([0.0, 1.0, 1.0, 1.0])[:, None]),
+    ):
+        assert not torch.allclose(chunk, other, atol=1e-3)
+
+
+@given(st.integers(1, 4), st.integers(4, 8))
+def test_a_short_chunk_is_projected_alike_at_every_chunk_size(length: int, k: int) -> None:
+    projector = token_projector()
+    vectors, tokens = torch.randn(3, 24), 0.136 * torch.randn(3, length, 64)
+    padded = torch.cat([tokens, torch.zeros(3, k - length, 64)], dim=1)
+    torch.testing.assert_close(projector(vectors, tokens), projector(vectors, padded))
+
+
+def test_a_token_projector_needs_token_embeddings() -> None:
+    with pytest.raises(ValueError, match="pass token_embeddings"):
+        token_projector()(torch.randn(2, 24))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from refrag_components.modeling.chunk_encoder import load_encoder
+from refrag_components.modeling.search_encoder import PassageEncoder
+from tests.tiny import TEXT
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_base: tuple[Path, Path]) -> PassageEncoder:
+    return PassageEncoder(tiny_base[1])
+
+
+def test_a_search_vector_is_the_mean_of_the_token_states(
+    encoder: PassageEncoder, tiny_base: tuple[Path, Path]
+) -> None:
+    inputs = AutoTokenizer.from_pretrained(tiny_base[1])(TEXT[1], return_tensors="pt")
+    with torch.inference_mode():
+        states = load_encoder(tiny_base[1])(**inputs).last_hidden_state[0]
+    mean = torch.nn.functional.normalize(states.mean(0), dim=0).numpy()
+    np.testing.assert_allclose(encoder.embed([TEXT[1]], device="cpu")[0], mean, atol=1e-5)
+
+
+def test_texts_together_and_alone_have_the_same_vectors(encoder: PassageEncoder) -> None:
+    texts = [*TEXT, "", "half \ud835 a character", " ".join(TEXT * 9)]
+    together = encoder.embed(texts, device="cpu", batch_size=3)
+    alone = [encoder.embed([text], device="cpu")[0] for text in texts]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+
+
+def test_no_texts_have_no_vectors(encoder: PassageEncoder) -> None:
+    assert encoder.embed([], device="cpu").shape == (0, 24)
