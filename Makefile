@@ -31,10 +31,11 @@ test: install  ## Build the wheel and run every test against it
 	cp -R README.md cookbooks pyproject.toml recipes tests $(CHECK)
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: install  ## Check style and types
+lint: install  ## Check style, types and which way imports point
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: install  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .

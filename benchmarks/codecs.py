@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 from refrag_components.corpus import TokenisedCorpus, WindowSpec
-from refrag_components.evaluation.contexts import Setting, draw_contexts
+from refrag_components.corpus.question_files import Question, load_questions
+from refrag_components.evaluation.answers.contexts import Setting, draw_contexts
+from refrag_components.evaluation.answers.pool import PassagePool
+from refrag_components.evaluation.answers.prompts import build_prompts, build_row
+from refrag_components.evaluation.answers.squad import score
+from refrag_components.evaluation.continuation.recovery import window_losses, window_starts
 from refrag_components.evaluation.decoding import decode
 from refrag_components.evaluation.methods import COMPRESSED
-from refrag_components.evaluation.perplexity import window_losses, window_starts
-from refrag_components.evaluation.pool import PassagePool
-from refrag_components.evaluation.prompts import build_prompts, build_row
-from refrag_components.evaluation.questions import Question, load_questions
-from refrag_components.evaluation.scoring import score
 from refrag_components.evaluation.statistics import interval, resample
 from refrag_components.modeling import RefragModel
 from refrag_components.text.chunking import Chunker

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from refrag_components.evaluation.contexts import Context, Setting, draw_contexts
-from refrag_components.evaluation.pool import PassagePool
-from refrag_components.evaluation.questions import load_questions, set_name
-from refrag_components.evaluation.scores import chunk_scores
+from refrag_components.corpus.question_files import load_questions, set_name
+from refrag_components.evaluation.answers.contexts import Context, Setting, draw_contexts
+from refrag_components.evaluation.answers.pool import PassagePool
+from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Budget, PolicyInputs, select
 from refrag_components.text.chunking import ChunkedPassage

@@ -22,7 +22,7 @@ from typing import Any
 from transformers import AutoModel, AutoTokenizer
 
 from refrag_components.corpus import TokenisedCorpus
-from refrag_components.evaluation.perplexity import measure_recovery
+from refrag_components.evaluation.continuation.recovery import measure_recovery
 from refrag_components.modeling import RefragModel
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage

@@ -31,7 +31,11 @@ from refrag_components.corpus import (
     batch_embeddings,
     cut_windows,
 )
-from refrag_components.evaluation.perplexity import PASSAGE_TOKENS, token_losses, window_starts
+from refrag_components.evaluation.continuation.recovery import (
+    PASSAGE_TOKENS,
+    token_losses,
+    window_starts,
+)
 from refrag_components.modeling import RefragModel
 from refrag_components.training.alignment import LayerStates, context_places, misalignment
 from refrag_components.training.recipe import Recipe

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from refrag_components.corpus import ClozeForm, TokenisedCorpus, WindowSpec
-from refrag_components.evaluation.perplexity import window_losses
+from refrag_components.evaluation.continuation.recovery import window_losses
 from refrag_components.modeling import RefragModel
 
 REPEATED = (1, 4, 16, 64)  # chunks

@@ -14,13 +14,10 @@ import torch
 
 from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec
 from refrag_components.modeling import RefragModel
-from refrag_components.training.adapters import (
-    attach_adapters,
-    store_frozen_in_bfloat16,
-)
+from refrag_components.training.adapters import attach_adapters, store_frozen_in_bfloat16
+from refrag_components.training.objective import TrainingModel
 from refrag_components.training.plans import PlannedBatches
 from refrag_components.training.recipe import Recipe
-from refrag_components.training.trainer import TrainingModel
 
 
 def window(k: int, expanded: float) -> WindowSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from itertools import count
@@ -15,7 +16,7 @@ from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.training.adapters import attach_adapters
 from refrag_components.training.recipe import LoraSettings
-from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
+from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 # Here and in processes that tests start: sums add up alike, and test processes side by side do not
 # fight over the cores.
@@ -67,6 +68,30 @@ def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
     model.save_pretrained(folder / "tiny")
     return folder
+
+
+@pytest.fixture(scope="session")
+def question_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six questions, one of them a yes/no question and one without an answer."""
+    path = tmp_path_factory.mktemp("questions") / "harbour.valid.jsonl"
+    records = []
+    for i in range(6):
+        passages = [{"id": "p0", "text": TEXT[0]}, {"id": "p1", "text": TEXT[1 + i % 4]}]
+        record = {
+            "id": f"q{i}",
+            "question": f"When was harbour {i} dug?",
+            "answers": ["1907"],
+            "passages": passages,
+            "gold": ["p0"],
+            "type": "extractive",
+        }
+        if i == 4:
+            record |= {"answers": ["no"], "type": "yesno"}
+        if i == 5:
+            record |= {"answers": [], "gold": [], "meta": {"related": ["p0"]}}
+        records.append(record)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
 
 
 @pytest.fixture(scope="session")

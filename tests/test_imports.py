@@ -48,7 +48,7 @@ import sys
 for name in ("bs4", "faiss", "gguf", "platformdirs", "pypdf", "zstandard"):
     sys.modules[name] = None  # importing it fails
 import refrag_components.cli
-import refrag_components.training.questions
+import refrag_components.corpus.prepare_questions
 import refrag_components.training.stages
 print("imported")
 """

@@ -70,8 +70,8 @@ def perplexity(
 ) -> None:
     """Measure a continuation after no, compressed, shortened and full context."""
     from refrag_components.corpus import TokenisedCorpus
-    from refrag_components.evaluation.continuation import measure_contexts
-    from refrag_components.evaluation.report import draw_plots, write_perplexity
+    from refrag_components.evaluation.continuation.comparison import measure_contexts
+    from refrag_components.evaluation.reports.files import draw_plots, write_perplexity
 
     _check(policy, expanded, plots=plots)
     corpus = TokenisedCorpus.load(text)
@@ -134,12 +134,12 @@ def qa(
     plots: PlotsOption = True,
 ) -> None:
     """Measure answers to questions over passages; a stopped run goes on."""
-    from refrag_components.evaluation.contexts import Setting
-    from refrag_components.evaluation.pool import read_pool
-    from refrag_components.evaluation.qa import evaluate_questions
-    from refrag_components.evaluation.questions import load_questions, set_name
-    from refrag_components.evaluation.report import draw_plots, write_qa
-    from refrag_components.evaluation.summary import summarise
+    from refrag_components.corpus.question_files import load_questions, set_name
+    from refrag_components.evaluation.answers.comparison import evaluate_questions
+    from refrag_components.evaluation.answers.contexts import Setting
+    from refrag_components.evaluation.answers.pool import read_pool
+    from refrag_components.evaluation.answers.summary import summarise
+    from refrag_components.evaluation.reports.files import draw_plots, write_qa
 
     _check(policy, expanded, plots=plots)
     settings = [
@@ -172,7 +172,7 @@ def qa(
 @app.command()
 def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measurement was.")]) -> None:
     """Draw a measurement's figures again, without the model."""
-    from refrag_components.evaluation.report import draw_plots
+    from refrag_components.evaluation.reports.files import draw_plots
 
     for path in draw_plots(folder):
         output.print(str(path), markup=False, highlight=False, soft_wrap=True)
@@ -180,8 +180,8 @@ def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measuremen
 
 def _check(policies: list[str] | None, fractions: list[float] | None, *, plots: bool) -> None:
     """Refuses what cannot be measured or drawn before anything is loaded."""
-    from refrag_components.evaluation.chart import check_plotting
     from refrag_components.evaluation.methods import FRACTIONS, default_methods
+    from refrag_components.evaluation.reports.chart import check_plotting
 
     if plots:
         check_plotting()
@@ -196,7 +196,7 @@ def _methods(
     fewer_passages: bool = True,
 ) -> list[Method]:
     from refrag_components.evaluation.methods import FRACTIONS, default_methods
-    from refrag_components.evaluation.scores import selections_of
+    from refrag_components.evaluation.selections import selections_of
 
     return default_methods(
         policies or selections_of(model), fractions or FRACTIONS, fewer_passages=fewer_passages

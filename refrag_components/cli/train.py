@@ -56,8 +56,8 @@ def questions(
     """Tokenise questions once and find distractors for them; faster with a GPU."""
     import torch
 
+    from refrag_components.corpus.prepare_questions import prepare_questions
     from refrag_components.modeling import RefragModel
-    from refrag_components.training.questions import prepare_questions
     from refrag_components.training.recipe import Recipe
 
     settings = Recipe.load(recipe)

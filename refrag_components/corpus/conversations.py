@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from refrag_components.corpus.batch import IGNORED, Batch
-from refrag_components.corpus.pieces import encoder_input
+from refrag_components.corpus.encoder_input import encoder_input
 from refrag_components.corpus.questions import Conversation, ConversationSpec, QuestionSet
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 
 from refrag_components.corpus.batch import IGNORED, Batch
 from refrag_components.corpus.cloze import ClozeForm, ask_for_gaps
-from refrag_components.corpus.pieces import encoder_input
+from refrag_components.corpus.encoder_input import encoder_input
 from refrag_components.corpus.tokenised import TokenisedCorpus
 
 if TYPE_CHECKING:

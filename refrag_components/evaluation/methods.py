@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refrag_components.evaluation.scores import SELECTIONS, check_selection
+from refrag_components.evaluation.selections import SELECTIONS, check_selection
 from refrag_components.exceptions import EvaluationError
 
 __all__ = ["COMPRESSED", "FRACTIONS", "FULL", "NONE", "Method", "default_methods"]

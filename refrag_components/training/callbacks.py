@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from refrag_components.training.progress import Progress
 
 if TYPE_CHECKING:
-    from refrag_components.training.trainer import TrainingModel
+    from refrag_components.training.objective import TrainingModel
 
 __all__ = ["Clock", "Fading"]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.modeling.config import RefragConfig
-from refrag_components.training.policy_settings import PolicySettings
+from refrag_components.training.policy.settings import PolicySettings
 
 __all__ = ["MOST_PASSAGES", "STAGES", "LoraSettings", "Recipe", "Stage", "StageSettings"]
 

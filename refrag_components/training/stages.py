@@ -12,18 +12,12 @@ from transformers import set_seed
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
-from refrag_components.training.adapters import (
-    attach_adapters,
-    store_frozen_in_bfloat16,
-)
+from refrag_components.training.adapters import attach_adapters, store_frozen_in_bfloat16
+from refrag_components.training.objective import TrainingModel
 from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
-from refrag_components.training.policy import train_policies
+from refrag_components.training.policy.trainer import train_policies
 from refrag_components.training.recipe import Recipe, Stage
-from refrag_components.training.trainer import (
-    StageTrainer,
-    TrainingModel,
-    last_complete_checkpoint,
-)
+from refrag_components.training.trainer import StageTrainer, last_complete_checkpoint
 
 __all__ = ["run_stage"]
 

@@ -23,14 +23,14 @@ from refrag_components.corpus import (
     lay_out_conversations,
 )
 from refrag_components.corpus.conversations import UNANSWERABLE
+from refrag_components.corpus.prepare_questions import prepare_questions
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
-from refrag_components.evaluation.prompts import messages
+from refrag_components.evaluation.answers.prompts import messages
 from refrag_components.exceptions import TrainingError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
 from refrag_components.prompts.rendering import render
-from refrag_components.training.questions import prepare_questions
 from tests.tiny import TEXT
 
 LONG = " ".join(TEXT)  # more than the tiny encoder's window

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from refrag_components.evaluation.questions import Question
+from refrag_components.corpus.question_files import Question
 from tests.tiny import TEXT
 
 
@@ -27,27 +25,3 @@ def ask() -> Callable[..., Question]:
         return Question(**values)  # type: ignore[arg-type]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def question_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six questions, one of them a yes/no question and one without an answer."""
-    path = tmp_path_factory.mktemp("questions") / "harbour.valid.jsonl"
-    records = []
-    for i in range(6):
-        passages = [{"id": "p0", "text": TEXT[0]}, {"id": "p1", "text": TEXT[1 + i % 4]}]
-        record = {
-            "id": f"q{i}",
-            "question": f"When was harbour {i} dug?",
-            "answers": ["1907"],
-            "passages": passages,
-            "gold": ["p0"],
-            "type": "extractive",
-        }
-        if i == 4:
-            record |= {"answers": ["no"], "type": "yesno"}
-        if i == 5:
-            record |= {"answers": [], "gold": [], "meta": {"related": ["p0"]}}
-        records.append(record)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path

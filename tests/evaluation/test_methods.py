@@ -10,7 +10,7 @@ from refrag_components.evaluation.methods import (
     Method,
     default_methods,
 )
-from refrag_components.evaluation.scores import SELECTIONS
+from refrag_components.evaluation.selections import SELECTIONS
 from refrag_components.exceptions import EvaluationError, UnknownPolicyError
 from refrag_components.policies import POLICIES
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from refrag_components.corpus import prepare_corpus
+from refrag_components.corpus.prepare_questions import prepare_questions
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
-from refrag_components.training.questions import prepare_questions
 from tests.tiny import TEXT
 
 RECIPE = """

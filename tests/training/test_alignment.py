@@ -12,7 +12,7 @@ from transformers import Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.training.alignment import LayerStates, misalignment
-from refrag_components.training.trainer import TrainingModel
+from refrag_components.training.objective import TrainingModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
 from tests.training.adapted import adapted_model, window_batch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from refrag_components.training.trainer import TrainingModel
+from refrag_components.training.objective import TrainingModel
 from tests.training.adapted import adapted_model, window_batch
 
 

@@ -18,11 +18,11 @@ from refrag_components.corpus import (
     QuestionSet,
     batch_logits,
     lay_out_conversations,
-    pieces,
 )
+from refrag_components.corpus import encoder_input as pieces
 from refrag_components.modeling import RefragModel
 from refrag_components.training import losses
-from refrag_components.training.trainer import TrainingModel
+from refrag_components.training.objective import TrainingModel
 from tests.tiny import save_tiny_decoder, tiny_decoder_config
 from tests.training.adapted import adapted_model, window_batch
 

@@ -24,11 +24,12 @@ from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training import progress
 from refrag_components.training.adapters import attach_adapters
+from refrag_components.training.objective import TrainingModel
 from refrag_components.training.plans import PlannedBatches, reconstruction_plan
-from refrag_components.training.policy import last_state
+from refrag_components.training.policy.trainer import last_state
 from refrag_components.training.recipe import STAGES, LoraSettings, Recipe, Stage
 from refrag_components.training.stages import run_stage
-from refrag_components.training.trainer import StageTrainer, TrainingModel, last_complete_checkpoint
+from refrag_components.training.trainer import StageTrainer, last_complete_checkpoint
 from tests.training.adapted import untrained_model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from refrag_components.evaluation.questions import load_questions, set_name
+from refrag_components.corpus.question_files import load_questions, set_name
 from refrag_components.exceptions import EvaluationError
 
 

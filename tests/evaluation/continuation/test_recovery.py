@@ -12,7 +12,7 @@ from refrag_components.corpus import (
     cut_windows,
     prepare_corpus,
 )
-from refrag_components.evaluation.perplexity import (
+from refrag_components.evaluation.continuation.recovery import (
     bootstrap,
     measure_recovery,
     token_losses,

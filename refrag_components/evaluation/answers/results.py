@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from refrag_components.evaluation.contexts import Setting
+from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.methods import Method
 from refrag_components.exceptions import EvaluationError
 

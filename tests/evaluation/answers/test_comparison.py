@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refrag_components.evaluation import qa
-from refrag_components.evaluation.contexts import Setting
-from refrag_components.evaluation.markdown import qa_markdown
+from refrag_components.corpus.question_files import Question, load_questions
+from refrag_components.evaluation.answers import comparison
+from refrag_components.evaluation.answers.comparison import evaluate_questions
+from refrag_components.evaluation.answers.contexts import Setting
+from refrag_components.evaluation.answers.results import COLUMNS, Result
+from refrag_components.evaluation.answers.summary import ALL_SETS, summarise
 from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method, default_methods
-from refrag_components.evaluation.qa import evaluate_questions
-from refrag_components.evaluation.questions import Question, load_questions
-from refrag_components.evaluation.results import COLUMNS, Result
-from refrag_components.evaluation.summary import ALL_SETS, summarise
+from refrag_components.evaluation.reports.markdown import qa_markdown
 from refrag_components.exceptions import EvaluationError, UnknownPolicyError
 from refrag_components.modeling import RefragModel
 
@@ -30,13 +30,13 @@ def questions(question_file: Path) -> list[Question]:
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call decoded."""
     counts: list[int] = []
-    original = qa.decode
+    original = comparison.decode
 
     def counting(model, chunks, rows, **options):  # type: ignore[no-untyped-def]
         counts.append(len(rows))
         return original(model, chunks, rows, **options)
 
-    monkeypatch.setattr(qa, "decode", counting)
+    monkeypatch.setattr(comparison, "decode", counting)
     return counts
 
 
@@ -73,7 +73,7 @@ def test_a_run_that_was_killed_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Methods are written one by one where each fills its batches."""
-    monkeypatch.setattr(qa, "batch_positions", lambda _: 1)
+    monkeypatch.setattr(comparison, "batch_positions", lambda _: 1)
     sets = {"harbour": questions}
 
     def stop(what: str, done: int, total: int) -> None:

@@ -10,13 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from refrag_components.corpus.question_files import Question
 from refrag_components.engines.sampling import SamplingParams
-from refrag_components.evaluation.contexts import Context
+from refrag_components.evaluation.answers.contexts import Context
+from refrag_components.evaluation.answers.prompts import Prompts, build_prompts, build_row, messages
 from refrag_components.evaluation.decoding import decode
 from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method, default_methods
-from refrag_components.evaluation.prompts import Prompts, build_prompts, build_row, messages
-from refrag_components.evaluation.questions import Question
-from refrag_components.evaluation.scores import chunk_scores
+from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.exceptions import EvaluationError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request

@@ -10,16 +10,15 @@ import numpy as np
 import torch
 
 from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
-from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method
-from refrag_components.evaluation.perplexity import PASSAGE_TOKENS, token_losses, window_starts
-from refrag_components.evaluation.scores import chunk_scores
-from refrag_components.evaluation.shuffling import shuffle_paragraphs
-from refrag_components.evaluation.statistics import (
-    around,
-    interval,
-    resample,
-    sign_flip_p_values,
+from refrag_components.evaluation.continuation.recovery import (
+    PASSAGE_TOKENS,
+    token_losses,
+    window_starts,
 )
+from refrag_components.evaluation.continuation.shuffling import shuffle_paragraphs
+from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method
+from refrag_components.evaluation.selections import chunk_scores
+from refrag_components.evaluation.statistics import around, interval, resample, sign_flip_p_values
 from refrag_components.exceptions import EvaluationError
 from refrag_components.policies import PolicyInputs
 from refrag_components.vectors import ChunkVectors

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refrag_components.evaluation.contexts import Context, Setting, draw_contexts
+from refrag_components.corpus.question_files import Question
+from refrag_components.evaluation.answers.contexts import Context, Setting, draw_contexts
+from refrag_components.evaluation.answers.pool import PassagePool
+from refrag_components.evaluation.answers.prompts import Prompts, build_prompts, build_row
+from refrag_components.evaluation.answers.results import Result, read_result, write_result
+from refrag_components.evaluation.answers.squad import score
 from refrag_components.evaluation.decoding import Output, Row, batch_positions, decode
 from refrag_components.evaluation.methods import Method
-from refrag_components.evaluation.pool import PassagePool
-from refrag_components.evaluation.prompts import Prompts, build_prompts, build_row
-from refrag_components.evaluation.questions import Question
-from refrag_components.evaluation.results import Result, read_result, write_result
-from refrag_components.evaluation.scores import chunk_scores
-from refrag_components.evaluation.scoring import score
+from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.exceptions import EvaluationError
 from refrag_components.policies import POLICIES, make_policy
 from refrag_components.text.tokenization import content_tokenizer

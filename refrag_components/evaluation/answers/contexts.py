@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from refrag_components.evaluation.pool import PassagePool
-from refrag_components.evaluation.questions import Question
+from refrag_components.corpus.question_files import Question
+from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.exceptions import EvaluationError
 
 __all__ = ["Context", "Setting", "draw_contexts"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refrag_components.corpus.conversations import UNANSWERABLE
-from refrag_components.evaluation.scoring import exact_match, normalise, score, token_f1
+from refrag_components.evaluation.answers.squad import exact_match, normalise, score, token_f1
 
 WORDS = st.lists(st.sampled_from(["the", "a", "Harbour", "1907", "old-town", "x"]), max_size=6)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from refrag_components.evaluation.chart import Curve, Level, Point, draw
+from refrag_components.evaluation.reports.chart import Curve, Level, Point, draw
 
 __all__ = ["plot_perplexity", "plot_qa"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from refrag_components.corpus import TokenisedCorpus, WindowSpec, cut_windows, prepare_corpus
-from refrag_components.evaluation.continuation import expand_chunks, measure_contexts
+from refrag_components.evaluation.continuation.comparison import expand_chunks, measure_contexts
+from refrag_components.evaluation.continuation.recovery import measure_recovery
+from refrag_components.evaluation.continuation.shuffling import shuffle_paragraphs
 from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method, default_methods
-from refrag_components.evaluation.perplexity import measure_recovery
-from refrag_components.evaluation.shuffling import shuffle_paragraphs
 from refrag_components.exceptions import EmptyInputError, EvaluationError
 from refrag_components.modeling import RefragModel
 from tests.tiny import TEXT

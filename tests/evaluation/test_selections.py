@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from refrag_components.evaluation.scores import SELECTIONS, chunk_scores, selections_of
+from refrag_components.evaluation.selections import SELECTIONS, chunk_scores, selections_of
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.policy_network import NETWORKS, PolicyNetwork

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refrag_components.corpus.distractors import similar_passages
+from refrag_components.corpus.question_files import Question, load_questions
 from refrag_components.corpus.questions import ASKED, PASSAGES
 from refrag_components.corpus.tokenised import new_folder, smallest_type, write_corpus
-from refrag_components.evaluation.questions import Question, load_questions
 from refrag_components.prompts.parts import ControlPart, Message, PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
-from refrag_components.training.distractors import similar_passages
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel

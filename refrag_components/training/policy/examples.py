@@ -22,12 +22,12 @@ from refrag_components.corpus import (
 )
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling.policy_features import Observation
-from refrag_components.training.evidence import evidence, token_texts
-from refrag_components.training.rewards import EncodedPrompts
+from refrag_components.training.policy.evidence import evidence, token_texts
+from refrag_components.training.policy.rewards import EncodedPrompts
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
-    from refrag_components.training.policy_settings import PolicySettings
+    from refrag_components.training.policy.settings import PolicySettings
 
 __all__ = ["PolicyBatches", "PolicyExamples", "observe_examples", "token_rarity"]
 

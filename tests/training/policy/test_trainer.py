@@ -19,11 +19,11 @@ from refrag_components.modeling import RefragModel, policy_network
 from refrag_components.modeling.policy_network import NETWORKS
 from refrag_components.policies import PolicyInputs
 from refrag_components.policies.learned import observe
-from refrag_components.training import policy as module
-from refrag_components.training.policy import PolicyTrainer, last_state
-from refrag_components.training.policy_examples import PolicyBatches, observe_examples, token_rarity
-from refrag_components.training.policy_settings import PolicySettings
-from refrag_components.training.rewards import EncodedPrompts, encode_prompts
+from refrag_components.training.policy import trainer as module
+from refrag_components.training.policy.examples import PolicyBatches, observe_examples, token_rarity
+from refrag_components.training.policy.rewards import EncodedPrompts, encode_prompts
+from refrag_components.training.policy.settings import PolicySettings
+from refrag_components.training.policy.trainer import PolicyTrainer, last_state
 
 SETTINGS = PolicySettings(
     steps=6,

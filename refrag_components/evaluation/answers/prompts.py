@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from refrag_components.engines.layout import Layout, TextSegment
-from refrag_components.evaluation.contexts import Context
+from refrag_components.evaluation.answers.contexts import Context
 from refrag_components.evaluation.decoding import Row
 from refrag_components.evaluation.methods import Method
 from refrag_components.exceptions import EvaluationError

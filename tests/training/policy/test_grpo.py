@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refrag_components.training.grpo import (
+from refrag_components.training.policy.grpo import (
     clipped_objective,
     gain_loss,
     group_advantages,

@@ -38,8 +38,14 @@ from refrag_components.modeling.policy_network import (
     PolicyNetwork,
     save_networks,
 )
-from refrag_components.training.evidence import evidence_loss
-from refrag_components.training.grpo import (
+from refrag_components.training.policy.evidence import evidence_loss
+from refrag_components.training.policy.examples import (
+    PolicyBatches,
+    PolicyExamples,
+    observe_examples,
+    token_rarity,
+)
+from refrag_components.training.policy.grpo import (
     clipped_objective,
     gain_loss,
     group_advantages,
@@ -48,18 +54,12 @@ from refrag_components.training.grpo import (
     sample_picks,
     uniform_logits,
 )
-from refrag_components.training.policy_examples import (
-    PolicyBatches,
-    PolicyExamples,
-    observe_examples,
-    token_rarity,
-)
+from refrag_components.training.policy.rewards import EncodedPrompts, encode_prompts, rewards
 from refrag_components.training.progress import Progress
-from refrag_components.training.rewards import EncodedPrompts, encode_prompts, rewards
 from refrag_components.weights.lookup import checkpoint_folder
 
 if TYPE_CHECKING:
-    from refrag_components.training.policy_settings import PolicySettings
+    from refrag_components.training.policy.settings import PolicySettings
 
 __all__ = ["PolicyTrainer", "last_state", "train_policies"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refrag_components.evaluation.contexts import Setting, draw_contexts
-from refrag_components.evaluation.pool import PassagePool, read_pool
-from refrag_components.evaluation.questions import Question
+from refrag_components.corpus.question_files import Question
+from refrag_components.evaluation.answers.contexts import Setting, draw_contexts
+from refrag_components.evaluation.answers.pool import PassagePool, read_pool
 from refrag_components.exceptions import EvaluationError
 from refrag_components.modeling import RefragModel
 from tests.tiny import TEXT

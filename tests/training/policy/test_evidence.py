@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from refrag_components.corpus import Conversation, ConversationSpec, QuestionSet
 from refrag_components.modeling import RefragModel
-from refrag_components.training import evidence as module
-from refrag_components.training.evidence import evidence, evidence_loss, token_texts
+from refrag_components.training.policy import evidence as module
+from refrag_components.training.policy.evidence import evidence, evidence_loss, token_texts
 from tests.tiny import TEXT
 
 SPEC = ConversationSpec(chunk_size=4, expanded=0.0, passages=4)

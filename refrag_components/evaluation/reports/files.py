@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refrag_components.evaluation.chart import check_plotting
-from refrag_components.evaluation.markdown import perplexity_markdown, qa_markdown
-from refrag_components.evaluation.plots import plot_perplexity, plot_qa
-from refrag_components.evaluation.results import write_json
+from refrag_components.evaluation.answers.results import write_json
+from refrag_components.evaluation.reports.chart import check_plotting
+from refrag_components.evaluation.reports.markdown import perplexity_markdown, qa_markdown
+from refrag_components.evaluation.reports.plots import plot_perplexity, plot_qa
 from refrag_components.exceptions import EvaluationError
 
 __all__ = ["draw_plots", "write_perplexity", "write_qa"]

@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from refrag_components.corpus.question_files import KINDS
+from refrag_components.evaluation.answers.results import Result
 from refrag_components.evaluation.methods import FULL, Method
-from refrag_components.evaluation.questions import KINDS
-from refrag_components.evaluation.results import Result
-from refrag_components.evaluation.statistics import (
-    around,
-    interval,
-    resample,
-    sign_flip_p_values,
-)
+from refrag_components.evaluation.statistics import around, interval, resample, sign_flip_p_values
 from refrag_components.exceptions import EvaluationError
 
 __all__ = ["ALL_SETS", "summarise"]

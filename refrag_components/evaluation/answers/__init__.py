@@ -1,0 +1,1 @@
+"""Answers to questions, by each method and at each budget."""

@@ -1,0 +1,1 @@
+"""How well text is continued and said again, by each method."""

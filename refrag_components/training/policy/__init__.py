@@ -1,0 +1,1 @@
+"""Training of the learned policies: rewards from the decoder that they choose for."""
