@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs what `pipeline.sh` and `measure.sh` need on a GPU machine that has PyTorch, transformers and PEFT, and no
-# network: text, questions, base models and the packages that are missing there.
+# Packs what `pipeline.sh` and `benchmarks/results.sh` need on a GPU machine that has PyTorch, transformers
+# and PEFT, and no network: text, questions, base models and the packages that are missing there.
 #
 #   experiments/pack.sh WORK OUT
 #

@@ -13,7 +13,7 @@
 # seconds for policies and measurements and for loading fine-tuning (a minute or more, twice where it is
 # killed): its steps take the rest; POLICY seconds of the last stage, 0 leaves it out and the measurements;
 # KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
-# GPUS; LAUNCH: more options of `accelerate launch`; and those of measure.sh.
+# GPUS; LAUNCH: more options of `accelerate launch`; and those of benchmarks/results.sh.
 set -u
 recipe=$1 work=$(realpath "$2")
 run=$work/run out=$work/out
@@ -112,7 +112,7 @@ stage=policy
 if [ "${POLICY:-0}" -gt 0 ] && killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy \
     --max-seconds "$POLICY" --questions "$work/questions"; then
     cp "$run/policy/log.jsonl" "$run/policy/model/policy.safetensors" "$out/"
-    SECONDS_LEFT=$(left) experiments/measure.sh "$run/policy/model" "$work" "$out"
+    SECONDS_LEFT=$(left) benchmarks/results.sh "$run/policy/model" "$work" "$out"
 fi
 wait $reader
 log "all over"

@@ -1,6 +1,6 @@
-"""Tables for docs/results.md, docs/policies.md and the model card, from what measure.sh wrote.
+"""Tables for docs/results.md, docs/policies.md and the model card, from what results.sh wrote.
 
-    python experiments/tables.py OUT [TABLE...]
+    python benchmarks/results.py OUT [TABLE...]
 
 Rows of several sets count every question the same. Brackets hold 95% bootstrap intervals; bold is
 ahead of fewer passages in as many positions, beyond the interval of the paired difference.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures a checkpoint as docs/results.md shows it, several measurements at once on each GPU.
 #
-#   experiments/measure.sh MODEL WORK OUT
+#   benchmarks/results.sh MODEL WORK OUT
 #
 # MODEL: a checkpoint with trained policies, its name or folder. WORK holds text in valid/ (`refrag train
 # prepare`) and questions in qa/NAME.valid.jsonl.zst; where pack.sh was used also bases/ and site/. OUT, one
