@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.adapters import CHUNK_ADAPTER
@@ -22,6 +23,10 @@ from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_
 # fight over the cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 _numbers = count()
 

@@ -62,7 +62,7 @@ def asked(
     return pairs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     order=st.lists(st.sampled_from(range(len(SENTENCES))), min_size=3, max_size=7, unique=True),
     passage_tokens=st.sampled_from([20, 64, 1000]),
@@ -116,7 +116,7 @@ def test_answers_are_mostly_names_and_numbers_in_whole_words(tiny_model: RefragM
     assert any(answer.islower() for answer in seen)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     order=st.permutations(range(len(SENTENCES))),
     output=st.integers(1, 600),

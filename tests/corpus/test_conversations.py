@@ -278,7 +278,7 @@ def test_earlier_turns_are_asked_and_answered_before(
     assert {(1, 1), (2, 1), (2, 2), (3, 3)} <= shapes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 150), st.integers(0, 1000))
 def test_passages_that_answer_come_first_and_keep_to_the_limits(
     questions: QuestionSet, passages: int, max_tokens: int, seed: int
@@ -296,7 +296,7 @@ def test_passages_that_answer_come_first_and_keep_to_the_limits(
             assert 0 in row.passages[-1]  # the first passage of all is theirs
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(200, 4000),
     st.sampled_from([(0.0, 1.0), (0.25, 1.0), (0.25, 4.0), (1.0, 1.0)]),

@@ -313,7 +313,7 @@ def test_chunks_expand_in_runs_of_whole_chunks(
         assert {first // 4 * 4 + i for first in expanded for i in range(4)} == set(expanded)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     chunks=st.integers(1, 40),
     run=st.integers(1, 20),

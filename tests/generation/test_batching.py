@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +23,7 @@ class Doubler:
     def __call__(self, items: Sequence[int]) -> list[int]:
         self.batches.append(list(items))
         self.started.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         if 13 in items:
             msg = "thirteen"
             raise ValueError(msg)
@@ -40,13 +41,13 @@ def gather(doubler: Doubler, batcher: Batcher[int, int], items: Sequence[int]) -
 
     with ThreadPoolExecutor(len(items) + 1) as pool:
         first = pool.submit(call, 0)
-        assert doubler.started.wait(10)
+        assert doubler.started.wait(60)
         others = [pool.submit(call, item) for item in items]
         while len(batcher._waiting) < len(items):
-            pass
+            time.sleep(0.001)
         doubler.go_on.set()
-        assert first.result(10) == 0
-        return [future.result(10) for future in others]
+        assert first.result(60) == 0
+        return [future.result(60) for future in others]
 
 
 def test_calls_that_wait_run_together() -> None:

@@ -24,7 +24,7 @@ from tests.tiny import TEXT
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 2**16),
     st.lists(st.tuples(st.integers(1, 40), st.integers(0, 4)), min_size=2, max_size=4),

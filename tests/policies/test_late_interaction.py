@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from refrag_components.modeling import RefragModel
@@ -95,7 +95,6 @@ def test_words_that_are_shared_count_by_how_rare_they_are() -> None:
     assert _scores(_Question([1.0, 0.0]), empty).shape == (0,)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 999))
 def test_training_and_queries_score_alike(seed: int, tiny_model: RefragModel) -> None:
     rng = np.random.default_rng(seed)

@@ -74,10 +74,11 @@ def server(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen(
         [*command, "--port", str(port), "--path", tmp_path / "server"], stdout=subprocess.DEVNULL
     )
-    for _ in range(600):
+    answers = False
+    while not answers:
+        assert process.poll() is None, "the server did not start"
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
+            answers = probe.connect_ex(("127.0.0.1", port)) == 0
         time.sleep(0.1)
     yield f"127.0.0.1:{port}"
     process.terminate()

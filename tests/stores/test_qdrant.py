@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from qdrant_client import QdrantClient, models
@@ -66,7 +66,6 @@ class TestQdrantStore(DatabaseContract):
         return lambda: damage_point(client, request.param)
 
 
-@settings(deadline=None)
 @given(
     vectors=arrays(np.float32, (2, 3), elements=st.floats(width=32, allow_subnormal=True)),
     codec=st.sampled_from(["float32", "float16"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from refrag_components.exceptions import StoreError
@@ -113,7 +113,6 @@ def test_a_password_that_breaks_the_url_is_not_shown(password: str) -> None:
         assert "cret" not in str(caught.value)
 
 
-@settings(deadline=None)
 @given(
     password=st.text(min_size=8, alphabet=st.characters(codec="utf-8", exclude_characters="\0")),
     user=st.sampled_from(["", "user"]),

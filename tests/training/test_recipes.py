@@ -42,7 +42,7 @@ def test_fine_tuning_serves_every_budget_and_number_of_passages() -> None:
     assert {spec.passages for spec in asked} == set(range(1, 11))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     contexts=st.lists(st.integers(64, 2000), min_size=1, max_size=4),
     output=st.integers(1, 300),

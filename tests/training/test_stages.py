@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +29,33 @@ from refrag_components.training.recipe import STAGES, LoraSettings, Recipe, Stag
 from refrag_components.training.stages import run_stage
 from refrag_components.training.trainer import StageTrainer, last_complete_checkpoint
 from tests.training.adapted import untrained_model
+
+# Kills itself when it has done a step more than its first checkpoint holds.
+KILLED = """
+import os, signal
+from pathlib import Path
+from refrag_components.cli import main
+from refrag_components.training.policy.trainer import PolicyTrainer, last_state
+from refrag_components.training.trainer import StageTrainer, last_complete_checkpoint
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+step, log = StageTrainer.training_step, PolicyTrainer._log
+
+def training_step(self, *args, **kwargs):
+    saved = last_complete_checkpoint(Path(self.args.output_dir))
+    loss = step(self, *args, **kwargs)
+    return loss if saved is None else die()
+
+def log_step(self, entry):
+    saved = last_state(self.folder)
+    log(self, entry)
+    return None if saved is None else die()
+
+StageTrainer.training_step, PolicyTrainer._log = training_step, log_step
+main()
+"""
 
 
 def command(run_folder: Path, out: Path, *more: str) -> list[str]:
@@ -179,13 +204,11 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
     if stage != STAGES[0]:
         before = finished / STAGES[STAGES.index(stage) - 1] / "model"
         call += ["--start-from", str(before)]
+    killed_call = [sys.executable, "-c", KILLED, *call[call.index("train") :]]
+    process = subprocess.run(killed_call, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     find = last_state if stage == "policy" else last_complete_checkpoint
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while find(out / stage) is None:
-        assert process.poll() is None, "finished before it could be killed"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert find(out / stage) is not None
     assert not (out / stage / "model").exists()
     again = subprocess.run(call, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr

@@ -113,9 +113,7 @@ def test_the_full_context_is_the_plain_prompt(
     assert tiny_model.tokenizer.decode(build_row(prompt, FULL, None).token_ids) == text
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fraction=st.floats(0, 1), which=st.integers(0, 2))
 def test_equal_positions_are_equal(prompts: Prompts, fraction: float, which: int) -> None:
     prompt = prompts.prompts[which]

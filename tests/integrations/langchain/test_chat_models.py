@@ -31,6 +31,7 @@ from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
+from tests.integrations.langchain.passes import Passes
 
 QUESTION = "When was the harbour dug?"
 
@@ -193,17 +194,13 @@ class TestConcurrency:
     def test_batch_is_decoded_together(
         self, chat: ChatRefrag, expected: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        generator = load_checkpoint(chat.model_name, chat.device).generator
-        generate, sizes = generator.generate, []
-
-        def counting(requests: Any, params: Any) -> Any:
-            sizes.append(len(requests))
-            return generate(requests, params)
-
-        monkeypatch.setattr(generator, "generate", counting)
+        checkpoint = load_checkpoint(chat.model_name, chat.device)
+        passes = Passes(checkpoint, checkpoint.generator.generate)
+        monkeypatch.setattr(checkpoint.generator, "generate", passes)
+        passes.start(len(PROMPTS))
         chat.batch(PROMPTS, {"max_concurrency": len(PROMPTS)})
-        assert sum(sizes) == len(PROMPTS)
-        assert len(sizes) < len(PROMPTS)
+        assert sum(passes.sizes) == len(PROMPTS)
+        assert len(passes.sizes) < len(PROMPTS)
 
     async def test_async(self, chat: ChatRefrag, expected: list[str]) -> None:
         batch = await chat.abatch(PROMPTS[:3])

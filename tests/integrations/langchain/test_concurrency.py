@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
 
 from langchain_refrag import ChatRefrag
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.registry import default_registry
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
+from tests.integrations.langchain.passes import Passes
 
 CALLERS = 64
+BATCHED = CALLERS - CALLERS // 8  # the others stream
+AT_ONCE = 5  # the least number of threads in Python's own pool
 PASSAGES = (HARBOUR, RAIN, PRICES)
 
 Call = tuple[list[BaseMessage], dict[str, Any]]
@@ -51,17 +55,13 @@ def registered() -> None:
 
 
 @pytest.fixture
-def passes(chat: ChatRefrag, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def passes(chat: ChatRefrag, monkeypatch: pytest.MonkeyPatch) -> Passes:
     """How many prompts each call of the engine had."""
-    engine = load_checkpoint(chat.model_name, chat.device).generator.engine
-    generate, sizes = engine.generate, []
-
-    def counting(layouts: Any, params: Any) -> Any:
-        sizes.append(len(layouts))
-        return generate(layouts, params)
-
-    monkeypatch.setattr(engine, "generate", counting)
-    return sizes
+    checkpoint = load_checkpoint(chat.model_name, chat.device)
+    engine = checkpoint.generator.engine
+    passes = Passes(checkpoint, engine.generate)
+    monkeypatch.setattr(engine, "generate", passes)
+    return passes
 
 
 def expected(chat: ChatRefrag, ask: Callable[[int], Call]) -> list[str]:
@@ -76,10 +76,10 @@ def expected(chat: ChatRefrag, ask: Callable[[int], Call]) -> list[str]:
 
 @WAYS
 def test_threads(
-    chat: ChatRefrag, registered: None, passes: list[int], ask: Callable[[int], Call]
+    chat: ChatRefrag, registered: None, passes: Passes, ask: Callable[[int], Call]
 ) -> None:
     alone = expected(chat, ask)
-    passes.clear()
+    passes.start(BATCHED)
     together = Barrier(CALLERS)
 
     def work(caller: int) -> str:
@@ -91,16 +91,16 @@ def test_threads(
 
     with ThreadPoolExecutor(CALLERS) as pool:
         assert list(pool.map(work, range(CALLERS))) == alone
-    assert sum(passes) == CALLERS - CALLERS // 8
-    assert len(passes) < sum(passes) / 2
+    assert sum(passes.sizes) == BATCHED
+    assert len(passes.sizes) < BATCHED / 2
 
 
 @WAYS
 async def test_tasks(
-    chat: ChatRefrag, registered: None, passes: list[int], ask: Callable[[int], Call]
+    chat: ChatRefrag, registered: None, passes: Passes, ask: Callable[[int], Call]
 ) -> None:
     alone = expected(chat, ask)
-    passes.clear()
+    passes.start(AT_ONCE)
 
     async def work(caller: int) -> str:
         messages, settings = ask(caller)
@@ -109,20 +109,25 @@ async def test_tasks(
         return (await chat.ainvoke(messages, **settings)).text
 
     assert await asyncio.gather(*map(work, range(CALLERS))) == alone
-    assert sum(passes) == CALLERS - CALLERS // 8
-    assert len(passes) < sum(passes)
+    assert sum(passes.sizes) == BATCHED
+    assert len(passes.sizes) < BATCHED
 
 
 @pytest.mark.parametrize("seed", [None, 7])
 async def test_batches(
-    tiny_folder: Path, registered: None, passes: list[int], seed: int | None
+    tiny_folder: Path, registered: None, passes: Passes, seed: int | None
 ) -> None:
     settings = {} if seed is None else {"temperature": 1.0, "seed": seed}
     chat = ChatRefrag(model=str(tiny_folder), max_tokens=6, **settings)  # type: ignore[arg-type]
     prompts = [call(caller)[0] for caller in range(16)]
     alone = [chat.invoke(prompt).text for prompt in prompts]
-    for batch in (chat.batch(prompts), await chat.abatch(prompts)):
-        assert [answer.text for answer in batch] == alone
-    together = passes[len(prompts) :]
+    together = []
+    passes.start(len(prompts))
+    threads = RunnableConfig(max_concurrency=len(prompts))
+    assert [answer.text for answer in chat.batch(prompts, threads)] == alone
+    together += passes.sizes
+    passes.start(AT_ONCE)
+    assert [answer.text for answer in await chat.abatch(prompts)] == alone
+    together += passes.sizes
     assert sum(together) == 2 * len(prompts)
     assert len(together) < len(prompts)

@@ -106,7 +106,7 @@ def test_part_of_a_word_is_no_answer(tiny_model: RefragModel, questions: Questio
         assert (np.ptp(found) > 1e-6) == stands, answer
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(chunks=st.integers(1, 8), seed=st.integers(0, 99))
 def test_the_loss_is_least_where_picks_follow_the_evidence(chunks: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

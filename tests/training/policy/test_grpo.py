@@ -32,7 +32,7 @@ def brute_force(logits: list[float], picks: list[int]) -> list[float]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(finite, min_size=1, max_size=9), st.data())
 def test_log_probabilities_of_ordered_picks(logits: list[float], data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(logits))))
