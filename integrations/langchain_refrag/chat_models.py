@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 from warnings import warn
 
@@ -16,8 +17,13 @@ from pydantic import BaseModel
 
 from langchain_refrag.messages import resolve_messages
 from langchain_refrag.settings import RefragSettings
-from langchain_refrag.structured import parse_json_answers
-from langchain_refrag.tools import AnswerReader, Tool, Tools
+from langchain_refrag.structured import (
+    answer_by_schema,
+    call_by_schema,
+    parse_json_answers,
+    requested_schema,
+)
+from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import sampling_params
@@ -60,7 +66,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     streaming: bool = False
 
     _call_only: ClassVar[frozenset[str]] = frozenset(
-        {"documents", "stream", "tool_choice", "tools"}
+        {"documents", "response_format", "stream", "tool_choice", "tools"}
     )
 
     @property
@@ -92,11 +98,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             tools: Tools, functions, pydantic or typed dict classes, or JSON schemas.
             tool_choice: "auto" (the default) leaves it to the decoder, "none" forbids calls,
                 "any" or "required" or True asks for one, a name for that tool. The answer is then
-                begun with a call, which the decoder completes: what it writes is not constrained.
+                one call, which fits that tool's schema if ``max_tokens`` suffice.
             **kwargs: Settings of the call, as for ``bind``; "strict" and "parallel_tool_calls" are
                 ignored with a warning.
 
         Raises:
+            StructuredOutputError: If a call is asked for and a tool's schema cannot be enforced.
             ToolCallingError: If the decoder's chat template cannot lay out tools, or the choice
                 names none of them.
         """
@@ -105,7 +112,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             warn(f"bind_tools ignores {', '.join(ignored)}", stacklevel=2)
         schemas = list(Tools.of(tools).schemas)
         call, _ = self._split_call(None, kwargs)
-        Tools.of(schemas, tool_choice).check(call._checkpoint().model.tokenizer)
+        Tools.of(schemas, tool_choice).reader(call._checkpoint().model.tokenizer)  # does it work?
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=schemas, **kwargs)
@@ -115,17 +122,36 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers that fit a schema, see ``BaseChatModel.with_structured_output``.
 
-        ``method="json_mode"`` works with any decoder: the prompt has to ask for JSON, and the first
-        object of the answer is parsed. Otherwise ("function_calling", "json_schema") the schema is
-        a tool that has to be called. Nothing constrains what the decoder writes: an answer that
-        does not fit raises or, with ``include_raw``, is reported as LangChain's parsers do.
+        With ``method="json_schema"``, the default, the decoder can write nothing that does not fit.
+        One that calls tools is told of the schema as a tool; any other learns of it only by what
+        it may write, so its prompt should say what is asked for. ``method="function_calling"`` is
+        the same for decoders that call tools, and for those alone. With ``method="json_mode"`` the
+        prompt has to ask for JSON, and the first object of the answer is parsed: nothing is
+        enforced.
+
+        An answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``, and one that
+        fails a validator of a pydantic class what LangChain's parsers raise. With ``include_raw``
+        both are reported under "parsing_error".
 
         Raises:
-            ToolCallingError: If a tool is needed and the decoder's template cannot lay out tools.
+            StructuredOutputError: If the schema cannot be enforced.
+            ToolCallingError: If the method is "function_calling" and the decoder's chat template
+                cannot lay out tools.
+            ValueError: If there is no such method.
         """
-        if kwargs.get("method") == "json_mode":
+        method = kwargs.pop("method", "json_schema")
+        kwargs.pop("strict", None)  # it always is
+        if kwargs or method not in ("function_calling", "json_mode", "json_schema"):
+            msg = (
+                "with_structured_output takes include_raw and method, one of function_calling, "
+                f"json_mode and json_schema; got {kwargs | {'method': method}}"
+            )
+            raise ValueError(msg)
+        if method == "json_mode":
             return parse_json_answers(self, schema, include_raw=include_raw)
-        return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if method == "json_schema" and not calls_tools(self._checkpoint().model.tokenizer):
+            return answer_by_schema(self, schema, include_raw=include_raw)
+        return call_by_schema(self, schema, include_raw=include_raw)
 
     def explain(
         self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
@@ -158,7 +184,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> ChatResult:
         call = self._for_call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        answer = call._checkpoint().answer(request, sampling_params(call))
+        params = replace(sampling_params(call), answer_schema=reader.schema)
+        answer = call._checkpoint().answer(request, params)
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -173,7 +200,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         call = self._for_call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        for delta in call._checkpoint().generator.stream(request, sampling_params(call)):
+        params = replace(sampling_params(call), answer_schema=reader.schema)
+        for delta in call._checkpoint().generator.stream(request, params):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so totals stand on one alone
                 chunks[-1].response_metadata = call._metadata(
@@ -190,11 +218,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
         Args:
             messages: The conversation.
-            call: Keywords of the call, among them documents and tools.
+            call: Keywords of the call, among them documents, tools and response_format.
         """
         tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
-        reader = tools.reader(tokenizer)
+        reader = tools.reader(tokenizer, requested_schema(call.get("response_format")))
         conversation = resolve_messages(messages, call.get("documents"), self._resolver())
         parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
         request = Request(parts, conversation.question, self.policy, self.budget)

@@ -13,6 +13,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.exceptions import ToolCallingError
 from refrag_components.prompts.parts import ControlPart, RenderedPart, TextPart, ToolCall
 from refrag_components.prompts.tool_calls import BrokenToolCall, ToolCallParser, tool_call_style
@@ -20,7 +21,7 @@ from refrag_components.prompts.tool_calls import BrokenToolCall, ToolCallParser,
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["AnswerReader", "Tool", "Tools"]
+__all__ = ["AnswerReader", "Tool", "Tools", "calls_tools"]
 
 Tool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 Piece = str | ToolCall | BrokenToolCall
@@ -78,30 +79,51 @@ class Tools:
             wanted = names[0]
         return cls(schemas, None if wanted is None else str(wanted))
 
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Makes sure that the decoder can be told about the tools.
+    def reader(
+        self, tokenizer: PreTrainedTokenizerBase, schema: AnswerSchema | None = None
+    ) -> AnswerReader:
+        """What reads an answer, and begins and constrains it if a tool has to be called.
+
+        Args:
+            tokenizer: The decoder's.
+            schema: JSON that the answer has to be, where no tool is called.
 
         Raises:
-            ToolCallingError: If it cannot.
-        """
-        if self.schemas:
-            tool_call_style(tokenizer)
-
-    def reader(self, tokenizer: PreTrainedTokenizerBase) -> AnswerReader:
-        """What reads an answer; if a tool has to be called, it also begins that call.
-
-        Raises:
-            ToolCallingError: If the decoder cannot be told about the tools.
+            StructuredOutputError: If a tool's schema cannot be enforced.
+            ToolCallingError: If the decoder cannot be told about the tools, or there is a schema
+                beside them.
         """
         if not self.schemas:
-            return AnswerReader(None)
+            return AnswerReader(None, schema=schema)
+        if schema is not None:
+            msg = (
+                "an answer cannot be left to call tools and be kept to a response_format; bind no "
+                "tools, or give the format as a tool (create_agent does with ToolStrategy)"
+            )
+            raise ToolCallingError(msg)
         style = tool_call_style(tokenizer)
         names = [schema["function"]["name"] for schema in self.schemas]
         if self.choice is None:
             return AnswerReader(ToolCallParser(names))
         begun = style.begin(None if self.choice == _ANY else self.choice)
-        prefix = (ControlPart(style.opening), TextPart(begun.removeprefix(style.opening)))
-        return AnswerReader(ToolCallParser(names), tuple(part for part in prefix if part.text))
+        begun = begun.removeprefix(style.opening)
+        prefix = (ControlPart(style.opening), TextPart(begun))
+        chosen = [tool for tool in self.schemas if self.choice in (_ANY, tool["function"]["name"])]
+        calls = _calls_schema([tool["function"] for tool in chosen], style.arguments)
+        return AnswerReader(
+            ToolCallParser(names),
+            tuple(part for part in prefix if part.text),
+            AnswerSchema.of(calls, begun=begun),
+        )
+
+
+def calls_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a decoder can be told about tools and its calls can be read."""
+    try:
+        tool_call_style(tokenizer)
+    except ToolCallingError:
+        return False
+    return True
 
 
 class AnswerReader:
@@ -110,13 +132,18 @@ class AnswerReader:
     Args:
         parser: Finds the calls; None where no tool is bound.
         prefix: The beginning of the answer, to be put at the end of the prompt.
+        schema: JSON that the answer has to be; None for free text.
     """
 
     def __init__(
-        self, parser: ToolCallParser | None, prefix: tuple[RenderedPart, ...] = ()
+        self,
+        parser: ToolCallParser | None,
+        prefix: tuple[RenderedPart, ...] = (),
+        schema: AnswerSchema | None = None,
     ) -> None:
         self._parser = parser
         self.prefix = prefix
+        self.schema = schema
         self._pending = "".join(part.text for part in prefix)
         self._calls = 0
 
@@ -156,6 +183,22 @@ class AnswerReader:
         chunk = tool_call_chunk(name=piece.name, args=args, id=_new_id(), index=self._calls)
         self._calls += 1
         return AIMessageChunk(content="", tool_call_chunks=[chunk])
+
+
+def _calls_schema(functions: Sequence[Mapping[str, Any]], arguments: str) -> dict[str, Any]:
+    """The JSON schema of a call of one of some functions, as chat templates write it."""
+    calls: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for function in functions:
+        parameters = dict(function.get("parameters") or {"type": "object", "properties": {}})
+        own = parameters.pop("$defs", {})  # references to them count from the root
+        if clash := [name for name in own if definitions.get(name, own[name]) != own[name]]:
+            msg = f"two tools define {clash[0]!r} differently in $defs; rename one or choose a tool"
+            raise ToolCallingError(msg)
+        definitions |= own
+        call = {"name": {"const": function["name"]}, arguments: parameters}
+        calls.append({"type": "object", "properties": call, "required": list(call)})
+    return {"anyOf": calls, "$defs": definitions}
 
 
 def _new_id() -> str:

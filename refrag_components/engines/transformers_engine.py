@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from refrag_components.engines.base import EngineDelta, EngineOutput, FinishReason
 from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.json_schema import JsonGrammars
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
 from refrag_components.engines.text_stream import TextStream
@@ -41,6 +42,7 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._tokenizer = content_tokenizer(model.tokenizer)
         self._end_ids = end_token_ids(model.decoder, model.tokenizer)
+        self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
 
     def generate(
         self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
@@ -57,6 +59,7 @@ class TransformersEngine:
 
         Raises:
             ContextWindowError: If a layout leaves no room for an answer.
+            StructuredOutputError: If an answer cannot be kept to its schema.
         """
         started = time.perf_counter()
         each = params_by_row(params, len(layouts))
@@ -72,6 +75,7 @@ class TransformersEngine:
 
         Raises:
             ContextWindowError: If the layout leaves no room for an answer.
+            StructuredOutputError: If the answer cannot be kept to its schema.
         """
         row = self._row(layout, params)
         return (delta for deltas in self._decode([row]) for delta in deltas)
@@ -86,11 +90,14 @@ class TransformersEngine:
             )
             raise ContextWindowError(msg)
         ids = torch.from_numpy(_visible_ids(layout)).to(self._model.device)
+        schema = params.answer_schema
+        constraint = None if schema is None else self._grammars.processor(schema)
         return _Row(
             layout,
             max_tokens=min(params.max_tokens, room),
-            sampler=Sampler(params, ids),
-            text=TextStream(self._tokenizer, params.stop),
+            sampler=Sampler(params, ids, constraint),
+            # Half of a JSON object is of no use, so a schema alone says where its answer ends.
+            text=TextStream(self._tokenizer, () if schema else params.stop),
             end_ids=self._end_ids,
         )
 

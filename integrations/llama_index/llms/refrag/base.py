@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -19,10 +20,13 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.types import Model
 
 from llama_index.llms.refrag.calls import Call, Reply
 from llama_index.llms.refrag.messages import document_texts, resolve_messages, resolve_prompt
 from llama_index.llms.refrag.settings import GenerationSettings, effective_window
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import sampling_params
 from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
@@ -52,7 +56,10 @@ class RefragLLM(GenerationSettings, LLM):
     * ``documents``: nodes or strings that are passages; where their text does not stand in the
       prompt it is put before the question;
     * ``question``: what the policy compares chunks with. Without it that is the query for which
-      the passages were retrieved, if it stands in the last user message, else that message.
+      the passages were retrieved, if it stands in the last user message, else that message;
+    * ``json_schema``: what JSON the answer has to be. The decoder can write nothing else; an answer
+      that ``max_tokens`` cuts off raises a ``StructuredOutputError``. ``structured_predict`` and
+      ``as_structured_llm`` give it by themselves.
 
     Example:
         ```python
@@ -111,7 +118,8 @@ class RefragLLM(GenerationSettings, LLM):
         Raises:
             TypeError: If a keyword is none of those above.
             ValueError: If a message holds something else than text.
-            RefragError: As the constructor; if there is nothing to answer or no room for it.
+            RefragError: As the constructor; if there is nothing to answer or no room for it; if
+                the ``json_schema`` cannot be enforced.
         """
         return _chat_response(self._chat_call(messages, **kwargs).reply())
 
@@ -196,12 +204,41 @@ class RefragLLM(GenerationSettings, LLM):
         prepared = generator.prepare(call.request, max_tokens=call.params.max_tokens)
         return generator.explain(prepared)
 
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """As ``LLM.structured_predict``; the answer is kept to the schema that the prompt is given.
+
+        Raises:
+            StructuredOutputError: If the schema cannot be enforced, or ``max_tokens`` cuts off the
+                answer.
+            ValueError: If it fails a validator of the class.
+        """
+        llm_kwargs = _kept_to(output_cls, llm_kwargs)
+        return super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """As ``structured_predict``, in a thread."""
+        llm_kwargs = _kept_to(output_cls, llm_kwargs)
+        return await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
     def _chat_call(
         self,
         messages: Sequence[ChatMessage],
         *,
         documents: object = None,
         question: str | None = None,
+        json_schema: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> Call:
         settings = self._for_call(overrides)
@@ -210,7 +247,7 @@ class RefragLLM(GenerationSettings, LLM):
         request = Request(
             parts, question or conversation.question, settings.policy, settings.budget
         )
-        return settings._call(request, conversation.warnings)
+        return settings._call(request, conversation.warnings, json_schema)
 
     def _complete_call(
         self,
@@ -219,24 +256,39 @@ class RefragLLM(GenerationSettings, LLM):
         *,
         documents: object = None,
         question: str | None = None,
+        json_schema: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> Call:
         if not formatted:
             message = ChatMessage(role=MessageRole.USER, content=prompt)
-            return self._chat_call([message], documents=documents, question=question, **overrides)
+            return self._chat_call(
+                [message],
+                documents=documents,
+                question=question,
+                json_schema=json_schema,
+                **overrides,
+            )
         settings = self._for_call(overrides)
         resolved, asked = resolve_prompt(prompt, document_texts(documents), self._resolver())
         request = Request(resolved.parts, question or asked, settings.policy, settings.budget)
-        return settings._call(request, resolved.warnings)
+        return settings._call(request, resolved.warnings, json_schema)
 
-    def _call(self, request: Request, warnings: Sequence[str]) -> Call:
-        return Call(self._checkpoint(), request, sampling_params(self), self.model, warnings)
+    def _call(
+        self, request: Request, warnings: Sequence[str], json_schema: Mapping[str, Any] | None
+    ) -> Call:
+        schema = None if json_schema is None else AnswerSchema.of(json_schema)
+        params = replace(sampling_params(self), answer_schema=schema)
+        return Call(self._checkpoint(), request, params, self.model, warnings)
 
     def _checkpoint(self) -> Checkpoint:
         return load_checkpoint(self.model, self.device)
 
     def _resolver(self) -> Resolver:
         return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
+
+
+def _kept_to(output_cls: type[Model], llm_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    return {"json_schema": output_cls.model_json_schema(), **(llm_kwargs or {})}
 
 
 def _chat_response(reply: Reply) -> ChatResponse:

@@ -59,7 +59,7 @@ class GenerationSettings(BaseModel):
         if unknown := sorted(set(overrides) - set(_BY_CALL)):
             msg = (
                 f"{type(self).__name__} takes no {', '.join(unknown)} with a call; it takes "
-                f"documents, question, {', '.join(_BY_CALL)}"
+                f"documents, json_schema, question, {', '.join(_BY_CALL)}"
             )
             raise TypeError(msg)
         if not overrides:
