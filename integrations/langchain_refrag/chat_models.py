@@ -24,9 +24,11 @@ from langchain_refrag.structured import (
     requested_schema,
 )
 from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
+from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import sampling_params
+from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
 
 __all__ = ["ChatRefrag"]
@@ -48,7 +50,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     Tools are told to the decoder by its own chat template. Calls are read from its answer as JSON,
     between ``<tool_call>`` tags or bare; what claims to be a call and cannot be read stands in
-    ``invalid_tool_calls``.
+    ``invalid_tool_calls``. Where the decoder's tokenizer carries a response template, that is
+    followed instead, and what it says to be thoughts stands in
+    ``additional_kwargs["reasoning_content"]``.
 
     Example:
         ```python
@@ -184,8 +188,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> ChatResult:
         call = self._for_call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        params = replace(sampling_params(call), answer_schema=reader.schema)
-        answer = call._checkpoint().answer(request, params)
+        answer = call._checkpoint().answer(request, call._sampling_params(reader))
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -200,7 +203,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         call = self._for_call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        params = replace(sampling_params(call), answer_schema=reader.schema)
+        params = call._sampling_params(reader)
         for delta in call._checkpoint().generator.stream(request, params):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so totals stand on one alone
@@ -222,11 +225,21 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         """
         tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
-        reader = tools.reader(tokenizer, requested_schema(call.get("response_format")))
+        schema = requested_schema(call.get("response_format"))
         conversation = resolve_messages(messages, call.get("documents"), self._resolver())
-        parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
+        parts = render(conversation.messages, tokenizer, tools=tools.schemas)
+        written = "".join(part.text for part in parts if isinstance(part, ControlPart))
+        reader = tools.reader(tokenizer, schema, written)
+        parts = [*parts, *reader.prefix]
         request = Request(parts, conversation.question, self.policy, self.budget)
         return request, reader, conversation.warnings
+
+    def _sampling_params(self, reader: AnswerReader) -> SamplingParams:
+        return replace(
+            sampling_params(self),
+            answer_schema=reader.schema,
+            skip_special_tokens=reader.skip_special_tokens,
+        )
 
 
 def _usage(report: Report) -> UsageMetadata:

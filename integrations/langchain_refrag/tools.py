@@ -13,6 +13,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from langchain_refrag.response_template import ResponseReader, Thought, has_response_template
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.exceptions import ToolCallingError
 from refrag_components.prompts.parts import ControlPart, RenderedPart, TextPart, ToolCall
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["AnswerReader", "Tool", "Tools", "calls_tools"]
 
 Tool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
-Piece = str | ToolCall | BrokenToolCall
+Piece = str | Thought | ToolCall | BrokenToolCall
 
 _ANY = "any"
 _CHOICES: Mapping[object, str | None] = {
@@ -80,27 +81,34 @@ class Tools:
         return cls(schemas, None if wanted is None else str(wanted))
 
     def reader(
-        self, tokenizer: PreTrainedTokenizerBase, schema: AnswerSchema | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        schema: AnswerSchema | None = None,
+        prompt: str = "",
     ) -> AnswerReader:
         """What reads an answer, and begins and constrains it if a tool has to be called.
 
         Args:
             tokenizer: The decoder's.
             schema: JSON that the answer has to be, where no tool is called.
+            prompt: What the chat template wrote into the prompt.
 
         Raises:
             StructuredOutputError: If a tool's schema cannot be enforced.
             ToolCallingError: If the decoder cannot be told about the tools, or there is a schema
                 beside them.
         """
-        if not self.schemas:
-            return AnswerReader(None, schema=schema)
-        if schema is not None:
+        if schema is not None and self.schemas:
             msg = (
                 "an answer cannot be left to call tools and be kept to a response_format; bind no "
                 "tools, or give the format as a tool (create_agent does with ToolStrategy)"
             )
             raise ToolCallingError(msg)
+        free = schema is None and self.choice is None
+        if free and has_response_template(tokenizer, calls=bool(self.schemas)):
+            return AnswerReader(ResponseReader(tokenizer, prompt, self.schemas))
+        if not self.schemas:
+            return AnswerReader(None, schema=schema)
         style = tool_call_style(tokenizer)
         names = [schema["function"]["name"] for schema in self.schemas]
         if self.choice is None:
@@ -130,18 +138,20 @@ class AnswerReader:
     """Makes messages of an answer that may call tools; for one answer only.
 
     Args:
-        parser: Finds the calls; None where no tool is bound.
+        parser: Finds the calls, and thoughts if it can; None where all is text.
         prefix: The beginning of the answer, to be put at the end of the prompt.
         schema: JSON that the answer has to be; None for free text.
     """
 
     def __init__(
         self,
-        parser: ToolCallParser | None,
+        parser: ToolCallParser | ResponseReader | None,
         prefix: tuple[RenderedPart, ...] = (),
         schema: AnswerSchema | None = None,
     ) -> None:
         self._parser = parser
+        # What response templates look for are special tokens, as a rule.
+        self.skip_special_tokens = not isinstance(parser, ResponseReader)
         self.prefix = prefix
         self.schema = schema
         self._pending = "".join(part.text for part in prefix)
@@ -154,6 +164,9 @@ class AnswerReader:
         broken = [piece for piece in pieces if isinstance(piece, BrokenToolCall)]
         return AIMessage(
             content="".join(piece for piece in pieces if isinstance(piece, str)),
+            additional_kwargs=_reasoning(
+                "".join(piece.text for piece in pieces if isinstance(piece, Thought))
+            ),
             tool_calls=[
                 tool_call(name=call.name, args=dict(call.arguments), id=_new_id()) for call in calls
             ],
@@ -173,16 +186,23 @@ class AnswerReader:
             return [text] if text else []
         found = self._parser.push(self._pending + text)
         self._pending = ""
-        return [*found, *self._parser.finish()] if last else found
+        return [*found, *self._parser.finish()] if last else [*found]
 
     def _chunk(self, piece: Piece) -> AIMessageChunk:
         if isinstance(piece, str):
             return AIMessageChunk(content=piece)
+        if isinstance(piece, Thought):
+            return AIMessageChunk(content="", additional_kwargs=_reasoning(piece.text))
         # A broken call keeps its tag, so that nobody takes its half of a JSON object for a whole.
         args = json.dumps(piece.arguments) if isinstance(piece, ToolCall) else piece.text
         chunk = tool_call_chunk(name=piece.name, args=args, id=_new_id(), index=self._calls)
         self._calls += 1
         return AIMessageChunk(content="", tool_call_chunks=[chunk])
+
+
+def _reasoning(thoughts: str) -> dict[str, str]:
+    """Where LangChain looks for what a model has thought."""
+    return {"reasoning_content": thoughts} if thoughts else {}
 
 
 def _calls_schema(functions: Sequence[Mapping[str, Any]], arguments: str) -> dict[str, Any]:

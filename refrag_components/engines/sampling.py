@@ -39,6 +39,8 @@ class SamplingParams:
             They do not count where there is an ``answer_schema``.
         seed: Same seed, same answer (on the same kind of device); None for another each time.
         answer_schema: JSON that the answer has to be; None for free text.
+        skip_special_tokens: Leave special tokens out of the text; a reader that knows what they
+            mean may want them. End tokens are never part of it.
 
     Raises:
         SamplingError: If a value is outside its range.
@@ -52,6 +54,7 @@ class SamplingParams:
     stop: str | Sequence[str] = ()
     seed: int | None = None
     answer_schema: AnswerSchema | None = None
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         """Checks the ranges and makes ``stop`` a tuple."""

@@ -16,12 +16,16 @@ class TextStream:
     Args:
         tokenizer: The decoder's fast tokenizer.
         stop: Strings that end the text.
+        skip_special_tokens: Leave special tokens out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], *, skip_special_tokens: bool = True
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._skip = skip_special_tokens
+        self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._ids: list[int] = []
         self._decoded = 0  # characters of the text that the decoder has given out
         self._pending = ""  # decoded, but may turn out to begin a stop string
@@ -39,7 +43,7 @@ class TextStream:
         if self.stopped:
             return ""
         # The decoder keeps a character that is not complete to itself and has no way to ask for it.
-        whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip)
         text = self._release(whole[self._decoded :])
         return text if self.stopped else text + self._pending
 

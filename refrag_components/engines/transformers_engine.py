@@ -97,7 +97,11 @@ class TransformersEngine:
             max_tokens=min(params.max_tokens, room),
             sampler=Sampler(params, ids, constraint),
             # Half of a JSON object is of no use, so a schema alone says where its answer ends.
-            text=TextStream(self._tokenizer, () if schema else params.stop),
+            text=TextStream(
+                self._tokenizer,
+                () if schema else params.stop,
+                skip_special_tokens=params.skip_special_tokens,
+            ),
             end_ids=self._end_ids,
         )
 
