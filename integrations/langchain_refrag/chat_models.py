@@ -55,13 +55,15 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ``additional_kwargs["reasoning_content"]``.
 
     Example:
-        ```python
-        from langchain_refrag import ChatRefrag, RefragRetriever
+        ``checkpoint`` is a bundled name ("refrag-smollm2-135m"), a folder or a hub id.
 
-        retriever = RefragRetriever(retriever=vector_store.as_retriever())
-        model = ChatRefrag(model="refrag-smollm2-135m", budget=0.25)
-        chain = create_retrieval_chain(retriever, create_stuff_documents_chain(model, prompt))
-        ```
+        >>> from langchain_core.documents import Document
+        >>> model = ChatRefrag(model=checkpoint, budget=0.25, max_tokens=8)
+        >>> passage = "The harbour was dug in 1907. It lies north of the old town, behind a mole."
+        >>> answer = model.invoke("When was it dug?", documents=[Document(passage)])
+        >>> report = answer.response_metadata["refrag"]
+        >>> report["context_positions"] < report["context_tokens"]
+        True
 
     Attributes:
         streaming: Stream inside ``invoke`` too, for callbacks that want each token.

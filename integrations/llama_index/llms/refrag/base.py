@@ -62,14 +62,16 @@ class RefragLLM(GenerationSettings, LLM):
       ``as_structured_llm`` give it by themselves.
 
     Example:
-        ```python
-        from llama_index.llms.refrag import RefragLLM
-        from llama_index.postprocessor.refrag import RefragNodePostprocessor
+        In a query engine it stands beside a postprocessor: ``index.as_query_engine(llm=llm,
+        node_postprocessors=[RefragNodePostprocessor()])``. ``checkpoint`` is a bundled name, as the
+        default is, a folder or a hub id.
 
-        engine = index.as_query_engine(
-            llm=RefragLLM(), node_postprocessors=[RefragNodePostprocessor()]
-        )
-        ```
+        >>> llm = RefragLLM(model=checkpoint, max_tokens=8)
+        >>> passage = "The harbour was dug in 1907. It lies north of the old town, behind a mole."
+        >>> response = llm.complete("When was it dug?", documents=[passage])
+        >>> report = response.raw["refrag"]
+        >>> report["context_positions"] < report["context_tokens"]
+        True
 
     Attributes:
         model: Checkpoint: a bundled name, a folder or a hub id. Loaded when first needed and shared
