@@ -64,9 +64,10 @@ def measure(
     encoded = [own.to_bytes(codec) for own in model.encode_passages(texts)]  # as a store has them
     vectors = dict(zip(texts, map(ChunkVectors.from_bytes, encoded), strict=True))
     found = [(context, places) for context in contexts if (places := shown(context, chunked))]
+    questions = model.encode_questions([context.question.text for context, _ in found])
     inputs = [
-        PolicyInputs([vectors[text] for text in context.passages], context.question.text)
-        for context, _ in found
+        PolicyInputs([vectors[text] for text in context.passages], question)
+        for (context, _), question in zip(found, questions, strict=True)
     ]
     lengths = [np.concatenate([p.chunk_lengths for p in own.passages]) for own in inputs]
     rows = []

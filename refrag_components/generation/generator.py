@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
+from refrag_components.generation.choosing import choose, only_choice
 from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
@@ -24,7 +26,6 @@ from refrag_components.policies import (
     Policy,
     PolicyInputs,
     make_policy,
-    select,
 )
 from refrag_components.prompts.parts import ControlPart, PassagePart, RenderedPart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
@@ -33,6 +34,7 @@ from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.encoded_question import EncodedQuestion
     from refrag_components.stores.base import ChunkStore
 
 __all__ = ["RefragGenerator"]
@@ -173,12 +175,15 @@ class RefragGenerator:
         prompts = [[_blank_as_text(part) for part in request.parts] for request in requests]
         passages = [[part for part in parts if isinstance(part, PassagePart)] for parts in prompts]
         loaded = iter(self._loader.load([part for own in passages for part in own]))
-        return [
-            self._lay_out(own, parts, [next(loaded) for _ in own_passages], tokens)
+        drafts = [
+            self._draft(own, parts, [next(loaded) for _ in own_passages], tokens)
             for own, parts, own_passages, tokens in zip(
                 asked, prompts, passages, max_tokens, strict=True
             )
         ]
+        undecided = [draft.asked.question for draft in drafts if draft.only_choice is None]
+        questions = iter(self.model.encode_questions(undecided))
+        return [self._lay_out(draft, *_choice(draft, questions)) for draft in drafts]
 
     def _asked(self, request: Request) -> _Asked:
         if not request.question.strip():
@@ -188,38 +193,42 @@ class RefragGenerator:
         budget = self.budget if request.budget is None else Budget.of(request.budget)
         return _Asked(request.question, policy, policy.budget(budget))
 
-    def _lay_out(
+    def _draft(
         self,
         asked: _Asked,
         parts: Sequence[RenderedPart],
         loaded: Sequence[LoadedPassage],
         max_tokens: int,
-    ) -> Prepared:
+    ) -> _Draft:
         pieces = self._pieces(parts, [passage.vectors for passage in loaded])
         text_positions = sum(len(piece) for _, piece in pieces if isinstance(piece, np.ndarray))
-        inputs = PolicyInputs([passage.vectors for passage in loaded], asked.question)
-        limit = self._context_limit(text_positions, inputs.n_chunks, max_tokens)
-        expanded, warnings = _choose(asked, inputs, limit)
+        lengths = np.concatenate(
+            [np.zeros(0, np.int64), *(passage.vectors.chunk_lengths for passage in loaded)]
+        )
+        limit = self._context_limit(text_positions, len(lengths), max_tokens)
+        return _Draft(asked, parts, loaded, max_tokens, pieces, lengths, limit)
 
-        masks = iter(np.split(expanded, np.cumsum([v.n_chunks for v in inputs.passages])))
+    def _lay_out(self, draft: _Draft, expanded: np.ndarray, warnings: list[str]) -> Prepared:
+        ends = np.cumsum([passage.vectors.n_chunks for passage in draft.loaded])
+        masks = iter(np.split(expanded, ends))
         segments = tuple(
             TextSegment(piece)
             if isinstance(piece, np.ndarray)
             else PassageSegment(piece, next(masks))
-            for _, piece in pieces
+            for _, piece in draft.pieces
         )
         if not any(segment.n_positions for segment in segments):
             msg = "the prompt is empty; pass at least one message or some text"
             raise EmptyInputError(msg)
         layout = Layout(segments)
         room = self.model.window - layout.n_positions
-        if max_tokens > room:
+        if draft.max_tokens > room:
             warnings.append(
-                f"the answer is limited to {room} tokens instead of {max_tokens}: the prompt takes "
-                f"{layout.n_positions} of the decoder's {self.model.window} positions"
+                f"the answer is limited to {room} tokens instead of {draft.max_tokens}: the prompt "
+                f"takes {layout.n_positions} of the decoder's {self.model.window} positions"
             )
-        report = _report(layout, asked, parts, loaded, warnings)
-        return Prepared(layout, tuple(text for text, _ in pieces), report)
+        report = _report(layout, draft.asked, draft.parts, draft.loaded, warnings)
+        return Prepared(layout, tuple(text for text, _ in draft.pieces), report)
 
     def _pieces(
         self, parts: Sequence[RenderedPart], vectors: Sequence[ChunkVectors]
@@ -277,28 +286,41 @@ class _Asked:
     budget: Budget
 
 
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    """A request whose passages are loaded and whose text is tokenised.
+
+    Attributes:
+        lengths: Tokens of each chunk, shape (n_chunks,).
+        limit: Decoder positions that the passages may take so that an answer still fits.
+    """
+
+    asked: _Asked
+    parts: Sequence[RenderedPart]
+    loaded: Sequence[LoadedPassage]
+    max_tokens: int
+    pieces: Sequence[tuple[str, np.ndarray | ChunkVectors]]
+    lengths: np.ndarray
+    limit: int
+
+    @cached_property
+    def only_choice(self) -> np.ndarray | None:
+        """What expands if no policy need be asked."""
+        return only_choice(self.lengths, self.asked.budget, self.limit)
+
+
+def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> tuple[np.ndarray, list[str]]:
+    """What expands, and warnings; takes the next question where a policy has to be asked."""
+    if draft.only_choice is not None:
+        return draft.only_choice, []
+    inputs = PolicyInputs([passage.vectors for passage in draft.loaded], next(questions))
+    scores = draft.asked.policy.scores(inputs)
+    return choose(scores, draft.lengths, draft.asked.budget, draft.limit)
+
+
 def _blank_as_text(part: RenderedPart) -> RenderedPart:
     blank = isinstance(part, PassagePart) and not part.text.strip()
     return TextPart(part.text) if blank else part
-
-
-def _choose(asked: _Asked, inputs: PolicyInputs, limit: int) -> tuple[np.ndarray, list[str]]:
-    """Chooses under the budget, and again under the window's limit if that is tighter."""
-    if not inputs.n_chunks:
-        return np.zeros(0, dtype=bool), []
-    lengths = np.concatenate([passage.chunk_lengths for passage in inputs.passages])
-    # Nothing to compare at the ends; a policy that scores with a model saves its pass.
-    trivial = isinstance(asked.budget.value, float) and asked.budget.value in (0.0, 1.0)
-    scores = np.zeros(len(lengths)) if trivial else asked.policy.scores(inputs)
-    expanded = select(scores, lengths, asked.budget)
-    positions = int(np.where(expanded, lengths, 1).sum())
-    if positions <= limit:
-        return expanded, []
-    fitting = select(asked.policy.scores(inputs), lengths, Budget(limit))
-    return fitting, [
-        f"{int(fitting.sum())} chunks were expanded instead of {int(expanded.sum())}: their "
-        f"{positions} positions would not leave enough of the decoder's window for an answer"
-    ]
 
 
 def _report(

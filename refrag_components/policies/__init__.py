@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.policies.all import AllPolicy
@@ -18,6 +18,7 @@ from refrag_components.policies.similarity import SimilarityPolicy
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.policy_network import PolicyNetwork
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -40,13 +41,15 @@ __all__ = [
 
 _MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
     AllPolicy.name: lambda _: AllPolicy(),
-    LateInteractionPolicy.name: LateInteractionPolicy,
-    LearnedPolicy.name: LearnedPolicy,
-    LearnedQueryPolicy.name: LearnedQueryPolicy,
+    LateInteractionPolicy.name: lambda _: LateInteractionPolicy(),
+    LearnedPolicy.name: lambda model: LearnedPolicy(_network(model, LearnedPolicy.name)),
+    LearnedQueryPolicy.name: lambda model: LearnedQueryPolicy(
+        _network(model, LearnedQueryPolicy.name)
+    ),
     NonePolicy.name: lambda _: NonePolicy(),
     PerplexityPolicy.name: PerplexityPolicy,
     RandomPolicy.name: lambda _: RandomPolicy(),
-    SimilarityPolicy.name: SimilarityPolicy,
+    SimilarityPolicy.name: lambda _: SimilarityPolicy(),
 }
 
 POLICIES: tuple[str, ...] = tuple(sorted(_MAKERS))
@@ -73,7 +76,7 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
 
     Args:
         policy: ``DEFAULT_POLICY``, one of ``POLICIES``, or a policy.
-        model: For the policies that look at chunks through a model.
+        model: Carries the networks of learned policies; its decoder is what ``perplexity`` asks.
 
     Raises:
         UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
@@ -85,3 +88,14 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
         trained = LearnedQueryPolicy.name in model.policies
         policy = LearnedQueryPolicy.name if trained else LateInteractionPolicy.name
     return _MAKERS[policy](model)
+
+
+def _network(model: RefragModel, name: str) -> PolicyNetwork:
+    if name not in model.policies:
+        msg = (
+            f"this checkpoint carries no trained policy {name!r}; train one with "
+            "`refrag train run --stage policy`, or choose another one, 'late-interaction' say"
+        )
+        raise UnknownPolicyError(msg)
+    network: Any = model.policies[name]
+    return network

@@ -175,9 +175,18 @@ def test_a_batch_is_one_look_and_one_encoder_pass(
     monkeypatch.setattr(
         tiny_model, "encode_passages", lambda texts: calls.append(len(texts)) or encode(texts)
     )
-    requests = [_request(tiny_model, TEXT[i : i + 2]) for i in range(4)]
+    passes: list[int] = []
+    encode_all = tiny_model.encoder.encode
+
+    def counted(passages: list[Any], **options: Any) -> Any:
+        passes.append(len(passages))
+        return encode_all(passages, **options)
+
+    monkeypatch.setattr(tiny_model.encoder, "encode", counted)
+    requests = [_request(tiny_model, TEXT[i : i + 2], f"What is {i // 2}?") for i in range(4)]
     answers = RefragGenerator(tiny_model).generate(requests, _PARAMS)
     assert calls == [5]
+    assert passes == [5, 2]  # passages, then the different questions
     assert [answer.report.cache_misses for answer in answers] == [2] * 4
     assert RefragGenerator(tiny_model).generate([], _PARAMS) == []
 
@@ -258,6 +267,7 @@ def test_a_mistaken_request_costs_no_encoding(
     error: type[Exception],
 ) -> None:
     monkeypatch.setattr(tiny_model, "encode_passages", None)
+    monkeypatch.setattr(tiny_model, "encode_questions", None)
     request = replace(_request(tiny_model, TEXT), **mistake)
     with pytest.raises(error):
         generator.generate([request], _PARAMS)
@@ -272,7 +282,7 @@ def test_a_policy_of_ones_own(tiny_model: RefragModel, generator: RefragGenerato
         name = "last"
 
         def scores(self, inputs: PolicyInputs) -> np.ndarray:
-            asked.append(inputs.question)
+            asked.append(inputs.question.text)
             return np.arange(inputs.n_chunks, dtype=np.float32)
 
     prepared = generator.prepare(_request(tiny_model, TEXT[:2], policy=Last(), budget=0.3))
@@ -285,7 +295,7 @@ def test_a_policy_of_ones_own(tiny_model: RefragModel, generator: RefragGenerato
 def test_a_budget_that_leaves_no_choice_asks_no_policy(
     tiny_model: RefragModel, generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny_model, "embed_question", None)
+    monkeypatch.setattr(tiny_model, "encode_questions", lambda texts: {0: []}[len(texts)])
     assert generator.prepare(_request(tiny_model, TEXT, budget=0.0)).report.expanded == 0
     report = generator.prepare(_request(tiny_model, TEXT, budget=1)).report
     assert report.expanded == report.chunks

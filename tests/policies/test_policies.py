@@ -24,7 +24,8 @@ HEURISTICS = [name for name in POLICIES if name not in NETWORKS]
 
 @pytest.fixture
 def inputs(tiny_model: RefragModel) -> PolicyInputs:
-    return PolicyInputs(tiny_model.encode_passages(TEXT[:3]), "Where is the harbour?")
+    (question,) = tiny_model.encode_questions(["Where is the harbour?"])
+    return PolicyInputs(tiny_model.encode_passages(TEXT[:3]), question)
 
 
 def test_names_are_sorted_and_make_their_policy(tiny_model: RefragModel) -> None:
@@ -60,9 +61,11 @@ def test_none_and_all_have_their_own_budget() -> None:
     assert RandomPolicy().budget(asked) is asked
 
 
-def test_random_depends_on_seed_and_request(inputs: PolicyInputs) -> None:
+def test_random_depends_on_seed_and_request(tiny_model: RefragModel, inputs: PolicyInputs) -> None:
     scores = RandomPolicy().scores(inputs)
-    other_question = PolicyInputs(inputs.passages, "When was it dug?")
+    other_question = PolicyInputs(
+        inputs.passages, *tiny_model.encode_questions(["When was it dug?"])
+    )
     other_passages = PolicyInputs(inputs.passages[::-1], inputs.question)
     assert not np.array_equal(scores, RandomPolicy(seed=1).scores(inputs))
     assert not np.array_equal(scores, RandomPolicy().scores(other_question))

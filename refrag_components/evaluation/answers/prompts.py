@@ -26,6 +26,7 @@ from refrag_components.vectors import ChunkVectors, passage_key
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.encoded_question import EncodedQuestion
 
 __all__ = ["Prompt", "Prompts", "build_prompts", "build_row", "messages"]
 
@@ -137,9 +138,10 @@ def build_prompts(
             n_chunks += vectors.n_chunks
     generator = RefragGenerator(model, store=store, policy="none", budget=0.0)
     tokenizer = PromptTokenizer(model.tokenizer)
+    questions = model.encode_questions([context.question.text for context in contexts])
     prompts = []
-    for context in contexts:
-        prompt = _prompt(model, generator, tokenizer, context, first_row)
+    for context, question in zip(contexts, questions, strict=True):
+        prompt = _prompt(model, generator, tokenizer, context, question, first_row)
         if len(prompt.token_ids) + max_new_tokens > model.window:
             msg = (
                 f"the full context of question {context.question.id!r} takes "
@@ -158,6 +160,7 @@ def _prompt(
     generator: RefragGenerator,
     tokenizer: PromptTokenizer,
     context: Context,
+    encoded: EncodedQuestion,
     first_row: dict[str, int],
 ) -> Prompt:
     question = context.question
@@ -204,7 +207,7 @@ def _prompt(
         bare_ids=np.concatenate([s.token_ids for s in bare.segments if isinstance(s, TextSegment)]),
         answer_ids=answer,
         similar=context.similar,
-        inputs=PolicyInputs(passages, question.text),
+        inputs=PolicyInputs(passages, encoded),
     )
 
 
