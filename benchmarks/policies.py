@@ -24,7 +24,7 @@ from refrag_components.evaluation.answers.contexts import Context, Setting, draw
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.modeling import RefragModel
-from refrag_components.policies import Budget, PolicyInputs, select
+from refrag_components.policies import FractionBudget, PolicyInputs, select
 from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import ChunkVectors
 from refrag_components.vectors.codecs import CODECS, Codec
@@ -75,7 +75,7 @@ def measure(
         scores = chunk_scores(policy, model, inputs)
         for fraction in FRACTIONS:
             masks = [
-                select(own, counts, Budget(fraction))
+                select(own, counts, FractionBudget(fraction))
                 for own, counts in zip(scores, lengths, strict=True)
             ]
             covered = [

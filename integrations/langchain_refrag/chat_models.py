@@ -21,6 +21,7 @@ from langchain_refrag.tools import AnswerReader, Tool, Tools
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import sampling_params
+from refrag_components.policies import parse_budget
 from refrag_components.prompts.rendering import render
 
 __all__ = ["ChatRefrag"]
@@ -197,7 +198,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         reader = tools.reader(tokenizer)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver())
         parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
-        request = Request(parts, conversation.question, self.policy, self.budget)
+        request = Request(parts, conversation.question, self.policy, parse_budget(self.budget))
         return request, reader, conversation.warnings
 
 

@@ -12,6 +12,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_refrag.settings import RefragSettings
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import sampling_params
+from refrag_components.policies import parse_budget
 from refrag_components.prompts.parts import TextPart
 
 __all__ = ["RefragLLM"]
@@ -103,5 +104,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     def _request(self, prompt: str) -> tuple[Request, tuple[str, ...]]:
         resolved = self._resolver().resolve_text(prompt)
         question = "".join(part.text for part in resolved.parts if isinstance(part, TextPart))
-        request = Request(resolved.parts, question.strip() or prompt, self.policy, self.budget)
+        request = Request(
+            resolved.parts, question.strip() or prompt, self.policy, parse_budget(self.budget)
+        )
         return request, resolved.warnings

@@ -15,7 +15,7 @@ from refrag_components.generation.shared_checkpoints import (
     checkpoint_digest,
     load_checkpoint,
 )
-from refrag_components.policies import DEFAULT_POLICY, Budget
+from refrag_components.policies import DEFAULT_POLICY, Budget, parse_budget
 from refrag_components.prompts.registry import default_registry
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.stores.base import ChunkStore
@@ -112,7 +112,7 @@ class RefragSettings(BaseModel):
             "model_name": self.model_name,
             "checkpoint": checkpoint_digest(self.model_name),
             "policy": self.policy,
-            "budget": Budget.of(self.budget).value,
+            "budget": parse_budget(self.budget).number,
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,

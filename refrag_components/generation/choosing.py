@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refrag_components.policies.budget import Budget, select
+from refrag_components.policies.budget import Budget, PositionBudget
+from refrag_components.policies.selecting import select
 
 __all__ = ["choose", "only_choice"]
 
@@ -19,12 +20,16 @@ def only_choice(lengths: np.ndarray, budget: Budget, limit: int) -> np.ndarray |
 
     Returns:
         True where a chunk expands, shape (n_chunks,); None if scores are needed.
+
+    Raises:
+        BudgetError: If the budget cannot hold the chunks.
     """
     if not len(lengths):
         return np.zeros(0, dtype=bool)
-    if not (isinstance(budget.value, float) and budget.value in (0.0, 1.0)):
+    most = budget.count(np.sort(lengths))  # with the cheapest ones first, so in any order
+    if 0 < most < len(lengths):
         return None
-    expanded = np.full(len(lengths), budget.value == 1.0)
+    expanded = np.full(len(lengths), most > 0)
     return expanded if _positions(expanded, lengths) <= limit else None
 
 
@@ -50,7 +55,7 @@ def choose(
     positions = _positions(expanded, lengths)
     if positions <= limit:
         return expanded, []
-    fitting = select(scores, lengths, Budget(limit))
+    fitting = select(scores, lengths, PositionBudget(limit))
     return fitting, [
         f"{int(fitting.sum())} chunks were expanded instead of {int(expanded.sum())}: their "
         f"{positions} positions would not leave enough of the decoder's window for an answer"

@@ -23,6 +23,7 @@ from refrag_components.generation.requests import Answer, AnswerDelta, Prepared,
 from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
+    FractionBudget,
     Policy,
     PolicyInputs,
     make_policy,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RefragGenerator"]
 
+_BUDGET = FractionBudget(0.25)
 _ANSWER_SHARE = 4  # room for an answer is kept free up to this part of the window
 
 
@@ -53,11 +55,10 @@ class RefragGenerator:
         engine: Runs the decoder; transformers by default.
         policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` where
             the checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand, as for ``Budget.of``.
+        budget: How much may expand.
 
     Raises:
-        BudgetError: If the budget is neither a fraction nor a number of positions.
-        UnknownPolicyError: If no policy has that name.
+        UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RefragGenerator:
         store: ChunkStore | None = None,
         engine: Engine | None = None,
         policy: str | Policy = DEFAULT_POLICY,
-        budget: float | Budget = 0.25,
+        budget: Budget = _BUDGET,
     ) -> None:
         self.model = model
         self.store = MemoryStore() if store is None else store
@@ -76,7 +77,7 @@ class RefragGenerator:
         self._prompts = PromptTokenizer(model.tokenizer)
         self._named_policies: dict[str, Policy] = {}
         self.policy = self._policy(policy)
-        self.budget = Budget.of(budget)
+        self.budget = budget
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
@@ -91,7 +92,7 @@ class RefragGenerator:
             One answer a request, in order.
 
         Raises:
-            BudgetError: If a budget is malformed or smaller than the number of chunks.
+            BudgetError: If a budget is smaller than the number of chunks.
             ContextWindowError: If a prompt does not fit even with every chunk compressed.
             EmptyInputError: If a question or a prompt is empty.
             UnknownPolicyError: If no policy has the name that a request asks for.
@@ -190,7 +191,7 @@ class RefragGenerator:
             msg = "the question is empty; pass what the user asks"
             raise EmptyInputError(msg)
         policy = self.policy if request.policy is None else self._policy(request.policy)
-        budget = self.budget if request.budget is None else Budget.of(request.budget)
+        budget = self.budget if request.budget is None else request.budget
         return _Asked(request.question, policy, policy.budget(budget))
 
     def _draft(
@@ -346,6 +347,6 @@ def _report(
         cache_misses=sum(not passage.cached for passage in different),
         fallbacks=len(flaws),
         policy=asked.policy.name,
-        budget=asked.budget.value,
+        budget=asked.budget.number,
         warnings=[*sorted(errors), *dict.fromkeys(refused), *warnings],
     )

@@ -22,13 +22,13 @@ class Request:
         parts: The prompt: parts from ``render``, or text and passages alone for a raw prompt.
         question: What the user asks, for policies that look at it; not part of the prompt.
         policy: Name or policy; None for the generator's.
-        budget: As for ``Budget.of``; None for the generator's.
+        budget: How much may expand; None for the generator's.
     """
 
     parts: Sequence[RenderedPart]
     question: str
     policy: str | Policy | None = None
-    budget: float | Budget | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.policies import check_policy
-from refrag_components.policies.budget import Budget
+from refrag_components.policies.budget import Budget, parse_budget
 from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["AnswerSettings", "check_settings", "sampling_params", "warn_of_unknown"]
@@ -20,7 +20,7 @@ class AnswerSettings(Protocol):
     Attributes:
         policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``, or
             "auto".
-        budget: How much may expand, as for ``Budget.of``.
+        budget: How much may expand, as for ``parse_budget``.
         max_tokens: Most tokens to generate.
         temperature: 0 takes the likeliest token each time.
         top_p: Below 1 only the likeliest tokens that reach this mass are drawn from.
@@ -52,7 +52,7 @@ def check_settings(model: str, settings: AnswerSettings) -> None:
     """
     checkpoint_folder(model)
     check_policy(settings.policy)
-    Budget.of(settings.budget)
+    parse_budget(settings.budget)
     sampling_params(settings)
 
 

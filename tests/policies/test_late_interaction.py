@@ -16,7 +16,7 @@ from refrag_components.modeling.policy_features import (
     SHARED,
     question_features,
 )
-from refrag_components.policies import Budget, LateInteractionPolicy, PolicyInputs, select
+from refrag_components.policies import FractionBudget, LateInteractionPolicy, PolicyInputs, select
 from refrag_components.policies.learned import observe
 from refrag_components.vectors import ChunkVectors
 from tests.tiny import TEXT
@@ -109,6 +109,6 @@ def test_a_passage_that_is_asked_for_expands_in_one_piece(tiny_model: RefragMode
     scores = _scores(question, *passages)
     counts = [passage.n_chunks for passage in passages]
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
-    expanded = select(scores, lengths, Budget(counts[2] / sum(counts)))
+    expanded = select(scores, lengths, FractionBudget(counts[2] / sum(counts)))
     wanted = np.repeat(np.arange(len(counts)) == 2, counts)
     np.testing.assert_array_equal(expanded, wanted)

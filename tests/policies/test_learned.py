@@ -15,6 +15,7 @@ from refrag_components.modeling.policy_features import Observation
 from refrag_components.modeling.policy_network import NETWORKS, POLICY_FILE, PolicyNetwork
 from refrag_components.policies import (
     DEFAULT_POLICY,
+    FractionBudget,
     LateInteractionPolicy,
     LearnedPolicy,
     LearnedQueryPolicy,
@@ -143,7 +144,7 @@ def test_a_checkpoint_without_policies_says_what_to_do(
 
 
 def test_answers_are_prepared_with_it(trained: RefragModel) -> None:
-    generator = RefragGenerator(trained, policy="learned", budget=0.3)
+    generator = RefragGenerator(trained, policy="learned", budget=FractionBudget(0.3))
     parts = (TextPart("Read:\n"), PassagePart(TEXT[0]), TextPart("\n"), PassagePart(TEXT[1]))
     request = Request(parts, "When was the harbour dug?")
     report = generator.prepare(request).report

@@ -9,7 +9,7 @@ from refrag_components.modeling.policy_network import NETWORKS
 from refrag_components.policies import (
     POLICIES,
     AllPolicy,
-    Budget,
+    FractionBudget,
     NonePolicy,
     Policy,
     PolicyInputs,
@@ -55,9 +55,9 @@ def test_one_finite_score_a_chunk_and_the_same_twice(
 
 
 def test_none_and_all_have_their_own_budget() -> None:
-    asked = Budget.of(0.3)
-    assert NonePolicy().budget(asked) == Budget(0.0)
-    assert AllPolicy().budget(asked) == Budget(1.0)
+    asked = FractionBudget(0.3)
+    assert NonePolicy().budget(asked) == FractionBudget(0.0)
+    assert AllPolicy().budget(asked) == FractionBudget(1.0)
     assert RandomPolicy().budget(asked) is asked
 
 
@@ -82,4 +82,4 @@ def test_a_policy_needs_only_scores(inputs: PolicyInputs) -> None:
             return -np.arange(inputs.n_chunks, dtype=np.float32)
 
     assert First().scores(inputs).argmax() == 0
-    assert First().budget(Budget(0.5)) == Budget(0.5)
+    assert First().budget(FractionBudget(0.5)) == FractionBudget(0.5)

@@ -17,7 +17,7 @@ from refrag_components.evaluation.methods import Method
 from refrag_components.exceptions import EvaluationError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
-from refrag_components.policies import Budget, PolicyInputs, select
+from refrag_components.policies import FractionBudget, PolicyInputs, select
 from refrag_components.prompts.parts import Message, PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
@@ -136,7 +136,7 @@ def build_prompts(
         for text, vectors in zip(batch, encoded, strict=True):
             first_row[text] = n_chunks
             n_chunks += vectors.n_chunks
-    generator = RefragGenerator(model, store=store, policy="none", budget=0.0)
+    generator = RefragGenerator(model, store=store, policy="none")
     tokenizer = PromptTokenizer(model.tokenizer)
     questions = model.encode_questions([context.question.text for context in contexts])
     prompts = []
@@ -227,7 +227,7 @@ def build_row(prompt: Prompt, method: Method, scores: np.ndarray | None) -> Row:
         return _equal_positions(prompt, method)
     expanded = np.zeros(len(prompt.lengths), dtype=bool)
     if scores is not None:
-        expanded = select(scores, prompt.lengths, Budget.of(float(method.fraction)))
+        expanded = select(scores, prompt.lengths, FractionBudget(float(method.fraction)))
     in_chunk = prompt.chunk_of >= 0
     compressed = in_chunk & ~expanded[prompt.chunk_of]
     kept = ~compressed | prompt.begins  # of a compressed chunk one position is left

@@ -273,6 +273,8 @@ class TestErrors:
             ({"budget": 1.5}, BudgetError),
             ({"budget": True}, BudgetError),
             ({"budget": "half"}, BudgetError),
+            ({"budget": "0.5"}, BudgetError),
+            ({"budget": float("nan")}, BudgetError),
             ({"top_p": 0.0}, SamplingError),
             ({"max_tokens": 0}, SamplingError),
             ({"seed": -1}, SamplingError),

@@ -20,7 +20,7 @@ from refrag_components.exceptions import (
     UnknownModelError,
     UnknownPolicyError,
 )
-from refrag_components.policies import Budget
+from refrag_components.policies import parse_budget
 from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.llama_index.conftest import HARBOUR, PRICES, QUESTION, RAIN
@@ -156,7 +156,7 @@ class TestSettings:
     @pytest.mark.parametrize("budget", [0.0, 0.25, 0.5, 1.0, 2, 500, 10_000])
     def test_what_fits_the_window_fits_the_decoder(self, budget: float) -> None:
         window, chunk_size, answer, template = 8192, 8, 256, 200
-        effective = effective_window(window, chunk_size, Budget.of(budget), answer)
+        effective = effective_window(window, chunk_size, parse_budget(budget), answer)
         context = effective - answer - template
         least = context / chunk_size if budget != 1.0 else context
         assert effective >= window
@@ -201,6 +201,10 @@ class TestErrors:
             ({"model": "no-such-model"}, UnknownModelError),
             ({"policy": "best"}, UnknownPolicyError),
             ({"budget": -1}, BudgetError),
+            ({"budget": 7.5}, BudgetError),
+            ({"budget": float("nan")}, BudgetError),
+            ({"budget": True}, BudgetError),
+            ({"budget": "0.5"}, BudgetError),
             ({"temperature": -1.0}, SamplingError),
         ],
     )

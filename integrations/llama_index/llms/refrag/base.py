@@ -26,7 +26,7 @@ from llama_index.llms.refrag.settings import GenerationSettings, effective_windo
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import sampling_params
 from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
-from refrag_components.policies import Budget, make_policy
+from refrag_components.policies import make_policy, parse_budget
 from refrag_components.prompts.registry import default_registry
 from refrag_components.prompts.rendering import render
 from refrag_components.prompts.resolver import Resolver
@@ -94,7 +94,7 @@ class RefragLLM(GenerationSettings, LLM):
             DownloadError: If base weights cannot be fetched.
         """
         model = self._checkpoint().model
-        budget = make_policy(self.policy, model).budget(Budget.of(self.budget))
+        budget = make_policy(self.policy, model).budget(parse_budget(self.budget))
         return LLMMetadata(
             context_window=effective_window(
                 model.window, model.config.chunk_size, budget, self.max_tokens
@@ -208,7 +208,7 @@ class RefragLLM(GenerationSettings, LLM):
         conversation = resolve_messages(messages, document_texts(documents), self._resolver())
         parts = render(conversation.messages, self._checkpoint().model.tokenizer)
         request = Request(
-            parts, question or conversation.question, settings.policy, settings.budget
+            parts, question or conversation.question, settings.policy, parse_budget(settings.budget)
         )
         return settings._call(request, conversation.warnings)
 
@@ -226,7 +226,9 @@ class RefragLLM(GenerationSettings, LLM):
             return self._chat_call([message], documents=documents, question=question, **overrides)
         settings = self._for_call(overrides)
         resolved, asked = resolve_prompt(prompt, document_texts(documents), self._resolver())
-        request = Request(resolved.parts, question or asked, settings.policy, settings.budget)
+        request = Request(
+            resolved.parts, question or asked, settings.policy, parse_budget(settings.budget)
+        )
         return settings._call(request, resolved.warnings)
 
     def _call(self, request: Request, warnings: Sequence[str]) -> Call:

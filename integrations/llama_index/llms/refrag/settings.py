@@ -9,7 +9,7 @@ from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field
 from pydantic import SkipValidation
 
 from refrag_components.generation.settings import check_settings, warn_of_unknown
-from refrag_components.policies import DEFAULT_POLICY, Budget
+from refrag_components.policies import DEFAULT_POLICY, Budget, FractionBudget
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["DEFAULT_MODEL", "GenerationSettings", "effective_window"]
@@ -87,11 +87,11 @@ def effective_window(window: int, chunk_size: int, budget: Budget, max_tokens: i
     share = window // _UNCOMPRESSED_SHARE
     kept = share + min(max_tokens, share)
     room = window - kept
-    if isinstance(budget.value, float):
-        expanded = budget.value
+    if isinstance(budget, FractionBudget):
+        expanded = budget.fraction
         context = room * chunk_size / (1 - expanded + chunk_size * expanded)
     else:
         # One position a chunk is the least that passages take, and more chunks than positions are
         # an error. The last chunk of a passage is short, so not all of that can be filled.
-        context = 0.75 * chunk_size * min(budget.value, room)
+        context = 0.75 * chunk_size * min(budget.number, room)
     return max(window, kept + int(context))
