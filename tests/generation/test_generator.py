@@ -34,6 +34,7 @@ from refrag_components.prompts.rendering import render
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.stores.sqlite import SQLiteStore
 from refrag_components.vectors import ChunkVectors, passage_key
+from tests.engines.recorded import Recorded
 from tests.tiny import TEXT
 
 _QUESTION = "Where is the harbour?"
@@ -296,6 +297,24 @@ def test_a_policy_of_ones_own(tiny_model: RefragModel, generator: RefragGenerato
     assert mask.tolist() == sorted(mask.tolist())
     assert prepared.report.policy == "last"
     assert asked == [_QUESTION]
+
+
+def test_a_request_may_bring_its_engine(
+    tiny_model: RefragModel, generator: RefragGenerator
+) -> None:
+    """Those of one engine are decoded together, and answers keep the requests' order."""
+    engine = Recorded(generator.engine)
+    requests = [_request(tiny_model, TEXT[i : i + 1]) for i in range(4)]
+    mixed = [replace(request, engine=(None, engine)[i % 2]) for i, request in enumerate(requests)]
+    params = replace(_PARAMS, temperature=0.9, seed=5)
+    generator.generate(requests, params)  # every passage is cached from here on
+    expected = generator.generate(requests, params)
+    answers = generator.generate(mixed, params)
+    assert [_timeless(answer) for answer in answers] == [_timeless(own) for own in expected]
+    assert engine.batches == [2]
+    streamed = generator.stream(mixed[1], replace(params, seed=6))
+    assert "".join(delta.text for delta in streamed) == expected[1].text
+    assert engine.batches == [2, 1]
 
 
 def test_a_budget_that_leaves_no_choice_asks_no_policy(
