@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from langchain_refrag.identity import plain_identity
 from refrag_components.generation.report import Report
 from refrag_components.generation.settings import AnswerSettings
-from refrag_components.generation.shared_checkpoints import checkpoint_digest
+from refrag_components.generation.shared_checkpoints import answering_digest
 from refrag_components.policies import parse_budget
 
 __all__ = ["WITHOUT_INFLUENCE", "RefragSettings"]
@@ -72,7 +72,7 @@ class RefragSettings(AnswerSettings):
         settings = {name: getattr(self, name) for name in deciding}
         settings["budget"] = parse_budget(self.budget)  # 1 and 1.0 are the same one
         plain = {name: plain_identity(value) for name, value in settings.items()}
-        return {**plain, "checkpoint": checkpoint_digest(self.model_name)}
+        return {**plain, "checkpoint": answering_digest(self.model_name, self.device)}
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text by the decoder's own tokenizer, for counting."""

@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from refrag_components.engines.base import Engine
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.requests import Request
-from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
+from refrag_components.generation.shared_checkpoints import (
+    Checkpoint,
+    check_checkpoint,
+    load_checkpoint,
+)
 from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
@@ -23,7 +27,6 @@ from refrag_components.prompts.parts import RenderedPart
 from refrag_components.prompts.registry import default_registry
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.stores.base import ChunkStore
-from refrag_components.weights.lookup import checkpoint_folder
 
 __all__ = ["AnswerSettings"]
 
@@ -84,7 +87,7 @@ class AnswerSettings(BaseModel):
         if unknown := sorted(set(values) - known):
             warnings.warn(f"{type(self).__name__} ignores {', '.join(unknown)}", stacklevel=2)
         # Not a validator: pydantic would wrap the library's own errors.
-        checkpoint_folder(self._checkpoint_name)
+        check_checkpoint(self._checkpoint_name)
         self._check()
 
     @property
@@ -113,7 +116,7 @@ class AnswerSettings(BaseModel):
         }
         call = self.model_copy(update=changes)
         if "model" in overrides:
-            checkpoint_folder(call._checkpoint_name)
+            check_checkpoint(call._checkpoint_name)
         call._check()
         return call
 
