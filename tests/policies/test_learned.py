@@ -28,22 +28,6 @@ from tests.modeling.networks import VOCABULARY, WIDTH, network
 from tests.tiny import TEXT
 
 
-@pytest.fixture(scope="module")
-def trained_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with random policies in it."""
-    folder = tmp_path_factory.mktemp("policies") / "trained"
-    model = RefragModel.from_pretrained(tiny_folder, device="cpu")
-    for name in NETWORKS:
-        model.policies[name] = network(name)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(trained_folder: Path) -> RefragModel:
-    return RefragModel.from_pretrained(trained_folder, device="cpu")
-
-
 def _network(model: RefragModel, name: str) -> PolicyNetwork:
     made: Any = model.policies[name]
     return made
