@@ -24,7 +24,7 @@ from refrag_components.evaluation.answers.contexts import Context, Setting, draw
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.modeling import RefragModel
-from refrag_components.policies import Budget, PolicyInputs, select
+from refrag_components.policies import FractionBudget, PolicyInputs, select
 from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import ChunkVectors
 from refrag_components.vectors.codecs import CODECS, Codec
@@ -64,9 +64,10 @@ def measure(
     encoded = [own.to_bytes(codec) for own in model.encode_passages(texts)]  # as a store has them
     vectors = dict(zip(texts, map(ChunkVectors.from_bytes, encoded), strict=True))
     found = [(context, places) for context in contexts if (places := shown(context, chunked))]
+    questions = model.encode_questions([context.question.text for context, _ in found])
     inputs = [
-        PolicyInputs([vectors[text] for text in context.passages], context.question.text)
-        for context, _ in found
+        PolicyInputs([vectors[text] for text in context.passages], question)
+        for (context, _), question in zip(found, questions, strict=True)
     ]
     lengths = [np.concatenate([p.chunk_lengths for p in own.passages]) for own in inputs]
     rows = []
@@ -74,7 +75,7 @@ def measure(
         scores = chunk_scores(policy, model, inputs)
         for fraction in FRACTIONS:
             masks = [
-                select(own, counts, Budget(fraction))
+                select(own, counts, FractionBudget(fraction))
                 for own, counts in zip(scores, lengths, strict=True)
             ]
             covered = [

@@ -20,7 +20,6 @@ from langchain_refrag.structured import parse_json_answers
 from langchain_refrag.tools import AnswerReader, Tool, Tools
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import sampling_params
 from refrag_components.prompts.rendering import render
 
 __all__ = ["ChatRefrag"]
@@ -59,9 +58,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     streaming: bool = False
 
-    _call_only: ClassVar[frozenset[str]] = frozenset(
-        {"documents", "stream", "tool_choice", "tools"}
-    )
+    _call_only: ClassVar[tuple[str, ...]] = ("documents", "stream", "tool_choice", "tools")
 
     @property
     def _llm_type(self) -> str:
@@ -75,9 +72,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        # The cache key must name the checkpoint and the stop strings that this call really uses.
-        call = self._for_call(stop, kwargs)
-        return super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
+        # The cache key must name the checkpoint and the settings that this call really uses, under
+        # a name that LangChain does not write over with the keywords of the call.
+        call = self._call(stop, kwargs)
+        params = super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
+        return {**params, "refrag": call._identifying_params}
 
     def bind_tools(
         self,
@@ -144,7 +143,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         Raises:
             RefragError: As ``invoke``.
         """
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, _, _ = call._request(self._convert_input(input).to_messages(), kwargs)
         generator = call._checkpoint().generator
         return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
@@ -156,9 +155,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        answer = call._checkpoint().answer(request, sampling_params(call))
+        answer = call._checkpoint().answer(request, call._sampling_params())
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -171,9 +170,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        for delta in call._checkpoint().generator.stream(request, sampling_params(call)):
+        for delta in call._checkpoint().generator.stream(request, call._sampling_params()):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so totals stand on one alone
                 chunks[-1].response_metadata = call._metadata(
@@ -197,8 +196,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         reader = tools.reader(tokenizer)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver())
         parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
-        request = Request(parts, conversation.question, self.policy, self.budget)
-        return request, reader, conversation.warnings
+        return self._ask(parts, conversation.question), reader, conversation.warnings
 
 
 def _usage(report: Report) -> UsageMetadata:

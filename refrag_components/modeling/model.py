@@ -37,6 +37,7 @@ from refrag_components.modeling.checkpoint_files import (
 )
 from refrag_components.modeling.chunk_encoder import ChunkEncoder, load_encoder
 from refrag_components.modeling.config import CONFIG_NAME, RefragConfig
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.policy_network import POLICY_FILE, load_networks, save_networks
 from refrag_components.modeling.projector import make_projector
@@ -349,6 +350,26 @@ class RefragModel(nn.Module):
             for passage, rows in zip(passages, encoded, strict=True)
         ]
 
+    def encode_questions(
+        self, texts: Sequence[str], *, batch_size: int = 256
+    ) -> list[EncodedQuestion]:
+        """Encodes questions for policies, each different one once.
+
+        Args:
+            texts: Questions; a blank one has no vectors.
+            batch_size: Questions per forward pass of the encoder.
+
+        Returns:
+            One ``EncodedQuestion`` per text, in order.
+        """
+        cut = dict(zip(texts, self.chunker.cut_questions(texts), strict=True))
+        rows = self.encoder.encode(list(cut.values()), batch_size=batch_size)
+        encoded = {
+            text: EncodedQuestion(text, passage.token_ids, vectors)
+            for (text, passage), vectors in zip(cut.items(), rows, strict=True)
+        }
+        return [encoded[text] for text in texts]
+
     def token_embeddings(self, token_ids: np.ndarray) -> Tensor:
         """Embeds decoder tokens; shape (n,) to (n, d_dec)."""
         ids = torch.from_numpy(np.ascontiguousarray(token_ids, dtype=np.int64)).to(self.device)
@@ -378,11 +399,6 @@ class RefragModel(nn.Module):
             tokens = self.token_embeddings(ids.ravel()).view(*ids.shape, -1).float()
             tokens = tokens * torch.from_numpy(used).to(tokens.device).unsqueeze(-1)
         return self.projector(vectors, tokens).to(self.dtype)
-
-    def embed_question(self, text: str) -> np.ndarray:
-        """The question in chunk-vector space: the mean of its parts; shape (d_enc,)."""
-        rows = self.encoder.encode(self.chunker.cut_questions([text]))[0]
-        return rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width, np.float32)
 
     def embed_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """Search vectors of passages, shape (n, d_enc), float32, length 1."""

@@ -17,7 +17,7 @@ from refrag_components.evaluation.methods import Method
 from refrag_components.exceptions import EvaluationError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
-from refrag_components.policies import Budget, PolicyInputs, select
+from refrag_components.policies import FractionBudget, PolicyInputs, select
 from refrag_components.prompts.parts import Message, PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
@@ -26,6 +26,7 @@ from refrag_components.vectors import ChunkVectors, passage_key
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.encoded_question import EncodedQuestion
 
 __all__ = ["Prompt", "Prompts", "build_prompts", "build_row", "messages"]
 
@@ -135,11 +136,12 @@ def build_prompts(
         for text, vectors in zip(batch, encoded, strict=True):
             first_row[text] = n_chunks
             n_chunks += vectors.n_chunks
-    generator = RefragGenerator(model, store=store, policy="none", budget=0.0)
+    generator = RefragGenerator(model, store=store, policy="none")
     tokenizer = PromptTokenizer(model.tokenizer)
+    questions = model.encode_questions([context.question.text for context in contexts])
     prompts = []
-    for context in contexts:
-        prompt = _prompt(model, generator, tokenizer, context, first_row)
+    for context, question in zip(contexts, questions, strict=True):
+        prompt = _prompt(model, generator, tokenizer, context, question, first_row)
         if len(prompt.token_ids) + max_new_tokens > model.window:
             msg = (
                 f"the full context of question {context.question.id!r} takes "
@@ -158,6 +160,7 @@ def _prompt(
     generator: RefragGenerator,
     tokenizer: PromptTokenizer,
     context: Context,
+    encoded: EncodedQuestion,
     first_row: dict[str, int],
 ) -> Prompt:
     question = context.question
@@ -204,7 +207,7 @@ def _prompt(
         bare_ids=np.concatenate([s.token_ids for s in bare.segments if isinstance(s, TextSegment)]),
         answer_ids=answer,
         similar=context.similar,
-        inputs=PolicyInputs(passages, question.text),
+        inputs=PolicyInputs(passages, encoded),
     )
 
 
@@ -224,7 +227,7 @@ def build_row(prompt: Prompt, method: Method, scores: np.ndarray | None) -> Row:
         return _equal_positions(prompt, method)
     expanded = np.zeros(len(prompt.lengths), dtype=bool)
     if scores is not None:
-        expanded = select(scores, prompt.lengths, Budget.of(float(method.fraction)))
+        expanded = select(scores, prompt.lengths, FractionBudget(float(method.fraction)))
     in_chunk = prompt.chunk_of >= 0
     compressed = in_chunk & ~expanded[prompt.chunk_of]
     kept = ~compressed | prompt.begins  # of a compressed chunk one position is left

@@ -178,13 +178,19 @@ class _Windows:
         places = self._starts[:, None] - spec.context_tokens + np.arange(spec.context_tokens)
         tokens = np.asarray(self._corpus.tokens[places], dtype=np.int32)
         each = tokens.reshape(rows, spec.passages, spec.passage_tokens)
+        questions = model.encode_questions(
+            [
+                str(model.tokenizer.decode(tokens[i, -_QUESTION:], skip_special_tokens=True))
+                for i in range(rows)
+            ]
+        )
         return [
             PolicyInputs(
                 [
                     ChunkVectors(by_passage[i, j], each[i, j], spec.chunk_size, model.fingerprint)
                     for j in range(spec.passages)
                 ],
-                str(model.tokenizer.decode(tokens[i, -_QUESTION:], skip_special_tokens=True)),
+                questions[i],
             )
             for i in range(rows)
         ]

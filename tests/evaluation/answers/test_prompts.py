@@ -21,6 +21,7 @@ from refrag_components.exceptions import EvaluationError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
+from refrag_components.policies import FractionBudget
 from refrag_components.prompts.parts import PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
@@ -59,7 +60,9 @@ def test_answers_are_the_generator_s(
     outputs = decode(tiny_model, prompts.chunks, rows, max_new_tokens=8)
 
     policy = {"none": "none", "full": "all", "compressed": "none"}.get(method.way, method.way)
-    generator = RefragGenerator(tiny_model, policy=policy, budget=float(method.fraction))
+    generator = RefragGenerator(
+        tiny_model, policy=policy, budget=FractionBudget(float(method.fraction))
+    )
     for context, output, row in zip(contexts, outputs, rows, strict=True):
         passages = () if method is NONE else context.passages
         parts = render(messages(context.question.text, passages), tiny_model.tokenizer)

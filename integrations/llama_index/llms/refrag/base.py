@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -21,20 +21,18 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from llama_index.llms.refrag.calls import Call, Reply
-from llama_index.llms.refrag.messages import document_texts, resolve_messages, resolve_prompt
-from llama_index.llms.refrag.settings import GenerationSettings, effective_window
+from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
+from llama_index.llms.refrag.window import effective_window
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import sampling_params
-from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
-from refrag_components.policies import Budget, make_policy
-from refrag_components.prompts.registry import default_registry
+from refrag_components.generation.settings import AnswerSettings
+from refrag_components.policies import make_policy, parse_budget
 from refrag_components.prompts.rendering import render
-from refrag_components.prompts.resolver import Resolver
+from refrag_components.weights.lookup import DEFAULT_MODEL
 
 __all__ = ["RefragLLM"]
 
 
-class RefragLLM(GenerationSettings, LLM):
+class RefragLLM(AnswerSettings, LLM):
     """LLM that takes the place of any other in a query engine or chat engine.
 
     Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
@@ -64,22 +62,16 @@ class RefragLLM(GenerationSettings, LLM):
         )
         ```
 
+    All other settings: see ``AnswerSettings``.
+
     Attributes:
         model: Checkpoint: a bundled name, a folder or a hub id. Loaded when first needed and shared
             by all that use it on the same device.
-        store: Where chunk vectors of passages are kept that were registered with no store; in
-            memory by default.
-        policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``, or
-            "auto": ``learned-query`` where the checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand: a fraction of the chunks in 0..1, or an int from 2 on, the
-            number of decoder positions for all passages.
-        max_tokens: Most tokens to generate.
-        temperature: 0 takes the likeliest token each time.
-        top_p: Below 1 only the likeliest tokens that reach this mass are drawn from.
-        stop: Strings that end the answer.
-        seed: Same seed, same answer.
-        device: Such as "cpu" or "cuda:1"; CUDA where there is one by default.
     """
+
+    model: str = DEFAULT_MODEL
+
+    _call_only: ClassVar[tuple[str, ...]] = ("documents", "question")
 
     @classmethod
     def class_name(cls) -> str:
@@ -94,7 +86,7 @@ class RefragLLM(GenerationSettings, LLM):
             DownloadError: If base weights cannot be fetched.
         """
         model = self._checkpoint().model
-        budget = make_policy(self.policy, model).budget(Budget.of(self.budget))
+        budget = make_policy(self.policy, model).budget(parse_budget(self.budget))
         return LLMMetadata(
             context_window=effective_window(
                 model.window, model.config.chunk_size, budget, self.max_tokens
@@ -205,11 +197,9 @@ class RefragLLM(GenerationSettings, LLM):
         **overrides: Any,
     ) -> Call:
         settings = self._for_call(overrides)
-        conversation = resolve_messages(messages, document_texts(documents), self._resolver())
+        conversation = resolve_messages(messages, documents, self._resolver())
         parts = render(conversation.messages, self._checkpoint().model.tokenizer)
-        request = Request(
-            parts, question or conversation.question, settings.policy, settings.budget
-        )
+        request = settings._ask(parts, question or conversation.question)
         return settings._call(request, conversation.warnings)
 
     def _complete_call(
@@ -225,18 +215,12 @@ class RefragLLM(GenerationSettings, LLM):
             message = ChatMessage(role=MessageRole.USER, content=prompt)
             return self._chat_call([message], documents=documents, question=question, **overrides)
         settings = self._for_call(overrides)
-        resolved, asked = resolve_prompt(prompt, document_texts(documents), self._resolver())
-        request = Request(resolved.parts, question or asked, settings.policy, settings.budget)
+        resolved = resolve_completion(prompt, documents, self._resolver())
+        request = settings._ask(resolved.parts, question or resolved.question)
         return settings._call(request, resolved.warnings)
 
     def _call(self, request: Request, warnings: Sequence[str]) -> Call:
-        return Call(self._checkpoint(), request, sampling_params(self), self.model, warnings)
-
-    def _checkpoint(self) -> Checkpoint:
-        return load_checkpoint(self.model, self.device)
-
-    def _resolver(self) -> Resolver:
-        return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
+        return Call(self._checkpoint(), request, self._sampling_params(), self.model, warnings)
 
 
 def _chat_response(reply: Reply) -> ChatResponse:
