@@ -5,26 +5,50 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from refrag_components.evaluation.contexts import Setting
 from refrag_components.evaluation.methods import Method
+from refrag_components.evaluation.statistics import cluster_labels
 from refrag_components.exceptions import EvaluationError
 
-__all__ = ["COLUMNS", "Result", "read_result", "result_path", "write_json", "write_result"]
+__all__ = [
+    "COLUMNS",
+    "Cluster",
+    "Result",
+    "read_result",
+    "result_path",
+    "write_json",
+    "write_result",
+]
+
+Cluster = Literal["passage", "article"]
 
 #: What is kept for every question, each with its type.
 COLUMNS: Mapping[str, type] = {
     "em": float,
     "f1": float,
+    "refused": int,
     "log_ppl": float,
+    "shown": int,
     "positions": int,
     "context_positions": int,
     "context_tokens": int,
+    "cut": int,
+}
+
+
+# Name in a file -> attribute of a result.
+_LISTS = {
+    "id": "ids",
+    "kind": "kinds",
+    "passages": "passages",
+    "titles": "titles",
+    "prediction": "predictions",
 }
 
 
@@ -38,8 +62,14 @@ class Result:
         method: The method.
         ids: Ids of the questions.
         kinds: Kind of each question's answer.
+        passages: Ids of the passages that answer each question, or that it was asked about.
+        titles: Their titles, "" where a passage has none.
         predictions: What the model wrote.
-        columns: For each of ``COLUMNS`` a value a question, shape (questions,), float64.
+        columns: For each of ``COLUMNS`` a value per question, shape (questions,), float64. "em"
+            and "f1" are NaN where there is no right answer; "refused" is 1 where the model said
+            that there is none; "log_ppl" is in nats per token of the answer; "shown" is 1 where
+            an answer stands in the text that the decoder read; "cut" is 1 where the context did
+            not fit.
     """
 
     set: str
@@ -47,8 +77,40 @@ class Result:
     method: Method
     ids: Sequence[str]
     kinds: Sequence[str]
+    passages: Sequence[Sequence[str]]
+    titles: Sequence[Sequence[str]]
     predictions: Sequence[str]
     columns: Mapping[str, np.ndarray]
+
+    def part(self, wanted: np.ndarray) -> Result:
+        """The result of some of the questions, True in ``wanted``, shape (questions,), bool."""
+        own = np.flatnonzero(wanted)
+        parts: dict[str, Any] = {
+            name: [getattr(self, name)[i] for i in own] for name in _LISTS.values()
+        }
+        parts["columns"] = {name: values[own] for name, values in self.columns.items()}
+        return replace(self, **parts)
+
+    def clusters(self, by: Cluster) -> np.ndarray:
+        """Which questions are no independent evidence; numbers for ``resample``.
+
+        Args:
+            by: "passage": questions that share a passage that answers them. "article": those
+                whose passages share a title; a passage without a title is an article of its own.
+
+        Returns:
+            Number of each question's cluster, shape (questions,), int64.
+        """
+        if by == "passage":
+            return cluster_labels(self.passages)
+        named = [
+            [
+                f"title {title}" if title else f"passage {key}"
+                for key, title in zip(*own, strict=True)
+            ]
+            for own in zip(self.passages, self.titles, strict=True)
+        ]
+        return cluster_labels(named)
 
 
 def result_path(folder: Path, set_name: str, setting: Setting, method: Method) -> Path:
@@ -58,13 +120,12 @@ def result_path(folder: Path, set_name: str, setting: Setting, method: Method) -
 
 def write_result(folder: Path, result: Result, run: Mapping[str, Any]) -> None:
     """Writes a result; ``run`` says what it was computed from."""
+    method = result.method
     columns = {name: _values(result.columns[name], kind) for name, kind in COLUMNS.items()}
     content = {
         "run": dict(run),
-        "method": {"way": result.method.way, "fraction": result.method.fraction},
-        "id": list(result.ids),
-        "kind": list(result.kinds),
-        "prediction": list(result.predictions),
+        "method": {"kind": method.kind, "selection": method.selection, "p": method.fraction},
+        **{name: list(getattr(result, attribute)) for name, attribute in _LISTS.items()},
         **columns,
     }
     write_json(result_path(folder, result.set, result.setting, result.method), content)
@@ -87,10 +148,8 @@ def read_result(
             set_name,
             setting,
             method,
-            content["id"],
-            content["kind"],
-            content["prediction"],
-            {name: np.asarray(content[name], dtype=np.float64) for name in COLUMNS},
+            **{attribute: content[name] for name, attribute in _LISTS.items()},
+            columns={name: np.asarray(content[name], dtype=np.float64) for name in COLUMNS},
         )
         before = content["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -114,4 +173,4 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _values(column: np.ndarray, kind: type) -> list[Any]:
-    return [kind(round(float(value), 6)) for value in column]
+    return [None if np.isnan(value) else kind(round(float(value), 6)) for value in column]

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["around", "cluster_labels", "interval", "resample", "sign_flip_p_values"]
+__all__ = [
+    "around",
+    "cluster_labels",
+    "interval",
+    "mean_of_sets",
+    "resample",
+    "sign_flip_p_values",
+]
 
 _SAMPLES = 2000
 
@@ -51,29 +58,37 @@ def resample(
     samples: int = _SAMPLES,
     seed: int = 0,
 ) -> np.ndarray:
-    """Bootstrap means of several methods, all drawn together.
+    """Bootstrap means of several columns, all drawn together.
 
-    A row of the result comes from the same items for every method, so the difference of two
-    columns is a paired bootstrap of their difference, and their quotient one of their ratio.
+    A row of the result comes from the same items for every column. So where columns are methods,
+    the difference of two is a paired bootstrap of their difference, and their quotient one of
+    their ratio.
 
     Args:
-        strata: Values of each set, shape (items, methods); the items of a set are its own.
+        strata: Values of each set, shape (items, columns); the items of a set are its own. NaN
+            where an item does not count for a column.
         clusters: Cluster of each set's items, from ``cluster_labels``; whole clusters are drawn.
             None draws items.
         samples: Number of bootstrap samples.
         seed: Draws the items.
 
     Returns:
-        Means over the sets, shape (samples, methods).
+        Means over the sets, shape (samples, columns); NaN where none of the drawn items counts.
     """
     rng = np.random.default_rng(seed)
-    total = np.zeros((samples, strata[0].shape[1]))
+    means = []
     for values, sizes in _summed(strata, clusters):
         n = len(sizes)
         # How often each cluster is drawn is all that a mean depends on.
         counts = rng.multinomial(n, np.full(n, 1 / n), size=samples)
-        total += (counts @ values) / (counts @ sizes)[:, None]
-    return total / len(strata)
+        means.append(_ratio(counts @ values, counts @ sizes))
+    return _mean_of_sets(means)
+
+
+def mean_of_sets(strata: Sequence[np.ndarray]) -> np.ndarray:
+    """The means that ``resample`` scatters around, shape (columns,)."""
+    means = [_ratio(v.sum(axis=0), s.sum(axis=0)) for v, s in _summed(strata, None)]
+    return _mean_of_sets(means)
 
 
 def around(differences: np.ndarray, level: float) -> tuple[float, float]:
@@ -87,8 +102,8 @@ def around(differences: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """95% percentile interval of bootstrap draws, shape (samples,)."""
-    low, high = np.quantile(draws, [0.025, 0.975])
+    """95% percentile interval of bootstrap draws, shape (samples,), those that are numbers."""
+    low, high = np.nanquantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -115,8 +130,8 @@ def sign_flip_p_values(
     flipped = np.zeros((samples, strata[0].shape[1]))
     for differences, sizes in _summed(strata, clusters):
         signs = rng.choice([-1.0, 1.0], size=(samples, len(sizes)))
-        observed += differences.sum(axis=0) / sizes.sum()
-        flipped += signs @ differences / sizes.sum()
+        observed += differences.sum(axis=0) / sizes.sum(axis=0)
+        flipped += signs @ differences / sizes.sum(axis=0)
     # Sums of the same numbers in another order may differ in the last bits.
     as_large = np.abs(flipped) >= np.abs(observed) - 1e-12
     values: np.ndarray = (as_large.sum(axis=0) + 1) / (samples + 1)
@@ -126,13 +141,27 @@ def sign_flip_p_values(
 def _summed(
     strata: Sequence[np.ndarray], clusters: Sequence[np.ndarray] | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Sum of the values of each cluster, and its number of items, for every set."""
-    if clusters is None:
-        return [(values, np.ones(len(values))) for values in strata]
+    """Of every set the sum of each cluster's values and how many they are, (clusters, columns)."""
     summed = []
-    for values, labels in zip(strata, clusters, strict=True):
-        sizes = np.bincount(labels).astype(np.float64)
-        sums = np.zeros((len(sizes), values.shape[1]))
-        np.add.at(sums, labels, values)
+    for i, values in enumerate(strata):
+        counted = ~np.isnan(values)
+        sums, sizes = np.where(counted, values, 0.0), counted.astype(np.float64)
+        if clusters is not None:
+            order = np.argsort(clusters[i], kind="stable")
+            first = np.searchsorted(clusters[i][order], np.arange(clusters[i].max() + 1))
+            sums, sizes = (np.add.reduceat(own[order], first) for own in (sums, sizes))
         summed.append((sums, sizes))
     return summed
+
+
+def _ratio(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = sums / sizes
+    return means
+
+
+def _mean_of_sets(means: Sequence[np.ndarray]) -> np.ndarray:
+    """Each set counts the same; one without a single item that counts is left out."""
+    known = [~np.isnan(own) for own in means]
+    filled = [np.where(k, own, 0.0) for k, own in zip(known, means, strict=True)]
+    return _ratio(np.sum(filled, axis=0), np.sum(known, axis=0))
