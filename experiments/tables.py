@@ -17,7 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from refrag_components.corpus.conversations import UNANSWERABLE
+from refrag_components.evaluation.methods import (
+    COMPRESSED,
+    FULL,
+    NONE,
+    FewerPassages,
+    Keep,
+    LastTokens,
+)
 from refrag_components.evaluation.statistics import interval, resample
 
 SETS = {
@@ -33,8 +40,14 @@ SETS = {
     "wikitpl": "templates on Wikipedia pages",
     "boolq": "BoolQ (yes/no)",
     "strategyqa": "StrategyQA (yes/no)",
+    "tsqa": "TimeQA",
+    "covidqa": "COVID-QA",
+    "pubmedqa": "PubMedQA (yes/no)",
 }
-POOLED = {"all": list(SETS), "without yes/no": list(SETS)[:-2]}
+POOLED = {
+    "all": list(SETS),
+    "without yes/no": [name for name, label in SETS.items() if "(yes/no)" not in label],
+}
 DEFAULT = "learned-query"
 CHOICES = {
     "random": "`random`",
@@ -46,10 +59,13 @@ CHOICES = {
     "learned": "`learned`",
     "learned-query": "`learned-query`",
 }
-PLAIN = {"last": "the last tokens as plain text", "fewer": "fewer passages as plain text"}
+PLAIN = {
+    LastTokens.kind: "the last tokens as plain text",
+    FewerPassages.kind: "fewer passages as plain text",
+}
 BUDGETS = (0.05, 0.1, 0.25, 0.5)
-MAIN = ["none", "full", "compressed", f"{DEFAULT}-0.1", f"{DEFAULT}-0.25"]
-FEWER = ["fewer-0", "fewer-0.1", "fewer-0.25"]
+MAIN = [m.name for m in (NONE, FULL, COMPRESSED, Keep(DEFAULT, 0.1), Keep(DEFAULT, 0.25))]
+FEWER = [FewerPassages(p).name for p in (0.0, 0.1, 0.25)]
 
 PLAIN_HEAD = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
 
@@ -59,7 +75,7 @@ Difference = tuple[float, float, float]
 
 @cache
 def read_column(folder: Path, method: str, column: str) -> np.ndarray:
-    """A value a question of one set, F1 in percent."""
+    """A value per question of one set, F1 in percent."""
     values = np.array(json.loads((folder / f"{method}.json").read_text())[column])
     return 100 * values if column == "f1" else values
 
@@ -71,7 +87,7 @@ class Answers:
         self._out, self._name, self._setting = out, name, setting
 
     def column(self, name: str, method: str, column: str) -> np.ndarray:
-        """A value a question of one set."""
+        """A value per question of one set."""
         folder = self._out / f"{self._name}-{name}" / "results" / f"{name}.valid" / self._setting
         return read_column(folder, method, column)
 
@@ -82,6 +98,12 @@ class Answers:
             for method in methods
         ]
         return np.stack(columns, axis=1)
+
+
+def method_name(way: str, p: float) -> str:
+    """Name of what a selection, or plain text, has at p."""
+    plain = {LastTokens.kind: LastTokens, FewerPassages.kind: FewerPassages}
+    return (plain[way](p) if way in plain else Keep(way, p)).name
 
 
 def table(head: Cells, rows: Sequence[Cells]) -> None:
@@ -133,10 +155,10 @@ def nats(out: Path) -> None:
 def shares(out: Path) -> None:
     """F1 as a share of that of all text."""
     answers = Answers(out)
-    compared = [*MAIN[2:], "fewer-0.1", "fewer-0.25"]
+    compared = [*MAIN[2:], *FEWER[1:]]
     rows = []
     for label, sets in (groups() | POOLED).items():
-        values = answers.values(sets, ["full", *compared], "f1")
+        values = answers.values(sets, [FULL.name, *compared], "f1")
         draws, means = resample([values]), values.mean(axis=0)
         cells = [label]
         for i in range(1, len(means)):
@@ -154,14 +176,15 @@ def choices(out: Path) -> None:
     answers = Answers(out)
     rows = []
     for way, label in (CHOICES | PLAIN).items():
-        methods = [f"{way}-{p:g}" for p in BUDGETS]
+        methods = [method_name(way, p) for p in BUDGETS]
         means = answers.values(POOLED["all"], methods, "f1").mean(axis=0)
         rows.append([label, *(f"{mean:.1f}" for mean in means)])
     table(["all sets", *(f"p={p:g}" for p in BUDGETS)], rows)
     for p in (0.1, 0.25):
         rows = []
         for label, sets in groups().items():
-            means = answers.values(sets, [f"{way}-{p:g}" for way in CHOICES], "f1").mean(axis=0)
+            methods = [method_name(way, p) for way in CHOICES]
+            means = answers.values(sets, methods, "f1").mean(axis=0)
             rows.append([label, *(f"{mean:.1f}" for mean in means)])
         table([f"p={p:g}", *CHOICES.values()], rows)
 
@@ -172,7 +195,7 @@ def compared(out: Path) -> None:
     others = ("random", "recent", "perplexity", "similarity", "late-interaction", "fewer")
     for column, digits in (("f1", 1), ("log_ppl", 3)):
         for p in (0.1, 0.25):
-            methods = [f"{way}-{p:g}" for way in (DEFAULT, *others)]
+            methods = [method_name(way, p) for way in (DEFAULT, *others)]
             pairs = [(0, i) for i in range(1, len(methods))]
             found = {
                 label: differences(answers.values(sets, methods, column), pairs)
@@ -192,7 +215,7 @@ def compared(out: Path) -> None:
 def kinds(out: Path) -> None:
     """F1 by kind of answer."""
     answers, rows = Answers(out), []
-    found = np.concatenate([answers.column(name, "full", "kind") for name in SETS])
+    found = np.concatenate([answers.column(name, FULL.name, "kind") for name in SETS])
     values = answers.values(list(SETS), MAIN, "f1")
     for kind in ("number", "exact string", "phrase", "free text", "yes/no"):
         own = values[found == kind]
@@ -202,20 +225,21 @@ def kinds(out: Path) -> None:
 
 def no_answer(out: Path) -> None:
     """How often it says that there is no answer, in percent, though there is."""
-    answers, methods = Answers(out), ["full", "compressed", f"{DEFAULT}-0.25"]
+    answers, methods = Answers(out), [MAIN[1], MAIN[2], MAIN[4]]
     rows = []
     for name, label in SETS.items():
-        said = [answers.column(name, method, "prediction") == UNANSWERABLE for method in methods]
-        rows.append([label, *(f"{100 * own.mean():.1f}" for own in said)])
+        said = answers.values([name], methods, "refused").mean(axis=0)
+        rows.append([label, *(f"{100 * mean:.1f}" for mean in said)])
     table(["set", "all text", "p=0", "p=.25"], rows)
 
 
 def more(out: Path) -> None:
     """F1 by how much expands."""
     answers, rows = Answers(out), []
-    some = [f"{DEFAULT}-{p:g}" for p in BUDGETS]
+    some = [Keep(DEFAULT, p).name for p in BUDGETS]
+    beside = [FewerPassages(p).name for p in (BUDGETS[0], BUDGETS[-1])]
     for label, sets in groups().items():
-        methods = ["full", "compressed", *some, "fewer-0.05", "fewer-0.5"]
+        methods = [FULL.name, COMPRESSED.name, *some, *beside]
         means = answers.values(sets, methods, "f1").mean(axis=0)
         rows.append([label, *(f"{mean:.1f}" for mean in means)])
     head = ["p=0", "p=.05", "p=.1", "p=.25", "p=.5", "fewer passages, as p=.05", "as p=.5"]
@@ -236,13 +260,7 @@ def chunks_of_8(out: Path) -> None:
 
 def searched(out: Path) -> None:
     """F1 where a search finds the passages, and what late-interaction would give."""
-    methods = [
-        *MAIN[1:],
-        "fewer-0.1",
-        "fewer-0.25",
-        "late-interaction-0.1",
-        "late-interaction-0.25",
-    ]
+    methods = [*MAIN[1:], *FEWER[1:], *(Keep("late-interaction", p).name for p in (0.1, 0.25))]
     for name in ("squad", "hybridqa"):
         rows = []
         for retrieval in ("strong", "weak"):

@@ -59,7 +59,8 @@ def evaluate_questions(
         folder: Where results are kept.
         methods: The methods; each once.
         settings: Where passages come from and how many there are.
-        pool: Passages to retrieve from, beside those of all sets' questions.
+        pool: Passages to retrieve from, beside those of all sets' questions. Without any, each
+            set is searched by itself, so that its contexts do not depend on the other sets.
         cache: Folder for the pool's search vectors; None for ``cache`` in the results' folder.
         progress: Called as work is done.
 
@@ -78,13 +79,13 @@ def evaluate_questions(
         make_policy(str(name), model)  # a checkpoint may lack it
     report = progress or _silent
     target = Path(folder)
-    searched = _pool(model, sets, pool, Path(cache) if cache else target / "cache", report)
+    searched = _pools(model, sets, pool, Path(cache) if cache else target / "cache", report)
     of_selection = {name: _identity(model, name) for name in {m.selection for m in methods}}
     identity = {method: of_selection[method.selection] for method in methods}
     work = []
     for name, questions in sets.items():  # first: a mistake costs no decoding
         for setting, contexts in zip(
-            settings, draw_contexts(questions, settings, searched), strict=True
+            settings, draw_contexts(questions, settings, searched[name]), strict=True
         ):
             drawn = {"contexts": _digest(contexts), "max_new_tokens": MAX_NEW_TOKENS}
             found = {
@@ -240,25 +241,31 @@ def _groups(
         yield group
 
 
-def _pool(
+def _pools(
     model: RefragModel,
     sets: Mapping[str, Sequence[Question]],
     texts: Sequence[str],
     cache: Path,
     report: Progress,
-) -> PassagePool:
-    own = [
-        text for questions in sets.values() for q in questions for text in (*q.needed, *q.others)
-    ]
+) -> dict[str, PassagePool]:
+    """What each set is searched in: the pool that was given, else its own passages."""
+    own = {
+        name: list(dict.fromkeys(text for q in questions for text in (*q.needed, *q.others)))
+        for name, questions in sets.items()
+    }
     given = list(dict.fromkeys(texts))
+    total = len(given) or sum(len(passages) for passages in own.values())
+
+    def embedded(n: int) -> None:
+        report("search vectors", n, total)
+
     if not given:
-        own = list(dict.fromkeys(own))
-        return PassagePool(model, own, progress=lambda n: report("search vectors", n, len(own)))
-    pool = PassagePool(
-        model, given, cache=cache, progress=lambda n: report("search vectors", n, len(given))
-    )
-    pool.add(own)
-    return pool
+        return {
+            name: PassagePool(model, passages, progress=embedded) for name, passages in own.items()
+        }
+    pool = PassagePool(model, given, cache=cache, progress=embedded)
+    pool.add([text for passages in own.values() for text in passages])
+    return dict.fromkeys(sets, pool)
 
 
 def _identity(model: RefragModel, selection: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "COLUMNS",
     "Cluster",
     "Result",
+    "join_results",
     "read_result",
     "result_path",
     "write_json",
@@ -113,6 +114,24 @@ class Result:
         return cluster_labels(named)
 
 
+def join_results(results: Sequence[Result], name: str) -> Result:
+    """Several sets as one, in which every question counts the same.
+
+    Args:
+        results: Of one method and one setting.
+        name: Name of the whole.
+    """
+    first = results[0]
+    parts: dict[str, Any] = {
+        attribute: [value for result in results for value in getattr(result, attribute)]
+        for attribute in _LISTS.values()
+    }
+    parts["columns"] = {
+        column: np.concatenate([result.columns[column] for result in results]) for column in COLUMNS
+    }
+    return replace(first, set=name, **parts)
+
+
 def result_path(folder: Path, set_name: str, setting: Setting, method: Method) -> Path:
     """Where a result is kept."""
     return folder / "results" / set_name / setting.name / f"{method.name}.json"
@@ -132,9 +151,20 @@ def write_result(folder: Path, result: Result, run: Mapping[str, Any]) -> None:
 
 
 def read_result(
-    folder: Path, set_name: str, setting: Setting, method: Method, run: Mapping[str, Any]
+    folder: Path,
+    set_name: str,
+    setting: Setting,
+    method: Method,
+    run: Mapping[str, Any] | None = None,
 ) -> Result | None:
     """Reads a result, or None if there is none yet.
+
+    Args:
+        folder: Where results are kept.
+        set_name: Name of the set.
+        setting: Where the passages came from.
+        method: The method.
+        run: What it must have been computed from; anything by default.
 
     Raises:
         EvaluationError: If the file is damaged or was computed from something else.
@@ -155,7 +185,8 @@ def read_result(
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path} is damaged ({error}); remove it and run again"
         raise EvaluationError(msg) from error
-    if different := sorted(name for name in run if before.get(name) != run[name]):
+    wanted = run or {}
+    if different := sorted(name for name in wanted if before.get(name) != wanted[name]):
         msg = (
             f"{path} was computed with another {', '.join(different)}; choose another output "
             "folder, or remove this one's results"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from refrag_components.evaluation.qa import evaluate_questions
 from refrag_components.evaluation.questions import Question, load_questions
 from refrag_components.exceptions import EvaluationError, UnknownPolicyError
 from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT
 
 METHODS = [NONE, FULL, COMPRESSED, FewerPassages(), Keep("random", 0.5)]
 SETTINGS = [Setting("given", 1), Setting("strong", 2)]
@@ -156,6 +158,24 @@ def test_every_passage_and_every_search_is_done_once(
     assert len(results) == len(methods) * len(settings) * len(sets)
     assert len(encoded) == len({*encoded}) > 0
     assert len(embedded) == len({*embedded}) >= len(pool) + len(questions)
+
+
+def test_contexts_of_a_set_do_not_depend_on_the_other_sets(
+    tiny_model: RefragModel, questions: list[Question], tmp_path: Path
+) -> None:
+    """Else a figure would change with what else is measured beside it."""
+    others = [
+        replace(q, needed=(f"{q.needed[0]} Twice.",), others=(f"{TEXT[i]} Again.",))
+        for i, q in enumerate(questions[:5])
+    ]
+    runs = []
+    for name, sets in (("alone", {"a": questions}), ("beside", {"b": others, "a": questions})):
+        settings = [Setting("given", 4), Setting("strong", 2)]
+        evaluate_questions(tiny_model, sets, tmp_path / name, methods=[NONE], settings=settings)
+        paths = sorted((tmp_path / name / "results" / "a").rglob("none.json"))
+        runs.append([json.loads(path.read_text())["run"]["contexts"] for path in paths])
+    assert len(runs[0]) == 2
+    assert runs[0] == runs[1]
 
 
 def test_results_carry_what_their_intervals_need(
