@@ -11,7 +11,9 @@ draws all questions on one passage or one article together; a dash where there a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,9 @@ ROWS: list[Method] = [
 ]
 WITHOUT_ANSWER = {"squad2_unans": "SQuAD 2, no answer"}
 UNITS = {"question": "", "passage": "_passages", "article": "_articles"}
+# Score -> what tables call it, what it is multiplied by, digits.
 SCORES = {"f1": ("F1", 100, 2), "em": ("EM", 100, 2), "log_ppl": ("nats", 1, 3)}
+REFUSED = {"refused": ("refused", 100, 2)}
 
 Figures = dict[str, Any]
 
@@ -91,64 +95,100 @@ def rows(own: Figures) -> Iterator[list[str]]:
         ]
 
 
-def difference(own: Figures, score: str, unit: str, *, better_is_less: bool = False) -> str:
-    """A mean with its interval over units; of clusters the interval alone."""
-    _, factor, digits = SCORES.get(score, ("", 100, 2))
-    sign = -factor if better_is_less else factor
-    bounds = own[f"{score}_interval{UNITS[unit]}"]
-    if bounds is None:
-        return "-"
-    low, high = sorted(sign * bound for bound in bounds)
-    text = f"{low:.{digits}f} to {high:.{digits}f}"
-    return text if unit != "question" else f"{sign * own[score]:+.{digits}f} ({text})"
+@dataclass(frozen=True)
+class Contrast:
+    """A paired difference that has figures in every set: what it is, and where they stand."""
+
+    label: str
+    find: Callable[[Figures], Figures | None]
+    reverse: bool = False
+
+    def cell(self, own: Figures, score: str, unit: str) -> str:
+        """The difference with its interval; of clusters the interval alone."""
+        found = self.find(own)
+        bounds = None if found is None else found[f"{score}_interval{UNITS[unit]}"]
+        if found is None or bounds is None:
+            return "-"
+        _, factor, digits = (SCORES | REFUSED)[score]
+        sign = -factor if self.reverse else factor
+        low, high = sorted(sign * bound for bound in bounds)
+        text = f"{low:.{digits}f} to {high:.{digits}f}"
+        return text if unit != "question" else f"{sign * found[score]:+.{digits}f} ({text})"
+
+    def side(self, own: Figures, score: str) -> int:
+        """1 or -1 where the interval over passages lies above or below 0, else 0."""
+        found = self.find(own)
+        bounds = None if found is None else found[f"{score}_interval_passages"]
+        if bounds is None or bounds[0] <= 0 <= bounds[1]:
+            return 0
+        return 1 if (bounds[0] > 0) != self.reverse else -1
+
+
+def contrast_tables(
+    by_set: dict[str, Figures], contrasts: Sequence[Contrast], score: str, title: str
+) -> None:
+    """Over all questions with all intervals; then set by set."""
+    whole = by_set["all"]
+    items = [c.find(whole) or {} for c in contrasts]
+    body = [
+        [
+            c.label,
+            f"{own.get('items', whole['items']):,}",
+            *(c.cell(whole, score, u) for u in UNITS),
+        ]
+        for c, own in zip(contrasts, items, strict=True)
+    ]
+    table([title, "questions", "by question", "by passage", "by article"], body)
+    body = [
+        [
+            label,
+            *("; ".join(c.cell(own, score, u) for u in ("question", "passage")) for c in contrasts),
+        ]
+        for label, own in by_set.items()
+        if label != "all"
+    ]
+    sides = [
+        [c.side(own, score) for label, own in by_set.items() if label != "all"] for c in contrasts
+    ]
+    counts = [f"{own.count(1)}, {own.count(-1)}" for own in sides]
+    body.append(["sets: above, below 0, by passage", *counts])
+    table([f"{title}, by question; by passage", *(c.label for c in contrasts)], body)
 
 
 def keeping(by_set: dict[str, Figures], of: str) -> None:
-    """V of every score: over all with all intervals, then set by set."""
+    """V of every score."""
+    labels = [row["label"] for row in by_set["all"]["keeping"] if row["of"] == of]
+
+    def find(own: Figures, label: str) -> Figures | None:
+        wanted = (row for row in own["keeping"] if (row["label"], row["of"]) == (label, of))
+        return next(wanted, None)
+
+    contrasts = [Contrast(label, partial(find, label=label)) for label in labels]
     for score, (name, _, _) in SCORES.items():
-        body = [
-            [f"all, {row['label']}", f"{row['items']:,}"]
-            + [difference(row, score, unit) for unit in UNITS]
-            for row in by_set["all"]["keeping"]
-            if row["of"] == of
-        ]
-        table([f"V, {name}", "questions", "by question", "by passage", "by article"], body)
-        labels = [row["label"] for row in by_set["all"]["keeping"] if row["of"] == of]
-        body = []
-        for label, own in by_set.items():
-            values = {row["label"]: row for row in own["keeping"] if row["of"] == of}
-            cells = [
-                "; ".join(difference(values[p], score, unit) for unit in ("question", "passage"))
-                if p in values
-                else ""
-                for p in labels
-            ]
-            if any(cells):
-                body.append([label, *cells])
-        table([f"V, {name}: by question; by passage", *labels], body)
+        contrast_tables(by_set, contrasts, score, f"V, {name}")
 
 
 def compared(by_set: dict[str, Figures]) -> None:
-    """What is compressed less plain text in as many positions."""
+    """What is compressed less plain text in as many positions, and less all text."""
     pairs = [
         (COMPRESSED, FewerPassages(0.0)),
         (COMPRESSED, SameText(DEFAULT, 0.0)),
         *((Keep(DEFAULT, p), SameText(DEFAULT, p)) for p in BUDGETS),
-        *((FULL, Keep(DEFAULT, p)) for p in BUDGETS),
+        *((Keep(DEFAULT, p), FULL) for p in BUDGETS),
     ]
+
+    def find(own: Figures, names: set[str]) -> Figures | None:
+        return next((pair for pair in own["pairs"] if {pair["a"], pair["b"]} == names), None)
+
     for score in ("f1", "log_ppl"):
+        contrasts = []
+        for a, b in pairs:
+            swapped = b == FULL  # in the figures the full context comes first
+            reverse = swapped != (score == "log_ppl")  # fewer nats are more saved
+            own = partial(find, names={a.name, b.name})
+            contrasts.append(Contrast(f"{a.label} less {b.label}", own, reverse))
         name = SCORES[score][0]
-        body = []
-        for label, own in by_set.items():
-            found = {(pair["a"], pair["b"]): pair for pair in own["pairs"]}
-            for a, b in pairs:
-                pair = found.get((a.name, b.name))
-                if pair is not None:
-                    less = score == "log_ppl"
-                    cells = [difference(pair, score, u, better_is_less=less) for u in UNITS]
-                    body.append([f"{label}: {a.label} less {b.label}", *cells])
-        heading = name if score == "f1" else f"{name} saved"
-        table([heading, "by question", "by passage", "by article"], body)
+        contrast_tables(by_set, contrasts, score, name if score == "f1" else f"{name} saved")
 
 
 def by_set_table(by_set: dict[str, Figures]) -> None:
@@ -180,20 +220,21 @@ def refusals(out: Path, answered: dict[str, Figures]) -> None:
         wrongly = {row["method"]: row["refused"] for row in answered["all"]["rows"]}
         body = []
         for row in own["rows"]:
-            low, high = (100 * bound for bound in row["refused_interval_passages"])
-            body.append(
-                [
-                    row["label"],
-                    f"{100 * row['refused']:.1f} ({low:.1f} to {high:.1f})",
-                    f"{row['log_ppl']:.2f}",
-                    f"{100 * wrongly[row['method']]:.1f}",
-                ]
-            )
-        head = [f"{label} ({own['items']} questions)", "refused, by passage", "nats"]
-        table([*head, "refused though there is an answer, all other sets"], body)
+            cells = [f"{100 * row['refused']:.1f} @ {row['context_positions']:.0f}"]
+            for unit in ("question", "passage"):
+                bounds = row[f"refused_interval{UNITS[unit]}"]
+                cells.append(
+                    "-" if bounds is None else "{:.1f} to {:.1f}".format(*(100 * b for b in bounds))
+                )
+            cells += [f"{row['log_ppl']:.2f}", f"{100 * wrongly[row['method']]:.1f}"]
+            body.append([row["label"], *cells])
+        count = f"{own['items']} questions on {own['clusters']['passages']} passages"
+        head = ["refused", "by question", "by passage", "nats", "refused of those with an answer"]
+        table([f"{label}: {count}", *head], body)
+        contrasts = [Contrast(row["label"], lambda row: row) for row in own["keeping"]]
         body = [
-            [row["label"], *(difference(row, "refused", unit) for unit in UNITS)]
-            for row in own["keeping"]
+            [c.label, *(c.cell(row, "refused", unit) for unit in UNITS)]
+            for c, row in zip(contrasts, own["keeping"], strict=True)
         ]
         table(["V, refused", "by question", "by passage", "by article"], body)
 

@@ -134,7 +134,10 @@ class AnsweringPassages(_Fixed):
     """What a perfect ranking of the same passages would leave."""
 
     kind = "gold"
-    reads = "those of the passages that answer the question, as text, and nothing else"
+    reads = (
+        "those of the passages that answer the question, or that it was asked about, as text, and "
+        "nothing else"
+    )
     label = "answering passages alone"
 
     def row(self, prompt: Prompt) -> Row:
