@@ -251,6 +251,16 @@ class _Selected(Method):
         """The selection, p and the kind."""
         return f"{self.selection}-{self.fraction:g}-{self.kind}"
 
+    @property
+    def label(self) -> str:
+        """What is read, and at which p."""
+        return f"p={self.fraction:g}, {self.curve}"
+
+    @property
+    def curve(self) -> str:
+        """The selection."""
+        return self.selection
+
     @classmethod
     def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
         """One row for every selection and every p."""
@@ -270,16 +280,6 @@ class Keep(_Selected):
         """The selection and p."""
         return f"{self.selection}-{self.fraction:g}"
 
-    @property
-    def label(self) -> str:
-        """The selection and p."""
-        return f"p={self.fraction:g}, {self.selection}"
-
-    @property
-    def curve(self) -> str:
-        """The selection."""
-        return self.selection
-
     def row(self, prompt: Prompt) -> Row:
         """Chosen chunks as tokens, chunk embeddings for the rest."""
         expanded, cut = prompt.expanded(self.selection, self.fraction)
@@ -291,11 +291,6 @@ class Drop(_Selected):
 
     kind = "drop"
     reads = "the very chunks that the policy expands, every other one deleted"
-
-    @property
-    def label(self) -> str:
-        """The selection and p, and that nothing else is left."""
-        return f"p={self.fraction:g}, {self.curve}"
 
     @property
     def curve(self) -> str:
