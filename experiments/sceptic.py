@@ -155,15 +155,20 @@ def contrast_tables(
     table([f"{title}, by question; by passage", *(c.label for c in contrasts)], body)
 
 
-def keeping(by_set: dict[str, Figures], of: str) -> None:
-    """V of every score."""
-    labels = [row["label"] for row in by_set["all"]["keeping"] if row["of"] == of]
+def values_of_keeping(own: Figures, of: str) -> list[Contrast]:
+    """V at every budget that was measured."""
 
     def find(own: Figures, label: str) -> Figures | None:
         wanted = (row for row in own["keeping"] if (row["label"], row["of"]) == (label, of))
         return next(wanted, None)
 
-    contrasts = [Contrast(label, partial(find, label=label)) for label in labels]
+    labels = [row["label"] for row in own["keeping"] if row["of"] == of]
+    return [Contrast(label, partial(find, label=label)) for label in labels]
+
+
+def keeping(by_set: dict[str, Figures], of: str) -> None:
+    """V of every score."""
+    contrasts = values_of_keeping(by_set["all"], of)
     for score, (name, _, _) in SCORES.items():
         contrast_tables(by_set, contrasts, score, f"V, {name}")
 
@@ -250,11 +255,17 @@ def pool(out: Path) -> None:
             if not results:
                 continue
             own = figures(results)
+            values = values_of_keeping(own, "all")
             head = [row["label"] for row in own["rows"]]
+            head += [f"V, F1, {value.label}: by question; by passage" for value in values]
             cells = [
                 f"{100 * row['f1']:.1f} @ {row['context_positions']:.0f}"
                 + (f", {row['cut']} cut" if row["cut"] else "")
                 for row in own["rows"]
+            ]
+            cells += [
+                "; ".join(value.cell(own, "f1", unit) for unit in ("question", "passage"))
+                for value in values
             ]
             body.append([str(count), *cells])
         if body:
