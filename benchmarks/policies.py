@@ -110,7 +110,7 @@ def main() -> None:
         questions = load_questions(path, items=options.items)
         pool = PassagePool(model, [])
         pool.add([text for question in questions for text in (*question.needed, *question.others)])
-        contexts = draw_contexts(questions, Setting("given", options.passages), pool)
+        (contexts,) = draw_contexts(questions, [Setting("given", options.passages)], pool)
         results[set_name(path)] = rows = measure(model, contexts, options.codec)
         for row in rows:
             print(set_name(path), json.dumps(row), file=sys.stderr, flush=True)

@@ -13,34 +13,17 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from refrag_components.evaluation.precision import mixed_precision
+from refrag_components.evaluation.rows import Row
 from refrag_components.modeling.huggingface import cache_argument, end_token_ids
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["Output", "Row", "batch_positions", "decode"]
+__all__ = ["Output", "batch_positions", "decode"]
 
-_MOST_ROWS = 1024
+_MOST_ROWS = 2048
 _LOGITS = 1 << 14  # answer tokens whose logits, tokens x vocabulary, are held at once
 _CHECK_EVERY = 4  # steps between two looks at which rows are done: each look waits for the device
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One decoder input and the answer that is expected after it.
-
-    Attributes:
-        token_ids: Token at each position, 0 under a chunk embedding; shape (n,), int64.
-        chunk_index: Row in the table of chunk embeddings at each position, -1 under a token;
-            shape (n,).
-        answer_ids: Tokens of the expected answer, at least one; shape (m,).
-        context_positions: Positions that the context takes.
-    """
-
-    token_ids: np.ndarray
-    chunk_index: np.ndarray
-    answer_ids: np.ndarray
-    context_positions: int
 
 
 @dataclass(frozen=True)
@@ -81,28 +64,35 @@ def decode(
 ) -> list[Output]:
     """Answers prompts greedily and measures the expected answers; similar lengths together.
 
-    One pass over the prompt serves both. On CUDA, or with such a decoder, it computes in bfloat16.
+    One pass over the prompt serves both, and rows that are the same are read once. On CUDA, or
+    with such a decoder, it computes in bfloat16.
 
     Args:
         model: The model, in evaluation mode.
         chunks: Table of chunk embeddings, shape (chunks, d_dec), on the model's device.
         rows: Prompts.
         max_new_tokens: Longest answer in tokens.
-        positions: Most decoder positions a batch; None for what memory has room for.
+        positions: Most decoder positions per batch; None for what memory has room for.
         progress: Called with the number of rows done after each batch.
 
     Returns:
-        One output a row, in the rows' order.
+        One output per row, in the rows' order.
     """
     ends = torch.tensor(sorted(end_token_ids(model.decoder, model.tokenizer)), device=model.device)
+    alike: dict[tuple[bytes, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        arrays = (row.token_ids, row.chunk_index, row.answer_ids)
+        alike.setdefault(tuple(array.tobytes() for array in arrays), []).append(i)
+    groups = list(alike.values())
     outputs: dict[int, Output] = {}
-    for batch in _batches(rows, positions or batch_positions(model)):
-        picked = [rows[i] for i in batch]
+    for batch in _batches([rows[own[0]] for own in groups], positions or batch_positions(model)):
+        picked = [rows[groups[i][0]] for i in batch]
         with torch.inference_mode(), mixed_precision(model):
             made = _decode_batch(model, chunks, picked, max_new_tokens, ends)
-        outputs.update(zip(batch, made, strict=True))
+        for i, output in zip(batch, made, strict=True):
+            outputs.update(dict.fromkeys(groups[i], output))
         if progress is not None:
-            progress(len(batch))
+            progress(sum(len(groups[i]) for i in batch))
     return [outputs[i] for i in range(len(rows))]
 
 
@@ -110,18 +100,27 @@ def _batches(rows: Sequence[Row], positions: int) -> Iterator[list[int]]:
     """Indices of rows, longest first, so that a batch that does not fit shows at once."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].token_ids))
     batch: list[int] = []
-    answers = 0
     for i in order:
         longest = len(rows[batch[0]].token_ids) if batch else 0
-        answers = max(answers, len(rows[i].answer_ids))
         count = len(batch) + 1
-        full = count > _MOST_ROWS or count * longest > positions or count * answers > _LOGITS
-        if batch and full:
+        if batch and (count > _MOST_ROWS or count * longest > positions):
             yield batch
-            batch, answers = [], len(rows[i].answer_ids)
+            batch = []
         batch.append(i)
     if batch:
         yield batch
+
+
+def _slices(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices of answers, shorter ones first, so many that padded they have ``most`` tokens."""
+    part: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if part and (len(part) + 1) * lengths[i] > most:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def _decode_batch(
@@ -167,6 +166,13 @@ class _State:
 
     def answer_log_ppl(self, answers: Sequence[np.ndarray]) -> list[float]:
         """Mean negative log-likelihood of each expected answer; leaves the state as it was."""
+        means: dict[int, float] = {}
+        for part in _slices([len(answer) for answer in answers], _LOGITS):
+            own = self._log_ppl(self._put(np.asarray(part)), [answers[i] for i in part])
+            means.update(zip(part, own, strict=True))
+        return [means[i] for i in range(len(answers))]
+
+    def _log_ppl(self, rows: Tensor, answers: Sequence[np.ndarray]) -> list[float]:
         width = max(len(answer) for answer in answers)
         ids = np.zeros((len(answers), width), dtype=np.int64)
         used = np.zeros((len(answers), width), dtype=bool)
@@ -174,15 +180,22 @@ class _State:
             ids[i, : len(answer)] = answer
             used[i, : len(answer)] = True
         tokens, counted = self._put(ids), self._put(used)
-        losses = [_nll(self._logits, tokens[:, 0])]
+        losses = [_nll(self._logits[rows], tokens[:, 0])]
         if width > 1:
+            # Selecting rows puts new tensors into a layer: copies of the layers alone, without
+            # what they hold, leave the state as it was.
+            cache = copy.copy(self._cache)
+            cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+            cache.batch_select_indices(rows)
             # Padded on the right, where causal attention hides the padding.
-            mask = torch.cat([self._mask, self._mask.new_ones(len(answers), width - 1)], dim=1)
+            mask = self._mask[rows]
+            mask = torch.cat([mask, mask.new_ones(len(answers), width - 1)], dim=1)
+            places = torch.arange(width - 1, device=self._device)
             logits = self._forward(
                 mask,
-                copy.deepcopy(self._cache),
+                cache,
                 input_ids=tokens[:, :-1],
-                position_ids=self._lengths[:, None] + torch.arange(width - 1, device=self._device),
+                position_ids=self._lengths[rows][:, None] + places,
             )
             losses += [_nll(logits[:, j], tokens[:, j + 1]) for j in range(width - 1)]
         nll = torch.stack(losses, dim=1) * counted

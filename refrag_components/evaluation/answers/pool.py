@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,6 +66,7 @@ class PassagePool:
         self.texts = list(texts)
         self._row = {text: i for i, text in enumerate(self.texts)}
         self.vectors = self._load(cache, progress)
+        self._index: Any = None  # of all vectors, made at the first search
 
     def add(self, texts: Sequence[str]) -> None:
         """Adds the passages that are not there yet."""
@@ -75,6 +76,7 @@ class PassagePool:
         self._row.update({text: len(self.texts) + i for i, text in enumerate(new)})
         self.texts += new
         self.vectors = np.concatenate([self.vectors, self._embed(new)])
+        self._index = None
 
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Search vectors of questions, shape (n, d_enc), float32, length 1."""
@@ -85,16 +87,17 @@ class PassagePool:
 
         Args:
             questions: Search vectors of questions, shape (n, d_enc).
-            count: Passages wanted a question; fewer come where the pool is smaller.
+            count: Passages wanted per question; fewer come where the pool is smaller.
 
         Returns:
             Passages of each question, best first.
         """
         import faiss
 
-        index = faiss.IndexFlatIP(self.vectors.shape[1])
-        index.add(self.vectors)
-        _, found = index.search(questions, min(count, len(self.texts)))
+        if self._index is None:
+            self._index = faiss.IndexFlatIP(self.vectors.shape[1])
+            self._index.add(self.vectors)
+        _, found = self._index.search(questions, min(count, len(self.texts)))
         return [[self.texts[i] for i in row] for row in found]
 
     def similarity(self, question: np.ndarray, passages: Sequence[str]) -> np.ndarray:
