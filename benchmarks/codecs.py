@@ -36,8 +36,8 @@ from refrag_components.evaluation.statistics import interval, resample
 from refrag_components.modeling import RefragModel
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.tokenization import content_tokenizer
-from refrag_components.vectors import ChunkVectors
-from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
+from refrag_components.vectors import ChunkVectors, Codec
+from refrag_components.vectors.codecs import CODECS
 
 PASSAGE_TOKENS = 256
 CONTEXT_TOKENS = 512
@@ -48,7 +48,8 @@ ANSWER_TOKENS = 32
 def round_trip(vectors: np.ndarray, codec: Codec) -> np.ndarray:
     """Chunk vectors as a store gives them back; any leading shape, float32."""
     rows = np.ascontiguousarray(vectors.reshape(-1, vectors.shape[-1]), dtype=np.float32)
-    return np.array(unpack(pack(rows, codec), codec, rows.shape), np.float32).reshape(vectors.shape)
+    read = CODECS[codec].unpack(CODECS[codec].pack(rows), rows.shape)
+    return np.array(read, np.float32).reshape(vectors.shape)
 
 
 def sizes(model: RefragModel, text: str) -> dict[int, dict[str, float]]:

@@ -26,8 +26,7 @@ from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Budget, PolicyInputs, select
 from refrag_components.text.chunking import ChunkedPassage
-from refrag_components.vectors import ChunkVectors
-from refrag_components.vectors.codecs import CODECS, Codec
+from refrag_components.vectors import CODECS, ChunkVectors, Codec
 
 POLICIES = ("random", "similarity", "late-interaction")
 FRACTIONS = (0.05, 0.1, 0.25)

@@ -15,7 +15,7 @@ from refrag_components.exceptions import FingerprintMismatchError, IndexFolderEr
 from refrag_components.index.catalog import Catalog
 from refrag_components.index.store import check_store
 from refrag_components.stores.database import Database
-from refrag_components.vectors import CODECS, Codec
+from refrag_components.vectors import Codec, codec_named
 
 __all__ = [
     "META_FILE",
@@ -151,8 +151,7 @@ class Meta:
     store: str | None = None
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise ValueError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+        codec_named(self.codec)
         if self.passage_tokens < 1:
             raise ValueError(f"passage_tokens must be at least 1, got {self.passage_tokens}")
 

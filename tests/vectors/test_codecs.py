@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
+from refrag_components.vectors.codec_names import Codec
+from refrag_components.vectors.codecs import CODECS, VectorCodec, codec_named, codec_numbered
 from refrag_components.vectors.rotation import rotate
 
 # Half the widest gap between two of the 16 values, as a fraction of the largest of them.
 WIDEST = (2.73259 - 2.069017) / 2 / 2.73259
 
 
-def round_trip(vectors: np.ndarray, codec: Codec = "rotated4") -> np.ndarray:
-    return unpack(pack(vectors, codec), codec, vectors.shape)
+ROTATED4 = CODECS["rotated4"]
+every_codec = st.sampled_from(list(CODECS.values()))
+
+
+def round_trip(vectors: np.ndarray, codec: VectorCodec = ROTATED4) -> np.ndarray:
+    return codec.unpack(codec.pack(vectors), vectors.shape)
 
 
 def normal(n: int, width: int, seed: int = 0) -> np.ndarray:
@@ -69,45 +76,76 @@ def test_rotated4_keeps_directions(width: int) -> None:
         read = round_trip(vectors)
         cosines = (read * vectors).sum(axis=1) / lengths(read) / lengths(vectors)
         assert cosines.mean() > 0.99
-    shuffled = pack(vectors[::-1], "rotated4")
-    np.testing.assert_array_equal(unpack(shuffled, "rotated4", vectors.shape)[::-1], read)
+    shuffled = ROTATED4.pack(vectors[::-1])
+    np.testing.assert_array_equal(ROTATED4.unpack(shuffled, vectors.shape)[::-1], read)
 
 
 def test_rotated4_packs_what_it_decoded_into_the_same_bytes() -> None:
-    packed = pack(normal(100, 384), "rotated4")
-    assert pack(unpack(packed, "rotated4", (100, 384)), "rotated4") == packed
+    packed = ROTATED4.pack(normal(100, 384))
+    assert ROTATED4.pack(ROTATED4.unpack(packed, (100, 384))) == packed
 
 
-@given(arrays(largest=65504.0), st.sampled_from(CODECS))
-def test_packing_is_deterministic(vectors: np.ndarray, codec: Codec) -> None:
-    assert pack(vectors, codec) == pack(vectors.copy(), codec)
+@given(arrays(largest=65504.0), every_codec)
+def test_packing_is_deterministic(vectors: np.ndarray, codec: VectorCodec) -> None:
+    assert codec.pack(vectors) == codec.pack(vectors.copy())
 
 
-@given(arrays(largest=65504.0), st.sampled_from(CODECS))
-def test_bytes_too_few_or_too_many_are_refused(vectors: np.ndarray, codec: Codec) -> None:
-    packed = pack(vectors, codec)
-    assert unpack(packed, codec, vectors.shape).shape == vectors.shape
+@given(arrays(largest=65504.0), every_codec)
+def test_bytes_too_few_or_too_many_are_refused(vectors: np.ndarray, codec: VectorCodec) -> None:
+    packed = codec.pack(vectors)
+    assert codec.unpack(packed, vectors.shape).shape == vectors.shape
     for wrong in (packed + b"\0", packed[:-1], packed[: len(packed) // 2]):
         if len(wrong) != len(packed):
             with pytest.raises(ValueError):
-                unpack(wrong, codec, vectors.shape)
+                codec.unpack(wrong, vectors.shape)
 
 
 def test_no_vectors_of_a_forged_width_cost_no_memory() -> None:
-    for codec in CODECS:
-        assert unpack(b"", codec, (0, 2**32 - 1)).shape == (0, 2**32 - 1)
+    for codec in CODECS.values():
+        assert codec.unpack(b"", (0, 2**32 - 1)).shape == (0, 2**32 - 1)
 
 
 def test_zeros_stay_zeros() -> None:
-    for codec in CODECS:
+    for codec in CODECS.values():
         np.testing.assert_array_equal(round_trip(np.zeros((3, 7), np.float32), codec), 0)
 
 
 @pytest.mark.parametrize("scale", [b"\x80\x7f", b"\xc0\x7f"])
 def test_a_scale_that_is_no_number_is_refused(scale: bytes) -> None:
-    packed = pack(normal(1, 8), "rotated4")
+    packed = ROTATED4.pack(normal(1, 8))
     with pytest.raises(ValueError, match="scale"):
-        unpack(scale + packed[2:], "rotated4", (1, 8))
+        ROTATED4.unpack(scale + packed[2:], (1, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "packed"),
+    [
+        ("float32", 0, "0000803f00008040000020c100000000"),
+        ("float16", 1, "003c004400c90000"),
+        ("int8", 2, "0302013d8442a13d207f8100"),
+        ("rotated4", 3, "bc3f6a405ff7"),
+    ],
+)
+def test_the_stored_form_never_changes(name: Codec, number: int, packed: str) -> None:
+    vectors = np.array([[1, 4], [-10, 0]], np.float32)
+    codec = CODECS[name]
+    assert (codec.number, codec.pack(vectors).hex()) == (number, packed)
+    read = codec.unpack(bytes.fromhex(packed), (2, 2))
+    np.testing.assert_allclose(read, vectors, atol=0.02 if name != "rotated4" else 2)
+    assert codec_numbered(number) is codec
+
+
+def test_an_unknown_codec_is_told_which_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'int4'.*float32, float16, int8, rotated4"):
+        codec_named("int4")
+    with pytest.raises(ValueError, match="9"):
+        codec_numbered(9)
+
+
+def test_the_documentation_lists_the_codecs_that_there_are() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "codecs.md"
+    lines = [f"| `{codec.name}` | {codec.summary} |" for codec in CODECS.values()]
+    assert "\n|---|---|\n" + "\n".join(lines) + "\n\n" in docs.read_text(encoding="utf-8")
 
 
 def test_the_stored_form_of_rotated4_never_changes() -> None:
@@ -116,4 +154,4 @@ def test_the_stored_form_of_rotated4_never_changes() -> None:
         [0.9020249, -1.9487511, 3.3538535, -4.0306621, 4.7552133],
         [0.0100156, 0.0001392, 0.0000667, 0.0001392, 0.0000663],
     ]
-    np.testing.assert_allclose(unpack(packed, "rotated4", (2, 5)), expected, atol=1e-6)
+    np.testing.assert_allclose(ROTATED4.unpack(packed, (2, 5)), expected, atol=1e-6)
