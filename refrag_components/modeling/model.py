@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from refrag_components.atomic import atomic_folder
 from refrag_components.exceptions import FingerprintMismatchError
 from refrag_components.modeling.adapters import (
     CHUNK_ADAPTER,
@@ -228,10 +229,7 @@ class RefragModel(nn.Module):
         """
         from peft import PeftModel
 
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+        with atomic_folder(Path(folder), replace=True) as scratch:
             for adapter in self.loaded_adapters:
                 adapter.copy(scratch)
             save_file(self.projector.state_dict(), scratch / PROJECTOR_FILE)
@@ -245,12 +243,6 @@ class RefragModel(nn.Module):
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
             (scratch / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
-            scratch.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _save_part(self, name: str, model: Any, tokenizer: Any, folder: Path) -> None:
         from peft import PeftModel

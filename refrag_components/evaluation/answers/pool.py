@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refrag_components.atomic import atomic_file
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.exceptions import EvaluationError
 
@@ -119,11 +119,8 @@ class PassagePool:
         except (OSError, ValueError):
             pass  # there is none, or a copy was cut short
         vectors = self._embed(self.texts, progress)
-        cache.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        with beside.open("wb") as file:
+        with atomic_file(path) as scratch, scratch.open("wb") as file:
             np.save(file, vectors.astype(np.float16))
-        os.replace(beside, path)
         return vectors
 
     def _embed(

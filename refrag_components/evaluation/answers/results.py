@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from refrag_components.atomic import atomic_file
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.methods import Method
 from refrag_components.evaluation.statistics import cluster_labels
@@ -196,11 +196,10 @@ def read_result(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON beside the file and renames it, so that a file is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    """Writes JSON; a file is always whole."""
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def _values(column: np.ndarray, kind: type) -> list[Any]:
