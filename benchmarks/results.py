@@ -35,6 +35,7 @@ from refrag_components.evaluation.methods import (
     LastTokens,
     Method,
 )
+from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.statistics import interval, resample
 
 SETS = {
@@ -142,9 +143,7 @@ def method(way: str, p: float) -> Method:
 
 def table(head: Cells, rows: Sequence[Cells]) -> None:
     """Prints a table whose first column is text."""
-    for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows):
-        print("| " + " | ".join(row) + " |")
-    print()
+    print("\n".join(markdown_table(head, rows)), end="\n\n")
 
 
 def groups() -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,15 +12,12 @@ __all__ = ["keeping_table", "perplexity_table", "qa_table"]
 
 def perplexity_table(result: dict[str, Any]) -> Table:
     """Rows of one variant of the context."""
-    table = Table(
-        title=(
-            f"k={result['chunk_size']}, s={result['context_tokens']}, "
-            f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
-        )
+    title = (
+        f"k={result['chunk_size']}, s={result['context_tokens']}, "
+        f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
     )
     headings = ("context", "positions", "rate", "log-ppl", "recovery", "95% interval")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "context" else "right")
+    table = _table(title, headings)
     for row in result["rows"]:
         low, high = row["recovery_interval"]
         table.add_row(
@@ -37,14 +35,11 @@ def qa_table(result: dict[str, Any]) -> Table:
     """Rows of one set, or of the mean over sets."""
     answers = result["judged"] == "answers"
     items = f"{result['items']} questions" + ("" if answers else " without an answer")
-    table = Table(
-        title=f"{result['set']}: {items}, {result['passages']} passages, {result['retrieval']}"
-    )
+    title = f"{result['set']}: {items}, {result['passages']} passages, {result['retrieval']}"
     score, name = ("f1", "F1") if answers else ("refused", "refused")
     cut = any(row["cut"] for row in result["rows"])
     headings = ["context", "positions", "rate", *(["EM"] if answers else []), name]
-    for heading in (*headings, "95% interval", "log-ppl", *(["cut"] if cut else [])):
-        table.add_column(heading, justify="left" if heading == "context" else "right")
+    table = _table(title, (*headings, "95% interval", "log-ppl", *(["cut"] if cut else [])))
     for row in result["rows"]:
         low, high = row[f"{score}_interval"]
         table.add_row(
@@ -63,9 +58,9 @@ def qa_table(result: dict[str, Any]) -> Table:
 def keeping_table(result: dict[str, Any]) -> Table:
     """What compressing the rest is worth beside dropping it."""
     score, name = ("f1", "F1") if result["judged"] == "answers" else ("refused", "refused")
-    table = Table(title="value of keeping: the rest compressed less the rest dropped")
-    for heading in ("context", "of", "n", name, "by question", "by passage", "nats saved"):
-        table.add_column(heading, justify="right" if heading not in ("context", "of") else "left")
+    title = "value of keeping: the rest compressed less the rest dropped"
+    headings = ("context", "of", "n", name, "by question", "by passage", "nats saved")
+    table = _table(title, headings, words=2)
     for row in result["keeping"]:
         bounds = [row[f"{score}_interval{unit}"] for unit in ("", "_passages")]
         table.add_row(
@@ -79,4 +74,12 @@ def keeping_table(result: dict[str, Any]) -> Table:
             ),
             f"{row['log_ppl']:+.3f}",
         )
+    return table
+
+
+def _table(title: str, headings: Sequence[str], *, words: int = 1) -> Table:
+    """A table without rows yet; so many columns hold words, those behind them numbers."""
+    table = Table(title=title)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < words else "right")
     return table

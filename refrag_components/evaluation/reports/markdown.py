@@ -7,6 +7,7 @@ from typing import Any
 
 from refrag_components.evaluation.answers.contexts import RETRIEVALS
 from refrag_components.evaluation.methods import METHODS, Method
+from refrag_components.evaluation.reports.table import markdown_table
 
 __all__ = ["methods_table", "perplexity_markdown", "qa_markdown"]
 
@@ -15,7 +16,7 @@ _UNITS = {"": "", "_passages": ", by passage", "_articles": ", by article"}
 
 def methods_table(methods: Sequence[type[Method]] = METHODS) -> list[str]:
     """Lines of a table that says what the decoder reads by each kind of rows."""
-    return _table(
+    return markdown_table(
         ("method", "what the decoder reads"),
         [(f"`{method.kind}`", method.reads) for method in methods],
         numbers=False,
@@ -49,7 +50,7 @@ def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
         if answers:
             lines += ["", "### F1 by kind of answer", ""]
             kinds_of_answers = table["kinds"]
-            lines += _table(
+            lines += markdown_table(
                 ("context", *(f"{kind['kind']} ({kind['items']})" for kind in kinds_of_answers)),
                 [
                     (
@@ -94,10 +95,10 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
             )
             for row in table["rows"]
         ]
-        lines += _table(headings, rows)
+        lines += markdown_table(headings, rows)
         if table["pairs"]:
             lines += ["", "### Paired differences", ""]
-            lines += _table(
+            lines += markdown_table(
                 ("a", "b", "log-ppl, a - b", "p"),
                 [
                     (pair["a"], pair["b"], _signed(pair, "log_ppl"), f"{pair['log_ppl_p']:.4f}")
@@ -127,7 +128,7 @@ def _qa_rows(table: dict[str, Any]) -> list[str]:
     else:
         scores = ("EM", "F1", "F1 of full", "log-ppl", "refused")
         headings = ("context", "positions", "rate", *scores)
-    return [note, "", *_table(headings, [_qa_row(row) for row in table["rows"]])]
+    return [note, "", *markdown_table(headings, [_qa_row(row) for row in table["rows"]])]
 
 
 def _qa_row(row: dict[str, Any]) -> tuple[str, ...]:
@@ -162,7 +163,7 @@ def _keeping(table: dict[str, Any]) -> list[str]:
         cells = [row["label"], row["of"], f"{row['items']:,}"]
         cells += [_signed(row, name, 100, unit) for name in metrics for unit in _UNITS]
         rows.append([*cells, *(_signed(row, "log_ppl", 1, unit) for unit in _UNITS)])
-    return [*lines, *_table(headings, rows)]
+    return [*lines, *markdown_table(headings, rows)]
 
 
 def _pairs(table: dict[str, Any]) -> list[str]:
@@ -183,20 +184,12 @@ def _pairs(table: dict[str, Any]) -> list[str]:
     headings = ["a", "b"]
     for what in (f"{name}, a - b", "log-ppl, a - b"):
         headings += [*(f"{what}{unit}" for unit in _UNITS.values()), "p"]
-    lines = _table(headings, rows)
+    lines = markdown_table(headings, rows)
     note = (
         "p-values are of random sign flips, of all questions on one passage together, and not "
         "corrected for their number."
     )
     return [*lines, "", note]
-
-
-def _table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True
-) -> list[str]:
-    """Lines of a table; all columns but the first hold numbers, or none does."""
-    aligned = ["---", *["---:" if numbers else "---"] * (len(headings) - 1)]
-    return ["| " + " | ".join(cells) + " |" for cells in (headings, aligned, *rows)]
 
 
 def _rate(row: dict[str, Any]) -> str:
