@@ -41,7 +41,7 @@ from refrag_components.modeling.config import CONFIG_NAME, RefragConfig
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.policy_network import POLICY_FILE, load_networks, save_networks
 from refrag_components.modeling.projector import make_projector
-from refrag_components.modeling.search_encoder import PassageEncoder
+from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
@@ -81,7 +81,7 @@ class RefragModel(nn.Module):
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         encoder: ChunkEncoder,
-        retriever: PassageEncoder,
+        retriever: SearchEncoder,
     ) -> None:
         super().__init__()
         self.config = config
@@ -192,7 +192,7 @@ class RefragModel(nn.Module):
                 pooling=config.pooling,
                 contextual=config.contextual,
             ),
-            PassageEncoder(encoder),
+            SearchEncoder(encoder),
         )
         model._carried.update(carried)
         return model
@@ -376,9 +376,16 @@ class RefragModel(nn.Module):
         rows = self.encoder.encode(self.chunker.cut_questions([text]))[0]
         return rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width, np.float32)
 
-    def embed_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Search vectors of passages, shape (n, d_enc), float32, length 1."""
-        return self.retriever.embed(texts, device=self.device, batch_size=batch_size)
+    def embed_passages(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Search vectors of passages, shape (n, d_enc), float32, length 1.
+
+        Args:
+            texts: Any number of passages.
+            progress: Called with the number of passages embedded after each forward pass.
+        """
+        return self.retriever.embed(texts, device=self.device, progress=progress)
 
     def embed_query(self, text: str) -> np.ndarray:
         """Search vector of a question, shape (d_enc,), float32, length 1."""

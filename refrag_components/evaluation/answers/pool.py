@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PassagePool", "read_pool"]
 
-_EMBEDDED_AT_ONCE = 2048
-
 
 def read_pool(path: str | Path) -> list[str]:
     """Reads passages, one object with a ``text`` a line of ``.jsonl`` or ``.jsonl.zst``.
@@ -75,12 +73,12 @@ class PassagePool:
             return
         self._row.update({text: len(self.texts) + i for i, text in enumerate(new)})
         self.texts += new
-        self.vectors = np.concatenate([self.vectors, self._embed(new)])
+        self.vectors = np.concatenate([self.vectors, self._model.embed_passages(new)])
         self._index = None
 
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Search vectors of questions, shape (n, d_enc), float32, length 1."""
-        return self._embed(questions)
+        return self._model.embed_passages(questions)
 
     def search(self, questions: np.ndarray, count: int) -> list[list[str]]:
         """Finds the most similar passages.
@@ -107,7 +105,7 @@ class PassagePool:
 
     def _load(self, cache: Path | None, progress: Callable[[int], None] | None) -> np.ndarray:
         if cache is None:
-            return self._embed(self.texts, progress)
+            return self._model.embed_passages(self.texts, progress=progress)
         digest = hashlib.blake2b(self._model.config.encoder.encode(), digest_size=8)
         for text in self.texts:
             digest.update(text.encode(errors="surrogatepass") + b"\0")
@@ -118,24 +116,7 @@ class PassagePool:
                 return np.asarray(kept, dtype=np.float32)
         except (OSError, ValueError):
             pass  # there is none, or a copy was cut short
-        vectors = self._embed(self.texts, progress)
+        vectors = self._model.embed_passages(self.texts, progress=progress)
         with atomic_file(path) as scratch, scratch.open("wb") as file:
             np.save(file, vectors.astype(np.float16))
         return vectors
-
-    def _embed(
-        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
-        width = self._model.encoder.width
-        rows = np.zeros((len(texts), width), dtype=np.float32)
-        batch_size = 256 if self._model.device.type == "cuda" else 32
-        # Similar lengths together, so that little is padded.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
-            picked = order[start : start + _EMBEDDED_AT_ONCE]
-            rows[picked] = self._model.embed_passages(
-                [texts[i] for i in picked], batch_size=batch_size
-            )
-            if progress is not None:
-                progress(len(picked))
-        return rows
