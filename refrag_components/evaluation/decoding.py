@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from refrag_components.engines.decoder_batch import DecoderBatch, embed_rows
 from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.evaluation.rows import Row
-from refrag_components.modeling.huggingface import cache_argument, end_token_ids
+from refrag_components.modeling.huggingface import end_token_ids
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -126,122 +125,62 @@ def _slices(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
 def _decode_batch(
     model: RefragModel, chunks: Tensor, rows: Sequence[Row], max_new_tokens: int, ends: Tensor
 ) -> list[Output]:
-    state = _State(model, chunks, rows)
-    log_ppl = state.answer_log_ppl([row.answer_ids for row in rows])
-    answers = state.greedy(max_new_tokens, ends)
+    token_ids, index = [row.token_ids for row in rows], [row.chunk_index for row in rows]
+    batch = DecoderBatch(model, embed_rows(model, token_ids, index, chunks))
+    log_ppl = _answer_log_ppl(batch, [row.answer_ids for row in rows])
+    answers = _greedy(batch, max_new_tokens, ends)
     return [Output(ids, value) for ids, value in zip(answers, log_ppl, strict=True)]
 
 
-class _State:
-    """A left-padded batch after its prompts were read."""
+def _answer_log_ppl(batch: DecoderBatch, answers: Sequence[np.ndarray]) -> list[float]:
+    """Mean negative log-likelihood of each expected answer; leaves the batch as it was."""
+    means: dict[int, float] = {}
+    for part in _slices([len(answer) for answer in answers], _LOGITS):
+        own = _log_ppl(batch, part, [answers[i] for i in part])
+        means.update(zip(part, own, strict=True))
+    return [means[i] for i in range(len(answers))]
 
-    def __init__(self, model: RefragModel, chunks: Tensor, rows: Sequence[Row]) -> None:
-        self._decoder = model.decoder
-        self._cache_argument = cache_argument(model.decoder)
-        self._device = model.device
-        lengths = [len(row.token_ids) for row in rows]
-        width = max(lengths)
-        ids = np.zeros((len(rows), width), dtype=np.int64)
-        index = np.full((len(rows), width), -1, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids[i, width - lengths[i] :] = row.token_ids
-            index[i, width - lengths[i] :] = row.chunk_index
-            mask[i, width - lengths[i] :] = 1
-        places = self._put(index)
-        embeds = model.decoder.get_input_embeddings()(self._put(ids))
-        is_chunk = places >= 0
-        embeds[is_chunk] = chunks[places[is_chunk]].to(embeds.dtype)
-        self._mask = self._put(mask)
-        self._lengths = self._put(np.asarray(lengths))
-        self._cache = DynamicCache(config=model.decoder.config)
-        with model.places.at(is_chunk):
-            self._logits = self._forward(
-                self._mask,
-                self._cache,
-                inputs_embeds=embeds,
-                position_ids=(self._mask.cumsum(dim=1) - 1).clamp(min=0),
-                logits_to_keep=1,
-            )[:, -1]
 
-    def answer_log_ppl(self, answers: Sequence[np.ndarray]) -> list[float]:
-        """Mean negative log-likelihood of each expected answer; leaves the state as it was."""
-        means: dict[int, float] = {}
-        for part in _slices([len(answer) for answer in answers], _LOGITS):
-            own = self._log_ppl(self._put(np.asarray(part)), [answers[i] for i in part])
-            means.update(zip(part, own, strict=True))
-        return [means[i] for i in range(len(answers))]
+def _log_ppl(batch: DecoderBatch, part: list[int], answers: Sequence[np.ndarray]) -> list[float]:
+    width = max(len(answer) for answer in answers)
+    ids = np.zeros((len(answers), width), dtype=np.int64)
+    used = np.zeros((len(answers), width), dtype=bool)
+    for i, answer in enumerate(answers):
+        ids[i, : len(answer)] = answer
+        used[i, : len(answer)] = True
+    device = batch.logits.device
+    tokens, counted = torch.from_numpy(ids).to(device), torch.from_numpy(used).to(device)
+    rows = torch.tensor(part, device=device)
+    losses = [_nll(batch.logits[rows], tokens[:, 0])]
+    if width > 1:
+        logits = batch.after(rows, tokens[:, :-1])
+        losses += [_nll(logits[:, j], tokens[:, j + 1]) for j in range(width - 1)]
+    nll = torch.stack(losses, dim=1) * counted
+    means: list[float] = (nll.sum(dim=1) / counted.sum(dim=1)).tolist()
+    return means
 
-    def _log_ppl(self, rows: Tensor, answers: Sequence[np.ndarray]) -> list[float]:
-        width = max(len(answer) for answer in answers)
-        ids = np.zeros((len(answers), width), dtype=np.int64)
-        used = np.zeros((len(answers), width), dtype=bool)
-        for i, answer in enumerate(answers):
-            ids[i, : len(answer)] = answer
-            used[i, : len(answer)] = True
-        tokens, counted = self._put(ids), self._put(used)
-        losses = [_nll(self._logits[rows], tokens[:, 0])]
-        if width > 1:
-            # Selecting rows puts new tensors into a layer: copies of the layers alone, without
-            # what they hold, leave the state as it was.
-            cache = copy.copy(self._cache)
-            cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-            cache.batch_select_indices(rows)
-            # Padded on the right, where causal attention hides the padding.
-            mask = self._mask[rows]
-            mask = torch.cat([mask, mask.new_ones(len(answers), width - 1)], dim=1)
-            places = torch.arange(width - 1, device=self._device)
-            logits = self._forward(
-                mask,
-                cache,
-                input_ids=tokens[:, :-1],
-                position_ids=self._lengths[rows][:, None] + places,
-            )
-            losses += [_nll(logits[:, j], tokens[:, j + 1]) for j in range(width - 1)]
-        nll = torch.stack(losses, dim=1) * counted
-        means: list[float] = (nll.sum(dim=1) / counted.sum(dim=1)).tolist()
-        return means
 
-    def greedy(self, max_new_tokens: int, ends: Tensor) -> list[tuple[int, ...]]:
-        """The likeliest token each time, up to an end token; uses the state up."""
-        n = len(self._logits)
-        written = torch.full((n, max_new_tokens), -1, dtype=torch.long, device=self._device)
-        rows = torch.arange(n, device=self._device)  # which rows are still being written
-        done = torch.zeros(n, dtype=torch.bool, device=self._device)
-        for step in range(max_new_tokens):
-            tokens = self._logits.argmax(dim=-1)
-            done = done | torch.isin(tokens, ends)
-            written[rows, step] = torch.where(done, -1, tokens)
-            if step + 1 == max_new_tokens:
+def _greedy(batch: DecoderBatch, max_new_tokens: int, ends: Tensor) -> list[tuple[int, ...]]:
+    """The likeliest token each time, up to an end token; uses the batch up."""
+    n, device = len(batch.logits), batch.logits.device
+    written = torch.full((n, max_new_tokens), -1, dtype=torch.long, device=device)
+    rows = torch.arange(n, device=device)  # which rows are still being written
+    done = torch.zeros(n, dtype=torch.bool, device=device)
+    for step in range(max_new_tokens):
+        tokens = batch.logits.argmax(dim=-1)
+        done = done | torch.isin(tokens, ends)
+        written[rows, step] = torch.where(done, -1, tokens)
+        if step + 1 == max_new_tokens:
+            break
+        if step % _CHECK_EVERY == _CHECK_EVERY - 1:
+            running = (~done).nonzero().flatten()
+            if not len(running):
                 break
-            if step % _CHECK_EVERY == _CHECK_EVERY - 1:
-                running = (~done).nonzero().flatten()
-                if not len(running):
-                    break
-                if 2 * len(running) <= len(done):
-                    self._keep(running)
-                    rows, done, tokens = rows[running], done[running], tokens[running]
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(rows), 1)], dim=1)
-            self._logits = self._forward(
-                self._mask,
-                self._cache,
-                input_ids=tokens[:, None],
-                position_ids=(self._lengths + step)[:, None],
-            )[:, -1]
-        return [tuple(i for i in row if i >= 0) for row in written.tolist()]
-
-    def _keep(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
-        self._mask, self._lengths = self._mask[rows], self._lengths[rows]
-
-    def _forward(self, mask: Tensor, cache: DynamicCache, **inputs: Any) -> Tensor:
-        logits: Tensor = self._decoder(
-            attention_mask=mask, use_cache=True, **{self._cache_argument: cache}, **inputs
-        ).logits
-        return logits
-
-    def _put(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+            if 2 * len(running) <= len(done):
+                batch.keep(running)
+                rows, done, tokens = rows[running], done[running], tokens[running]
+        batch.step(tokens)
+    return [tuple(i for i in row if i >= 0) for row in written.tolist()]
 
 
 def _nll(logits: Tensor, tokens: Tensor) -> Tensor:
