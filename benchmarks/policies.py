@@ -26,8 +26,7 @@ from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget, PolicyInputs, select
 from refrag_components.text.chunking import ChunkedPassage
-from refrag_components.vectors import ChunkVectors
-from refrag_components.vectors.codecs import CODECS, Codec
+from refrag_components.vectors import CODECS, ChunkVectors, Codec
 
 POLICIES = ("random", "similarity", "late-interaction")
 FRACTIONS = (0.05, 0.1, 0.25)
@@ -111,7 +110,7 @@ def main() -> None:
         questions = load_questions(path, items=options.items)
         pool = PassagePool(model, [])
         pool.add([text for question in questions for text in (*question.needed, *question.others)])
-        contexts = draw_contexts(questions, Setting("given", options.passages), pool)
+        (contexts,) = draw_contexts(questions, [Setting("given", options.passages)], pool)
         results[set_name(path)] = rows = measure(model, contexts, options.codec)
         for row in rows:
             print(set_name(path), json.dumps(row), file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from refrag_components.atomic import atomic_folder
 from refrag_components.exceptions import FingerprintMismatchError
 from refrag_components.modeling.adapters import (
     CHUNK_ADAPTER,
@@ -41,7 +42,7 @@ from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.policy_network import POLICY_FILE, load_networks, save_networks
 from refrag_components.modeling.projector import make_projector
-from refrag_components.modeling.search_encoder import PassageEncoder
+from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
@@ -81,7 +82,7 @@ class RefragModel(nn.Module):
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         encoder: ChunkEncoder,
-        retriever: PassageEncoder,
+        retriever: SearchEncoder,
     ) -> None:
         super().__init__()
         self.config = config
@@ -192,7 +193,7 @@ class RefragModel(nn.Module):
                 pooling=config.pooling,
                 contextual=config.contextual,
             ),
-            PassageEncoder(encoder),
+            SearchEncoder(encoder),
         )
         model._carried.update(carried)
         return model
@@ -229,10 +230,7 @@ class RefragModel(nn.Module):
         """
         from peft import PeftModel
 
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+        with atomic_folder(Path(folder), replace=True) as scratch:
             for adapter in self.loaded_adapters:
                 adapter.copy(scratch)
             save_file(self.projector.state_dict(), scratch / PROJECTOR_FILE)
@@ -246,12 +244,6 @@ class RefragModel(nn.Module):
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
             (scratch / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
-            scratch.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _save_part(self, name: str, model: Any, tokenizer: Any, folder: Path) -> None:
         from peft import PeftModel
@@ -400,9 +392,16 @@ class RefragModel(nn.Module):
             tokens = tokens * torch.from_numpy(used).to(tokens.device).unsqueeze(-1)
         return self.projector(vectors, tokens).to(self.dtype)
 
-    def embed_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Search vectors of passages, shape (n, d_enc), float32, length 1."""
-        return self.retriever.embed(texts, device=self.device, batch_size=batch_size)
+    def embed_passages(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Search vectors of passages, shape (n, d_enc), float32, length 1.
+
+        Args:
+            texts: Any number of passages.
+            progress: Called with the number of passages embedded after each forward pass.
+        """
+        return self.retriever.embed(texts, device=self.device, progress=progress)
 
     def embed_query(self, text: str) -> np.ndarray:
         """Search vector of a question, shape (d_enc,), float32, length 1."""
