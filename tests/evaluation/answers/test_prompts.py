@@ -210,7 +210,7 @@ def test_a_context_beyond_the_window_is_cut_and_counted(
         assert len(row.token_ids) <= room
         wanted_more = method.selection is not None and (method.fraction or 0) >= 0.9
         assert row.cut == (method == FULL or wanted_more)
-    generator = RefragGenerator(tiny_model, policy="similarity", budget=1.0)
+    generator = RefragGenerator(tiny_model, policy="similarity", budget=FractionBudget(1.0))
     request = Request(render(messages(own.text, passages), tiny_model.tokenizer), own.text)
     wanted = max(8, len(prompt.answer_ids))
     expanded = generator.prepare(request, max_tokens=wanted).report.context_positions
