@@ -27,7 +27,6 @@ from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import sampling_params
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
 
@@ -71,8 +70,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     streaming: bool = False
 
-    _call_only: ClassVar[frozenset[str]] = frozenset(
-        {"documents", "response_format", "stream", "tool_choice", "tools"}
+    _call_only: ClassVar[tuple[str, ...]] = (
+        *("documents", "response_format", "stream", "tool_choice", "tools"),
     )
 
     @property
@@ -87,9 +86,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        # The cache key must name the checkpoint and the stop strings that this call really uses.
-        call = self._for_call(stop, kwargs)
-        return super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
+        # The cache key must name the checkpoint and the settings that this call really uses, under
+        # a name that LangChain does not write over with the keywords of the call.
+        call = self._call(stop, kwargs)
+        params = super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
+        return {**params, "refrag": call._identifying_params}
 
     def bind_tools(
         self,
@@ -176,7 +177,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         Raises:
             RefragError: As ``invoke``.
         """
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, _, _ = call._request(self._convert_input(input).to_messages(), kwargs)
         generator = call._checkpoint().generator
         return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
@@ -188,9 +189,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        answer = call._checkpoint().answer(request, call._sampling_params(reader))
+        answer = call._checkpoint().answer(request, call._params_for(reader))
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -203,9 +204,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        params = call._sampling_params(reader)
+        params = call._params_for(reader)
         for delta in call._checkpoint().generator.stream(request, params):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so totals stand on one alone
@@ -232,13 +233,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         parts = render(conversation.messages, tokenizer, tools=tools.schemas)
         written = "".join(part.text for part in parts if isinstance(part, ControlPart))
         reader = tools.reader(tokenizer, schema, written)
-        parts = [*parts, *reader.prefix]
-        request = Request(parts, conversation.question, self.policy, self.budget)
+        request = self._ask([*parts, *reader.prefix], conversation.question)
         return request, reader, conversation.warnings
 
-    def _sampling_params(self, reader: AnswerReader) -> SamplingParams:
+    def _params_for(self, reader: AnswerReader) -> SamplingParams:
         return replace(
-            sampling_params(self),
+            self._sampling_params(),
             answer_schema=reader.schema,
             skip_special_tokens=reader.skip_special_tokens,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
 from pydantic import Field, InstanceOf
 
+from refrag_components.prompts.conversation import read_documents
 from refrag_components.prompts.resolver import Resolver, document_text
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors
@@ -53,15 +54,10 @@ def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkSto
     Raises:
         TypeError: If it is something else.
     """
-    if documents is None:
-        return {}
-    if isinstance(documents, str) or not isinstance(documents, Sequence):
-        msg = f"documents must be a list of documents, got {type(documents).__name__}"
-        raise TypeError(msg)
-    return dict(_text_and_store(document, resolver) for document in documents)
+    return read_documents(documents, partial(_text_and_store, resolver=resolver))
 
 
-def _text_and_store(document: object, resolver: Resolver) -> tuple[str, ChunkStore | None]:
+def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, ChunkStore | None]:
     if not isinstance(document, Document):
         return document_text(document), None
     text, key = document.page_content, document.metadata.get(KEY_METADATA)

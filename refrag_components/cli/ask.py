@@ -11,6 +11,8 @@ from rich.text import Text
 
 from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
+from refrag_components.policies.budget import BUDGETS, parse_budget
+from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
     from refrag_components.generation.report import Report
@@ -30,14 +32,16 @@ def ask(
     policy: Annotated[
         str,
         typer.Option(
-            help="Chooses the chunks to expand: late-interaction, similarity, perplexity, random, "
-            "all, none; learned and learned-query where the checkpoint carries them; auto takes "
-            "learned-query there, else late-interaction."
+            help=f"Chooses the chunks to expand: {', '.join(POLICIES)}, of which a checkpoint may "
+            f"lack the learned ones; {DEFAULT_POLICY} takes learned-query if it has that, else "
+            "late-interaction."
         ),
-    ] = "auto",
+    ] = DEFAULT_POLICY,
     budget: Annotated[
         str,
-        typer.Option(help="Fraction of the chunks (0.25), or positions for all passages (512)."),
+        typer.Option(
+            help=f"How much may expand: {', or '.join(kind.meaning for kind in BUDGETS)}."
+        ),
     ] = "0.25",
     k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 5,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
@@ -52,13 +56,13 @@ def ask(
     from refrag_components.generation.requests import Request
     from refrag_components.index import RefragIndex, index_info
     from refrag_components.index.store import check_store, store_name
-    from refrag_components.policies import Budget, check_policy
+    from refrag_components.policies import check_policy
     from refrag_components.prompts.rendering import render
 
     # Mistakes should not wait for the model.
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
-    allowed = Budget.of(_number(budget))
+    allowed = parse_budget(_number(budget))
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from refrag_components.exceptions import UnknownModelError
+from refrag_components.weights.lookup import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -31,8 +32,6 @@ __all__ = [
     "say",
     "set_up",
 ]
-
-DEFAULT_MODEL = "refrag-smollm2-135m"
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="Bundled name, checkpoint folder or Hugging Face hub id.")

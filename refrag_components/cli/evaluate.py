@@ -18,6 +18,7 @@ from refrag_components.cli.common import (
     output,
     say,
 )
+from refrag_components.cli.evaluation_tables import keeping_table, perplexity_table, qa_table
 
 if TYPE_CHECKING:
     from refrag_components.evaluation.methods import Method
@@ -38,6 +39,12 @@ ExpandedOption = Annotated[
     list[float] | None,
     typer.Option(
         "--expanded", help="Fractions p of chunks that expand.", show_default=".05 .1 .25 .5"
+    ),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method", help="Rows to compare, as `refrag eval methods` lists them; all by default."
     ),
 ]
 PlotsOption = Annotated[
@@ -73,10 +80,10 @@ def perplexity(
     from refrag_components.evaluation.continuation.comparison import measure_contexts
     from refrag_components.evaluation.reports.files import draw_plots, write_perplexity
 
-    _check(policy, expanded, plots=plots)
+    _check(None, policy, expanded, plots=plots)
     corpus = TokenisedCorpus.load(text)
     loaded = load_model(model, bfloat16=bf16)
-    methods = _methods(loaded, policy, expanded, fewer_passages=False)
+    methods = _methods(loaded, None, policy, expanded, running_text=True)
     tables = []
     with _Bars() as bars:
         for k in chunk_size or [loaded.config.chunk_size]:
@@ -95,7 +102,7 @@ def perplexity(
                 tables.append(table)
     written = write_perplexity(out, model, tables)
     for table in tables:
-        output.print(_perplexity_table(table))
+        output.print(perplexity_table(table))
     _finish(out, written, draw_plots(out) if plots else [])
 
 
@@ -110,23 +117,23 @@ def qa(
     ] = None,
     passages: Annotated[
         list[int] | None,
-        typer.Option("--passages", help="Passages a question.", show_default="5"),
+        typer.Option("--passages", help="Passages per question.", show_default="5"),
     ] = None,
     retrieval: Annotated[
         list[str] | None,
         typer.Option(
             "--retrieval",
-            help="given: the right ones and distractors; strong: the most similar; weak: random "
-            "ones of the 50 most similar.",
+            help="Which passages a question is asked over; `refrag eval methods` lists them.",
             show_default="given",
         ),
     ] = None,
     chunk_size: Annotated[
         int | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
     ] = None,
+    method: MethodOption = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
-    items: Annotated[int | None, typer.Option("--items", help="Questions a set, at most.")] = 500,
+    items: Annotated[int | None, typer.Option("--items", help="Questions per set, at most.")] = 500,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for the pool's search vectors.")
     ] = None,
@@ -141,7 +148,7 @@ def qa(
     from refrag_components.evaluation.answers.summary import summarise
     from refrag_components.evaluation.reports.files import draw_plots, write_qa
 
-    _check(policy, expanded, plots=plots)
+    _check(method, policy, expanded, plots=plots)
     settings = [
         Setting(own, count)  # type: ignore[arg-type]
         for own in retrieval or ["given"]
@@ -150,7 +157,7 @@ def qa(
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
     texts = [] if pool is None else read_pool(pool)
     loaded = load_model(model, bfloat16=bf16, chunk_size=chunk_size)
-    methods = _methods(loaded, policy, expanded)
+    methods = _methods(loaded, method, policy, expanded)
     with _Bars() as bars:
         results = evaluate_questions(
             loaded,
@@ -165,7 +172,9 @@ def qa(
     tables = summarise(results)
     written = write_qa(out, model, tables, chunk_size=loaded.config.chunk_size)
     for table in tables:
-        output.print(_qa_table(table))
+        output.print(qa_table(table))
+        if table["keeping"]:
+            output.print(keeping_table(table))
     _finish(out, written, draw_plots(out) if plots else [])
 
 
@@ -178,33 +187,59 @@ def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measuremen
         output.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-def _check(policies: list[str] | None, fractions: list[float] | None, *, plots: bool) -> None:
+@app.command()
+def methods() -> None:
+    """List the rows that `refrag eval qa` compares, and where its passages come from."""
+    from refrag_components.evaluation.answers.contexts import RETRIEVALS
+    from refrag_components.evaluation.methods import METHODS
+
+    for title, entries in (
+        ("--method", {method.kind: method.reads for method in METHODS}),
+        ("--retrieval", RETRIEVALS),
+    ):
+        table = Table(title, "")
+        for name, meaning in entries.items():
+            table.add_row(name, meaning)
+        output.print(table)
+
+
+def _check(
+    kinds: list[str] | None,
+    policies: list[str] | None,
+    fractions: list[float] | None,
+    *,
+    plots: bool,
+) -> None:
     """Refuses what cannot be measured or drawn before anything is loaded."""
     from refrag_components.evaluation.methods import FRACTIONS, default_methods
     from refrag_components.evaluation.reports.chart import check_plotting
 
     if plots:
         check_plotting()
-    default_methods(policies or (), fractions or FRACTIONS)
+    default_methods(policies or (), fractions or FRACTIONS, kinds=kinds or ())
 
 
 def _methods(
     model: RefragModel,
+    kinds: list[str] | None,
     policies: list[str] | None,
     fractions: list[float] | None,
     *,
-    fewer_passages: bool = True,
+    running_text: bool = False,
 ) -> list[Method]:
     from refrag_components.evaluation.methods import FRACTIONS, default_methods
     from refrag_components.evaluation.selections import selections_of
 
     return default_methods(
-        policies or selections_of(model), fractions or FRACTIONS, fewer_passages=fewer_passages
+        policies or selections_of(model),
+        fractions or FRACTIONS,
+        kinds=kinds or (),
+        running_text=running_text,
     )
 
 
 class _Bars:
-    """One progress bar a piece of work, made when it begins."""
+    """One progress bar per piece of work, made when it begins."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -233,47 +268,3 @@ def _finish(out: Path, written: list[Path], plots: list[Path]) -> None:
     names = ", ".join(path.name for path in written)
     drawn = f" and {len(plots)} plots" if plots else ""
     say(f"Wrote {names}{drawn} to {out}")
-
-
-def _perplexity_table(result: dict[str, Any]) -> Table:
-    table = Table(
-        title=(
-            f"k={result['chunk_size']}, s={result['context_tokens']}, "
-            f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
-        )
-    )
-    headings = ("context", "positions", "rate", "log-ppl", "recovery", "95% interval")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "context" else "right")
-    for row in result["rows"]:
-        low, high = row["recovery_interval"]
-        table.add_row(
-            row["label"],
-            f"{row['positions']:.0f}",
-            "" if row["rate"] is None else f"{row['rate']:.2f}",
-            f"{row['log_ppl']:.3f}",
-            f"{row['recovery']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-        )
-    return table
-
-
-def _qa_table(result: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"{result['set']}: {result['items']} questions, {result['passages']} passages, "
-        f"{result['retrieval']}"
-    )
-    for heading in ("context", "positions", "rate", "EM", "F1", "95% interval", "log-ppl"):
-        table.add_column(heading, justify="left" if heading == "context" else "right")
-    for row in result["rows"]:
-        low, high = row["f1_interval"]
-        table.add_row(
-            row["label"],
-            f"{row['positions']:.0f}",
-            "" if row["rate"] is None else f"{row['rate']:.2f}",
-            f"{100 * row['em']:.1f}",
-            f"{100 * row['f1']:.1f}",
-            f"{100 * low:.1f} to {100 * high:.1f}",
-            f"{row['log_ppl']:.3f}",
-        )
-    return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
@@ -19,6 +19,7 @@ from refrag_components.cli.common import (
     output,
     say,
 )
+from refrag_components.vectors.codec_names import Codec
 from refrag_components.weights.lookup import bundled_names
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from refrag_components.text.documents import Skipped
 
 __all__ = ["index"]
-
-CodecName = Literal["float32", "float16", "int8", "rotated4"]  # importing Codec takes too long here
 
 
 def index(
@@ -41,7 +40,7 @@ def index(
     passage_tokens: Annotated[int, typer.Option(min=1, help="Longest passage in tokens.")] = 256,
     store: StoreOption = None,
     codec: Annotated[
-        CodecName,
+        Codec,
         typer.Option(
             help="How the folder stores chunk vectors: 4, 2, 1 or half a byte a value. A store of "
             "your own is told in its URL: ?codec=int8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,10 @@ class Report:
     output_tokens: int = 0
     time_to_first_token: float | None = None
     warnings: list[str] = field(default_factory=list)
+
+    def preceded_by(self, warnings: Sequence[str]) -> Report:
+        """The same with what had not gone as asked before the request was made."""
+        return dataclasses.replace(self, warnings=[*warnings, *self.warnings])
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values that JSON can hold."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refrag_components.engines.base import FinishReason
+from refrag_components.engines.base import Engine, FinishReason
 from refrag_components.engines.layout import Layout
 from refrag_components.generation.report import Report
 from refrag_components.policies import Budget, Policy
@@ -22,13 +22,15 @@ class Request:
         parts: The prompt: parts from ``render``, or text and passages alone for a raw prompt.
         question: What the user asks, for policies that look at it; not part of the prompt.
         policy: Name or policy; None for the generator's.
-        budget: As for ``Budget.of``; None for the generator's.
+        budget: How much may expand; None for the generator's.
+        engine: Runs the decoder; None for the generator's.
     """
 
     parts: Sequence[RenderedPart]
     question: str
     policy: str | Policy | None = None
-    budget: float | Budget | None = None
+    budget: Budget | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,11 +11,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from refrag_components.atomic import atomic_file
 from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
 from refrag_components.index.catalog import Catalog
 from refrag_components.index.store import check_store
 from refrag_components.stores.database import Database
-from refrag_components.vectors import CODECS, Codec
+from refrag_components.vectors import Codec, codec_named
 
 __all__ = [
     "META_FILE",
@@ -151,8 +152,7 @@ class Meta:
     store: str | None = None
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise ValueError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+        codec_named(self.codec)
         if self.passage_tokens < 1:
             raise ValueError(f"passage_tokens must be at least 1, got {self.passage_tokens}")
 
@@ -197,16 +197,14 @@ class Meta:
         Raises:
             IndexFolderError: If it cannot be written.
         """
-        beside = folder / f"{META_FILE}.{os.getpid()}"
         content = {
             "format": _FORMAT,
             **asdict(self),
             "versions": {"faiss": faiss.__version__, "numpy": np.__version__},
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            beside.replace(folder / META_FILE)
+            with atomic_file(folder / META_FILE) as scratch:
+                scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise IndexFolderError(_unfit(folder, error)) from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import threading
 from collections.abc import Sequence
 from io import BufferedRandom, BufferedReader
@@ -15,6 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from refrag_components.atomic import atomic_file
 from refrag_components.index.catalog import Catalog, Position
 from refrag_components.stores.database import Database
 
@@ -86,13 +86,11 @@ class PassageSearch:
         with self._lock, self._database.write():
             if self._index is None or self._saved == self._position:
                 return
-            beside = self.path.with_suffix(".tmp")
             try:
-                with beside.open("wb+") as file:
+                with atomic_file(self.path) as scratch, scratch.open("wb+") as file:
                     writer = faiss.PyCallbackIOWriter(file.write)  # type: ignore[attr-defined]
                     faiss.write_index(self._index, writer)
                     digest = _digest(file, self._position)
-                os.replace(beside, self.path)
             except OSError as error:
                 logger.warning("%s cannot be written, opening will be slow: %s", self.path, error)
                 return

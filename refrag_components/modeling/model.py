@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from refrag_components.atomic import atomic_folder
 from refrag_components.exceptions import FingerprintMismatchError
 from refrag_components.modeling.adapters import (
     CHUNK_ADAPTER,
@@ -37,10 +38,11 @@ from refrag_components.modeling.checkpoint_files import (
 )
 from refrag_components.modeling.chunk_encoder import ChunkEncoder, load_encoder
 from refrag_components.modeling.config import CONFIG_NAME, RefragConfig
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.policy_network import POLICY_FILE, load_networks, save_networks
 from refrag_components.modeling.projector import make_projector
-from refrag_components.modeling.search_encoder import PassageEncoder
+from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
@@ -80,7 +82,7 @@ class RefragModel(nn.Module):
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         encoder: ChunkEncoder,
-        retriever: PassageEncoder,
+        retriever: SearchEncoder,
     ) -> None:
         super().__init__()
         self.config = config
@@ -191,7 +193,7 @@ class RefragModel(nn.Module):
                 pooling=config.pooling,
                 contextual=config.contextual,
             ),
-            PassageEncoder(encoder),
+            SearchEncoder(encoder),
         )
         model._carried.update(carried)
         return model
@@ -228,10 +230,7 @@ class RefragModel(nn.Module):
         """
         from peft import PeftModel
 
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+        with atomic_folder(Path(folder), replace=True) as scratch:
             for adapter in self.loaded_adapters:
                 adapter.copy(scratch)
             save_file(self.projector.state_dict(), scratch / PROJECTOR_FILE)
@@ -245,12 +244,6 @@ class RefragModel(nn.Module):
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
             (scratch / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
-            scratch.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _save_part(self, name: str, model: Any, tokenizer: Any, folder: Path) -> None:
         from peft import PeftModel
@@ -349,6 +342,26 @@ class RefragModel(nn.Module):
             for passage, rows in zip(passages, encoded, strict=True)
         ]
 
+    def encode_questions(
+        self, texts: Sequence[str], *, batch_size: int = 256
+    ) -> list[EncodedQuestion]:
+        """Encodes questions for policies, each different one once.
+
+        Args:
+            texts: Questions; a blank one has no vectors.
+            batch_size: Questions per forward pass of the encoder.
+
+        Returns:
+            One ``EncodedQuestion`` per text, in order.
+        """
+        cut = dict(zip(texts, self.chunker.cut_questions(texts), strict=True))
+        rows = self.encoder.encode(list(cut.values()), batch_size=batch_size)
+        encoded = {
+            text: EncodedQuestion(text, passage.token_ids, vectors)
+            for (text, passage), vectors in zip(cut.items(), rows, strict=True)
+        }
+        return [encoded[text] for text in texts]
+
     def token_embeddings(self, token_ids: np.ndarray) -> Tensor:
         """Embeds decoder tokens; shape (n,) to (n, d_dec)."""
         ids = torch.from_numpy(np.ascontiguousarray(token_ids, dtype=np.int64)).to(self.device)
@@ -379,14 +392,16 @@ class RefragModel(nn.Module):
             tokens = tokens * torch.from_numpy(used).to(tokens.device).unsqueeze(-1)
         return self.projector(vectors, tokens).to(self.dtype)
 
-    def embed_question(self, text: str) -> np.ndarray:
-        """The question in chunk-vector space: the mean of its parts; shape (d_enc,)."""
-        rows = self.encoder.encode(self.chunker.cut_questions([text]))[0]
-        return rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width, np.float32)
+    def embed_passages(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Search vectors of passages, shape (n, d_enc), float32, length 1.
 
-    def embed_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Search vectors of passages, shape (n, d_enc), float32, length 1."""
-        return self.retriever.embed(texts, device=self.device, batch_size=batch_size)
+        Args:
+            texts: Any number of passages.
+            progress: Called with the number of passages embedded after each forward pass.
+        """
+        return self.retriever.embed(texts, device=self.device, progress=progress)
 
     def embed_query(self, text: str) -> np.ndarray:
         """Search vector of a question, shape (d_enc,), float32, length 1."""

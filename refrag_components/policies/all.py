@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from refrag_components.policies.base import Policy, PolicyInputs
-from refrag_components.policies.budget import Budget
+from refrag_components.policies.budget import Budget, FractionBudget
 
 __all__ = ["AllPolicy"]
 
@@ -23,4 +23,4 @@ class AllPolicy(Policy):
 
     def budget(self, asked: Budget) -> Budget:
         """Every chunk."""
-        return Budget(1.0)
+        return FractionBudget(1.0)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.policies.budget import Budget
 from refrag_components.vectors import ChunkVectors
 
@@ -21,11 +22,11 @@ class PolicyInputs:
 
     Attributes:
         passages: The prompt's passages in order, at least one chunk together.
-        question: What the user asks, as plain text.
+        question: What the user asks; blank where nothing is.
     """
 
     passages: Sequence[ChunkVectors]
-    question: str
+    question: EncodedQuestion
 
     @property
     def n_chunks(self) -> int:
@@ -34,7 +35,10 @@ class PolicyInputs:
 
 
 class Policy(ABC):
-    """Decides which chunks matter most. Implementations are safe to use from several threads."""
+    """Decides which chunks matter most.
+
+    Scores depend on the inputs alone. Implementations are safe to use from several threads.
+    """
 
     name: ClassVar[str]
     #: Counts up when inputs get other scores than before, so that measurements do not mix.

@@ -10,11 +10,11 @@ import numpy as np
 from refrag_components.modeling.policy_features import PER_TOKEN, SHARED
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
+from refrag_components.text.chunking import QUESTION_PART
 from refrag_components.vectors import unit_rows
 
 if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
-    from refrag_components.text.chunking import ChunkedPassage
+    from refrag_components.modeling.encoded_question import EncodedQuestion
     from refrag_components.vectors import ChunkVectors
 
 __all__ = ["LateInteractionPolicy"]
@@ -30,30 +30,23 @@ class LateInteractionPolicy(Policy):
     late interaction (MaxSim of ColBERT, arXiv 2004.12832), by vectors and by words, less how far
     away it was earned, so neighbours mostly expand together: scattered chunks seldom hold an
     answer, and a decoder reads text best in one piece.
-
-    Args:
-        model: Its encoder embeds the question's parts.
     """
 
     name: ClassVar[str] = "late-interaction"
     revision: ClassVar[int] = 2
 
-    def __init__(self, model: RefragModel) -> None:
-        self._model = model
-
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """At most 1.3; 0 everywhere for a blank question."""
-        (asked,) = self._model.chunker.cut_questions([inputs.question])
-        question = unit_rows(self._model.encoder.encode([asked])[0])
+        question = unit_rows(inputs.question.vectors)
         if not (len(question) and inputs.n_chunks):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
         passages = [passage for passage in inputs.passages if passage.n_chunks]
         vectors = unit_rows(np.concatenate([passage.vectors for passage in passages]))
-        matches = question @ vectors.T + SHARED * _shared(asked, passages)
+        matches = question @ vectors.T + SHARED * _shared(inputs.question, passages)
         return nearby(matches, passages, PER_TOKEN).mean(axis=0).astype(np.float32)
 
 
-def _shared(asked: ChunkedPassage, passages: Sequence[ChunkVectors]) -> np.ndarray:
+def _shared(asked: EncodedQuestion, passages: Sequence[ChunkVectors]) -> np.ndarray:
     """How rare in the context the rarest token is that each chunk has from each question part.
 
     Returns:
@@ -65,5 +58,5 @@ def _shared(asked: ChunkedPassage, passages: Sequence[ChunkVectors]) -> np.ndarr
     first = np.cumsum(lengths) - lengths
     has = np.logical_or.reduceat(tokens[:, None] == asked.token_ids, first, axis=0)
     rarity = np.log(len(has) / has.sum(axis=0).clip(min=1)) / np.log(max(len(has), 2))
-    parts = np.arange(0, len(asked.token_ids), asked.chunk_size)
+    parts = np.arange(0, len(asked.token_ids), QUESTION_PART)
     return np.maximum.reduceat(has * rarity, parts, axis=1).T

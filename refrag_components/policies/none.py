@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from refrag_components.policies.base import Policy, PolicyInputs
-from refrag_components.policies.budget import Budget
+from refrag_components.policies.budget import Budget, FractionBudget
 
 __all__ = ["NonePolicy"]
 
@@ -23,4 +23,4 @@ class NonePolicy(Policy):
 
     def budget(self, asked: Budget) -> Budget:
         """No chunk."""
-        return Budget(0.0)
+        return FractionBudget(0.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from refrag_components.exceptions import CorruptVectorsError
 from refrag_components.stores.base import BaseChunkStore
-from refrag_components.vectors import CODECS, ChunkVectors, Codec
+from refrag_components.vectors import ChunkVectors, Codec, codec_named
 
 __all__ = ["RowStore", "keys_in_order", "pack_row", "pack_text", "unpack_row", "unpack_text"]
 
@@ -92,10 +92,8 @@ class RowStore(BaseChunkStore):
     """
 
     def __init__(self, place: str, codec: Codec) -> None:
-        if codec not in CODECS:
-            raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
         self.place = place
-        self.codec: Codec = codec
+        self.codec: Codec = codec_named(codec).name
         self.corrupt_rows = 0
 
     def _read(

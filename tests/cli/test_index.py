@@ -8,9 +8,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from refrag_components.cli.index import CodecName
 from refrag_components.index import RefragIndex, index_info
 from refrag_components.stores import SQLiteStore
+from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.codecs import CODECS
 from tests.cli.conftest import Run
 from tests.fake_model import FakeModel
@@ -91,7 +91,7 @@ def test_chunk_vectors_are_stored_as_asked(
 
 
 def test_every_codec_can_be_asked_for(refrag: Run, docs: Path, tmp_path: Path) -> None:
-    assert get_args(CodecName) == CODECS
+    assert get_args(Codec) == tuple(CODECS)
     assert refrag("index", docs, "--codec", "int4").exit_code == 2
 
 

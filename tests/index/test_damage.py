@@ -61,7 +61,8 @@ def test_a_search_file_that_is_behind_catches_up(
 def test_a_search_file_that_cannot_be_written_is_no_failure(
     index: RefragIndex, model: FakeModel, docs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (index.folder / "index.tmp").mkdir()
+    (index.folder / "index.faiss").unlink(missing_ok=True)
+    (index.folder / "index.faiss").mkdir()
     with caplog.at_level(logging.WARNING):
         index.add_folder(docs)
     assert "cannot be written" in caplog.text

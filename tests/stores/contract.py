@@ -157,7 +157,7 @@ class StoreContract:
 class DatabaseContract(StoreContract):
     """For stores in a database; give the fixtures ``tenants``, ``urls`` and ``damage`` too."""
 
-    codecs: ClassVar[Sequence[str]] = CODECS  # those that one place can hold
+    codecs: ClassVar[Sequence[str]] = tuple(CODECS)  # those that one place can hold
     ascending: ClassVar[bool] = False  # whether keys come in order
 
     @pytest.fixture

@@ -8,10 +8,9 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field
 
-from llama_index.llms.refrag.settings import DEFAULT_MODEL
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.modeling import RefragModel
-from refrag_components.weights.lookup import checkpoint_folder
+from refrag_components.weights.lookup import DEFAULT_MODEL, checkpoint_folder
 
 __all__ = ["RefragEmbedding"]
 

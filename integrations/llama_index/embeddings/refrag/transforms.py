@@ -10,10 +10,9 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, TransformComponent
 from pydantic import SkipValidation
 
-from llama_index.llms.refrag.settings import DEFAULT_MODEL
 from llama_index.postprocessor.refrag.nodes import encoded_nodes
 from refrag_components.stores.base import ChunkStore
-from refrag_components.weights.lookup import checkpoint_folder
+from refrag_components.weights.lookup import DEFAULT_MODEL, checkpoint_folder
 
 __all__ = ["ChunkVectorTransform"]
 

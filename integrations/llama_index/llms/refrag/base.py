@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -24,21 +24,19 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import Model
 
 from llama_index.llms.refrag.calls import Call, Reply
-from llama_index.llms.refrag.messages import document_texts, resolve_messages, resolve_prompt
-from llama_index.llms.refrag.settings import GenerationSettings, effective_window
+from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
+from llama_index.llms.refrag.window import effective_window
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import sampling_params
-from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
-from refrag_components.policies import Budget, make_policy
-from refrag_components.prompts.registry import default_registry
+from refrag_components.generation.settings import AnswerSettings
+from refrag_components.policies import make_policy, parse_budget
 from refrag_components.prompts.rendering import render
-from refrag_components.prompts.resolver import Resolver
+from refrag_components.weights.lookup import DEFAULT_MODEL
 
 __all__ = ["RefragLLM"]
 
 
-class RefragLLM(GenerationSettings, LLM):
+class RefragLLM(AnswerSettings, LLM):
     """LLM that takes the place of any other in a query engine or chat engine.
 
     Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
@@ -73,22 +71,16 @@ class RefragLLM(GenerationSettings, LLM):
         >>> report["context_positions"] < report["context_tokens"]
         True
 
+    All other settings: see ``AnswerSettings``.
+
     Attributes:
         model: Checkpoint: a bundled name, a folder or a hub id. Loaded when first needed and shared
             by all that use it on the same device.
-        store: Where chunk vectors of passages are kept that were registered with no store; in
-            memory by default.
-        policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``, or
-            "auto": ``learned-query`` where the checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand: a fraction of the chunks in 0..1, or an int from 2 on, the
-            number of decoder positions for all passages.
-        max_tokens: Most tokens to generate.
-        temperature: 0 takes the likeliest token each time.
-        top_p: Below 1 only the likeliest tokens that reach this mass are drawn from.
-        stop: Strings that end the answer.
-        seed: Same seed, same answer.
-        device: Such as "cpu" or "cuda:1"; CUDA where there is one by default.
     """
+
+    model: str = DEFAULT_MODEL
+
+    _call_only: ClassVar[tuple[str, ...]] = ("documents", "json_schema", "question")
 
     @classmethod
     def class_name(cls) -> str:
@@ -103,7 +95,7 @@ class RefragLLM(GenerationSettings, LLM):
             DownloadError: If base weights cannot be fetched.
         """
         model = self._checkpoint().model
-        budget = make_policy(self.policy, model).budget(Budget.of(self.budget))
+        budget = make_policy(self.policy, model).budget(parse_budget(self.budget))
         return LLMMetadata(
             context_window=effective_window(
                 model.window, model.config.chunk_size, budget, self.max_tokens
@@ -244,11 +236,9 @@ class RefragLLM(GenerationSettings, LLM):
         **overrides: Any,
     ) -> Call:
         settings = self._for_call(overrides)
-        conversation = resolve_messages(messages, document_texts(documents), self._resolver())
+        conversation = resolve_messages(messages, documents, self._resolver())
         parts = render(conversation.messages, self._checkpoint().model.tokenizer)
-        request = Request(
-            parts, question or conversation.question, settings.policy, settings.budget
-        )
+        request = settings._ask(parts, question or conversation.question)
         return settings._call(request, conversation.warnings, json_schema)
 
     def _complete_call(
@@ -271,22 +261,16 @@ class RefragLLM(GenerationSettings, LLM):
                 **overrides,
             )
         settings = self._for_call(overrides)
-        resolved, asked = resolve_prompt(prompt, document_texts(documents), self._resolver())
-        request = Request(resolved.parts, question or asked, settings.policy, settings.budget)
+        resolved = resolve_completion(prompt, documents, self._resolver())
+        request = settings._ask(resolved.parts, question or resolved.question)
         return settings._call(request, resolved.warnings, json_schema)
 
     def _call(
         self, request: Request, warnings: Sequence[str], json_schema: Mapping[str, Any] | None
     ) -> Call:
         schema = None if json_schema is None else AnswerSchema.of(json_schema)
-        params = replace(sampling_params(self), answer_schema=schema)
+        params = replace(self._sampling_params(), answer_schema=schema)
         return Call(self._checkpoint(), request, params, self.model, warnings)
-
-    def _checkpoint(self) -> Checkpoint:
-        return load_checkpoint(self.model, self.device)
-
-    def _resolver(self) -> Resolver:
-        return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
 
 
 def _kept_to(output_cls: type[Model], llm_kwargs: dict[str, Any] | None) -> dict[str, Any]:

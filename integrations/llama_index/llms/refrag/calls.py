@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from refrag_components.engines import SamplingParams
@@ -86,7 +86,7 @@ class Call:
         return grow()
 
     def _raw(self, report: Report, finish_reason: str | None) -> dict[str, Any]:
-        report = replace(report, warnings=[*self.warnings, *report.warnings])
+        report = report.preceded_by(self.warnings)
         return {
             "model": self.model,
             "finish_reason": finish_reason,
