@@ -55,16 +55,20 @@ $(LOWEST)/.installed: pyproject.toml
 
 # A part of the tests, in a few minutes: what may break with an older library is how it is called, and
 # every call stands in these rooms too. Left out are the notebooks and training, which take longest,
-# what needs databases, and the suites of packages that are promised to nobody.
+# what needs databases, and what tries packages that are promised to nobody (langchain-classic,
+# langchain-tests, LangGraph's own savers).
 test-lowest: wheel $(LOWEST)/.installed  ## Run a fast part with the lowest versions that are promised
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(LOWEST)/bin/python -m pytest \
 		-n 2 --dist worksteal -m "not checkpoint" --ignore-glob "*/test_cookbook.py" \
 		--ignore tests/training --ignore tests/stores --ignore tests/cli/test_store.py \
 		--ignore tests/cli/test_train.py --ignore tests/index/test_store.py \
 		--ignore tests/test_fuzz.py --ignore tests/test_imports.py \
+		--ignore tests/integrations/langchain/test_chains.py \
+		--ignore tests/integrations/langchain/test_documents_chain.py \
 		--ignore tests/integrations/langchain/test_langgraph.py \
 		--ignore tests/integrations/langchain/test_other_retrievers.py \
-		--ignore tests/integrations/langchain/test_standard.py
+		--ignore tests/integrations/langchain/test_standard.py \
+		--ignore tests/integrations/langchain/test_stores.py
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(LOWEST)/bin/python -m pytest -n 2 \
 		tests/stores/test_memory.py tests/stores/test_rows.py tests/stores/test_sqlite.py \
 		tests/training/test_adapters.py tests/training/test_losses.py
@@ -81,8 +85,8 @@ test-bare: wheel $(BARE)/.installed  ## Run what needs no extra with the bare wh
 	$(BARE)/bin/python -m pip install --quiet $(CHECK)/dist/*.whl --group tools
 	cd $(CHECK)/bare && $(CURDIR)/$(BARE)/bin/refrag --help > /dev/null
 	cd $(CHECK)/bare && $(CURDIR)/$(BARE)/bin/python -m pytest -n 2 \
-		tests/test_bare.py tests/cli/test_info.py tests/policies tests/stores/test_memory.py tests/stores/test_rows.py \
-		tests/stores/test_sqlite.py tests/text tests/vectors
+		tests/test_bare.py tests/cli/test_info.py tests/policies tests/stores/test_memory.py \
+		tests/stores/test_rows.py tests/stores/test_sqlite.py tests/text tests/vectors
 
 lint: install  ## Check style, types and which way imports point
 	$(BIN)/ruff check .
