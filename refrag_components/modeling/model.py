@@ -168,7 +168,7 @@ class RefragModel(nn.Module):
         config = RefragConfig.from_folder(folder)
         check_files(folder, config)  # before base weights are fetched
         if chunk_size is not None:
-            config = dataclasses.replace(config, chunk_size=chunk_size)
+            config = config.at_chunk_size(chunk_size)
         own = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
         model = cls._assemble(config, own)
         model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
