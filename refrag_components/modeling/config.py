@@ -45,8 +45,8 @@ class RefragConfig:
         encoder_layers: The encoder is a copy of so many of the decoder's first layers, trained
             with it; 0 for the Hugging Face encoder that ``encoder`` names.
         chunk_size: Tokens a chunk (k) that the checkpoint works with by default.
-        max_chunk_size: Largest k it can be used with; at least ``chunk_size``. With ``encoder_layers``
-            equal to it.
+        max_chunk_size: Largest k it can be used with; at least ``chunk_size``, and equal to it with
+            ``encoder_layers``.
         rungs: The chunk sizes that a passage can have in a layout: multiples of ``chunk_size``,
             ascending, the first one ``chunk_size`` itself. Empty stands for that one alone.
         pooling: How token states become a chunk vector. "cls" needs ``contextual=False``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +40,8 @@ class LayerEncoder(nn.Module):
     to know of the tokens is thus in the vector (experiments/017).
 
     The layers start as a copy, their final norm as new: the decoder's own belongs to its last
-    layer. The table of token embeddings stays the decoder's, is not trained and no part of this
-    module's state.
+    layer. States count for nothing until ``randomise``. The table of token embeddings stays the
+    decoder's, is not trained and is not part of this module's state.
 
     Args:
         decoder: Whose layers and token embeddings.
@@ -64,29 +64,33 @@ class LayerEncoder(nn.Module):
         self.chunk_size = chunk_size
         self.window = window
         width = embedding.weight.shape[1]
-        place, mix = torch.empty(2, chunk_size, width, width).unbind()
-        for matrix in (*place, *mix):
-            nn.init.orthogonal_(matrix)
-        start = self.untrained_mix(chunk_size, width)
-        turned = _LOUDNESS / 2**0.5 * mix
-        turned[-1] = 0
-        self.place = nn.Parameter(_STATES * place)
-        self.mix = nn.Parameter(start + turned)
+        self.place = nn.Parameter(torch.zeros(chunk_size, width, width))
+        self.mix = nn.Parameter(torch.eye(width).repeat(chunk_size, 1, 1))
+        with torch.no_grad():
+            self.mix[:-1] *= _LOUDNESS / 2**0.5
 
-    @staticmethod
-    def untrained_mix(chunk_size: int, width: int) -> Tensor:
-        """What is not random of an untrained mix, shape (k, width, width).
+    @torch.no_grad()
+    def randomise(self) -> None:
+        """Adds what is random of an untrained encoder, before its training.
 
-        The last token as it is, those before it half as loud.
+        Each place turns its state, and each before the last one its token too, which tells the
+        places apart.
         """
-        mix = torch.eye(width).repeat(chunk_size, 1, 1)
-        mix[:-1] *= _LOUDNESS / 2**0.5
-        return mix
+        for place in self.place:
+            place += _STATES * nn.init.orthogonal_(torch.empty_like(place))
+        for mix in self.mix[:-1]:
+            mix += _LOUDNESS / 2**0.5 * nn.init.orthogonal_(torch.empty_like(mix))
 
     @property
     def width(self) -> int:
         """Width of a chunk vector (d_enc), which is the decoder's."""
         return int(self.place.shape[-1])
+
+    @property
+    def table(self) -> Tensor:
+        """The decoder's token embeddings, shape (vocabulary, d_enc)."""
+        table: Tensor = self._embedding[0].weight
+        return table
 
     @property
     def room(self) -> int:
@@ -168,16 +172,6 @@ class LayerEncoder(nn.Module):
         vectors = self(torch.from_numpy(ids).to(device), torch.from_numpy(used).to(device), k)
         rows = vectors.float().cpu().numpy()
         return [own[:count] for own, count in zip(rows, counts, strict=True)]
-
-    def named_starts(self) -> Iterator[tuple[str, Tensor]]:
-        """What the parameters of an untrained encoder are but for what is random in them."""
-        for name, parameter in self.named_parameters():
-            if name == "place":
-                yield name, torch.zeros_like(parameter)
-            elif name == "mix":
-                yield name, self.untrained_mix(self.chunk_size, self.width)
-            else:
-                yield name, parameter.detach()
 
 
 def _by_chunk(rows: Tensor, k: int) -> Tensor:
