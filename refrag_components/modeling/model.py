@@ -197,7 +197,7 @@ class RefragModel(nn.Module):
         model = cls._assemble(config, own)
         if config.encoder_layers:
             model._loaded_weights = LoadedWeights(folder)
-            load_weights(model, folder)
+            load_weights(model._trainable(), folder)
             model._encoder_digest += encoder_files_digest(folder)
         else:
             model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
@@ -286,13 +286,21 @@ class RefragModel(nn.Module):
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def _trainable(self) -> dict[str, dict[str, Tensor]]:
+        """All weights but the table of token embeddings, by part."""
+        table = self.decoder.get_input_embeddings().weight
+        return {
+            part: {n: p for n, p in getattr(self, part).named_parameters() if p is not table}
+            for part in ("decoder", "encoder", "projector")
+        }
+
     def _save_weights(self, folder: Path, bits: Bits) -> None:
         if self._loaded_weights:
             self._loaded_weights.copy(folder)
         else:
             with torch.random.fork_rng(devices=[]):  # training draws on as if nothing was saved
                 base = self._assemble(self.config, self._carried)
-            save_weights(self, base, folder, bits)
+            save_weights(self._trainable(), base._trainable(), folder, bits)
         for part, carried in self._carried.items():
             shutil.copytree(carried, folder / part)
 
@@ -488,11 +496,11 @@ class RefragModel(nn.Module):
         return rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width, np.float32)
 
     def embed_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Search vectors of passages, shape (n, d_enc), float32, length 1."""
+        """Search vectors of passages, shape (n, retriever.width), float32, length 1."""
         return self.retriever.embed(texts, device=self.device, batch_size=batch_size)
 
     def embed_query(self, text: str) -> np.ndarray:
-        """Search vector of a question, shape (d_enc,), float32, length 1."""
+        """Search vector of a question, shape (retriever.width,), float32, length 1."""
         rows: np.ndarray = self.embed_passages([text])[0]
         return rows
 

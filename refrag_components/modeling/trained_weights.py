@@ -11,7 +11,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -24,9 +23,6 @@ from refrag_components.modeling.weight_difference import (
     quantise_difference,
 )
 
-if TYPE_CHECKING:
-    from refrag_components.modeling.model import RefragModel
-
 __all__ = [
     "LoadedWeights",
     "check_weights",
@@ -34,6 +30,9 @@ __all__ = [
     "load_weights",
     "save_weights",
 ]
+
+#: Weights of each part of a model by name.
+Parameters = Mapping[str, Mapping[str, Tensor]]
 
 _PARTS = ("decoder", "encoder", "projector")
 _LARGEST = 45_000_000  # bytes of a file's tensors and about those of the file
@@ -85,42 +84,41 @@ def check_weights(folder: Path) -> None:
             _read(path, names_alone=True)
 
 
-def save_weights(model: RefragModel, base: RefragModel, folder: Path, bits: Bits) -> None:
+def save_weights(trained: Parameters, start: Parameters, folder: Path, bits: Bits) -> None:
     """Writes what leads from the weights of an untrained model to those of a trained one.
 
     Args:
-        model: The trained one.
-        base: The untrained one, before ``randomise``.
+        trained: The weights of "decoder", "encoder" and "projector".
+        start: Those of the untrained model, before ``randomise``.
         folder: Where to.
         bits: Per value of a matrix.
     """
-    trained, start = _parameters(model), _parameters(base)
     for part in _PARTS:
         files = _split(quantise_difference(start[part], trained[part], bits))
         for i, tensors in enumerate(files, start=1):
             save_file(tensors, folder / f"{part}-{i:05d}-of-{len(files):05d}.safetensors")
 
 
-def load_weights(model: RefragModel, folder: Path) -> None:
+def load_weights(start: Parameters, folder: Path) -> None:
     """Makes the weights of an untrained model those of a checkpoint.
 
     Args:
-        model: Untrained, before ``randomise``.
+        start: The weights of the untrained model, before ``randomise``; changed in place.
         folder: Of the checkpoint.
 
     Raises:
         UnknownModelError: If files or tensors are missing, unknown or damaged.
     """
-    for part, parameters in _parameters(model).items():
+    for part in _PARTS:
         tensors: dict[str, Tensor] = {}
         for path in _files(folder, part):
             tensors.update(_read(path))
         try:
-            trained = apply_difference(parameters, tensors)
+            trained = apply_difference(start[part], tensors)
         except UnknownModelError as error:
             raise UnknownModelError(f"{folder}, weights of the {part}: {error}") from error
         for name, value in trained.items():
-            parameters[name].data.copy_(value)
+            start[part][name].data.copy_(value)
 
 
 def encoder_files_digest(folder: Path) -> bytes:
@@ -129,13 +127,6 @@ def encoder_files_digest(folder: Path) -> bytes:
     for path in _files(folder, "encoder"):
         digest.update(path.read_bytes())
     return digest.digest()
-
-
-def _parameters(model: RefragModel) -> Mapping[str, Mapping[str, Tensor]]:
-    """All that trains, by part; the table of token embeddings does not."""
-    table = model.decoder.get_input_embeddings().weight
-    parts = {part: getattr(model, part).named_parameters() for part in _PARTS}
-    return {part: {n: p for n, p in own if p is not table} for part, own in parts.items()}
 
 
 def _split(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
