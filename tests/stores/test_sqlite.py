@@ -147,7 +147,7 @@ def test_a_folder_is_no_store(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="no folder"):
+    with pytest.raises(StoreError, match="not a folder"):
         SQLiteStore(tmp_path / "file" / "store.sqlite")
 
 
