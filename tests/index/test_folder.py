@@ -95,7 +95,7 @@ def test_a_meta_file_of_something_else_is_refused_and_kept(
 ) -> None:
     (tmp_path / "meta.json").write_text(content)
     for use in (RefragIndex.open, RefragIndex.create):
-        with pytest.raises(IndexFolderError, match="describes no index"):
+        with pytest.raises(IndexFolderError, match="does not describe an index"):
             use(tmp_path, model)
     assert (tmp_path / "meta.json").read_text() == content
 

@@ -138,10 +138,10 @@ def test_an_index_keeps_to_its_store(tmp_path: Path, model: FakeModel, index: Re
     url, other = (f"sqlite://{tmp_path / name}" for name in ("a.sqlite", "b.sqlite"))
     RefragIndex.create(tmp_path / "user", model, store=url).close()
     for use in (RefragIndex.open, RefragIndex.create):
-        with pytest.raises(IndexFolderError, match=r"a\.sqlite; keep to that"):
+        with pytest.raises(IndexFolderError, match=r"a\.sqlite; use that store"):
             use(tmp_path / "user", model, store=other)
     for store in (url, MemoryStore()):
-        with pytest.raises(IndexFolderError, match="its own folder; keep to that"):
+        with pytest.raises(IndexFolderError, match="its own folder; use that store"):
             RefragIndex.open(index.folder, model, store=store)
 
 
