@@ -30,9 +30,7 @@ app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for JSON, Markdown and plots.")]
 PolicyOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--policy", help="Choices of chunks to compare; all that the model has by default."
-    ),
+    typer.Option("--policy", help="Policies to compare; by default all that the model has."),
 ]
 ExpandedOption = Annotated[
     list[float] | None,
@@ -53,7 +51,8 @@ def perplexity(
     out: OutOption,
     model: ModelOption = DEFAULT_MODEL,
     chunk_size: Annotated[
-        list[int] | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+        list[int] | None,
+        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
     context: Annotated[int, typer.Option("--context", help="Context tokens, s.")] = 1024,
     out_tokens: Annotated[int, typer.Option("--output", help="Continuation tokens, o.")] = 256,
@@ -63,12 +62,12 @@ def perplexity(
         bool, typer.Option("--shuffled", help="Also with the context's paragraphs shuffled.")
     ] = False,
     windows: Annotated[
-        int | None, typer.Option("--windows", help="Windows to measure; all by default.")
+        int | None, typer.Option("--windows", help="Number of windows to measure; all by default.")
     ] = None,
     bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
-    """Measure a continuation after no, compressed, shortened and full context."""
+    """Measure continuations after no, compressed, shortened and full context."""
     from refrag_components.corpus import TokenisedCorpus
     from refrag_components.evaluation.continuation.comparison import measure_contexts
     from refrag_components.evaluation.reports.files import draw_plots, write_perplexity
@@ -110,30 +109,33 @@ def qa(
     ] = None,
     passages: Annotated[
         list[int] | None,
-        typer.Option("--passages", help="Passages a question.", show_default="5"),
+        typer.Option("--passages", help="Passages per question.", show_default="5"),
     ] = None,
     retrieval: Annotated[
         list[str] | None,
         typer.Option(
             "--retrieval",
-            help="given: the right ones and distractors; strong: the most similar; weak: random "
+            help="given: those that answer and distractors; strong: the most similar; weak: random "
             "ones of the 50 most similar.",
             show_default="given",
         ),
     ] = None,
     chunk_size: Annotated[
-        int | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+        int | None,
+        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
-    items: Annotated[int | None, typer.Option("--items", help="Questions a set, at most.")] = 500,
+    items: Annotated[
+        int | None, typer.Option("--items", help="Maximum number of questions per set.")
+    ] = 500,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder for the pool's search vectors.")
+        Path | None, typer.Option("--cache", help="Folder that caches the pool's search vectors.")
     ] = None,
     bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
-    """Measure answers to questions over passages; a stopped run goes on."""
+    """Measure answers to questions over passages; run again to continue a stopped run."""
     from refrag_components.corpus.question_files import load_questions, set_name
     from refrag_components.evaluation.answers.comparison import evaluate_questions
     from refrag_components.evaluation.answers.contexts import Setting
@@ -143,8 +145,8 @@ def qa(
 
     _check(policy, expanded, plots=plots)
     settings = [
-        Setting(own, count)  # type: ignore[arg-type]
-        for own in retrieval or ["given"]
+        Setting(kind, count)  # type: ignore[arg-type]
+        for kind in retrieval or ["given"]
         for count in passages or [5]
     ]
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
@@ -170,8 +172,10 @@ def qa(
 
 
 @app.command()
-def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measurement was.")]) -> None:
-    """Draw a measurement's figures again, without the model."""
+def plot(
+    folder: Annotated[Path, typer.Argument(help="The --out folder of a measurement.")],
+) -> None:
+    """Draw a measurement's plots again, without the model."""
     from refrag_components.evaluation.reports.files import draw_plots
 
     for path in draw_plots(folder):
@@ -179,7 +183,7 @@ def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measuremen
 
 
 def _check(policies: list[str] | None, fractions: list[float] | None, *, plots: bool) -> None:
-    """Refuses what cannot be measured or drawn before anything is loaded."""
+    """Refuses what cannot be measured or drawn, before anything is loaded."""
     from refrag_components.evaluation.methods import FRACTIONS, default_methods
     from refrag_components.evaluation.reports.chart import check_plotting
 
@@ -204,7 +208,7 @@ def _methods(
 
 
 class _Bars:
-    """One progress bar a piece of work, made when it begins."""
+    """One progress bar per task, made when the task begins."""
 
     def __init__(self) -> None:
         self._progress = Progress(

@@ -62,7 +62,7 @@ def test_compressed_prompts_are_shorter(roomy_folder: Path) -> None:
 
 
 def test_a_second_run_uses_the_index_of_the_first(roomy_folder: Path) -> None:
-    assert any("kept for the next run" in line for line in run(roomy_folder))
+    assert any("stored for the next run" in line for line in run(roomy_folder))
     assert any("from an earlier run" in line for line in run(roomy_folder))
 
 
