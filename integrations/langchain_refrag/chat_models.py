@@ -30,7 +30,7 @@ _REMOTE_ONLY = ("parallel_tool_calls", "strict")
 class ChatRefrag(RefragSettings, BaseChatModel):
     """Chat model that replaces any other in a retrieval chain.
 
-    Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
+    Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
     a policy expands those that matter. Passages are recognised where a ``RefragRetriever``
     returned them, in envelopes, in text blocks with a key, in tool artifacts, and when they are
     given as ``documents`` with the call; all other text is read as ordinary tokens.

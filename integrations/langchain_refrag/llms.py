@@ -17,7 +17,7 @@ __all__ = ["RefragLLM"]
 
 
 class RefragLLM(RefragSettings, BaseLLM):
-    """Text model: the prompt is continued as it stands, without a chat template.
+    """Text model: the prompt is continued as it is, without a chat template.
 
     Passages are recognised where a ``RefragRetriever`` returned them and in envelopes. ``batch``
     decodes its prompts together. What happened is in ``generation_info["refrag"]``.

@@ -150,7 +150,7 @@ def checkpoint_digest(name: str) -> str:
 
     Two checkpoints that may answer differently never share it. (The model's fingerprint, which
     names chunk vectors, covers the encoder only.) Files are looked at again at most every few
-    seconds; while a folder that was there before cannot be read, its last digest stands.
+    seconds; while a folder that was there before cannot be read, its last digest remains valid.
 
     Raises:
         UnknownModelError: If there is no such checkpoint.

@@ -86,7 +86,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """A prompt that is continued as it stands.
+    """A prompt that is continued as it is.
 
     Attributes:
         parts: Text and passages, in order.
@@ -164,7 +164,7 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
 
 
 def resolve_prompt(prompt: str, documents: Documents, resolver: Resolver) -> ResolvedPrompt:
-    """Resolves the passages in a prompt that is continued as it stands.
+    """Resolves the passages in a prompt that is continued as it is.
 
     Documents whose text it does not contain are put first.
 

@@ -192,7 +192,7 @@ def _style_of(written: str, name: str, arguments: dict[str, str]) -> ToolCallSty
 
 
 def _read(text: str) -> ToolCall | BrokenToolCall:
-    """Reads what stands between two tags."""
+    """Reads what is between two tags."""
     value: Any = None
     try:
         value = json.loads(text, strict=False)

@@ -16,7 +16,7 @@ from refrag_demo import demo
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A cache of its own and less to do."""
+    """Its own cache and less to do."""
     monkeypatch.setenv("REFRAG_HOME", str(tmp_path))
     monkeypatch.setattr(demo, "_LONGEST_TOPIC", 1000)
     monkeypatch.setattr(demo, "_MAX_TOKENS", 4)

@@ -20,7 +20,7 @@ def test_opens_again(index: RefragIndex, model: FakeModel, docs: Path) -> None:
         check(opened, model)
 
 
-def test_create_goes_on_with_what_is_there(
+def test_create_continues_with_what_is_there(
     index: RefragIndex, model: FakeModel, docs: Path
 ) -> None:
     index.add_folder(docs)

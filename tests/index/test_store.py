@@ -215,7 +215,7 @@ def start(folder: Path, docs: Path, url: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("kind", ["lancedb", "postgres"])
-def test_an_indexer_that_is_killed_goes_on_where_it_was(
+def test_a_killed_indexer_continues_where_it_stopped(
     tmp_path: Path, model: FakeModel, request: pytest.FixtureRequest, kind: str
 ) -> None:
     lance = f"lancedb://{tmp_path / 'lance'}"

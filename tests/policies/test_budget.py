@@ -64,7 +64,7 @@ def test_refuses_scores_that_mean_nothing(scores: np.ndarray) -> None:
         select(scores, np.full(3, 4), parse_budget(0.5))
 
 
-def test_no_chunks_is_no_choice() -> None:
+def test_without_chunks_nothing_is_chosen() -> None:
     assert select(np.zeros(0), np.zeros(0, int), parse_budget(0.5)).shape == (0,)
 
 

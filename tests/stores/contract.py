@@ -172,7 +172,7 @@ class DatabaseContract(StoreContract):
 
     @pytest.fixture
     def damage(self) -> Callable[[], object]:
-        """Damages row "a" of ``store``, which has a row "b" too; one parameter a kind."""
+        """Damages row "a" of ``store``, which has a row "b" too; one parameter per kind."""
         raise NotImplementedError
 
     def test_tenants_cannot_read_change_or_list_each_other(

@@ -52,7 +52,7 @@ class TestLanceDBStore(DatabaseContract):
     ) -> Callable[[], None]:
         return lambda: rewrite(database, request.param)
 
-    test_a_closed_store_says_so = None  # it holds nothing, so it goes on
+    test_a_closed_store_says_so = None  # it holds nothing, so it continues to work
 
 
 def rewrite(database: lancedb.DBConnection, change: Any) -> None:

@@ -140,7 +140,7 @@ def test_an_empty_file_is_a_new_store(path: Path) -> None:
         assert store.mget(["a"]) == [make(1)]
 
 
-def test_a_folder_is_no_store(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="writable file"):
         SQLiteStore(tmp_path)
 

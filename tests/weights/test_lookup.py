@@ -197,7 +197,7 @@ def test_an_unknown_checkpoint_lists_the_bundled_ones(name: str) -> None:
 
 
 @pytest.mark.usefixtures("bundle")
-def test_a_file_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_not_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lookup, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
     (tmp_path / "folder").mkdir()

@@ -35,7 +35,7 @@ __all__ = ["RefragLLM"]
 class RefragLLM(AnswerSettings, LLM):
     """LLM that replaces any other in a query engine or chat engine.
 
-    Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
+    Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
     a policy expands those that matter. Passages are recognised where a ``RefragNodePostprocessor``,
     ``RefragRetriever`` or ``RefragSynthesizer`` saw them, in envelopes, in citable blocks, and when
     they are given as ``documents`` with the call; all other text is read as ordinary tokens.

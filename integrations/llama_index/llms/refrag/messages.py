@@ -75,7 +75,7 @@ def resolve_messages(
 
 
 def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> ResolvedPrompt:
-    """Resolves the passages in a prompt that is continued as it stands.
+    """Resolves the passages in a prompt that is continued as it is.
 
     Args:
         prompt: The prompt.
