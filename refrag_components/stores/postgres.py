@@ -65,7 +65,7 @@ class PostgresStore(RowStore):
         self._own_pool: ConnectionPool[Any] | None = None
         if isinstance(connection, str):
             self._create_table_with(connection)
-            # First without the pool, which would retry for a long time without saying why.
+            # Not created with the pool, which would retry for long and not say why it failed.
             self._own_pool = connection = ConnectionPool(
                 connection, min_size=0, max_size=8, check=ConnectionPool.check_connection, open=True
             )
