@@ -28,7 +28,7 @@ test: install  ## Build the wheel and run every test against it
 	rm -rf $(CHECK)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(CHECK)/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --target $(CHECK) $(CHECK)/dist/*.whl
-	cp -R README.md cookbooks pyproject.toml recipes tests $(CHECK)
+	cp -R README.md cookbooks docs pyproject.toml recipes tests $(CHECK)
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: install  ## Check style, types and which way imports point

@@ -25,8 +25,9 @@ import torch
 from refrag_components.corpus import TokenisedCorpus, WindowSpec
 from refrag_components.corpus.question_files import Question, load_questions
 from refrag_components.evaluation.answers.contexts import Setting, draw_contexts
+from refrag_components.evaluation.answers.encoded import EncodedPassages
 from refrag_components.evaluation.answers.pool import PassagePool
-from refrag_components.evaluation.answers.prompts import build_prompts, build_row
+from refrag_components.evaluation.answers.prompts import PromptBuilder
 from refrag_components.evaluation.answers.squad import score
 from refrag_components.evaluation.continuation.recovery import window_losses, window_starts
 from refrag_components.evaluation.decoding import decode
@@ -35,8 +36,8 @@ from refrag_components.evaluation.statistics import interval, resample
 from refrag_components.modeling import RefragModel
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.tokenization import content_tokenizer
-from refrag_components.vectors import ChunkVectors
-from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
+from refrag_components.vectors import ChunkVectors, Codec
+from refrag_components.vectors.codecs import CODECS
 
 PASSAGE_TOKENS = 256
 CONTEXT_TOKENS = 512
@@ -47,7 +48,8 @@ ANSWER_TOKENS = 32
 def round_trip(vectors: np.ndarray, codec: Codec) -> np.ndarray:
     """Chunk vectors as a store gives them back; any leading shape, float32."""
     rows = np.ascontiguousarray(vectors.reshape(-1, vectors.shape[-1]), dtype=np.float32)
-    return np.array(unpack(pack(rows, codec), codec, rows.shape), np.float32).reshape(vectors.shape)
+    read = CODECS[codec].unpack(CODECS[codec].pack(rows), rows.shape)
+    return np.array(read, np.float32).reshape(vectors.shape)
 
 
 def sizes(model: RefragModel, text: str) -> dict[int, dict[str, float]]:
@@ -112,9 +114,9 @@ def answers(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """F1 of each question and log-ppl of its answer, (questions, codecs); all chunk vectors."""
     texts = list(dict.fromkeys(t for q in questions for t in (*q.needed, *q.others)))
-    contexts = draw_contexts(questions, Setting("given", 5), PassagePool(model, texts))
-    prompts = build_prompts(model, contexts, max_new_tokens=ANSWER_TOKENS)
-    rows = [build_row(prompt, COMPRESSED, None) for prompt in prompts.prompts]
+    (contexts,) = draw_contexts(questions, [Setting("given", 5)], PassagePool(model, texts))
+    builder = PromptBuilder(EncodedPassages(model), max_new_tokens=ANSWER_TOKENS)
+    rows = [COMPRESSED.row(prompt) for prompt in builder.build(contexts).prompts]
     used = list(dict.fromkeys(text for context in contexts for text in context.passages))
     passages = encode(model, used)
     f1, answer_log_ppl = [], []
@@ -178,6 +180,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     corpus = TokenisedCorpus.load(arguments.corpus)
     questions = load_questions(arguments.questions, items=arguments.items)
+    questions = [question for question in questions if question.answers]  # the others have no F1
     result: dict[str, Any] = {"windows": arguments.windows, "questions": len(questions)}
 
     def keep(part: str, columns: np.ndarray) -> None:

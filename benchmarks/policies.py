@@ -24,10 +24,9 @@ from refrag_components.evaluation.answers.contexts import Context, Setting, draw
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.modeling import RefragModel
-from refrag_components.policies import Budget, PolicyInputs, select
+from refrag_components.policies import FractionBudget, PolicyInputs, select
 from refrag_components.text.chunking import ChunkedPassage
-from refrag_components.vectors import ChunkVectors
-from refrag_components.vectors.codecs import CODECS, Codec
+from refrag_components.vectors import CODECS, ChunkVectors, Codec
 
 POLICIES = ("random", "similarity", "late-interaction")
 FRACTIONS = (0.05, 0.1, 0.25)
@@ -64,9 +63,10 @@ def measure(
     encoded = [own.to_bytes(codec) for own in model.encode_passages(texts)]  # as a store has them
     vectors = dict(zip(texts, map(ChunkVectors.from_bytes, encoded), strict=True))
     found = [(context, places) for context in contexts if (places := shown(context, chunked))]
+    questions = model.encode_questions([context.question.text for context, _ in found])
     inputs = [
-        PolicyInputs([vectors[text] for text in context.passages], context.question.text)
-        for context, _ in found
+        PolicyInputs([vectors[text] for text in context.passages], question)
+        for (context, _), question in zip(found, questions, strict=True)
     ]
     lengths = [np.concatenate([p.chunk_lengths for p in own.passages]) for own in inputs]
     rows = []
@@ -74,7 +74,7 @@ def measure(
         scores = chunk_scores(policy, model, inputs)
         for fraction in FRACTIONS:
             masks = [
-                select(own, counts, Budget(fraction))
+                select(own, counts, FractionBudget(fraction))
                 for own, counts in zip(scores, lengths, strict=True)
             ]
             covered = [
@@ -110,7 +110,7 @@ def main() -> None:
         questions = load_questions(path, items=options.items)
         pool = PassagePool(model, [])
         pool.add([text for question in questions for text in (*question.needed, *question.others)])
-        contexts = draw_contexts(questions, Setting("given", options.passages), pool)
+        (contexts,) = draw_contexts(questions, [Setting("given", options.passages)], pool)
         results[set_name(path)] = rows = measure(model, contexts, options.codec)
         for row in rows:
             print(set_name(path), json.dumps(row), file=sys.stderr, flush=True)

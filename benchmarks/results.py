@@ -1,8 +1,9 @@
 """Tables for docs/results.md, docs/policies.md and the model card, from what results.sh wrote.
 
-    python benchmarks/results.py OUT [TABLE...]
+    python benchmarks/results.py OUT [TABLE...] [--by passage]
 
-Rows of several sets count every question the same. Brackets hold 95% bootstrap intervals; bold is
+Rows of several sets count every question the same. Brackets hold 95% bootstrap intervals, over
+questions or, as --by says, over all questions on one passage or one article at a time; bold is
 ahead of fewer passages in as many positions, beyond the interval of the paired difference.
 """
 
@@ -13,11 +14,28 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
-from refrag_components.corpus.conversations import UNANSWERABLE
+from refrag_components.evaluation.answers.contexts import Setting
+from refrag_components.evaluation.answers.results import (
+    Cluster,
+    Result,
+    join_results,
+    read_result,
+    result_path,
+)
+from refrag_components.evaluation.methods import (
+    COMPRESSED,
+    FULL,
+    NONE,
+    FewerPassages,
+    Keep,
+    LastTokens,
+    Method,
+)
+from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.statistics import interval, resample
 
 SETS = {
@@ -33,8 +51,14 @@ SETS = {
     "wikitpl": "templates on Wikipedia pages",
     "boolq": "BoolQ (yes/no)",
     "strategyqa": "StrategyQA (yes/no)",
+    "tsqa": "TimeQA",
+    "covidqa": "COVID-QA",
+    "pubmedqa": "PubMedQA (yes/no)",
 }
-POOLED = {"all": list(SETS), "without yes/no": list(SETS)[:-2]}
+POOLED = {
+    "all": list(SETS),
+    "without yes/no": [name for name, label in SETS.items() if "(yes/no)" not in label],
+}
 DEFAULT = "learned-query"
 CHOICES = {
     "random": "`random`",
@@ -46,10 +70,13 @@ CHOICES = {
     "learned": "`learned`",
     "learned-query": "`learned-query`",
 }
-PLAIN = {"last": "the last tokens as plain text", "fewer": "fewer passages as plain text"}
+PLAIN = {
+    LastTokens.kind: "the last tokens as plain text",
+    FewerPassages.kind: "fewer passages as plain text",
+}
 BUDGETS = (0.05, 0.1, 0.25, 0.5)
-MAIN = ["none", "full", "compressed", f"{DEFAULT}-0.1", f"{DEFAULT}-0.25"]
-FEWER = ["fewer-0", "fewer-0.1", "fewer-0.25"]
+MAIN = [NONE, FULL, COMPRESSED, Keep(DEFAULT, 0.1), Keep(DEFAULT, 0.25)]
+FEWER = [FewerPassages(p) for p in (0.0, 0.1, 0.25)]
 
 PLAIN_HEAD = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
 
@@ -58,48 +85,70 @@ Difference = tuple[float, float, float]
 
 
 @cache
-def read_column(folder: Path, method: str, column: str) -> np.ndarray:
-    """A value a question of one set, F1 in percent."""
-    values = np.array(json.loads((folder / f"{method}.json").read_text())[column])
-    return 100 * values if column == "f1" else values
+def read(folder: Path, name: str, setting: Setting, method: Method) -> Result:
+    """What one method did on one set."""
+    found = read_result(folder, name, setting, method)
+    if found is None:
+        raise FileNotFoundError(None, None, str(result_path(folder, name, setting, method)))
+    return found
 
 
 class Answers:
     """What one measurement of ``refrag eval qa`` holds, question by question."""
 
-    def __init__(self, out: Path, name: str = "qa", setting: str = "given-5") -> None:
-        self._out, self._name, self._setting = out, name, setting
+    #: What intervals are drawn over: clusters of questions, or questions themselves.
+    by: ClassVar[Cluster | None] = None
 
-    def column(self, name: str, method: str, column: str) -> np.ndarray:
-        """A value a question of one set."""
-        folder = self._out / f"{self._name}-{name}" / "results" / f"{name}.valid" / self._setting
-        return read_column(folder, method, column)
+    def __init__(self, out: Path, name: str = "qa", setting: Setting | None = None) -> None:
+        self._out, self._name, self._setting = out, name, setting or Setting()
 
-    def values(self, sets: Sequence[str], methods: Sequence[str], column: str) -> np.ndarray:
-        """Shape (questions of all sets, methods)."""
-        columns = [
-            np.concatenate([self.column(name, method, column) for name in sets])
-            for method in methods
+    def result(self, sets: Sequence[str], method: Method) -> Result:
+        """What a method did on the questions of some sets."""
+        results = [
+            read(self._out / f"{self._name}-{name}", f"{name}.valid", self._setting, method)
+            for name in sets
         ]
-        return np.stack(columns, axis=1)
+        return join_results(results, " and ".join(sets))
+
+    def values(self, sets: Sequence[str], methods: Sequence[Method], column: str) -> np.ndarray:
+        """F1 in percent, other columns as they are; shape (questions of all sets, methods)."""
+        columns = [self.result(sets, method).columns[column] for method in methods]
+        return (100 if column == "f1" else 1) * np.stack(columns, axis=1)
+
+    def draws(self, sets: Sequence[str], methods: Sequence[Method], column: str) -> np.ndarray:
+        """Bootstrap means of the same, shape (samples, methods)."""
+        clusters = None
+        if self.by is not None:
+            clusters = [self.result(sets, methods[0]).clusters(self.by)]
+        return resample([self.values(sets, methods, column)], clusters)
+
+    def differences(
+        self,
+        sets: Sequence[str],
+        methods: Sequence[Method],
+        column: str,
+        pairs: Sequence[tuple[int, int]],
+    ) -> list[Difference]:
+        """Mean and interval of the paired difference of two methods, for each pair of them."""
+        draws = self.draws(sets, methods, column)
+        means = self.values(sets, methods, column).mean(axis=0)
+        return [(means[a] - means[b], *interval(draws[:, a] - draws[:, b])) for a, b in pairs]
+
+
+def method(way: str, p: float) -> Method:
+    """What a selection, or plain text, has at p."""
+    plain = {LastTokens.kind: LastTokens, FewerPassages.kind: FewerPassages}
+    return plain[way](p) if way in plain else Keep(way, p)
 
 
 def table(head: Cells, rows: Sequence[Cells]) -> None:
     """Prints a table whose first column is text."""
-    for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows):
-        print("| " + " | ".join(row) + " |")
-    print()
+    print("\n".join(markdown_table(head, rows)), end="\n\n")
 
 
 def groups() -> dict[str, list[str]]:
     """Every set by itself, then all of them."""
     return {label: [name] for name, label in SETS.items()} | {"all": POOLED["all"]}
-
-
-def differences(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
-    """Mean and interval of the paired difference of two methods' columns, for each pair."""
-    draws, means = resample([values]), values.mean(axis=0)
-    return [(means[a] - means[b], *interval(draws[:, a] - draws[:, b])) for a, b in pairs]
 
 
 def answers_table(out: Path, column: str, digits: int) -> None:
@@ -110,7 +159,8 @@ def answers_table(out: Path, column: str, digits: int) -> None:
         values = answers.values(sets, methods, column)
         cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
         pairs = ((2, 5), (3, 6), (4, 7))  # each p beside fewer passages
-        for (own, _), (_, low, high) in zip(pairs, differences(values, pairs), strict=True):
+        found = answers.differences(sets, methods, column, pairs)
+        for (own, _), (_, low, high) in zip(pairs, found, strict=True):
             if low > 0 if column == "f1" else high < 0:
                 cells[own] = f"**{cells[own]}**"
         rows.append([label, f"{len(values):,}", *cells])
@@ -133,11 +183,12 @@ def nats(out: Path) -> None:
 def shares(out: Path) -> None:
     """F1 as a share of that of all text."""
     answers = Answers(out)
-    compared = [*MAIN[2:], "fewer-0.1", "fewer-0.25"]
+    compared = [*MAIN[2:], *FEWER[1:]]
     rows = []
     for label, sets in (groups() | POOLED).items():
-        values = answers.values(sets, ["full", *compared], "f1")
-        draws, means = resample([values]), values.mean(axis=0)
+        methods = [FULL, *compared]
+        draws = answers.draws(sets, methods, "f1")
+        means = answers.values(sets, methods, "f1").mean(axis=0)
         cells = [label]
         for i in range(1, len(means)):
             low, high = interval(draws[:, i] / draws[:, 0])
@@ -154,14 +205,15 @@ def choices(out: Path) -> None:
     answers = Answers(out)
     rows = []
     for way, label in (CHOICES | PLAIN).items():
-        methods = [f"{way}-{p:g}" for p in BUDGETS]
+        methods = [method(way, p) for p in BUDGETS]
         means = answers.values(POOLED["all"], methods, "f1").mean(axis=0)
         rows.append([label, *(f"{mean:.1f}" for mean in means)])
     table(["all sets", *(f"p={p:g}" for p in BUDGETS)], rows)
     for p in (0.1, 0.25):
         rows = []
         for label, sets in groups().items():
-            means = answers.values(sets, [f"{way}-{p:g}" for way in CHOICES], "f1").mean(axis=0)
+            methods = [method(way, p) for way in CHOICES]
+            means = answers.values(sets, methods, "f1").mean(axis=0)
             rows.append([label, *(f"{mean:.1f}" for mean in means)])
         table([f"p={p:g}", *CHOICES.values()], rows)
 
@@ -172,10 +224,10 @@ def compared(out: Path) -> None:
     others = ("random", "recent", "perplexity", "similarity", "late-interaction", "fewer")
     for column, digits in (("f1", 1), ("log_ppl", 3)):
         for p in (0.1, 0.25):
-            methods = [f"{way}-{p:g}" for way in (DEFAULT, *others)]
+            methods = [method(way, p) for way in (DEFAULT, *others)]
             pairs = [(0, i) for i in range(1, len(methods))]
             found = {
-                label: differences(answers.values(sets, methods, column), pairs)
+                label: answers.differences(sets, methods, column, pairs)
                 for label, sets in groups().items()
             }
             rows = [
@@ -192,30 +244,33 @@ def compared(out: Path) -> None:
 def kinds(out: Path) -> None:
     """F1 by kind of answer."""
     answers, rows = Answers(out), []
-    found = np.concatenate([answers.column(name, "full", "kind") for name in SETS])
+    found = np.array(answers.result(list(SETS), FULL).kinds)
     values = answers.values(list(SETS), MAIN, "f1")
     for kind in ("number", "exact string", "phrase", "free text", "yes/no"):
         own = values[found == kind]
+        if not len(own):
+            continue
         rows.append([kind, f"{len(own):,}", *(f"{mean:.1f}" for mean in own.mean(axis=0))])
     table(["answer", "questions", "no context", "all text", "p=0", "p=.1", "p=.25"], rows)
 
 
 def no_answer(out: Path) -> None:
     """How often it says that there is no answer, in percent, though there is."""
-    answers, methods = Answers(out), ["full", "compressed", f"{DEFAULT}-0.25"]
+    answers, methods = Answers(out), [MAIN[1], MAIN[2], MAIN[4]]
     rows = []
     for name, label in SETS.items():
-        said = [answers.column(name, method, "prediction") == UNANSWERABLE for method in methods]
-        rows.append([label, *(f"{100 * own.mean():.1f}" for own in said)])
+        said = answers.values([name], methods, "refused").mean(axis=0)
+        rows.append([label, *(f"{100 * mean:.1f}" for mean in said)])
     table(["set", "all text", "p=0", "p=.25"], rows)
 
 
 def more(out: Path) -> None:
     """F1 by how much expands."""
     answers, rows = Answers(out), []
-    some = [f"{DEFAULT}-{p:g}" for p in BUDGETS]
+    some = [Keep(DEFAULT, p) for p in BUDGETS]
+    beside = [FewerPassages(p) for p in (BUDGETS[0], BUDGETS[-1])]
     for label, sets in groups().items():
-        methods = ["full", "compressed", *some, "fewer-0.05", "fewer-0.5"]
+        methods = [FULL, COMPRESSED, *some, *beside]
         means = answers.values(sets, methods, "f1").mean(axis=0)
         rows.append([label, *(f"{mean:.1f}" for mean in means)])
     head = ["p=0", "p=.05", "p=.1", "p=.25", "p=.5", "fewer passages, as p=.05", "as p=.5"]
@@ -236,18 +291,12 @@ def chunks_of_8(out: Path) -> None:
 
 def searched(out: Path) -> None:
     """F1 where a search finds the passages, and what late-interaction would give."""
-    methods = [
-        *MAIN[1:],
-        "fewer-0.1",
-        "fewer-0.25",
-        "late-interaction-0.1",
-        "late-interaction-0.25",
-    ]
+    methods = [*MAIN[1:], *FEWER[1:], *(Keep("late-interaction", p) for p in (0.1, 0.25))]
     for name in ("squad", "hybridqa"):
         rows = []
         for retrieval in ("strong", "weak"):
             for count in (2, 5, 10, 20):
-                answers = Answers(out, "searched", f"{retrieval}-{count}")
+                answers = Answers(out, "searched", Setting(retrieval, count))
                 means = answers.values([name], methods, "f1").mean(axis=0)
                 full, tenth = answers.values([name], [MAIN[1], MAIN[3]], "positions").mean(axis=0)
                 cells = [f"{mean:.1f}" for mean in means]
@@ -304,7 +353,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--by", choices=get_args(Cluster), help="over what intervals are drawn")
     options = parser.parse_args()
+    Answers.by = options.by
     for name in options.tables or TABLES:
         print(f"## {name}\n")
         try:

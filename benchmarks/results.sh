@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
 # Measures a checkpoint as docs/results.md shows it, several measurements at once on each GPU.
 #
-#   benchmarks/results.sh MODEL WORK OUT
+#   benchmarks/results.sh MODEL WORK OUT [GROUP...]
 #
 # MODEL: a checkpoint with trained policies, its name or folder. WORK holds text in valid/ (`refrag train
-# prepare`) and questions in qa/NAME.valid.jsonl.zst; where pack.sh was used also bases/ and site/. OUT, one
-# a checkpoint, gets a folder and a log for each measurement; started again it goes on. No blanks in paths.
+# prepare`), questions in qa/NAME.valid.jsonl.zst and a pool in qa/passages.jsonl.zst; where pack.sh was used
+# also bases/ and site/. OUT, one per checkpoint, gets a folder and a log for each measurement; started again
+# it goes on. No blanks in paths. GROUP: what to measure, by default "answers recovery searched k8", for which
+# results.py prints the tables; "sceptic" (is compressing worth its positions? all sets, one budget after the
+# other beside its rivals) and "sceptic-pool" (the same over 5 to 80 passages of the pool) end with theirs,
+# in OUT/sceptic.md.
 #
 # Environment: SECONDS_LEFT in all, what has none left is left out; JOBS at once on a GPU (4: one alone
-# does not keep it busy); GPUS; ITEMS questions a set; WINDOWS of running text. On one H200 it takes 1,200 s.
+# does not keep it busy); GPUS; ITEMS questions per set; POOL_ITEMS (100) of them over the pool; WINDOWS of
+# running text. On one H200 the default groups take 1,200 s.
 set -u
 model=$1 work=$(realpath "$2")
 mkdir -p "$3"
 out=$(realpath "$3")
+shift 3
+groups="${*:-answers recovery searched k8}"
 gpus=${GPUS:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
 export gpus=$((gpus > 0 ? gpus : 1)) out
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-3} TOKENIZERS_PARALLELISM=false
@@ -24,12 +31,15 @@ export end=$(($(date +%s) + ${SECONDS_LEFT:-86400}))
 evaluate="python3 -m refrag_components.cli eval"
 texts="$evaluate perplexity --model $model --text $work/valid --no-plots --windows ${WINDOWS:-400}
     --shuffled --policy random --policy recent --policy perplexity --policy learned"
-answers="$evaluate qa --model $model --items ${ITEMS:-500} --no-plots"
+answers="$evaluate qa --model $model --no-plots"
 some="--expanded .1 --expanded .25"
 many="--expanded .05 $some --expanded .5"
-all="--policy random --policy recent --policy perplexity --policy perplexity-ascending
-    --policy similarity --policy late-interaction --policy learned --policy learned-query"
 both="--policy late-interaction --policy learned-query"
+default="--policy learned-query"
+# What docs/results.md compares; the rivals that a sceptic asks for are measured by themselves.
+compared="--method none --method full --method compressed --method last --method fewer --method keep"
+rivals="--method none --method full --method gold --method compressed --method fewer --method keep
+    --method drop --method text"
 
 # job NAME COMMAND... -- one line of NAME, tab, command
 job() {
@@ -38,27 +48,65 @@ job() {
     printf '%s\t%s\n' "$name" "$(echo $* --out "$out/$name")"
 }
 
+# files SET... -- their questions
+files() {
+    local set
+    for set in "$@"; do
+        echo "$work/qa/$set.valid.jsonl.zst"
+    done
+}
+
 # questions NAME SET OPTIONS...
 questions() {
     local name=$1 set=$2
     shift 2
-    job "$name-$set" $answers "$work/qa/$set.valid.jsonl.zst" "$@"
+    job "$name-$set" $answers "$(files $set)" --items "${ITEMS:-500}" "$@"
 }
 
-jobs_of_all() {
+# sceptic NAME ITEMS SETS OPTIONS... -- several sets in one measurement, because starting takes longer than answering
+sceptic() {
+    local name=$1 items=$2 sets=$3
+    shift 3
+    job "$name" $answers "$(files $sets)" --items "$items" $default $rivals "$@"
+}
+
+jobs_of_answers() {
     for set in squad sqshift_wiki sqshift_amazon sqshift_reddit wikitpl fairytale qamr hybridqa ottqa \
-        policyqa boolq strategyqa; do
-        questions qa $set $all $many
+        policyqa boolq strategyqa tsqa covidqa pubmedqa; do
+        questions qa $set $compared $many
     done
+}
+
+jobs_of_recovery() {
     job recovery-4 $texts --chunk-size 4 $some
     job recovery-8 $texts --chunk-size 8 --expanded .14
+}
+
+jobs_of_searched() {
     for set in squad hybridqa; do
-        questions searched $set $both $some --retrieval strong --retrieval weak \
+        questions searched $set $compared $both $some --retrieval strong --retrieval weak \
             --passages 2 --passages 5 --passages 10 --passages 20
     done
+}
+
+jobs_of_k8() {
     for set in squad sqshift_amazon fairytale hybridqa; do
-        questions k8 $set --policy learned-query $some --chunk-size 8
+        questions k8 $set $compared $default $some --chunk-size 8
     done
+}
+
+jobs_of_sceptic() {
+    local items=${ITEMS:-500} budgets="--expanded .05 $some"
+    sceptic sceptic-1 "$items" "squad qamr tsqa pubmedqa boolq" $budgets
+    sceptic sceptic-2 "$items" "sqshift_wiki wikitpl hybridqa covidqa" $budgets
+    sceptic sceptic-3 "$items" "sqshift_reddit fairytale ottqa strategyqa" $budgets
+    sceptic sceptic-4 "$items" "sqshift_amazon policyqa squad2_unans" $budgets
+}
+
+jobs_of_sceptic-pool() {
+    sceptic sceptic-pool "${POOL_ITEMS:-100}" "squad hybridqa tsqa strategyqa" --expanded .1 \
+        --pool "$work/qa/passages.jsonl.zst" --retrieval strong \
+        --passages 5 --passages 10 --passages 20 --passages 40 --passages 80
 }
 
 run_job() {
@@ -75,4 +123,14 @@ run_job() {
 }
 export -f run_job
 
-jobs_of_all | xargs -d '\n' -P "$((${JOBS:-4} * gpus))" --process-slot-var=SLOT -I{} bash -c 'run_job "$1"' _ {}
+for group in $groups; do
+    declare -F "jobs_of_$group" >/dev/null || { echo "unknown group $group" >&2; exit 2; }
+done
+for group in $groups; do
+    "jobs_of_$group"
+done | xargs -d '\n' -P "$((${JOBS:-4} * gpus))" --process-slot-var=SLOT -I{} bash -c 'run_job "$1"' _ {}
+status=$?
+case $groups in
+*sceptic*) python3 benchmarks/sceptic.py "$out" | tee "$out/sceptic.md" ;;
+esac
+exit $status

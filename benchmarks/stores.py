@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.exceptions import RefragError
 from refrag_components.stores import BaseChunkStore, open_store
 from refrag_components.vectors import ChunkVectors, passage_key
@@ -288,8 +289,7 @@ def table(rows: list[list[str]]) -> str:
         "two readers while one writes",
         "`kill -9` safe",
     ]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_table(head, rows, numbers=False))
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from refrag_components.corpus import TokenisedCorpus
 from refrag_components.evaluation.continuation.recovery import measure_recovery
+from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.modeling import RefragModel
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.stages import run_stage
@@ -129,8 +130,8 @@ def main() -> None:
         )
         result = {"variant": name, "seconds": round(seconds), **found}
         (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print("| variant | k | s | none | full | p=0 | recovery | p=.25 | recovery |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    headings = ("variant", "k", "s", "none", "full", "p=0", "recovery", "p=.25", "recovery")
+    rows = []
     for path in sorted(options.out.glob("*/result.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
         cells = [r["variant"], r["chunk_size"], r["seconds"], f"{r['none']:.3f}"]
@@ -138,7 +139,8 @@ def main() -> None:
         for row in r["compressed"]:
             low, high = row["interval"]
             cells += [f"{row['log_ppl']:.3f}", f"{row['recovery']:.3f} ({low:.3f}-{high:.3f})"]
-        print("| " + " | ".join(map(str, cells)) + " |")
+        rows.append(cells)
+    print("\n".join(markdown_table(headings, rows)))
 
 
 if __name__ == "__main__":

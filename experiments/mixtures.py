@@ -36,6 +36,7 @@ from refrag_components.evaluation.continuation.recovery import (
     token_losses,
     window_starts,
 )
+from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.modeling import RefragModel
 from refrag_components.training.alignment import LayerStates, context_places, misalignment
 from refrag_components.training.recipe import Recipe
@@ -133,17 +134,14 @@ def table(out: Path) -> list[dict[str, Any]]:
     results.sort(key=lambda r: -recovered(r["found"], "p=0") - recovered(r["found"], "p=.25"))
     parts = [(way, part) for way in ("p=0", "p=.25") for part in PARTS] + [("last .25", "all")]
     recall = [way for way in WAYS if way.startswith("recall")]
-    print(
-        f"| variant | s | missed | none | full | {' | '.join(recall)} | "
-        + " | ".join(f"{w} {p}" for w, p in parts)
-        + " |"
-    )
-    print("|---" * (7 + len(parts)) + "|")
+    headings = ["variant", "s", "missed", "none", "full", *recall, *(f"{w} {p}" for w, p in parts)]
+    rows = []
     for r in results:
         cells = [r["variant"], r["seconds"], f"{r['missed']['mean']:.2f}"]
         cells += [f"{r['found'][way]['all']:.3f}" for way in ("none", "full", *recall)]
         cells += [f"{recovered(r['found'], *part):.3f}" for part in parts]
-        print("| " + " | ".join(map(str, cells)) + " |")
+        rows.append(cells)
+    print("\n".join(markdown_table(headings, rows)))
     return results
 
 

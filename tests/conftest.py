@@ -81,7 +81,10 @@ def question_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("questions") / "harbour.valid.jsonl"
     records = []
     for i in range(6):
-        passages = [{"id": "p0", "text": TEXT[0]}, {"id": "p1", "text": TEXT[1 + i % 4]}]
+        passages = [
+            {"id": "p0", "title": "The harbour", "text": TEXT[0]},
+            {"id": "p1", "text": TEXT[1 + i % 4]},
+        ]
         record = {
             "id": f"q{i}",
             "question": f"When was harbour {i} dug?",

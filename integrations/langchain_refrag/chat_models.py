@@ -20,7 +20,6 @@ from langchain_refrag.structured import parse_json_answers
 from langchain_refrag.tools import AnswerReader, Tool, Tools
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import sampling_params
 from refrag_components.prompts.rendering import render
 
 __all__ = ["ChatRefrag"]
@@ -29,19 +28,19 @@ _REMOTE_ONLY = ("parallel_tool_calls", "strict")
 
 
 class ChatRefrag(RefragSettings, BaseChatModel):
-    """Chat model that takes the place of any other in a retrieval chain.
+    """Chat model that replaces any other in a retrieval chain.
 
-    Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
+    Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
     a policy expands those that matter. Passages are recognised where a ``RefragRetriever``
     returned them, in envelopes, in text blocks with a key, in tool artifacts, and when they are
     given as ``documents`` with the call; all other text is read as ordinary tokens.
 
-    What happened stands in ``response_metadata["refrag"]`` as a
+    What happened is in ``response_metadata["refrag"]``, as a
     ``refrag_components.generation.report.Report``; ``usage_metadata`` counts decoder positions as
     input tokens.
 
-    Tools are told to the decoder by its own chat template. Calls are read from its answer as JSON,
-    between ``<tool_call>`` tags or bare; what claims to be a call and cannot be read stands in
+    The decoder's own chat template presents the tools. Calls are read from its answer as JSON,
+    between ``<tool_call>`` tags or bare; what looks like a call and cannot be read is in
     ``invalid_tool_calls``.
 
     Example:
@@ -54,14 +53,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         ```
 
     Attributes:
-        streaming: Stream inside ``invoke`` too, for callbacks that want each token.
+        streaming: Whether ``invoke`` streams too, for callbacks that need each token.
     """
 
     streaming: bool = False
 
-    _call_only: ClassVar[frozenset[str]] = frozenset(
-        {"documents", "stream", "tool_choice", "tools"}
-    )
+    _call_only: ClassVar[tuple[str, ...]] = ("documents", "stream", "tool_choice", "tools")
 
     @property
     def _llm_type(self) -> str:
@@ -75,9 +72,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        # The cache key must name the checkpoint and the stop strings that this call really uses.
-        call = self._for_call(stop, kwargs)
-        return super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
+        # The cache key must name the checkpoint and the settings that this call really uses, under
+        # a name that LangChain does not write over with the keywords of the call.
+        call = self._call(stop, kwargs)
+        params = super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
+        return {**params, "refrag": call._identifying_params}
 
     def bind_tools(
         self,
@@ -91,14 +90,14 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         Args:
             tools: Tools, functions, pydantic or typed dict classes, or JSON schemas.
             tool_choice: "auto" (the default) leaves it to the decoder, "none" forbids calls,
-                "any" or "required" or True asks for one, a name for that tool. The answer is then
-                begun with a call, which the decoder completes: what it writes is not constrained.
+                "any", "required" or True demands one, and a name demands that tool. The answer then
+                begins with a call, which the decoder completes: what it writes is not constrained.
             **kwargs: Settings of the call, as for ``bind``; "strict" and "parallel_tool_calls" are
                 ignored with a warning.
 
         Raises:
             ToolCallingError: If the decoder's chat template cannot lay out tools, or the choice
-                names none of them.
+                does not name one of them.
         """
         # What only remote models offer must not stop a swap.
         if ignored := [name for name in _REMOTE_ONLY if kwargs.pop(name, None) is not None]:
@@ -130,7 +129,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     def explain(
         self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> list[tuple[str, bool | None]]:
-        """Tells what ``invoke`` makes of each stretch of a prompt, without an answer.
+        """Tells what ``invoke`` makes of each span of a prompt, without answering it.
 
         Args:
             input: As for ``invoke``.
@@ -139,12 +138,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
         Returns:
             The prompt's characters in order, with the chat template around them: chunk by chunk
-            with True if it expands and False if it is compressed, and None beside ordinary text.
+            with True if it expands and False if it is compressed, and None with ordinary text.
 
         Raises:
             RefragError: As ``invoke``.
         """
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, _, _ = call._request(self._convert_input(input).to_messages(), kwargs)
         generator = call._checkpoint().generator
         return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
@@ -156,9 +155,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        answer = call._checkpoint().answer(request, sampling_params(call))
+        answer = call._checkpoint().answer(request, call._sampling_params())
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -171,11 +170,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        for delta in call._checkpoint().generator.stream(request, sampling_params(call)):
+        for delta in call._checkpoint().generator.stream(request, call._sampling_params()):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
-            if delta.report is not None:  # chunks are added up, so totals stand on one alone
+            if delta.report is not None:  # chunks are added up, so only one carries the totals
                 chunks[-1].response_metadata = call._metadata(
                     delta.report, delta.finish_reason, warnings
                 )
@@ -186,7 +185,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     def _request(
         self, messages: Sequence[BaseMessage], call: Mapping[str, Any]
     ) -> tuple[Request, AnswerReader, Sequence[str]]:
-        """The request that messages are, what reads its answer, and warnings.
+        """The request that messages are, the reader of its answer, and warnings.
 
         Args:
             messages: The conversation.
@@ -197,8 +196,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         reader = tools.reader(tokenizer)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver())
         parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
-        request = Request(parts, conversation.question, self.policy, self.budget)
-        return request, reader, conversation.warnings
+        return self._ask(parts, conversation.question), reader, conversation.warnings
 
 
 def _usage(report: Report) -> UsageMetadata:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
 from pydantic import Field, InstanceOf
 
+from refrag_components.prompts.conversation import read_documents
 from refrag_components.prompts.resolver import Resolver, document_text
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors
@@ -23,8 +24,8 @@ KEY_METADATA = "refrag_key"
 class RefragDocument(Document):
     """A ``Document`` that may carry the chunk vectors of its text.
 
-    The vectors never leave the process: they are no part of prompts, traces, checkpoints or
-    ``dumps``, and what is loaded again is a plain ``Document``. The short key in
+    The vectors never leave the process: they are not part of prompts, traces, checkpoints or
+    ``dumps``, and what is loaded from those is a plain ``Document``. The short key in
     ``metadata["refrag_key"]`` does travel; it names the vectors in a store.
 
     Attributes:
@@ -45,23 +46,18 @@ def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkSto
     Args:
         documents: A list or tuple of ``Document``, of the dicts that checkpoints make of them, or
             of strings; None for no documents.
-        resolver: Says whether vectors belong to the text beside them.
+        resolver: Says whether vectors belong to the text next to them.
 
     Returns:
-        For each text the store of its chunk vectors, if the document carries them.
+        For each text the store of its chunk vectors; None unless the document carries them.
 
     Raises:
         TypeError: If it is something else.
     """
-    if documents is None:
-        return {}
-    if isinstance(documents, str) or not isinstance(documents, Sequence):
-        msg = f"documents must be a list of documents, got {type(documents).__name__}"
-        raise TypeError(msg)
-    return dict(_text_and_store(document, resolver) for document in documents)
+    return read_documents(documents, partial(_text_and_store, resolver=resolver))
 
 
-def _text_and_store(document: object, resolver: Resolver) -> tuple[str, ChunkStore | None]:
+def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, ChunkStore | None]:
     if not isinstance(document, Document):
         return document_text(document), None
     text, key = document.page_content, document.metadata.get(KEY_METADATA)

@@ -11,17 +11,16 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from langchain_refrag.settings import RefragSettings
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import sampling_params
-from refrag_components.prompts.parts import TextPart
+from refrag_components.prompts.conversation import resolve_prompt
 
 __all__ = ["RefragLLM"]
 
 
 class RefragLLM(RefragSettings, BaseLLM):
-    """Text model: the prompt is continued as it stands, without a chat template.
+    """Text model: the prompt is continued as it is, without a chat template.
 
     Passages are recognised where a ``RefragRetriever`` returned them and in envelopes. ``batch``
-    decodes its prompts together. What happened stands in ``generation_info["refrag"]``.
+    decodes its prompts together. What happened is in ``generation_info["refrag"]``.
 
     Example:
         ```python
@@ -36,7 +35,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     def _llm_type(self) -> str:
         return "refrag"
 
-    # BaseLLM keys its cache by the model's own settings and forgets those of the call: a call with
+    # BaseLLM keys its cache by the model's settings and ignores those of the call: a call with
     # other settings is therefore made on a copy of the model.
 
     def generate(
@@ -68,9 +67,11 @@ class RefragLLM(RefragSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         requests = [call._request(prompt) for prompt in prompts]
-        params = [sampling_params(call)] * len(prompts)  # one each: a prompt's answer is its own
+        params = [call._sampling_params()] * len(
+            prompts
+        )  # one each, so that an answer depends on its prompt alone
         answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
         generations = [
             [
@@ -90,9 +91,9 @@ class RefragLLM(RefragSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        call = self._for_call(stop, kwargs)
+        call = self._call(stop, kwargs)
         request, warnings = call._request(prompt)
-        for delta in call._checkpoint().generator.stream(request, sampling_params(call)):
+        for delta in call._checkpoint().generator.stream(request, call._sampling_params()):
             chunk = GenerationChunk(text=delta.text)
             if delta.report is not None:
                 chunk.generation_info = call._metadata(delta.report, delta.finish_reason, warnings)
@@ -101,7 +102,5 @@ class RefragLLM(RefragSettings, BaseLLM):
             yield chunk
 
     def _request(self, prompt: str) -> tuple[Request, tuple[str, ...]]:
-        resolved = self._resolver().resolve_text(prompt)
-        question = "".join(part.text for part in resolved.parts if isinstance(part, TextPart))
-        request = Request(resolved.parts, question.strip() or prompt, self.policy, self.budget)
-        return request, resolved.warnings
+        resolved = resolve_prompt(prompt, {}, self._resolver())
+        return self._ask(resolved.parts, resolved.question), resolved.warnings

@@ -18,13 +18,13 @@ __all__ = ["parse_json_answers"]
 def parse_json_answers(
     model: BaseChatModel, schema: dict[str, Any] | type, *, include_raw: bool
 ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-    """Parses the JSON that a prompt has asked for.
+    """Parses the JSON that a prompt asks for.
 
     Args:
         model: Answers.
-        schema: A pydantic class, of which instances are made; a JSON schema or typed dict, which
-            only traces are told.
-        include_raw: Return a dict of "raw", "parsed" and "parsing_error" instead.
+        schema: A pydantic class, which is instantiated, or a JSON schema or typed dict, which only
+            appears in traces.
+        include_raw: Whether to return a dict of "raw", "parsed" and "parsing_error" instead.
     """
     schema_of_trace = {"kwargs": {"method": "json_mode"}, "schema": convert_to_json_schema(schema)}
     answering = model.bind(ls_structured_output_format=schema_of_trace)

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
+from refrag_components.policies.budget import BUDGETS, parse_budget
+from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
     from refrag_components.generation.report import Report
@@ -30,17 +32,21 @@ def ask(
     policy: Annotated[
         str,
         typer.Option(
-            help="Chooses the chunks to expand: late-interaction, similarity, perplexity, random, "
-            "all, none; learned and learned-query where the checkpoint carries them; auto takes "
-            "learned-query there, else late-interaction."
+            help=f"Chooses the chunks to expand: {', '.join(POLICIES)} (a checkpoint may lack the "
+            f"learned ones). {DEFAULT_POLICY} is learned-query if the checkpoint has it, else "
+            "late-interaction."
         ),
-    ] = "auto",
+    ] = DEFAULT_POLICY,
     budget: Annotated[
         str,
-        typer.Option(help="Fraction of the chunks (0.25), or positions for all passages (512)."),
+        typer.Option(
+            help=f"How much may expand: {', or '.join(kind.meaning for kind in BUDGETS)}."
+        ),
     ] = "0.25",
     k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 5,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of the answer in tokens.")
+    ] = 256,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show each chunk as compressed or expanded.")
     ] = False,
@@ -52,13 +58,13 @@ def ask(
     from refrag_components.generation.requests import Request
     from refrag_components.index import RefragIndex, index_info
     from refrag_components.index.store import check_store, store_name
-    from refrag_components.policies import Budget, check_policy
+    from refrag_components.policies import check_policy
     from refrag_components.prompts.rendering import render
 
     # Mistakes should not wait for the model.
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
-    allowed = Budget.of(_number(budget))
+    allowed = parse_budget(_number(budget))
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
@@ -80,15 +86,15 @@ def ask(
 
 
 def _number(budget: str) -> float:
-    """A budget as typed; what is no number is refused by typer's own error."""
+    """A budget as typed; what is not a number is refused with typer's own error."""
     try:
         return int(budget) if budget.isdigit() else float(budget)
     except ValueError as error:
-        raise typer.BadParameter(f"{budget!r} is no number", param_hint="--budget") from error
+        raise typer.BadParameter(f"{budget!r} is not a number", param_hint="--budget") from error
 
 
 def _message(question: str, passages: Sequence[str]) -> Message:
-    """The prompt of most LangChain tutorials, with each passage as a part of its own."""
+    """The prompt of most LangChain tutorials, with each passage as a separate part."""
     from refrag_components.prompts.parts import Message, Part, PassagePart, TextPart
 
     parts: list[Part] = [TextPart("Answer the question based only on the following context:\n")]
@@ -99,7 +105,7 @@ def _message(question: str, passages: Sequence[str]) -> Message:
 
 
 def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text:
-    """The prompt with every chunk in the colour, or the brackets, of what became of it."""
+    """The prompt with every chunk in the colour, or the brackets, that shows what became of it."""
     text = Text()
 
     def add_chunk(chunk: str, expanded: bool, number: int = 0) -> None:
@@ -111,7 +117,7 @@ def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text
     add_chunk("expanded", True)
     text.append(" chunks are read token by token, ")
     add_chunk("compressed", False)
-    text.append(" ones as one position each\n\n")
+    text.append(" chunks as one position each\n\n")
     for number, (span, expanded) in enumerate(spans):
         if expanded is None:
             text.append(span)

@@ -18,6 +18,7 @@ from refrag_components.cli.common import (
     output,
     say,
 )
+from refrag_components.cli.evaluation_tables import keeping_table, perplexity_table, qa_table
 
 if TYPE_CHECKING:
     from refrag_components.evaluation.methods import Method
@@ -30,14 +31,18 @@ app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for JSON, Markdown and plots.")]
 PolicyOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--policy", help="Choices of chunks to compare; all that the model has by default."
-    ),
+    typer.Option("--policy", help="Policies to compare; by default all that the model has."),
 ]
 ExpandedOption = Annotated[
     list[float] | None,
     typer.Option(
         "--expanded", help="Fractions p of chunks that expand.", show_default=".05 .1 .25 .5"
+    ),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method", help="Rows to compare, as `refrag eval methods` lists them; all by default."
     ),
 ]
 PlotsOption = Annotated[
@@ -53,7 +58,8 @@ def perplexity(
     out: OutOption,
     model: ModelOption = DEFAULT_MODEL,
     chunk_size: Annotated[
-        list[int] | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+        list[int] | None,
+        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
     context: Annotated[int, typer.Option("--context", help="Context tokens, s.")] = 1024,
     out_tokens: Annotated[int, typer.Option("--output", help="Continuation tokens, o.")] = 256,
@@ -63,20 +69,20 @@ def perplexity(
         bool, typer.Option("--shuffled", help="Also with the context's paragraphs shuffled.")
     ] = False,
     windows: Annotated[
-        int | None, typer.Option("--windows", help="Windows to measure; all by default.")
+        int | None, typer.Option("--windows", help="Number of windows to measure; all by default.")
     ] = None,
     bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
-    """Measure a continuation after no, compressed, shortened and full context."""
+    """Measure continuations after no, compressed, shortened and full context."""
     from refrag_components.corpus import TokenisedCorpus
     from refrag_components.evaluation.continuation.comparison import measure_contexts
     from refrag_components.evaluation.reports.files import draw_plots, write_perplexity
 
-    _check(policy, expanded, plots=plots)
+    _check(None, policy, expanded, plots=plots)
     corpus = TokenisedCorpus.load(text)
     loaded = load_model(model, bfloat16=bf16)
-    methods = _methods(loaded, policy, expanded, fewer_passages=False)
+    methods = _methods(loaded, None, policy, expanded, running_text=True)
     tables = []
     with _Bars() as bars:
         for k in chunk_size or [loaded.config.chunk_size]:
@@ -95,7 +101,7 @@ def perplexity(
                 tables.append(table)
     written = write_perplexity(out, model, tables)
     for table in tables:
-        output.print(_perplexity_table(table))
+        output.print(perplexity_table(table))
     _finish(out, written, draw_plots(out) if plots else [])
 
 
@@ -110,30 +116,33 @@ def qa(
     ] = None,
     passages: Annotated[
         list[int] | None,
-        typer.Option("--passages", help="Passages a question.", show_default="5"),
+        typer.Option("--passages", help="Passages per question.", show_default="5"),
     ] = None,
     retrieval: Annotated[
         list[str] | None,
         typer.Option(
             "--retrieval",
-            help="given: the right ones and distractors; strong: the most similar; weak: random "
-            "ones of the 50 most similar.",
+            help="Which passages a question is asked over; `refrag eval methods` lists them.",
             show_default="given",
         ),
     ] = None,
     chunk_size: Annotated[
-        int | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+        int | None,
+        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
+    method: MethodOption = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
-    items: Annotated[int | None, typer.Option("--items", help="Questions a set, at most.")] = 500,
+    items: Annotated[
+        int | None, typer.Option("--items", help="Maximum number of questions per set.")
+    ] = 500,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder for the pool's search vectors.")
+        Path | None, typer.Option("--cache", help="Folder that caches the pool's search vectors.")
     ] = None,
     bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
-    """Measure answers to questions over passages; a stopped run goes on."""
+    """Measure answers to questions over passages; run again to continue a stopped run."""
     from refrag_components.corpus.question_files import load_questions, set_name
     from refrag_components.evaluation.answers.comparison import evaluate_questions
     from refrag_components.evaluation.answers.contexts import Setting
@@ -141,16 +150,16 @@ def qa(
     from refrag_components.evaluation.answers.summary import summarise
     from refrag_components.evaluation.reports.files import draw_plots, write_qa
 
-    _check(policy, expanded, plots=plots)
+    _check(method, policy, expanded, plots=plots)
     settings = [
-        Setting(own, count)  # type: ignore[arg-type]
-        for own in retrieval or ["given"]
+        Setting(kind, count)  # type: ignore[arg-type]
+        for kind in retrieval or ["given"]
         for count in passages or [5]
     ]
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
     texts = [] if pool is None else read_pool(pool)
     loaded = load_model(model, bfloat16=bf16, chunk_size=chunk_size)
-    methods = _methods(loaded, policy, expanded)
+    methods = _methods(loaded, method, policy, expanded)
     with _Bars() as bars:
         results = evaluate_questions(
             loaded,
@@ -165,46 +174,76 @@ def qa(
     tables = summarise(results)
     written = write_qa(out, model, tables, chunk_size=loaded.config.chunk_size)
     for table in tables:
-        output.print(_qa_table(table))
+        output.print(qa_table(table))
+        if table["keeping"]:
+            output.print(keeping_table(table))
     _finish(out, written, draw_plots(out) if plots else [])
 
 
 @app.command()
-def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measurement was.")]) -> None:
-    """Draw a measurement's figures again, without the model."""
+def plot(
+    folder: Annotated[Path, typer.Argument(help="The --out folder of a measurement.")],
+) -> None:
+    """Draw a measurement's plots again, without the model."""
     from refrag_components.evaluation.reports.files import draw_plots
 
     for path in draw_plots(folder):
         output.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-def _check(policies: list[str] | None, fractions: list[float] | None, *, plots: bool) -> None:
+@app.command()
+def methods() -> None:
+    """List the rows that `refrag eval qa` compares, and where its passages come from."""
+    from refrag_components.evaluation.answers.contexts import RETRIEVALS
+    from refrag_components.evaluation.methods import METHODS
+
+    for title, entries in (
+        ("--method", {method.kind: method.reads for method in METHODS}),
+        ("--retrieval", RETRIEVALS),
+    ):
+        table = Table(title, "")
+        for name, meaning in entries.items():
+            table.add_row(name, meaning)
+        output.print(table)
+
+
+def _check(
+    kinds: list[str] | None,
+    policies: list[str] | None,
+    fractions: list[float] | None,
+    *,
+    plots: bool,
+) -> None:
     """Refuses what cannot be measured or drawn before anything is loaded."""
     from refrag_components.evaluation.methods import FRACTIONS, default_methods
     from refrag_components.evaluation.reports.chart import check_plotting
 
     if plots:
         check_plotting()
-    default_methods(policies or (), fractions or FRACTIONS)
+    default_methods(policies or (), fractions or FRACTIONS, kinds=kinds or ())
 
 
 def _methods(
     model: RefragModel,
+    kinds: list[str] | None,
     policies: list[str] | None,
     fractions: list[float] | None,
     *,
-    fewer_passages: bool = True,
+    running_text: bool = False,
 ) -> list[Method]:
     from refrag_components.evaluation.methods import FRACTIONS, default_methods
     from refrag_components.evaluation.selections import selections_of
 
     return default_methods(
-        policies or selections_of(model), fractions or FRACTIONS, fewer_passages=fewer_passages
+        policies or selections_of(model),
+        fractions or FRACTIONS,
+        kinds=kinds or (),
+        running_text=running_text,
     )
 
 
 class _Bars:
-    """One progress bar a piece of work, made when it begins."""
+    """One progress bar per piece of work, made when it begins."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -233,47 +272,3 @@ def _finish(out: Path, written: list[Path], plots: list[Path]) -> None:
     names = ", ".join(path.name for path in written)
     drawn = f" and {len(plots)} plots" if plots else ""
     say(f"Wrote {names}{drawn} to {out}")
-
-
-def _perplexity_table(result: dict[str, Any]) -> Table:
-    table = Table(
-        title=(
-            f"k={result['chunk_size']}, s={result['context_tokens']}, "
-            f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
-        )
-    )
-    headings = ("context", "positions", "rate", "log-ppl", "recovery", "95% interval")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "context" else "right")
-    for row in result["rows"]:
-        low, high = row["recovery_interval"]
-        table.add_row(
-            row["label"],
-            f"{row['positions']:.0f}",
-            "" if row["rate"] is None else f"{row['rate']:.2f}",
-            f"{row['log_ppl']:.3f}",
-            f"{row['recovery']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-        )
-    return table
-
-
-def _qa_table(result: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"{result['set']}: {result['items']} questions, {result['passages']} passages, "
-        f"{result['retrieval']}"
-    )
-    for heading in ("context", "positions", "rate", "EM", "F1", "95% interval", "log-ppl"):
-        table.add_column(heading, justify="left" if heading == "context" else "right")
-    for row in result["rows"]:
-        low, high = row["f1_interval"]
-        table.add_row(
-            row["label"],
-            f"{row['positions']:.0f}",
-            "" if row["rate"] is None else f"{row['rate']:.2f}",
-            f"{100 * row['em']:.1f}",
-            f"{100 * row['f1']:.1f}",
-            f"{100 * low:.1f} to {100 * high:.1f}",
-            f"{row['log_ppl']:.3f}",
-        )
-    return table

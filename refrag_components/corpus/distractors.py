@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["similar_passages"]
 
-_EMBEDDED_AT_ONCE = 2048
 _SEARCHED_AT_ONCE = 512
 
 
@@ -40,25 +39,11 @@ def similar_passages(
     Returns:
         Indices of passages, best first; (questions, at most count), int64.
     """
-    pool = torch.from_numpy(_embed(model, passages, progress)).to(model.device).T
-    asked = torch.from_numpy(_embed(model, questions, progress)).to(model.device)
+    pool = torch.from_numpy(model.embed_passages(passages, progress=progress)).to(model.device).T
+    asked = torch.from_numpy(model.embed_passages(questions, progress=progress)).to(model.device)
     with torch.autocast(model.device.type, enabled=False):  # rounded cosines would tie
         found = [
             (part @ pool).topk(min(count, len(passages)), dim=1).indices.cpu().numpy()
             for part in asked.split(_SEARCHED_AT_ONCE)
         ]
     return np.concatenate(found)
-
-
-def _embed(
-    model: RefragModel, texts: Sequence[str], progress: Callable[[int], None] | None
-) -> np.ndarray:
-    rows = np.zeros((len(texts), model.encoder.width), dtype=np.float32)
-    batch_size = 256 if model.device.type == "cuda" else 32
-    order = np.argsort([len(text) for text in texts], kind="stable")  # so that little is padded
-    for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
-        picked = order[start : start + _EMBEDDED_AT_ONCE]
-        rows[picked] = model.embed_passages([texts[i] for i in picked], batch_size=batch_size)
-        if progress is not None:
-            progress(len(picked))
-    return rows

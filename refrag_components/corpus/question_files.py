@@ -37,6 +37,9 @@ class Question:
         needed: Passages that answer it, or that it was asked about.
         others: Passages beside those that came with it: natural distractors.
         standalone: False if it makes no sense without its passage.
+        needed_ids: Ids of ``needed`` in their file: questions that share one are no independent
+            evidence.
+        titles: Titles of ``needed``, "" where a passage has none.
     """
 
     id: str
@@ -46,6 +49,8 @@ class Question:
     needed: tuple[str, ...]
     others: tuple[str, ...]
     standalone: bool = True
+    needed_ids: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -67,7 +72,7 @@ def load_questions(path: str | Path, *, items: int | None = 500) -> list[Questio
     """Reads questions from ``.jsonl`` or ``.jsonl.zst``.
 
     A line is an object with ``id``, ``question``, ``answers`` (none for an unanswerable one),
-    ``passages`` (``id`` and ``text`` each) and ``gold`` (ids of the passages that answer it);
+    ``passages`` (``id``, ``text`` and perhaps ``title``) and ``gold`` (ids of those that answer);
     ``type`` ("yesno", "extractive", "abstractive", "summary") and ``meta`` ("standalone",
     "related") are optional.
 
@@ -112,16 +117,22 @@ def load_questions(path: str | Path, *, items: int | None = 500) -> list[Questio
 def _question(record: dict[str, Any]) -> Question:
     meta = record.get("meta") or {}
     needed = {*record["gold"], *meta.get("related", ())}
-    passages = [(p["id"] in needed, p["text"]) for p in record["passages"] if p["text"].strip()]
+    passages = [p for p in record["passages"] if p["text"].strip()]
+    own: dict[str, dict[str, Any]] = {}
+    for passage in passages:
+        if passage["id"] in needed:
+            own.setdefault(passage["text"], passage)
     answers = tuple(str(answer) for answer in record["answers"])
     return Question(
         id=str(record["id"]),
         text=str(record["question"]).strip(),
         answers=answers,
         kind=_kind(answers, str(record.get("type", ""))),
-        needed=tuple(dict.fromkeys(text for is_needed, text in passages if is_needed)),
-        others=tuple(dict.fromkeys(text for is_needed, text in passages if not is_needed)),
+        needed=tuple(own),
+        others=tuple(dict.fromkeys(p["text"] for p in passages if p["id"] not in needed)),
         standalone=meta.get("standalone", True) is not False,
+        needed_ids=tuple(str(p["id"]) for p in own.values()),
+        titles=tuple(str(p.get("title") or "") for p in own.values()),
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from refrag_components.atomic import atomic_folder
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling.chunk_encoder import covering_tokens
 from refrag_components.text.tokenization import content_tokenizer, encodable
@@ -162,14 +161,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     if target.exists():
         msg = f"{target} exists; remove it or choose another folder"
         raise TrainingError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with atomic_folder(target) as scratch:
         yield scratch
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:

@@ -1,21 +1,25 @@
-"""Layouts to decoder inputs: one padded batch of token and chunk embeddings."""
+"""One padded batch of token and chunk embeddings, and the decoder that goes on from it."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from refrag_components.engines.layout import Layout, TextSegment
+from refrag_components.modeling.huggingface import cache_argument, forward_arguments
+from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["DecoderInputs", "embed_layouts"]
+__all__ = ["DecoderBatch", "DecoderInputs", "embed_layouts", "embed_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +32,14 @@ class DecoderInputs:
         position_ids: 0.. from the first position in use, shape (batch, positions), int64.
         chunk_places: True at chunk embeddings, shape (batch, positions), bool; None where there
             are none.
+        padded: Whether some row is shorter than another.
     """
 
     inputs_embeds: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     chunk_places: Tensor | None
+    padded: bool
 
 
 def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInputs:
@@ -45,33 +51,151 @@ def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInput
         model: Gives token and chunk embeddings and the device.
         layouts: At least one layout.
     """
-    rows = [_embed(model, layout) for layout in layouts]
-    length = max(len(row) for row, _ in rows)
-    first = rows[0][0]
-    inputs = first.new_zeros(len(rows), length, first.shape[-1])
-    mask = torch.zeros(len(rows), length, dtype=torch.long, device=inputs.device)
-    places = np.zeros((len(rows), length), dtype=bool)
-    for i, (row, is_chunk) in enumerate(rows):
-        inputs[i, length - len(row) :] = row
-        mask[i, length - len(row) :] = 1
-        places[i, length - len(row) :] = is_chunk
-    return DecoderInputs(
-        inputs,
-        mask,
-        (mask.cumsum(dim=1) - 1).clamp(min=0),
-        torch.from_numpy(places).to(inputs.device) if places.any() else None,
-    )
+    projected: list[ChunkVectors] = []
+    rows = [_row(layout, projected) for layout in layouts]
+    chunks = model.chunk_embeddings(projected) if projected else None
+    return embed_rows(model, [ids for ids, _ in rows], [index for _, index in rows], chunks)
 
 
-def _embed(model: RefragModel, layout: Layout) -> tuple[Tensor, np.ndarray]:
-    """Input embeddings of a layout, and where chunk embeddings stand among them."""
+def embed_rows(
+    model: RefragModel,
+    token_ids: Sequence[np.ndarray],
+    chunk_index: Sequence[np.ndarray],
+    chunks: Tensor | None,
+) -> DecoderInputs:
+    """Turns rows of tokens and chunks into decoder inputs.
+
+    Args:
+        model: Gives token embeddings and the device.
+        token_ids: Token at each position of each row, any under a chunk embedding; shape (n,).
+        chunk_index: Row in ``chunks`` at each position, -1 under a token; same shapes.
+        chunks: Table of chunk embeddings, shape (chunks, d_dec); None where no row has any.
+    """
+    lengths = [len(row) for row in token_ids]
+    shape = (len(lengths), max(lengths))
+    ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    index = np.full(shape, -1, dtype=np.int64)
+    for i, length in enumerate(lengths):
+        ids[i, shape[1] - length :] = token_ids[i]
+        index[i, shape[1] - length :] = chunk_index[i]
+        mask[i, shape[1] - length :] = 1
+    embeds = model.token_embeddings(ids.ravel()).view(*shape, -1)
+    used = torch.from_numpy(mask).to(embeds.device)
+    places = None
+    if chunks is not None and (index >= 0).any():
+        places = torch.from_numpy(index >= 0).to(embeds.device)
+        chosen = torch.from_numpy(index[index >= 0]).to(chunks.device)
+        embeds[places] = chunks[chosen].to(embeds.dtype)
+    positions = (used.cumsum(dim=1) - 1).clamp(min=0)
+    return DecoderInputs(embeds, used, positions, places, padded=min(lengths) < shape[1])
+
+
+class DecoderBatch:
+    """What the decoder reads and writes while a batch is decoded.
+
+    Args:
+        model: Gives the decoder.
+        inputs: The prompts, which are read at once.
+
+    Attributes:
+        logits: Scores for each row's next token, shape (rows, vocabulary).
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: RefragModel, inputs: DecoderInputs) -> None:
+        self._decoder = model.decoder
+        self._accepted = forward_arguments(model.decoder)
+        self._cache_argument = cache_argument(model.decoder)
+        self._cache = DynamicCache(config=model.decoder.config)
+        # Where no row is padded no mask is needed, and attention can take its fastest path.
+        self._mask = inputs.attention_mask if inputs.padded else None
+        self._positions = inputs.position_ids[:, -1] + 1
+        with model.places.at(inputs.chunk_places):
+            self.logits = self._forward(
+                self._mask,
+                self._cache,
+                inputs_embeds=inputs.inputs_embeds,
+                position_ids=inputs.position_ids,
+                logits_to_keep=1,
+            )[:, -1]
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> None:
+        """Reads one token per row, shape (rows,)."""
+        self._mask = _longer(self._mask, 1)
+        self.logits = self._forward(
+            self._mask,
+            self._cache,
+            input_ids=tokens.unsqueeze(1),
+            position_ids=self._positions.unsqueeze(1),
+            logits_to_keep=1,
+        )[:, -1]
+        self._positions = self._positions + 1
+
+    @torch.inference_mode()
+    def keep(self, rows: Tensor) -> None:
+        """Drops all rows but some, given by their indices, shape (n,), int64."""
+        self._cache.batch_select_indices(rows)
+        self._positions, self.logits = self._positions[rows], self.logits[rows]
+        self._mask = None if self._mask is None else self._mask[rows]
+
+    @torch.inference_mode()
+    def after(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Scores after each of several further tokens; leaves the batch as it was.
+
+        Args:
+            rows: Indices of the rows that go on, shape (n,), int64.
+            tokens: What they go on with, shape (n, m), m at least 1; padded on the right, where
+                causal attention hides the padding.
+
+        Returns:
+            Scores for the token after each, shape (n, m, vocabulary).
+        """
+        # Selecting rows puts new tensors into a layer: copies of the layers alone, without what
+        # they hold, leave the cache as it was.
+        cache = copy.copy(self._cache)
+        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        cache.batch_select_indices(rows)
+        count = tokens.shape[1]
+        return self._forward(
+            _longer(None if self._mask is None else self._mask[rows], count),
+            cache,
+            input_ids=tokens,
+            position_ids=self._positions[rows][:, None] + torch.arange(count, device=rows.device),
+        )
+
+    def _forward(self, mask: Tensor | None, cache: DynamicCache, **inputs: Any) -> Tensor:
+        arguments: dict[str, Any] = {
+            **inputs,
+            "attention_mask": mask,
+            self._cache_argument: cache,
+            "use_cache": True,
+        }
+        # As transformers' own generate does: not every decoder knows every argument.
+        accepted = {name: arguments[name] for name in arguments.keys() & self._accepted}
+        logits: Tensor = self._decoder(**accepted).logits
+        return logits
+
+
+def _longer(mask: Tensor | None, count: int) -> Tensor | None:
+    """A mask with so many more positions in use; None stays None."""
+    return None if mask is None else torch.cat([mask, mask.new_ones(len(mask), count)], dim=1)
+
+
+def _row(layout: Layout, projected: list[ChunkVectors]) -> tuple[np.ndarray, np.ndarray]:
+    """A layout's tokens, and the chunk embedding at each position, as ``embed_rows`` takes them.
+
+    Args:
+        layout: The layout.
+        projected: Passages whose chunk embeddings make up the table; this layout's passages with
+            a compressed chunk are added.
+    """
     tokens: list[np.ndarray] = []
-    is_chunk: list[np.ndarray] = []
-    compressed: list[np.ndarray] = []
+    index: list[np.ndarray] = []
     for segment in layout.segments:
         if isinstance(segment, TextSegment):
             tokens.append(np.asarray(segment.token_ids, dtype=np.int64))
-            is_chunk.append(np.zeros(len(segment.token_ids), dtype=bool))
+            index.append(np.full(len(segment.token_ids), -1))
             continue
         vectors, k = segment.vectors, segment.vectors.chunk_size
         by_token = np.repeat(segment.expanded, vectors.chunk_lengths)
@@ -79,12 +203,8 @@ def _embed(model: RefragModel, layout: Layout) -> tuple[Tensor, np.ndarray]:
         first[::k] = True
         kept = by_token | first  # an expanded chunk keeps its tokens, any other its first place
         tokens.append(np.asarray(vectors.token_ids, dtype=np.int64)[kept])
-        is_chunk.append(~by_token[kept])
-        compressed.append(~segment.expanded)
-    rows: Tensor = model.token_embeddings(np.concatenate(tokens))
-    places = np.concatenate(is_chunk)
-    if places.any():
-        chunks = model.chunk_embeddings([segment.vectors for segment in layout.passages])
-        chosen = torch.from_numpy(np.concatenate(compressed)).to(rows.device)
-        rows[torch.from_numpy(places).to(rows.device)] = chunks[chosen].to(rows.dtype)
-    return rows, places
+        chunk = sum(own.n_chunks for own in projected) + np.arange(vectors.n_tokens) // k
+        index.append(np.where(by_token, -1, chunk)[kept])
+        if not segment.expanded.all():
+            projected.append(vectors)
+    return np.concatenate(tokens), np.concatenate(index)

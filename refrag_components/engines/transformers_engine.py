@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from refrag_components.engines.base import EngineDelta, EngineOutput, FinishReason
-from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
 from refrag_components.engines.text_stream import TextStream
 from refrag_components.exceptions import ContextWindowError
-from refrag_components.modeling.huggingface import cache_argument, end_token_ids, forward_arguments
+from refrag_components.modeling.huggingface import end_token_ids
 from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
@@ -96,81 +95,28 @@ class TransformersEngine:
 
     def _decode(self, rows: Sequence[_Row]) -> Iterator[list[EngineDelta]]:
         """Decodes a batch step by step; yields one delta for each row still running."""
-        batch = _Batch(self._model, [row.layout for row in rows])
+        with torch.inference_mode():
+            inputs = embed_layouts(self._model, [row.layout for row in rows])
+        batch = DecoderBatch(self._model, inputs)
         running = list(rows)
         while running:
-            tokens = batch.sample([row.sampler for row in running])
+            tokens = _sample(batch.logits, [row.sampler for row in running])
             token_ids = tokens.tolist()  # the one wait for the device in a step
             yield [row.take(token) for row, token in zip(running, token_ids, strict=True)]
             kept = [i for i, row in enumerate(running) if row.finish_reason is None]
             if kept and len(kept) < len(running):
-                tokens = batch.keep(kept, tokens)
+                indices = torch.tensor(kept, device=tokens.device)
+                batch.keep(indices)
+                tokens = tokens[indices]
             running = [running[i] for i in kept]
             if running:
                 batch.step(tokens)
 
 
-class _Batch:
-    """What the decoder reads and writes while a batch is decoded.
-
-    Attributes:
-        logits: Scores for each row's next token, shape (rows, vocabulary).
-    """
-
-    @torch.inference_mode()
-    def __init__(self, model: RefragModel, layouts: Sequence[Layout]) -> None:
-        self._decoder = model.decoder
-        self._accepted = forward_arguments(model.decoder)
-        self._cache_argument = cache_argument(model.decoder)
-        self._cache = DynamicCache(config=model.decoder.config)
-        inputs = embed_layouts(model, layouts)
-        lengths = [layout.n_positions for layout in layouts]
-        # Where no row is padded no mask is needed, and attention can take its fastest path.
-        self._mask = inputs.attention_mask if len(set(lengths)) > 1 else None
-        self._positions = torch.tensor(lengths, device=inputs.inputs_embeds.device)
-        with model.places.at(inputs.chunk_places):
-            self.logits = self._forward(
-                inputs_embeds=inputs.inputs_embeds, position_ids=inputs.position_ids
-            )
-
-    @torch.inference_mode()
-    def sample(self, samplers: Sequence[Sampler]) -> Tensor:
-        """Chooses each row's next token, shape (rows,)."""
-        pairs = zip(samplers, self.logits, strict=True)
-        return torch.cat([sampler(logits) for sampler, logits in pairs])
-
-    @torch.inference_mode()
-    def step(self, tokens: Tensor) -> None:
-        """Reads one token a row, shape (rows,)."""
-        if self._mask is not None:
-            new = self._mask.new_ones(len(self._mask), 1)
-            self._mask = torch.cat([self._mask, new], dim=1)
-        self.logits = self._forward(
-            input_ids=tokens.unsqueeze(1), position_ids=self._positions.unsqueeze(1)
-        )
-        self._positions = self._positions + 1
-
-    @torch.inference_mode()
-    def keep(self, kept: Sequence[int], tokens: Tensor) -> Tensor:
-        """Drops all rows but some, also from the rows' next tokens, which it returns."""
-        indices = torch.tensor(kept, device=tokens.device)
-        self._cache.batch_select_indices(indices)
-        self._positions = self._positions[indices]
-        self._mask = None if self._mask is None else self._mask[indices]
-        return tokens[indices]
-
-    def _forward(self, **inputs: Tensor) -> Tensor:
-        arguments: dict[str, Any] = {
-            **inputs,
-            "attention_mask": self._mask,
-            self._cache_argument: self._cache,
-            "use_cache": True,
-            "logits_to_keep": 1,
-        }
-        # As transformers' own generate does: not every decoder knows every argument.
-        accepted = {name: arguments[name] for name in arguments.keys() & self._accepted}
-        logits: Tensor = self._decoder(**accepted).logits
-        return logits[:, -1]
+@torch.inference_mode()
+def _sample(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """Chooses each row's next token, shape (rows,)."""
+    return torch.cat([sampler(own) for sampler, own in zip(samplers, logits, strict=True)])
 
 
 class _Row:

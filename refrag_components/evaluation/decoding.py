@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from refrag_components.engines.decoder_batch import DecoderBatch, embed_rows
 from refrag_components.evaluation.precision import mixed_precision
-from refrag_components.modeling.huggingface import cache_argument, end_token_ids
+from refrag_components.evaluation.rows import Row
+from refrag_components.modeling.huggingface import end_token_ids
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["Output", "Row", "batch_positions", "decode"]
+__all__ = ["Output", "batch_positions", "decode"]
 
-_MOST_ROWS = 1024
+_MOST_ROWS = 2048
 _LOGITS = 1 << 14  # answer tokens whose logits, tokens x vocabulary, are held at once
 _CHECK_EVERY = 4  # steps between two looks at which rows are done: each look waits for the device
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One decoder input and the answer that is expected after it.
-
-    Attributes:
-        token_ids: Token at each position, 0 under a chunk embedding; shape (n,), int64.
-        chunk_index: Row in the table of chunk embeddings at each position, -1 under a token;
-            shape (n,).
-        answer_ids: Tokens of the expected answer, at least one; shape (m,).
-        context_positions: Positions that the context takes.
-    """
-
-    token_ids: np.ndarray
-    chunk_index: np.ndarray
-    answer_ids: np.ndarray
-    context_positions: int
 
 
 @dataclass(frozen=True)
@@ -81,28 +63,35 @@ def decode(
 ) -> list[Output]:
     """Answers prompts greedily and measures the expected answers; similar lengths together.
 
-    One pass over the prompt serves both. On CUDA, or with such a decoder, it computes in bfloat16.
+    One pass over the prompt serves both, and rows that are the same are read once. On CUDA, or
+    with such a decoder, it computes in bfloat16.
 
     Args:
         model: The model, in evaluation mode.
         chunks: Table of chunk embeddings, shape (chunks, d_dec), on the model's device.
         rows: Prompts.
         max_new_tokens: Longest answer in tokens.
-        positions: Most decoder positions a batch; None for what memory has room for.
+        positions: Most decoder positions per batch; None for what memory has room for.
         progress: Called with the number of rows done after each batch.
 
     Returns:
-        One output a row, in the rows' order.
+        One output per row, in the rows' order.
     """
     ends = torch.tensor(sorted(end_token_ids(model.decoder, model.tokenizer)), device=model.device)
+    alike: dict[tuple[bytes, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        arrays = (row.token_ids, row.chunk_index, row.answer_ids)
+        alike.setdefault(tuple(array.tobytes() for array in arrays), []).append(i)
+    groups = list(alike.values())
     outputs: dict[int, Output] = {}
-    for batch in _batches(rows, positions or batch_positions(model)):
-        picked = [rows[i] for i in batch]
+    for batch in _batches([rows[own[0]] for own in groups], positions or batch_positions(model)):
+        picked = [rows[groups[i][0]] for i in batch]
         with torch.inference_mode(), mixed_precision(model):
             made = _decode_batch(model, chunks, picked, max_new_tokens, ends)
-        outputs.update(zip(batch, made, strict=True))
+        for i, output in zip(batch, made, strict=True):
+            outputs.update(dict.fromkeys(groups[i], output))
         if progress is not None:
-            progress(len(batch))
+            progress(sum(len(groups[i]) for i in batch))
     return [outputs[i] for i in range(len(rows))]
 
 
@@ -110,125 +99,88 @@ def _batches(rows: Sequence[Row], positions: int) -> Iterator[list[int]]:
     """Indices of rows, longest first, so that a batch that does not fit shows at once."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].token_ids))
     batch: list[int] = []
-    answers = 0
     for i in order:
         longest = len(rows[batch[0]].token_ids) if batch else 0
-        answers = max(answers, len(rows[i].answer_ids))
         count = len(batch) + 1
-        full = count > _MOST_ROWS or count * longest > positions or count * answers > _LOGITS
-        if batch and full:
+        if batch and (count > _MOST_ROWS or count * longest > positions):
             yield batch
-            batch, answers = [], len(rows[i].answer_ids)
+            batch = []
         batch.append(i)
     if batch:
         yield batch
 
 
+def _slices(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices of answers, shorter ones first, so many that padded they have ``most`` tokens."""
+    part: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if part and (len(part) + 1) * lengths[i] > most:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
 def _decode_batch(
     model: RefragModel, chunks: Tensor, rows: Sequence[Row], max_new_tokens: int, ends: Tensor
 ) -> list[Output]:
-    state = _State(model, chunks, rows)
-    log_ppl = state.answer_log_ppl([row.answer_ids for row in rows])
-    answers = state.greedy(max_new_tokens, ends)
+    token_ids, index = [row.token_ids for row in rows], [row.chunk_index for row in rows]
+    batch = DecoderBatch(model, embed_rows(model, token_ids, index, chunks))
+    log_ppl = _answer_log_ppl(batch, [row.answer_ids for row in rows])
+    answers = _greedy(batch, max_new_tokens, ends)
     return [Output(ids, value) for ids, value in zip(answers, log_ppl, strict=True)]
 
 
-class _State:
-    """A left-padded batch after its prompts were read."""
+def _answer_log_ppl(batch: DecoderBatch, answers: Sequence[np.ndarray]) -> list[float]:
+    """Mean negative log-likelihood of each expected answer; leaves the batch as it was."""
+    means: dict[int, float] = {}
+    for part in _slices([len(answer) for answer in answers], _LOGITS):
+        own = _log_ppl(batch, part, [answers[i] for i in part])
+        means.update(zip(part, own, strict=True))
+    return [means[i] for i in range(len(answers))]
 
-    def __init__(self, model: RefragModel, chunks: Tensor, rows: Sequence[Row]) -> None:
-        self._decoder = model.decoder
-        self._cache_argument = cache_argument(model.decoder)
-        self._device = model.device
-        lengths = [len(row.token_ids) for row in rows]
-        width = max(lengths)
-        ids = np.zeros((len(rows), width), dtype=np.int64)
-        index = np.full((len(rows), width), -1, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids[i, width - lengths[i] :] = row.token_ids
-            index[i, width - lengths[i] :] = row.chunk_index
-            mask[i, width - lengths[i] :] = 1
-        places = self._put(index)
-        embeds = model.decoder.get_input_embeddings()(self._put(ids))
-        is_chunk = places >= 0
-        embeds[is_chunk] = chunks[places[is_chunk]].to(embeds.dtype)
-        self._mask = self._put(mask)
-        self._lengths = self._put(np.asarray(lengths))
-        self._cache = DynamicCache(config=model.decoder.config)
-        with model.places.at(is_chunk):
-            self._logits = self._forward(
-                self._mask,
-                self._cache,
-                inputs_embeds=embeds,
-                position_ids=(self._mask.cumsum(dim=1) - 1).clamp(min=0),
-                logits_to_keep=1,
-            )[:, -1]
 
-    def answer_log_ppl(self, answers: Sequence[np.ndarray]) -> list[float]:
-        """Mean negative log-likelihood of each expected answer; leaves the state as it was."""
-        width = max(len(answer) for answer in answers)
-        ids = np.zeros((len(answers), width), dtype=np.int64)
-        used = np.zeros((len(answers), width), dtype=bool)
-        for i, answer in enumerate(answers):
-            ids[i, : len(answer)] = answer
-            used[i, : len(answer)] = True
-        tokens, counted = self._put(ids), self._put(used)
-        losses = [_nll(self._logits, tokens[:, 0])]
-        if width > 1:
-            # Padded on the right, where causal attention hides the padding.
-            mask = torch.cat([self._mask, self._mask.new_ones(len(answers), width - 1)], dim=1)
-            logits = self._forward(
-                mask,
-                copy.deepcopy(self._cache),
-                input_ids=tokens[:, :-1],
-                position_ids=self._lengths[:, None] + torch.arange(width - 1, device=self._device),
-            )
-            losses += [_nll(logits[:, j], tokens[:, j + 1]) for j in range(width - 1)]
-        nll = torch.stack(losses, dim=1) * counted
-        means: list[float] = (nll.sum(dim=1) / counted.sum(dim=1)).tolist()
-        return means
+def _log_ppl(batch: DecoderBatch, part: list[int], answers: Sequence[np.ndarray]) -> list[float]:
+    width = max(len(answer) for answer in answers)
+    ids = np.zeros((len(answers), width), dtype=np.int64)
+    used = np.zeros((len(answers), width), dtype=bool)
+    for i, answer in enumerate(answers):
+        ids[i, : len(answer)] = answer
+        used[i, : len(answer)] = True
+    device = batch.logits.device
+    tokens, counted = torch.from_numpy(ids).to(device), torch.from_numpy(used).to(device)
+    rows = torch.tensor(part, device=device)
+    losses = [_nll(batch.logits[rows], tokens[:, 0])]
+    if width > 1:
+        logits = batch.after(rows, tokens[:, :-1])
+        losses += [_nll(logits[:, j], tokens[:, j + 1]) for j in range(width - 1)]
+    nll = torch.stack(losses, dim=1) * counted
+    means: list[float] = (nll.sum(dim=1) / counted.sum(dim=1)).tolist()
+    return means
 
-    def greedy(self, max_new_tokens: int, ends: Tensor) -> list[tuple[int, ...]]:
-        """The likeliest token each time, up to an end token; uses the state up."""
-        n = len(self._logits)
-        written = torch.full((n, max_new_tokens), -1, dtype=torch.long, device=self._device)
-        rows = torch.arange(n, device=self._device)  # which rows are still being written
-        done = torch.zeros(n, dtype=torch.bool, device=self._device)
-        for step in range(max_new_tokens):
-            tokens = self._logits.argmax(dim=-1)
-            done = done | torch.isin(tokens, ends)
-            written[rows, step] = torch.where(done, -1, tokens)
-            if step + 1 == max_new_tokens:
+
+def _greedy(batch: DecoderBatch, max_new_tokens: int, ends: Tensor) -> list[tuple[int, ...]]:
+    """The likeliest token each time, up to an end token; uses the batch up."""
+    n, device = len(batch.logits), batch.logits.device
+    written = torch.full((n, max_new_tokens), -1, dtype=torch.long, device=device)
+    rows = torch.arange(n, device=device)  # which rows are still being written
+    done = torch.zeros(n, dtype=torch.bool, device=device)
+    for step in range(max_new_tokens):
+        tokens = batch.logits.argmax(dim=-1)
+        done = done | torch.isin(tokens, ends)
+        written[rows, step] = torch.where(done, -1, tokens)
+        if step + 1 == max_new_tokens:
+            break
+        if step % _CHECK_EVERY == _CHECK_EVERY - 1:
+            running = (~done).nonzero().flatten()
+            if not len(running):
                 break
-            if step % _CHECK_EVERY == _CHECK_EVERY - 1:
-                running = (~done).nonzero().flatten()
-                if not len(running):
-                    break
-                if 2 * len(running) <= len(done):
-                    self._keep(running)
-                    rows, done, tokens = rows[running], done[running], tokens[running]
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(rows), 1)], dim=1)
-            self._logits = self._forward(
-                self._mask,
-                self._cache,
-                input_ids=tokens[:, None],
-                position_ids=(self._lengths + step)[:, None],
-            )[:, -1]
-        return [tuple(i for i in row if i >= 0) for row in written.tolist()]
-
-    def _keep(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
-        self._mask, self._lengths = self._mask[rows], self._lengths[rows]
-
-    def _forward(self, mask: Tensor, cache: DynamicCache, **inputs: Any) -> Tensor:
-        logits: Tensor = self._decoder(
-            attention_mask=mask, use_cache=True, **{self._cache_argument: cache}, **inputs
-        ).logits
-        return logits
-
-    def _put(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+            if 2 * len(running) <= len(done):
+                batch.keep(running)
+                rows, done, tokens = rows[running], done[running], tokens[running]
+        batch.step(tokens)
+    return [tuple(i for i in row if i >= 0) for row in written.tolist()]
 
 
 def _nll(logits: Tensor, tokens: Tensor) -> Tensor:

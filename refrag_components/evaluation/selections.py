@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ import torch
 from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.policies import POLICIES, PolicyInputs, make_policy
-from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def chunk_scores(
 ) -> list[np.ndarray]:
     """Scores the chunks of every context; the same scores as the policy gives one by one.
 
-    What takes one pass of a model a context is computed in batches instead.
+    What takes one pass of the decoder per passage is computed in batches instead.
 
     Args:
         name: A selection: a policy's name, "perplexity-ascending" or "recent" (the last chunks
@@ -78,9 +77,7 @@ def chunk_scores(
         losses = dict(zip(distinct, passage_losses(model, list(distinct.values())), strict=True))
         scores = [sign * np.concatenate([losses[id(p)] for p in own.passages]) for own in inputs]
     else:
-        questions = list(dict.fromkeys(own.question for own in inputs))
-        known: Any = _KnownQuestions(model, questions)
-        policy = make_policy(name, known)
+        policy = make_policy(name, model)
         scores = []
         for own in inputs:
             scores.append(policy.scores(own))
@@ -90,42 +87,6 @@ def chunk_scores(
     if progress is not None:
         progress(len(inputs))
     return scores
-
-
-class _KnownQuestions:
-    """A model that encoded all questions in batches and is otherwise the model."""
-
-    def __init__(self, model: RefragModel, questions: Sequence[str]) -> None:
-        passages = model.chunker.cut_questions(questions)
-        rows = model.encoder.encode(passages, batch_size=256)
-        self._model = model
-        self.encoder = _KnownRows(
-            model.encoder, {p.text: own for p, own in zip(passages, rows, strict=True)}
-        )
-
-    def embed_question(self, text: str) -> np.ndarray:
-        (rows,) = self.encoder.encode(self._model.chunker.cut_questions([text]))
-        mean: np.ndarray = rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width)
-        return mean.astype(np.float32)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class _KnownRows:
-    """An encoder that remembers the chunk vectors of some texts and is otherwise the encoder."""
-
-    def __init__(self, encoder: Any, rows: dict[str, np.ndarray]) -> None:
-        self._encoder, self._rows = encoder, rows
-
-    def encode(self, passages: Sequence[ChunkedPassage], **options: Any) -> list[np.ndarray]:
-        if all(passage.text in self._rows for passage in passages):
-            return [self._rows[passage.text] for passage in passages]
-        encoded: list[np.ndarray] = self._encoder.encode(passages, **options)
-        return encoded
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
 
 
 @torch.inference_mode()

@@ -1,7 +1,9 @@
 """Intervals and paired tests over items that several methods were measured on.
 
-Values come in strata, one a set of questions: items are drawn inside their set, and a mean over
-strata is the mean of the sets' means, however many items each has.
+Values come in strata, one per set of questions: items are drawn inside their set, and a mean over
+strata is the mean of the sets' means, however many items each has. Items that share something, a
+passage or an article, are no independent evidence; drawn together, as a cluster, they count as the
+one case that they are.
 """
 
 from __future__ import annotations
@@ -10,33 +12,83 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["around", "interval", "resample", "sign_flip_p_values"]
+__all__ = [
+    "around",
+    "cluster_labels",
+    "interval",
+    "mean_of_sets",
+    "resample",
+    "sign_flip_p_values",
+]
 
 _SAMPLES = 2000
 
 
-def resample(strata: Sequence[np.ndarray], *, samples: int = _SAMPLES, seed: int = 0) -> np.ndarray:
-    """Bootstrap means of several methods, all drawn together.
-
-    A row of the result comes from the same items for every method, so the difference of two
-    columns is a paired bootstrap of their difference, and their quotient one of their ratio.
+def cluster_labels(keys: Sequence[Sequence[str]]) -> np.ndarray:
+    """Numbers the clusters of items that share a key, directly or through others.
 
     Args:
-        strata: Values of each set, shape (items, methods); the items of a set are its own.
+        keys: What each item may share with others; an item without a key is by itself.
+
+    Returns:
+        Number of each item's cluster, 0.. in the order of first items, shape (items,), int64.
+    """
+    leader = list(range(len(keys)))
+
+    def first(item: int) -> int:
+        while leader[item] != item:
+            leader[item] = leader[leader[item]]
+            item = leader[item]
+        return item
+
+    seen: dict[str, int] = {}
+    for item, own in enumerate(keys):
+        for key in own:
+            a, b = first(seen.setdefault(key, item)), first(item)
+            leader[max(a, b)] = min(a, b)
+    numbers: dict[int, int] = {}
+    labels = [numbers.setdefault(first(item), len(numbers)) for item in range(len(keys))]
+    return np.asarray(labels, dtype=np.int64)
+
+
+def resample(
+    strata: Sequence[np.ndarray],
+    clusters: Sequence[np.ndarray] | None = None,
+    *,
+    samples: int = _SAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
+    """Bootstrap means of several columns, all drawn together.
+
+    A row of the result comes from the same items for every column. So where columns are methods,
+    the difference of two is a paired bootstrap of their difference, and their quotient one of
+    their ratio.
+
+    Args:
+        strata: Values of each set, shape (items, columns); the items of a set are its own. NaN
+            where an item does not count for a column.
+        clusters: Cluster of each set's items, from ``cluster_labels``; whole clusters are drawn.
+            None draws items.
         samples: Number of bootstrap samples.
         seed: Draws the items.
 
     Returns:
-        Means over the sets, shape (samples, methods).
+        Means over the sets, shape (samples, columns); NaN where none of the drawn items counts.
     """
     rng = np.random.default_rng(seed)
-    total = np.zeros((samples, strata[0].shape[1]))
-    for values in strata:
-        n = len(values)
-        # How often each item is drawn is all that a mean depends on.
+    means = []
+    for values, sizes in _summed(strata, clusters):
+        n = len(sizes)
+        # How often each cluster is drawn is all that a mean depends on.
         counts = rng.multinomial(n, np.full(n, 1 / n), size=samples)
-        total += counts @ values / n
-    return total / len(strata)
+        means.append(_ratio(counts @ values, counts @ sizes))
+    return _mean_of_sets(means)
+
+
+def mean_of_sets(strata: Sequence[np.ndarray]) -> np.ndarray:
+    """The means that ``resample`` scatters around, shape (columns,)."""
+    means = [_ratio(v.sum(axis=0), s.sum(axis=0)) for v, s in _summed(strata, None)]
+    return _mean_of_sets(means)
 
 
 def around(differences: np.ndarray, level: float) -> tuple[float, float]:
@@ -50,32 +102,66 @@ def around(differences: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """95% percentile interval of bootstrap draws, shape (samples,)."""
-    low, high = np.quantile(draws, [0.025, 0.975])
+    """95% percentile interval of bootstrap draws, shape (samples,), those that are numbers."""
+    low, high = np.nanquantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
 
 def sign_flip_p_values(
-    strata: Sequence[np.ndarray], *, samples: int = _SAMPLES, seed: int = 0
+    strata: Sequence[np.ndarray],
+    clusters: Sequence[np.ndarray] | None = None,
+    *,
+    samples: int = _SAMPLES,
+    seed: int = 0,
 ) -> np.ndarray:
     """Two-sided p-values that paired differences have mean zero, by random sign flips.
 
     Args:
         strata: Differences in each set, shape (items, pairs of methods).
+        clusters: As for ``resample``; all items of a cluster flip together.
         samples: Number of random sign patterns; the smallest p-value is 1 / (samples + 1).
         seed: Draws the signs.
 
     Returns:
-        One p-value a pair, shape (pairs,); several of them are not corrected for one another.
+        One p-value per pair, shape (pairs,); several of them are not corrected for one another.
     """
     rng = np.random.default_rng(seed)
     observed = np.zeros(strata[0].shape[1])
     flipped = np.zeros((samples, strata[0].shape[1]))
-    for differences in strata:
-        signs = rng.choice([-1.0, 1.0], size=(samples, len(differences)))
-        observed += differences.mean(axis=0)
-        flipped += signs @ differences / len(differences)
+    for differences, sizes in _summed(strata, clusters):
+        signs = rng.choice([-1.0, 1.0], size=(samples, len(sizes)))
+        observed += differences.sum(axis=0) / sizes.sum(axis=0)
+        flipped += signs @ differences / sizes.sum(axis=0)
     # Sums of the same numbers in another order may differ in the last bits.
     as_large = np.abs(flipped) >= np.abs(observed) - 1e-12
     values: np.ndarray = (as_large.sum(axis=0) + 1) / (samples + 1)
     return values
+
+
+def _summed(
+    strata: Sequence[np.ndarray], clusters: Sequence[np.ndarray] | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of every set the sum of each cluster's values and how many they are, (clusters, columns)."""
+    summed = []
+    for i, values in enumerate(strata):
+        counted = ~np.isnan(values)
+        sums, sizes = np.where(counted, values, 0.0), counted.astype(np.float64)
+        if clusters is not None:
+            order = np.argsort(clusters[i], kind="stable")
+            first = np.searchsorted(clusters[i][order], np.arange(clusters[i].max() + 1))
+            sums, sizes = (np.add.reduceat(own[order], first) for own in (sums, sizes))
+        summed.append((sums, sizes))
+    return summed
+
+
+def _ratio(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = sums / sizes
+    return means
+
+
+def _mean_of_sets(means: Sequence[np.ndarray]) -> np.ndarray:
+    """Each set counts the same; one without a single item that counts is left out."""
+    known = [~np.isnan(own) for own in means]
+    filled = [np.where(k, own, 0.0) for k, own in zip(known, means, strict=True)]
+    return _ratio(np.sum(filled, axis=0), np.sum(known, axis=0))

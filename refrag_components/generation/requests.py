@@ -1,11 +1,11 @@
-"""What is asked of a generator, and what it answers."""
+"""Requests to a generator, and its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refrag_components.engines.base import FinishReason
+from refrag_components.engines.base import Engine, FinishReason
 from refrag_components.engines.layout import Layout
 from refrag_components.generation.report import Report
 from refrag_components.policies import Budget, Policy
@@ -19,16 +19,18 @@ class Request:
     """One prompt to answer.
 
     Attributes:
-        parts: The prompt: parts from ``render``, or text and passages alone for a raw prompt.
+        parts: The prompt: parts from ``render``, or only text and passages for a raw prompt.
         question: What the user asks, for policies that look at it; not part of the prompt.
         policy: Name or policy; None for the generator's.
-        budget: As for ``Budget.of``; None for the generator's.
+        budget: How much may expand; None for the generator's.
+        engine: Runs the decoder; None for the generator's.
     """
 
     parts: Sequence[RenderedPart]
     question: str
     policy: str | Policy | None = None
-    budget: float | Budget | None = None
+    budget: Budget | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerDelta:
-    """The next piece of an answer.
+    """The next part of a streamed answer.
 
     Attributes:
-        text: What it adds; not empty but for the last piece.
-        finish_reason: As in ``Answer``, on the last piece.
-        report: What happened, on the last piece.
+        text: What it adds; only the last delta may be empty.
+        finish_reason: As in ``Answer``, on the last delta.
+        report: What happened, on the last delta.
     """
 
     text: str

@@ -1,23 +1,35 @@
-"""Checkpoints are loaded once a process, however many models and retrievers use them."""
+"""Checkpoints are loaded once per process, however many models and retrievers use them."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from refrag_components.engines import SamplingParams
+from refrag_components.exceptions import UnknownModelError
 from refrag_components.generation.batching import Batcher
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
 from refrag_components.weights.lookup import checkpoint_folder
 
-__all__ = ["Checkpoint", "checkpoint_digest", "load_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "answering_digest",
+    "check_checkpoint",
+    "checkpoint_digest",
+    "load_checkpoint",
+]
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoint:
@@ -28,7 +40,7 @@ class Checkpoint:
         digest: Its ``checkpoint_digest``.
 
     Attributes:
-        digest: Tells a checkpoint from what stands in the same folder later.
+        digest: Tells a checkpoint from a later one in the same folder.
         generator: Answers requests; keeps the chunk vectors of passages that name no store.
     """
 
@@ -51,12 +63,32 @@ class Checkpoint:
         return self.generator.generate(requests, params)
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a checkpoint's folder held when it was last looked at.
+
+    Attributes:
+        digest: Its ``checkpoint_digest``.
+        at: When that was, in seconds of a monotonic clock.
+    """
+
+    digest: str
+    at: float
+
+
+_LOOK_AGAIN = 3.0  # seconds for which a folder's files are not looked at again
+
 _lock = threading.Lock()
 _loaded: dict[tuple[str, str], Checkpoint] = {}
+_failed: dict[tuple[str, str], str] = {}  # digests that could not replace what is loaded
+_looks: dict[str, _Look] = {}
 
 
 def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
     """Loads a checkpoint, or returns the one that is loaded already and has not changed since.
+
+    Files are looked at again at most every few seconds. While a changed checkpoint cannot be
+    loaded, because it is just being written, the one that is loaded continues to answer.
 
     Args:
         name: A bundled checkpoint's name, a checkpoint folder, or a hub id.
@@ -66,26 +98,77 @@ def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
         UnknownModelError: If there is no such checkpoint.
         DownloadError: If base weights cannot be fetched.
     """
-    place = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    slot = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     digest = checkpoint_digest(name)
     with _lock:  # two threads must not load the same weights twice
-        known = _loaded.get(place)
-        if known is None or known.digest != digest:
-            known = Checkpoint(RefragModel.from_pretrained(name, device=place[1]), digest)
-            _loaded[place] = known
-        return known
+        known = _loaded.get(slot)
+        if known is not None and digest in (known.digest, _failed.get(slot)):
+            return known
+        try:
+            model = RefragModel.from_pretrained(name, device=slot[1])
+        except Exception as error:  # a file that is being written breaks in many ways
+            if known is None:
+                raise
+            logger.warning(
+                "%s has changed and cannot be loaded; this is tried again when it "
+                "changes again: %s",
+                name,
+                error,
+            )
+            _failed[slot] = digest
+            return known
+        _failed.pop(slot, None)
+        _loaded[slot] = Checkpoint(model, digest)
+        return _loaded[slot]
 
 
-def checkpoint_digest(name: str) -> str:
-    """Hash over every file of a checkpoint but its card (hex), taken again when a file changes.
-
-    Two checkpoints that may answer differently never share it. (The model's fingerprint, which
-    names chunk vectors, covers the encoder only.)
+def answering_digest(name: str, device: str | None = None) -> str:
+    """The digest of the checkpoint that would answer now; loads nothing that is not loaded.
 
     Raises:
         UnknownModelError: If there is no such checkpoint.
     """
-    folder = checkpoint_folder(name)
+    slot = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return load_checkpoint(name, device).digest if slot in _loaded else checkpoint_digest(name)
+
+
+def check_checkpoint(name: str) -> None:
+    """Refuses a name that no checkpoint has, without loading it.
+
+    A checkpoint in use is not looked up again.
+
+    Raises:
+        DownloadError: The hub could not be reached.
+        UnknownModelError: If there is no such checkpoint.
+    """
+    if name not in _looks:
+        checkpoint_folder(name)
+
+
+def checkpoint_digest(name: str) -> str:
+    """Hash (hex) of every file of a checkpoint except its card, recomputed when a file changes.
+
+    Two checkpoints that may answer differently never share it. (The model's fingerprint, which
+    names chunk vectors, covers the encoder only.) Files are looked at again at most every few
+    seconds; while a folder that was there before cannot be read, its last digest remains valid.
+
+    Raises:
+        UnknownModelError: If there is no such checkpoint.
+    """
+    look, now = _looks.get(name), time.monotonic()
+    if look is not None and now - look.at < _LOOK_AGAIN:
+        return look.digest
+    try:
+        digest = _digest_of_files(checkpoint_folder(name))
+    except (OSError, UnknownModelError):
+        if look is None:
+            raise
+        digest = look.digest
+    _looks[name] = _Look(digest, now)
+    return digest
+
+
+def _digest_of_files(folder: Path) -> str:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
     stats = [path.stat() for path in files]
     return _digest(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from refrag_components.atomic import atomic_folder
 from refrag_components.exceptions import FingerprintMismatchError
 from refrag_components.modeling.adapters import (
     CHUNK_ADAPTER,
@@ -37,11 +38,12 @@ from refrag_components.modeling.checkpoint_files import (
 )
 from refrag_components.modeling.chunk_encoder import ChunkEncoder, load_encoder
 from refrag_components.modeling.config import CONFIG_NAME, RefragConfig
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.layer_encoder import LayerEncoder
 from refrag_components.modeling.policy_network import POLICY_FILE, load_networks, save_networks
 from refrag_components.modeling.projector import Ladder, make_projector
-from refrag_components.modeling.search_encoder import PassageEncoder
+from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.modeling.trained_weights import (
     LoadedWeights,
     encoder_files_digest,
@@ -88,7 +90,7 @@ class RefragModel(nn.Module):
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         encoder: ChunkEncoder | LayerEncoder,
-        retriever: PassageEncoder,
+        retriever: SearchEncoder,
     ) -> None:
         super().__init__()
         self.config = config
@@ -227,7 +229,7 @@ class RefragModel(nn.Module):
                 pooling=config.pooling,
                 contextual=config.contextual,
             )
-        model = cls(config, causal, tokenizer, chunk_encoder, PassageEncoder(encoder))
+        model = cls(config, causal, tokenizer, chunk_encoder, SearchEncoder(encoder))
         model._carried.update(carried)
         return model
 
@@ -266,10 +268,7 @@ class RefragModel(nn.Module):
             bits: Per value of a matrix where the encoder is made of the decoder's layers and all
                 weights train: 4 to ship them, 8 to train on from there.
         """
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+        with atomic_folder(Path(folder), replace=True) as scratch:
             if self.policies:
                 save_networks(dict(self.policies.items()), scratch / POLICY_FILE)
             if self.config.encoder_layers:
@@ -279,12 +278,6 @@ class RefragModel(nn.Module):
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
             (scratch / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
-            scratch.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _trainable(self) -> dict[str, dict[str, Tensor]]:
         """All weights but the table of token embeddings, by part."""
@@ -416,6 +409,26 @@ class RefragModel(nn.Module):
             for passage, rows in zip(passages, encoded, strict=True)
         ]
 
+    def encode_questions(
+        self, texts: Sequence[str], *, batch_size: int = 256
+    ) -> list[EncodedQuestion]:
+        """Encodes questions for policies, each different one once.
+
+        Args:
+            texts: Questions; a blank one has no vectors.
+            batch_size: Questions per forward pass of the encoder.
+
+        Returns:
+            One ``EncodedQuestion`` per text, in order.
+        """
+        cut = dict(zip(texts, self.chunker.cut_questions(texts), strict=True))
+        rows = self.encoder.encode(list(cut.values()), batch_size=batch_size)
+        encoded = {
+            text: EncodedQuestion(text, passage.token_ids, vectors)
+            for (text, passage), vectors in zip(cut.items(), rows, strict=True)
+        }
+        return [encoded[text] for text in texts]
+
     def token_embeddings(self, token_ids: np.ndarray) -> Tensor:
         """Embeds decoder tokens; shape (n,) to (n, d_dec)."""
         ids = torch.from_numpy(np.ascontiguousarray(token_ids, dtype=np.int64)).to(self.device)
@@ -490,14 +503,16 @@ class RefragModel(nn.Module):
         embeddings: Tensor = self.projector(vectors, tokens)
         return embeddings
 
-    def embed_question(self, text: str) -> np.ndarray:
-        """The question in chunk-vector space: the mean of its parts; shape (d_enc,)."""
-        rows = self.encoder.encode(self.chunker.cut_questions([text]))[0]
-        return rows.mean(axis=0) if len(rows) else np.zeros(self.encoder.width, np.float32)
+    def embed_passages(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Search vectors of passages, shape (n, retriever.width), float32, length 1.
 
-    def embed_passages(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Search vectors of passages, shape (n, retriever.width), float32, length 1."""
-        return self.retriever.embed(texts, device=self.device, batch_size=batch_size)
+        Args:
+            texts: Any number of passages.
+            progress: Called with the number of passages embedded after each forward pass.
+        """
+        return self.retriever.embed(texts, device=self.device, progress=progress)
 
     def embed_query(self, text: str) -> np.ndarray:
         """Search vector of a question, shape (retriever.width,), float32, length 1."""

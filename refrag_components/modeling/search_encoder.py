@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoTokenizer
 
 from refrag_components.modeling.chunk_encoder import batches, load_encoder
 from refrag_components.text.tokenization import encodable
 
-__all__ = ["PassageEncoder"]
+__all__ = ["SearchEncoder"]
+
+_TOKENISED_AT_ONCE = 2048  # of many texts, the tokens of all would take more memory than the texts
 
 
-class PassageEncoder:
+class SearchEncoder:
     """The base encoder as a sentence embedder: mean of the token states, length 1.
 
     It is kept apart from the chunk encoder, whose training would spoil search. The weights are
@@ -51,34 +53,50 @@ class PassageEncoder:
 
     @torch.inference_mode()
     def embed(
-        self, texts: Sequence[str], *, device: torch.device | str, batch_size: int = 32
+        self,
+        texts: Sequence[str],
+        *,
+        device: torch.device | str,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Embeds texts; what exceeds the encoder's window is not seen.
 
         Args:
             texts: Passages or questions.
             device: Where to compute.
-            batch_size: Texts a forward pass, at most; see ``batches``.
+            batch_size: Texts per forward pass, at most, see ``batches``; by default 256 on a GPU
+                and 32 elsewhere.
+            progress: Called with the number of texts embedded after each forward pass.
 
         Returns:
             Shape (n, width), float32, each row of length 1.
         """
         model = self._model.to(device)
         rows = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-        tokens = self._tokens(texts)
-        for picked in batches([len(ids) for ids in tokens], batch_size, model.device):
-            inputs = [torch.tensor(tokens[i]) for i in picked]
-            mask = pad_sequence([torch.ones_like(ids) for ids in inputs], batch_first=True)
-            ids = pad_sequence(inputs, batch_first=True, padding_value=self._pad_id)
-            mask = mask.to(device)
-            states = model(input_ids=ids.to(device), attention_mask=mask).last_hidden_state
-            weights = mask.unsqueeze(-1)
-            mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-            rows[picked] = nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        size = batch_size or (256 if model.device.type == "cuda" else 32)
+        # Similar lengths together from the start, so that little is padded.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), _TOKENISED_AT_ONCE):
+            own = order[start : start + _TOKENISED_AT_ONCE]
+            tokens = self._tokens([texts[i] for i in own])
+            for picked in batches([len(ids) for ids in tokens], size, model.device):
+                vectors = self._forward(model, [torch.tensor(tokens[i]) for i in picked])
+                rows[[own[i] for i in picked]] = vectors
+                if progress is not None:
+                    progress(len(picked))
         return rows
 
+    def _forward(self, model: Any, inputs: list[Tensor]) -> np.ndarray:
+        mask = pad_sequence([torch.ones_like(ids) for ids in inputs], batch_first=True)
+        ids = pad_sequence(inputs, batch_first=True, padding_value=self._pad_id)
+        mask = mask.to(model.device)
+        states = model(input_ids=ids.to(model.device), attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1)
+        mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        vectors: np.ndarray = nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        return vectors
+
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
         read = self._tokenizer([encodable(text) for text in texts], truncation=True).input_ids
         return [ids or [self._pad_id] for ids in read]  # not every tokenizer has special tokens

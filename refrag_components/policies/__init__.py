@@ -1,29 +1,39 @@
-"""Policies: which chunks enter the decoder as tokens."""
+"""Policies: which chunks enter the decoder as tokens.
+
+Imported when first used, because torch takes seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from refrag_components.exceptions import UnknownPolicyError
-from refrag_components.policies.all import AllPolicy
-from refrag_components.policies.base import Policy, PolicyInputs
-from refrag_components.policies.budget import Budget, select
-from refrag_components.policies.late_interaction import LateInteractionPolicy
-from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
-from refrag_components.policies.none import NonePolicy
-from refrag_components.policies.perplexity import PerplexityPolicy
-from refrag_components.policies.random import RandomPolicy
-from refrag_components.policies.similarity import SimilarityPolicy
+from refrag_components._lazy import hand_on
 
 if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
+    from refrag_components.policies.all import AllPolicy
+    from refrag_components.policies.base import Policy, PolicyInputs
+    from refrag_components.policies.budget import (
+        Budget,
+        FractionBudget,
+        PositionBudget,
+        parse_budget,
+    )
+    from refrag_components.policies.late_interaction import LateInteractionPolicy
+    from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
+    from refrag_components.policies.making import check_policy, make_policy
+    from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
+    from refrag_components.policies.none import NonePolicy
+    from refrag_components.policies.perplexity import PerplexityPolicy
+    from refrag_components.policies.random import RandomPolicy
+    from refrag_components.policies.selecting import select
+    from refrag_components.policies.similarity import SimilarityPolicy
 
 __all__ = [
     "DEFAULT_POLICY",
     "POLICIES",
     "AllPolicy",
     "Budget",
+    "FractionBudget",
     "LateInteractionPolicy",
     "LearnedPolicy",
     "LearnedQueryPolicy",
@@ -31,57 +41,36 @@ __all__ = [
     "PerplexityPolicy",
     "Policy",
     "PolicyInputs",
+    "PositionBudget",
     "RandomPolicy",
     "SimilarityPolicy",
     "check_policy",
     "make_policy",
+    "parse_budget",
     "select",
 ]
 
-_MAKERS: dict[str, Callable[[RefragModel], Policy]] = {
-    AllPolicy.name: lambda _: AllPolicy(),
-    LateInteractionPolicy.name: LateInteractionPolicy,
-    LearnedPolicy.name: LearnedPolicy,
-    LearnedQueryPolicy.name: LearnedQueryPolicy,
-    NonePolicy.name: lambda _: NonePolicy(),
-    PerplexityPolicy.name: PerplexityPolicy,
-    RandomPolicy.name: lambda _: RandomPolicy(),
-    SimilarityPolicy.name: SimilarityPolicy,
-}
-
-POLICIES: tuple[str, ...] = tuple(sorted(_MAKERS))
-
-#: What models choose by where nothing else is asked for: ``learned-query`` where the checkpoint
-#: carries it, ``late-interaction`` elsewhere.
-DEFAULT_POLICY = "auto"
-
-
-def check_policy(name: str) -> None:
-    """Refuses the name of no policy, without the model that the policy would need.
-
-    Raises:
-        UnknownPolicyError: If no policy has that name.
-    """
-    known = (DEFAULT_POLICY, *POLICIES)
-    if name not in known:
-        msg = f"unknown policy {name!r}; choose one of {', '.join(known)}"
-        raise UnknownPolicyError(msg)
-
-
-def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
-    """Returns the policy of that name; a policy object is returned as it is.
-
-    Args:
-        policy: ``DEFAULT_POLICY``, one of ``POLICIES``, or a policy.
-        model: For the policies that look at chunks through a model.
-
-    Raises:
-        UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
-    """
-    if isinstance(policy, Policy):
-        return policy
-    check_policy(policy)
-    if policy == DEFAULT_POLICY:
-        trained = LearnedQueryPolicy.name in model.policies
-        policy = LearnedQueryPolicy.name if trained else LateInteractionPolicy.name
-    return _MAKERS[policy](model)
+__getattr__, __dir__ = hand_on(
+    __name__,
+    {
+        "AllPolicy": "all",
+        "Budget": "budget",
+        "check_policy": "making",
+        "DEFAULT_POLICY": "names",
+        "FractionBudget": "budget",
+        "LateInteractionPolicy": "late_interaction",
+        "LearnedPolicy": "learned",
+        "LearnedQueryPolicy": "learned",
+        "make_policy": "making",
+        "NonePolicy": "none",
+        "parse_budget": "budget",
+        "PerplexityPolicy": "perplexity",
+        "POLICIES": "names",
+        "Policy": "base",
+        "PolicyInputs": "base",
+        "PositionBudget": "budget",
+        "RandomPolicy": "random",
+        "select": "selecting",
+        "SimilarityPolicy": "similarity",
+    },
+)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.policies.budget import Budget
 from refrag_components.vectors import ChunkVectors
 
@@ -20,12 +21,12 @@ class PolicyInputs:
     """What a policy may look at.
 
     Attributes:
-        passages: The prompt's passages in order, at least one chunk together.
-        question: What the user asks, as plain text.
+        passages: The prompt's passages in order, with at least one chunk in all.
+        question: What the user asks; blank if there is no question.
     """
 
     passages: Sequence[ChunkVectors]
-    question: str
+    question: EncodedQuestion
 
     @property
     def n_chunks(self) -> int:
@@ -34,10 +35,13 @@ class PolicyInputs:
 
 
 class Policy(ABC):
-    """Decides which chunks matter most. Implementations are safe to use from several threads."""
+    """Decides which chunks matter most.
+
+    Scores depend on the inputs alone. Implementations are safe to use from several threads.
+    """
 
     name: ClassVar[str]
-    #: Counts up when inputs get other scores than before, so that measurements do not mix.
+    #: Incremented when the same inputs get different scores, so that measurements do not mix.
     revision: ClassVar[int] = 1
 
     @abstractmethod
@@ -48,6 +52,6 @@ class Policy(ABC):
             Shape (total chunks,), float32, finite; higher expands first.
         """
 
-    def budget(self, asked: Budget) -> Budget:
-        """The budget that this policy works with; the asked one unless it has its own."""
-        return asked
+    def budget(self, requested: Budget) -> Budget:
+        """The budget that this policy works with; the requested one unless it has its own."""
+        return requested

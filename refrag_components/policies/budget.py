@@ -2,91 +2,137 @@
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from numbers import Integral, Real
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from refrag_components.exceptions import BudgetError
 
-__all__ = ["Budget", "select"]
+if TYPE_CHECKING:  # the command line shows what budgets there are, and numpy takes time
+    import numpy as np
+
+__all__ = ["BUDGETS", "Budget", "FractionBudget", "PositionBudget", "parse_budget"]
+
+
+class Budget(ABC):
+    """Says how many chunks may expand; ``parse_budget`` makes one from a user's number."""
+
+    #: What a user writes for it, with an example.
+    meaning: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def number(self) -> float | int:
+        """What a user writes for it; ``parse_budget`` makes an equal budget of it."""
+
+    @abstractmethod
+    def count(self, lengths: np.ndarray) -> int:
+        """How many chunks may expand.
+
+        Args:
+            lengths: Tokens of each chunk, in the order in which they expand, shape (n_chunks,).
+
+        Returns:
+            0 to n_chunks.
+
+        Raises:
+            BudgetError: If it cannot even hold the chunks compressed.
+        """
 
 
 @dataclass(frozen=True)
-class Budget:
-    """Either a fraction of the chunks or a number of decoder positions.
-
-    Make one with ``Budget.of``.
+class FractionBudget(Budget):
+    """A fraction of the chunks.
 
     Attributes:
-        value: A float in [0, 1] is the fraction of chunks that expand; an int from 2 on is the
-            number of decoder positions that all passages may take together.
-    """
-
-    value: float | int
-
-    @classmethod
-    def of(cls, value: float | Budget) -> Budget:
-        """Reads a budget.
-
-        Args:
-            value: 0 to 1 is a fraction of the chunks (0 and 1 may be ints), an int from 2 on a
-                number of decoder positions for all passages together.
-
-        Raises:
-            BudgetError: If it is neither.
-        """
-        if isinstance(value, Budget):
-            return value
-        if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
-            if isinstance(value, Integral) and value >= 2:
-                return cls(int(value))
-            fraction = float(value)
-            if math.isfinite(fraction) and 0.0 <= fraction <= 1.0:
-                return cls(fraction)
-        msg = (
-            f"budget {value!r} is neither a fraction of the chunks (a number in 0..1, as 0.25) "
-            "nor a number of decoder positions for all passages (an int from 2 on, as 512)"
-        )
-        raise BudgetError(msg)
-
-
-def select(scores: np.ndarray, chunk_lengths: np.ndarray, budget: Budget) -> np.ndarray:
-    """Chooses the chunks that expand: best first, the earlier of two equals.
-
-    Args:
-        scores: One score a chunk, shape (n_chunks,); higher expands first.
-        chunk_lengths: Tokens of each chunk, shape (n_chunks,).
-        budget: A fraction p expands round(p * n_chunks) chunks; a number of positions expands
-            the best chunks for as long as all chunks together still fit.
-
-    Returns:
-        True where a chunk expands, shape (n_chunks,), bool.
+        fraction: p in 0..1; round(p n) of n chunks expand.
 
     Raises:
-        BudgetError: If there are more chunks than positions.
-        ValueError: If there is not one finite score a chunk.
+        BudgetError: If it is not in 0..1.
     """
-    if scores.shape != chunk_lengths.shape or not np.isfinite(scores).all():
-        msg = (
-            f"a policy must give one finite score for each of {len(chunk_lengths)} chunks, "
-            f"got shape {scores.shape}"
-        )
-        raise ValueError(msg)
-    order = np.argsort(-scores, kind="stable")
-    if isinstance(budget.value, float):
-        count = round(budget.value * len(order))
-    else:
-        spare = budget.value - len(order)
+
+    fraction: float
+
+    meaning: ClassVar[str] = "a fraction of the chunks (a number in 0..1, such as 0.25)"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.fraction <= 1.0:
+            raise BudgetError(_refusal(self.fraction))
+
+    @property
+    def number(self) -> float:
+        """The fraction."""
+        return self.fraction
+
+    def count(self, lengths: np.ndarray) -> int:
+        """The fraction, rounded to whole chunks."""
+        return round(self.fraction * len(lengths))
+
+
+@dataclass(frozen=True)
+class PositionBudget(Budget):
+    """A number of decoder positions for all passages together.
+
+    Attributes:
+        positions: At least 1. A compressed chunk takes one, an expanded one as many as it has
+            tokens.
+
+    Raises:
+        BudgetError: If it is less than 1.
+    """
+
+    positions: int
+
+    meaning: ClassVar[str] = (
+        "a number of decoder positions for all passages (an int of at least 2, such as 512)"
+    )
+
+    def __post_init__(self) -> None:
+        if self.positions < 1:
+            raise BudgetError(_refusal(self.positions))
+
+    @property
+    def number(self) -> int:
+        """The positions."""
+        return self.positions
+
+    def count(self, lengths: np.ndarray) -> int:
+        """As many as fit together with those that stay compressed."""
+        spare = self.positions - len(lengths)
         if spare < 0:
             msg = (
-                f"a budget of {budget.value} positions cannot hold {len(order)} chunks, which take "
-                "one position each; raise the budget, retrieve fewer passages, or give a fraction"
+                f"a budget of {self.positions} positions cannot hold {len(lengths)} chunks, which "
+                "take one position each; raise the budget, retrieve fewer passages, or give a "
+                "fraction"
             )
             raise BudgetError(msg)
-        extra = np.cumsum(chunk_lengths[order] - 1)
-        count = int(np.searchsorted(extra, spare, side="right"))
-    expanded = np.zeros(len(order), dtype=bool)
-    expanded[order[:count]] = True
-    return expanded
+        return int((lengths - 1).cumsum().searchsorted(spare, side="right"))
+
+
+#: The kinds of budget.
+BUDGETS: tuple[type[Budget], ...] = (FractionBudget, PositionBudget)
+
+
+def parse_budget(value: float | Budget) -> Budget:
+    """Reads what a user gives as a budget.
+
+    Args:
+        value: 0 to 1 is a fraction of the chunks (0 and 1 may be ints), an int of at least 2
+            is a number of decoder positions for all passages together; a budget is returned as it
+            is.
+
+    Raises:
+        BudgetError: If it is none of these: NaN, negative, a float beyond 1, a bool, a string.
+    """
+    if isinstance(value, Budget):
+        return value
+    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 2:
+        return PositionBudget(int(value))
+    if isinstance(value, Real) and not isinstance(value, bool) and 0.0 <= value <= 1.0:
+        return FractionBudget(float(value))
+    raise BudgetError(_refusal(value))
+
+
+def _refusal(value: object) -> str:
+    return f"budget {value!r} is not {' or '.join(kind.meaning for kind in BUDGETS)}"

@@ -5,73 +5,64 @@ Their network: ``refrag_components.modeling.policy_network``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
-from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.modeling.policy_features import Observation
-from refrag_components.modeling.policy_network import NETWORKS
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
 from refrag_components.vectors import padded_token_ids
 
 if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.policy_network import PolicyNetwork
 
-__all__ = ["LATE", "PER_TOKEN", "LearnedPolicy", "LearnedQueryPolicy", "observe"]
+__all__ = ["LATE", "LOGIT_PER_TOKEN", "LearnedPolicy", "LearnedQueryPolicy", "observe"]
 
-#: Logits that a point of late interaction adds for ``learned-query``.
+#: Logits that ``learned-query`` adds per unit of the late-interaction score.
 LATE = 6.0
 
-#: Logits that a token of distance costs it.
-PER_TOKEN = 0.03
+#: Logits that ``learned-query`` takes off per token of distance to a chunk.
+LOGIT_PER_TOKEN = 0.03
 
 
 class LearnedPolicy(Policy):
     """Scores chunks by the network that the checkpoint carries; it sees the chunks only.
 
     Args:
-        model: A checkpoint with trained policies.
-
-    Raises:
-        UnknownPolicyError: If the checkpoint carries none.
+        network: The checkpoint's network of this policy.
     """
 
     name: ClassVar[str] = "learned"
     _late: ClassVar[float] = 0.0
 
-    def __init__(self, model: RefragModel) -> None:
-        if self.name not in model.policies:
-            msg = (
-                f"this checkpoint carries no trained policy {self.name!r}; train one with "
-                "`refrag train run --stage policy`, or choose another one, 'late-interaction' say"
-            )
-            raise UnknownPolicyError(msg)
-        self._model = model
+    def __init__(self, network: PolicyNetwork) -> None:
+        self._network = network
 
     @torch.inference_mode()
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """The network's logits: differences are log-odds of being picked next."""
-        network = self._model.policies[self.name]
-        question = inputs.question if NETWORKS[self.name] else ""
-        seen = observe(self._model, inputs, question)
-        logits: np.ndarray = network(seen, late=self._late)[0].cpu().numpy()
+        if not self._network.sees_question:
+            inputs = replace(inputs, question=inputs.question.unasked)
+        seen = observe(inputs, self._network.rarity.device)
+        logits: np.ndarray = self._network(seen, late=self._late)[0].cpu().numpy()
         return logits
 
 
 class LearnedQueryPolicy(LearnedPolicy):
     """Scores chunks by the network that also sees the question, each by the best one around it.
 
-    The network says of every chunk by itself how likely the answer stands there. By its logits
-    alone much of a budget goes to scattered chunks that are all unlikely. So what late interaction
-    says, which passage is asked for, is added to them, and each token of distance to a chunk costs
-    ``PER_TOKEN``: the likely ones get their surroundings, which a decoder reads better in one piece
-    (experiments/013).
+    The network says for every chunk by itself how likely the answer is there. By its logits alone
+    much of a budget goes to scattered chunks that are all unlikely. So the late-interaction score,
+    which says which passage the question is about, is added to them (``LATE``), and each token of
+    distance to a chunk costs ``LOGIT_PER_TOKEN``: likely chunks expand with their surroundings. At
+    a quarter of the chunks, with 100 questions of each, F1 rose from 70.0 to 75.6 on SQuAD and from
+    49.0 to 53.4 on QAMR by it.
 
     Args:
-        model: As for ``LearnedPolicy``.
+        network: As for ``LearnedPolicy``.
     """
 
     name: ClassVar[str] = "learned-query"
@@ -79,24 +70,23 @@ class LearnedQueryPolicy(LearnedPolicy):
     _late: ClassVar[float] = LATE
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
-        """The highest sum around each chunk in its passage, less the way there."""
+        """The highest sum around each chunk in its passage, less the cost of distance to it."""
         passages = [passage for passage in inputs.passages if passage.n_chunks]
-        return nearby(super().scores(inputs), passages, PER_TOKEN).astype(np.float32)
+        return nearby(super().scores(inputs), passages, LOGIT_PER_TOKEN).astype(np.float32)
 
 
-def observe(model: RefragModel, inputs: PolicyInputs, question: str) -> Observation:
-    """Lays one prompt out for a network, on the model's device; a blank question is none."""
+def observe(inputs: PolicyInputs, device: torch.device | str = "cpu") -> Observation:
+    """Lays out one prompt for a network, on its device; a blank question counts as no question."""
     passages = [passage for passage in inputs.passages if passage.n_chunks]
     ids, used = padded_token_ids(passages)
-    asked = model.chunker.cut_questions([question])
-    rows = model.encoder.encode(asked)[0]
+    question = inputs.question
     arrays = (
         np.concatenate([passage.vectors for passage in passages]),
         ids,
         used,
         np.repeat(np.arange(len(passages)), [passage.n_chunks for passage in passages]),
-        rows,
-        np.ones(len(rows), dtype=bool),
-        asked[0].token_ids.astype(np.int64),
+        question.vectors,
+        np.ones(len(question.vectors), dtype=bool),
+        question.token_ids.astype(np.int64),
     )
-    return Observation(*(torch.from_numpy(a).unsqueeze(0).to(model.device) for a in arrays))
+    return Observation(*(torch.from_numpy(a).unsqueeze(0).to(device) for a in arrays))

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from refrag_components.policies.base import Policy, PolicyInputs
-from refrag_components.policies.budget import Budget
+from refrag_components.policies.budget import Budget, FractionBudget
 
 __all__ = ["NonePolicy"]
 
@@ -21,6 +21,6 @@ class NonePolicy(Policy):
         """All equal."""
         return np.zeros(inputs.n_chunks, dtype=np.float32)
 
-    def budget(self, asked: Budget) -> Budget:
+    def budget(self, requested: Budget) -> Budget:
         """No chunk."""
-        return Budget(0.0)
+        return FractionBudget(0.0)

@@ -26,7 +26,7 @@ class RandomPolicy(Policy):
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """Uniform in [0, 1), seeded by the request, so that answers do not depend on order."""
-        request = zlib.crc32(inputs.question.encode(errors="surrogatepass"))
+        request = zlib.crc32(inputs.question.text.encode(errors="surrogatepass"))
         for passage in inputs.passages:
             request = zlib.crc32(passage.token_ids.tobytes(), request)
         generator = np.random.default_rng([self.seed, request])

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from refrag_components.policies.base import Policy, PolicyInputs
 
-if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
-
 __all__ = ["SimilarityPolicy"]
 
 
 class SimilarityPolicy(Policy):
-    """Scores a chunk by the cosine between its vector and the question's.
-
-    Args:
-        model: Its encoder embeds the question.
-    """
+    """Scores a chunk by the cosine between its vector and the question's, the mean of its parts."""
 
     name: ClassVar[str] = "similarity"
 
-    def __init__(self, model: RefragModel) -> None:
-        self._model = model
-
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """Cosines in [-1, 1]; 0 where a vector is zero."""
-        question = self._model.embed_question(inputs.question)
+        question = inputs.question.centre
         chunks = np.concatenate([passage.vectors for passage in inputs.passages])
         lengths = np.linalg.norm(chunks, axis=1) * np.linalg.norm(question)
         cosines: np.ndarray = chunks @ question / np.maximum(lengths, np.finfo(np.float32).tiny)

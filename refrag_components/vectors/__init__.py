@@ -1,13 +1,45 @@
-"""Chunk vectors: what is computed once, stored and looked up."""
+"""Chunk vectors: what is computed once, stored and looked up.
+
+Imported when first used, because the command line needs the codecs' names alone, without NumPy.
+"""
 
 from __future__ import annotations
 
-from refrag_components.vectors.chunk_vectors import (
-    ChunkVectors,
-    padded_token_ids,
-    passage_key,
-    unit_rows,
-)
-from refrag_components.vectors.codecs import CODECS, Codec
+from typing import TYPE_CHECKING
 
-__all__ = ["CODECS", "ChunkVectors", "Codec", "padded_token_ids", "passage_key", "unit_rows"]
+from refrag_components._lazy import hand_on
+
+if TYPE_CHECKING:
+    from refrag_components.vectors.chunk_vectors import (
+        ChunkVectors,
+        padded_token_ids,
+        passage_key,
+        unit_rows,
+    )
+    from refrag_components.vectors.codec_names import Codec
+    from refrag_components.vectors.codecs import CODECS, VectorCodec, codec_named
+
+__all__ = [
+    "CODECS",
+    "ChunkVectors",
+    "Codec",
+    "VectorCodec",
+    "codec_named",
+    "padded_token_ids",
+    "passage_key",
+    "unit_rows",
+]
+
+__getattr__, __dir__ = hand_on(
+    __name__,
+    {
+        "CODECS": "codecs",
+        "ChunkVectors": "chunk_vectors",
+        "Codec": "codec_names",
+        "VectorCodec": "codecs",
+        "codec_named": "codecs",
+        "padded_token_ids": "chunk_vectors",
+        "passage_key": "chunk_vectors",
+        "unit_rows": "chunk_vectors",
+    },
+)

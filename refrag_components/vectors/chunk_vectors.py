@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
-from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
+from refrag_components.vectors.codec_names import Codec
+from refrag_components.vectors.codecs import codec_named, codec_numbered
 
 __all__ = ["ChunkVectors", "padded_token_ids", "passage_key", "unit_rows"]
 
@@ -118,9 +119,9 @@ class ChunkVectors:
 
         Raises:
             InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".
+            ValueError: If there is no such codec.
         """
-        if codec not in CODECS:
-            raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        chosen = codec_named(codec)
         token_bytes = 2 if self.n_tokens == 0 or self.token_ids.max() < 2**16 else 4
         sizes = (self.chunk_size, self.n_tokens, self.width)
         body = b"".join(
@@ -128,14 +129,14 @@ class ChunkVectors:
                 _HEADER.pack(
                     _MAGIC,
                     _VERSION,
-                    CODECS.index(codec),
+                    chosen.number,
                     token_bytes,
                     len(self.fingerprint),
                     *sizes,
                 ),
                 self.fingerprint.encode("ascii"),
                 self.token_ids.astype(_TOKEN_TYPES[token_bytes]).tobytes(),
-                pack(self.vectors, codec),
+                chosen.pack(self.vectors),
             )
         )
         return body + _checksum(body)
@@ -168,7 +169,7 @@ class ChunkVectors:
         vectors_at = tokens_at + n_tokens * token_bytes
         shape = (-(-n_tokens // chunk_size), width)
         return cls(
-            vectors=unpack(body[vectors_at:], CODECS[codec], shape),
+            vectors=codec_numbered(codec).unpack(body[vectors_at:], shape),
             token_ids=np.frombuffer(body[tokens_at:vectors_at], dtype=_TOKEN_TYPES[token_bytes]),
             chunk_size=chunk_size,
             fingerprint=body[_HEADER.size : tokens_at].decode("ascii"),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from refrag_components.exceptions import InvalidVectorsError
+from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.rotation import rotate, unrotate
 
-__all__ = ["CODECS", "GAUSSIAN_LEVELS", "Codec", "pack", "unpack"]
-
-Codec = Literal["float32", "float16", "int8", "rotated4"]
-
-# The place of a codec is its number in the stored form.
-CODECS: tuple[Codec, ...] = ("float32", "float16", "int8", "rotated4")
-"""How vectors can be stored: 4, 2, 1 or 0.5 bytes a value."""
+__all__ = ["CODECS", "GAUSSIAN_LEVELS", "VectorCodec", "codec_named", "codec_numbered"]
 
 # Coordinates of a rotated vector are close to normally distributed. These are the 16 values that
 # lose least of a standard normal distribution (Lloyd-Max). Even steps erred a tenth more on chunk
@@ -28,74 +25,144 @@ _NEAR_RMS = (0.94, 1.0, 1.06)
 _LARGEST_SCALE = 2.0**127 * (2 - 2**-7)  # of those with 16 bits
 
 
-def pack(vectors: np.ndarray, codec: Codec) -> bytes:
-    """Packs vectors.
+class VectorCodec(ABC):
+    """Turns vectors into bytes and back.
 
-    Args:
-        vectors: Shape (n, width), float32, finite.
-        codec: "float32" is exact, "float16" keeps 11 significant bits, "int8" rounds each vector
-            to 255 even steps between plus and minus its largest absolute value, "rotated4"
-            rotates it and rounds each coordinate to one of 16 values.
-
-    Raises:
-        InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".
+    Attributes:
+        name: What it is chosen by.
+        number: What the stored form knows it by, 0 to 255; never changes.
+        summary: What it does, in a line.
     """
-    if codec == "float32":
+
+    name: ClassVar[Codec]
+    number: ClassVar[int]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def vector_bytes(self, width: int) -> int:
+        """Bytes per vector of ``width`` values."""
+
+    @abstractmethod
+    def pack(self, vectors: np.ndarray) -> bytes:
+        """Packs vectors; the same ones always into the same bytes.
+
+        Args:
+            vectors: Shape (n, width), float32, finite.
+
+        Raises:
+            InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".
+        """
+
+    def unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+        """Reads what ``pack`` wrote.
+
+        Args:
+            data: The bytes, all of them.
+            shape: (n, width) of the vectors, width at least 1.
+
+        Returns:
+            Floating point values of that shape.
+
+        Raises:
+            ValueError: If the bytes are too few or too many, or no packed vectors.
+        """
+        n, width = shape
+        if len(data) != n * self.vector_bytes(width):
+            msg = f"{n} vectors of width {width} take {n * self.vector_bytes(width)} bytes"
+            raise ValueError(f"{msg} as {self.name}, got {len(data)}")
+        return self._unpack(data, shape)
+
+    @abstractmethod
+    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+        """Reads bytes of the right length."""
+
+
+class _Float32(VectorCodec):
+    name = "float32"
+    number = 0
+    summary = "nothing; exact"
+
+    def vector_bytes(self, width: int) -> int:
+        return 4 * width
+
+    def pack(self, vectors: np.ndarray) -> bytes:
         return vectors.astype("<f4").tobytes()
-    if codec == "float16":
-        return _pack_float16(vectors)
-    if codec == "int8":
-        return _pack_int8(vectors)
-    return _pack_rotated4(vectors)
+
+    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+        return np.frombuffer(data, dtype="<f4").reshape(shape)
 
 
-def unpack(data: bytes, codec: Codec, shape: tuple[int, int]) -> np.ndarray:
-    """Reads what ``pack`` wrote.
+class _Float16(VectorCodec):
+    name = "float16"
+    number = 1
+    summary = "the default; 11 significant bits"
 
-    Args:
-        data: The bytes, all of them.
-        codec: The codec that made them.
-        shape: (n, width) of the vectors, width at least 1.
+    def vector_bytes(self, width: int) -> int:
+        return 2 * width
 
-    Raises:
-        ValueError: If the bytes are too few or too many, or no packed vectors.
-    """
-    if codec == "int8":
-        return _unpack_int8(data, shape)
-    if codec == "rotated4":
-        return _unpack_rotated4(data, shape)
-    return np.frombuffer(data, dtype="<f4" if codec == "float32" else "<f2").reshape(shape)
+    def pack(self, vectors: np.ndarray) -> bytes:
+        with np.errstate(over="ignore"):
+            halves = vectors.astype("<f2")
+        if not np.isfinite(halves).all():
+            msg = "vectors exceed float16's range of 65504; store them as float32 or int8"
+            raise InvalidVectorsError(msg)
+        return halves.tobytes()
 
-
-def _pack_float16(vectors: np.ndarray) -> bytes:
-    with np.errstate(over="ignore"):
-        halves = vectors.astype("<f2")
-    if not np.isfinite(halves).all():
-        msg = "vectors exceed float16's range of 65504; store them as float32 or int8"
-        raise InvalidVectorsError(msg)
-    return halves.tobytes()
+    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+        return np.frombuffer(data, dtype="<f2").reshape(shape)
 
 
-def _pack_int8(vectors: np.ndarray) -> bytes:
-    # One step below peak / 127, so that 127 steps never exceed the peak and overflow.
-    scales = np.nextafter(np.abs(vectors).max(axis=1) / np.float32(127), np.float32(0))
-    steps = vectors / np.where(scales > 0, scales, np.inf)[:, None]
-    return scales.astype("<f4").tobytes() + np.rint(steps).clip(-127, 127).astype("i1").tobytes()
+class _Int8(VectorCodec):
+    name = "int8"
+    number = 2
+    summary = "255 even steps between plus and minus the vector's largest absolute value"
+
+    def vector_bytes(self, width: int) -> int:
+        return 4 + width
+
+    def pack(self, vectors: np.ndarray) -> bytes:
+        # One step below peak / 127, so that 127 steps never exceed the peak and overflow.
+        scales = np.nextafter(np.abs(vectors).max(axis=1) / np.float32(127), np.float32(0))
+        steps = vectors / np.where(scales > 0, scales, np.inf)[:, None]
+        codes = np.rint(steps).clip(-127, 127).astype("i1")
+        return scales.astype("<f4").tobytes() + codes.tobytes()
+
+    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+        scales = np.frombuffer(data[: 4 * shape[0]], dtype="<f4")
+        steps = np.frombuffer(data[4 * shape[0] :], dtype="i1").reshape(shape)
+        return steps * scales[:, None]
 
 
-def _unpack_int8(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    scales = np.frombuffer(data[: 4 * shape[0]], dtype="<f4")
-    steps = np.frombuffer(data[4 * shape[0] :], dtype="i1").reshape(shape)
-    return steps * scales[:, None]
+class _Rotated4(VectorCodec):
+    """Scales, shape (n,), 2 bytes each; then two coordinates per byte, rows padded to a byte."""
 
+    name = "rotated4"
+    number = 3
+    summary = "rotates the vector, then rounds every coordinate to one of 16 values"
 
-def _pack_rotated4(vectors: np.ndarray) -> bytes:
-    """Scales, shape (n,), 2 bytes each; then two coordinates a byte, each row padded to a byte."""
-    rows = rotate(vectors)
-    codes, scales = _nearest_levels(rows)
-    if rows.shape[1] % 2:
-        codes = np.pad(codes, ((0, 0), (0, 1)))
-    return scales.tobytes() + (codes[:, ::2] << 4 | codes[:, 1::2]).tobytes()
+    def vector_bytes(self, width: int) -> int:
+        return 2 + -(-width // 2)
+
+    def pack(self, vectors: np.ndarray) -> bytes:
+        rows = rotate(vectors)
+        codes, scales = _nearest_levels(rows)
+        if rows.shape[1] % 2:
+            codes = np.pad(codes, ((0, 0), (0, 1)))
+        return scales.tobytes() + (codes[:, ::2] << 4 | codes[:, 1::2]).tobytes()
+
+    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+        n, width = shape
+        halves = np.frombuffer(data[: 2 * n], dtype="<u2")
+        scales = _from_16_bits(halves)
+        if not np.isfinite(scales).all():
+            raise ValueError("a scale is NaN or infinite")
+        pairs = np.frombuffer(data[2 * n :], dtype=np.uint8).reshape(n, -(-width // 2))
+        if not n:  # whatever the width: a forged one must not cost memory
+            return np.zeros(shape, dtype=np.float32)
+        codes = np.stack([pairs >> 4, pairs & 15], axis=2).reshape(n, -1)[:, :width]
+        values = unrotate(_LEVELS[codes]) * scales[:, None]
+        largest = np.finfo(np.float32).max
+        return values.clip(-largest, largest).astype(np.float32)
 
 
 def _to_16_bits(scales: np.ndarray) -> np.ndarray:
@@ -142,16 +209,33 @@ def _nearest_levels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return codes, scales
 
 
-def _unpack_rotated4(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    n, width = shape
-    halves = np.frombuffer(data[: 2 * n], dtype="<u2")
-    scales = _from_16_bits(halves)
-    if not np.isfinite(scales).all():
-        raise ValueError("a scale is NaN or infinite")
-    pairs = np.frombuffer(data[2 * n :], dtype=np.uint8).reshape(n, -(-width // 2))
-    if not n:  # whatever the width: a forged one must not cost memory
-        return np.zeros(shape, dtype=np.float32)
-    codes = np.stack([pairs >> 4, pairs & 15], axis=2).reshape(n, -1)[:, :width]
-    values = unrotate(_LEVELS[codes]) * scales[:, None]
-    largest = np.finfo(np.float32).max
-    return values.clip(-largest, largest).astype(np.float32)
+#: All codecs by name, from the most bytes to the fewest.
+CODECS: Mapping[Codec, VectorCodec] = {
+    codec.name: codec for codec in (_Float32(), _Float16(), _Int8(), _Rotated4())
+}
+
+_BY_NUMBER = {codec.number: codec for codec in CODECS.values()}
+
+
+def codec_named(name: str) -> VectorCodec:
+    """The codec of a name.
+
+    Raises:
+        ValueError: If there is none; the message lists those that there are.
+    """
+    for codec in CODECS.values():
+        if codec.name == name:
+            return codec
+    raise ValueError(f"unknown codec {name!r}; choose one of {', '.join(CODECS)}")
+
+
+def codec_numbered(number: int) -> VectorCodec:
+    """The codec that the stored form knows by a number.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return _BY_NUMBER[number]
+    except KeyError:
+        raise ValueError(f"no codec has the number {number}") from None

@@ -7,6 +7,8 @@ import pytest
 from rich.text import Text
 
 from refrag_components.cli import ask
+from refrag_components.policies.budget import BUDGETS
+from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 from tests.cli.conftest import HARBOUR, Run
 
 QUESTION = "When was the harbour of Eastport dug?"
@@ -104,3 +106,9 @@ def test_half_characters_in_a_question(refrag: Run, index: Path, tiny_folder: Pa
     result = refrag("ask", index, "Why\udcff?", "--max-tokens", 2, "--explain")
     assert result.exit_code == 0
     assert "Question: Why??" in result.stdout
+
+
+def test_help_lists_every_policy_and_every_kind_of_budget(refrag: Run) -> None:
+    shown = " ".join(refrag("ask", "--help").stdout.replace("│", " ").split())
+    for told in (*POLICIES, DEFAULT_POLICY, *(kind.meaning for kind in BUDGETS)):
+        assert told in shown

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from refrag_components.cli import app
 from refrag_components.corpus import prepare_corpus
+from refrag_components.evaluation.answers.contexts import RETRIEVALS
+from refrag_components.evaluation.methods import METHODS
 from refrag_components.modeling import RefragModel
 from tests.tiny import TEXT
 
@@ -129,6 +131,53 @@ def test_answers_are_measured_at_another_chunk_size(
     assert "chunk_size must lie in 1..max_chunk_size" in output
 
 
+def test_rows_are_chosen_by_kind(tiny_folder: Path, questions: Path, tmp_path: Path) -> None:
+    kinds = ("none", "full", "gold", "keep", "drop", "text")
+    code, output = invoke(
+        *("qa", questions, "--model", tiny_folder, "--out", tmp_path, "--items", 3, "--no-plots"),
+        *("--policy", "recent", "--expanded", 0.25),
+        *(own for kind in kinds for own in ("--method", kind)),
+    )
+    assert code == 0, output
+    (table,) = json.loads((tmp_path / "qa.json").read_text())["tables"]
+    assert {row["kind"] for row in table["rows"]} == {*kinds}
+    names = [row["method"] for row in table["rows"] if row["selection"]]
+    assert names == ["recent-0.25", "recent-0.25-drop", "recent-0-text", "recent-0.25-text"]
+    assert "value of keeping" in output
+    assert "### Value of keeping" in (tmp_path / "qa.md").read_text()
+
+    code, output = invoke("methods")
+    assert code == 0, output
+    for method in METHODS:
+        assert f" {method.kind} " in output
+    for retrieval in RETRIEVALS:
+        assert f" {retrieval} " in output
+
+
+def test_passages_of_a_pool_fill_the_window_and_what_does_not_fit_is_cut(
+    tiny_folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    pool = tmp_path / "pool.jsonl"
+    texts = [f"{text} It is harbour number {i}." for i in range(10) for text in TEXT]
+    pool.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    code, output = invoke(
+        *("qa", questions, "--model", tiny_folder, "--out", tmp_path, "--items", 2),
+        *("--pool", pool, "--retrieval", "strong", "--no-plots"),
+        *("--passages", 2, "--passages", 20, "--policy", "recent", "--expanded", 0.1),
+    )
+    assert code == 0, output
+    few, many = json.loads((tmp_path / "qa.json").read_text())["tables"]
+    assert {row["cut"] for row in few["rows"]} == {0}
+    cut = {row["method"]: row["cut"] for row in many["rows"]}
+    assert cut["full"] == 2
+    assert cut["compressed"] == cut["recent-0.1-drop"] == 0
+    (full,) = (row for row in many["rows"] if row["method"] == "full")
+    assert full["positions"] <= 512 < full["context_tokens"]
+    text = (tmp_path / "qa.md").read_text()
+    assert "window: full context: 2" in text
+    assert "cut" in output
+
+
 def test_a_missing_matplotlib_is_told_before_the_work(
     tiny_folder: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +197,7 @@ def test_a_missing_matplotlib_is_told_before_the_work(
     ("arguments", "message"),
     [
         (("--policy", "clairvoyance"), "unknown selection"),
+        (("--method", "clairvoyance"), "choose among none, full, gold"),
         (("--expanded", "1.5"), "lie in 0..1"),
         (("--retrieval", "psychic"), "given, strong, weak"),
         (("--passages", "0"), "got 0"),

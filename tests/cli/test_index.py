@@ -8,9 +8,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from refrag_components.cli.index import CodecName
 from refrag_components.index import RefragIndex, index_info
 from refrag_components.stores import SQLiteStore
+from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.codecs import CODECS
 from tests.cli.conftest import Run
 from tests.fake_model import FakeModel
@@ -91,7 +91,7 @@ def test_chunk_vectors_are_stored_as_asked(
 
 
 def test_every_codec_can_be_asked_for(refrag: Run, docs: Path, tmp_path: Path) -> None:
-    assert get_args(CodecName) == CODECS
+    assert get_args(Codec) == tuple(CODECS)
     assert refrag("index", docs, "--codec", "int4").exit_code == 2
 
 
@@ -117,7 +117,7 @@ def test_a_folder_without_readable_files_is_told_before_the_model_loads(
     (tmp_path / "docs" / "image.png").touch()
     result = refrag("index", tmp_path / "docs", "--model", "no-such-model")
     assert result.exit_code == 1
-    assert "docs holds no file of a type that is read: .htm, " in result.stderr
+    assert "docs holds no file of a supported type: .htm, " in result.stderr
 
 
 def test_a_folder_with_other_files_is_not_taken_for_an_index(refrag: Run, docs: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_row_is_the_layout_of_its_messages(
 ) -> None:
     """The prompt that `refrag eval qa` asks, laid out by the generator: the same positions."""
     spec = ConversationSpec(chunk_size=4, expanded=0.0, passages=3)
-    generator = RefragGenerator(tiny_model, policy="none", budget=0.0)
+    generator = RefragGenerator(tiny_model, policy="none")
     compared = 0
     for row in drawn(questions, spec):
         texts = [text_of(questions, n, tiny_model) for n in row.passages[0]]

@@ -28,6 +28,7 @@ def test_a_question_is_read(tmp_path: Path) -> None:
     assert (question.needed, question.others) == (("Dug in 1907.",), ("It rained.",))
     assert question.target == "1907"
     assert question.standalone
+    assert (question.needed_ids, question.titles) == (("p1",), ("",))
     assert set_name(path) == set_name("x/harbour.valid.jsonl.zst") == "harbour.valid"
 
 
@@ -53,6 +54,19 @@ def test_an_unanswerable_question_keeps_the_passage_it_was_asked_about(tmp_path:
     (question,) = load_questions(write(tmp_path, record(answers=[], gold=[], meta=meta)))
     assert question.needed == ("It rained.",)
     assert not question.standalone
+
+
+def test_what_questions_share_is_read_beside_the_text(tmp_path: Path) -> None:
+    texts = ("Dug in 1907.", "It rained.", "Dug in 1907.", " ")
+    passages = [
+        {"id": f"p{i}", "title": f"Harbour {i}", "text": text} for i, text in enumerate(texts)
+    ]
+    (question,) = load_questions(
+        write(tmp_path, record(passages=passages, gold=["p2", "p1", "p0", "p3"]))
+    )
+    assert question.needed == ("Dug in 1907.", "It rained.")
+    assert question.needed_ids == ("p0", "p1")
+    assert question.titles == ("Harbour 0", "Harbour 1")
 
 
 def test_items_are_spread_over_the_file(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from refrag_components.engines.decoder_batch import embed_layouts
-from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
+from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
 from refrag_components.modeling import RefragModel
 
 
@@ -30,3 +32,34 @@ def logits(model: RefragModel, layouts: list[Layout]) -> torch.Tensor:
             attention_mask=inputs.attention_mask,
             position_ids=inputs.position_ids,
         ).logits
+
+
+def token_ids(model: RefragModel, text: str) -> np.ndarray:
+    return np.asarray(model.tokenizer(text).input_ids)
+
+
+def prompt(
+    model: RefragModel, texts: list[str], expanded: Callable[[int], np.ndarray] | bool, end: str
+) -> Layout:
+    """Text before, between and after passages."""
+    segments: list[Segment] = [TextSegment(token_ids(model, "Read this: "))]
+    for vectors in model.encode_passages(texts):
+        n = vectors.n_chunks
+        mask = np.full(n, expanded) if isinstance(expanded, bool) else expanded(n)
+        segments += [PassageSegment(vectors, mask), TextSegment(token_ids(model, "\n"))]
+    return Layout((*segments, TextSegment(token_ids(model, end))))
+
+
+def every_other(n: int) -> np.ndarray:
+    return np.arange(n) % 2 == 1
+
+
+def plain_ids(layout: Layout) -> list[int]:
+    """The token ids of a layout in which everything is expanded."""
+    return [
+        int(i)
+        for segment in layout.segments
+        for i in (
+            segment.token_ids if isinstance(segment, TextSegment) else segment.vectors.token_ids
+        )
+    ]

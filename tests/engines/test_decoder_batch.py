@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.modeling import RefragModel
 from tests.engines.layouts import logits, segment, text_segment
@@ -69,3 +69,25 @@ def test_expanded_chunks_are_exactly_their_tokens(tiny_model: RefragModel) -> No
     torch.testing.assert_close(rows[2 : 2 + k], tiny_model.token_embeddings(ids[k : 2 * k]))
     tail = ids[(len(choice) - 1) * k :]
     torch.testing.assert_close(rows[-len(tail) :], tiny_model.token_embeddings(tail))
+
+
+@pytest.mark.parametrize("expand", [0.0, 1.0])
+def test_scores_after_more_tokens_are_those_of_steps(
+    tiny_model: RefragModel, expand: float
+) -> None:
+    """With padding, and (by one row alone) without; the batch stays as it was."""
+    question = text_segment(tiny_model, "Where is the harbour?")
+    layouts = [Layout((question, segment(tiny_model, text, expand))) for text in TEXT[:3]]
+    tokens = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 5, 8]])
+    for rows in (torch.tensor([2, 0]), torch.tensor([0])):
+        own = layouts if len(rows) > 1 else layouts[:1]
+        with torch.inference_mode():
+            batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, own))
+        before = batch.logits.clone()
+        scores = batch.after(rows, tokens[rows])
+        torch.testing.assert_close(batch.logits, before, atol=0, rtol=0)
+        batch.keep(rows)
+        torch.testing.assert_close(batch.logits, before[rows], atol=0, rtol=0)
+        for i in range(tokens.shape[1]):
+            batch.step(tokens[rows, i])
+            torch.testing.assert_close(batch.logits, scores[:, i], atol=2e-5, rtol=1e-4)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -23,12 +22,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from refrag_components.engines import EngineOutput, SamplingParams, TransformersEngine
+from refrag_components.engines import SamplingParams, TransformersEngine
 from refrag_components.engines.decoder_batch import embed_layouts
-from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
-from refrag_components.exceptions import ContextWindowError
+from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
+from tests.engines.contract import EngineContract, plain_answer, same
+from tests.engines.layouts import every_other, plain_ids, prompt, token_ids
 from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config, tiny_decoder_tokenizer
 
 _untied = partial(tiny_decoder_config, tie_word_embeddings=False)
@@ -53,53 +53,6 @@ _DECODERS: dict[str, PretrainedConfig] = {
 }
 
 
-def _ids(model: RefragModel, text: str) -> np.ndarray:
-    return np.asarray(model.tokenizer(text).input_ids)
-
-
-def _layout(
-    model: RefragModel, texts: list[str], expanded: Callable[[int], np.ndarray] | bool, end: str
-) -> Layout:
-    """Text before, between and after passages."""
-    segments: list[Segment] = [TextSegment(_ids(model, "Read this: "))]
-    for vectors in model.encode_passages(texts):
-        n = vectors.n_chunks
-        mask = np.full(n, expanded) if isinstance(expanded, bool) else expanded(n)
-        segments += [PassageSegment(vectors, mask), TextSegment(_ids(model, "\n"))]
-    return Layout((*segments, TextSegment(_ids(model, end))))
-
-
-def _every_other(n: int) -> np.ndarray:
-    return np.arange(n) % 2 == 1
-
-
-def _token_ids(layout: Layout) -> list[int]:
-    """The token ids of a layout in which everything is expanded."""
-    return [
-        int(i)
-        for segment in layout.segments
-        for i in (
-            segment.token_ids if isinstance(segment, TextSegment) else segment.vectors.token_ids
-        )
-    ]
-
-
-def _hugging_face(model: RefragModel, ids: list[int], max_tokens: int, **options: Any) -> list[int]:
-    inputs = torch.tensor([ids])
-    output = model.decoder.generate(
-        inputs,
-        attention_mask=torch.ones_like(inputs),
-        max_new_tokens=max_tokens,
-        pad_token_id=2,
-        **{"do_sample": False, **options},
-    )
-    return [int(i) for i in output[0, len(ids) :]]
-
-
-def _same(left: EngineOutput, right: EngineOutput) -> bool:
-    return replace(left, time_to_first_token=0.0) == replace(right, time_to_first_token=0.0)
-
-
 @pytest.fixture(scope="module", params=sorted(_DECODERS))
 def any_model(
     request: pytest.FixtureRequest,
@@ -113,69 +66,33 @@ def any_model(
     return model
 
 
-@pytest.fixture
-def layouts(any_model: RefragModel) -> list[Layout]:
-    """Prompts of different lengths: plain, compressed, mixed, and without any passage."""
-    return [
-        _layout(any_model, TEXT[:3], True, "Answer:"),
-        _layout(any_model, TEXT[:4], False, "What rose?"),
-        _layout(any_model, TEXT[2:], _every_other, "What fell?"),
-        _layout(any_model, [], True, "What?"),
-    ]
+class TestEveryDecoder(EngineContract):
+    @pytest.fixture
+    def model(self, any_model: RefragModel) -> RefragModel:
+        return any_model
+
+    @pytest.fixture
+    def engine(self, any_model: RefragModel) -> TransformersEngine:
+        return TransformersEngine(any_model, batch_size=3)
 
 
-def test_expanding_everything_is_the_plain_decoder(any_model: RefragModel) -> None:
-    layout = _layout(any_model, TEXT[:3], True, "Answer:")
-    ids = _token_ids(layout)
+def test_expanding_everything_gives_the_plain_decoder_s_logits(any_model: RefragModel) -> None:
+    """Bit for bit, not only in what is generated."""
+    layout = prompt(any_model, TEXT[:3], True, "Answer:")
     inputs = embed_layouts(any_model, [layout])
     with torch.inference_mode():
         ours = any_model.decoder(
             inputs_embeds=inputs.inputs_embeds, position_ids=inputs.position_ids
         ).logits
-        plain = any_model.decoder(input_ids=torch.tensor([ids])).logits
+        plain = any_model.decoder(input_ids=torch.tensor([plain_ids(layout)])).logits
     assert torch.equal(ours, plain)
-    output = TransformersEngine(any_model).generate([layout], SamplingParams(max_tokens=40))[0]
-    expected = _hugging_face(any_model, ids, 40)
-    assert list(output.token_ids) == expected
-    assert output.text == any_model.tokenizer.decode(expected, skip_special_tokens=True)
-    assert output.prompt_positions == len(ids)
-
-
-def test_batch_equals_single_and_stream_equals_generate(
-    any_model: RefragModel, layouts: list[Layout]
-) -> None:
-    engine = TransformersEngine(any_model)
-    params = SamplingParams(max_tokens=25)
-    together = engine.generate(layouts, params)
-    for layout, output in zip(layouts, together, strict=True):
-        assert _same(engine.generate([layout], params)[0], output)
-        deltas = list(engine.stream(layout, params))
-        assert "".join(delta.text for delta in deltas) == output.text
-        assert tuple(i for delta in deltas for i in delta.token_ids) == output.token_ids
-        assert [d.finish_reason for d in deltas[:-1]] == [None] * (len(deltas) - 1)
-        assert deltas[-1].finish_reason == output.finish_reason
-
-
-def test_rows_with_their_own_parameters_leave_each_other_alone(
-    any_model: RefragModel, layouts: list[Layout]
-) -> None:
-    engine = TransformersEngine(any_model, batch_size=3)
-    params = [
-        SamplingParams(max_tokens=1),
-        SamplingParams(max_tokens=20, temperature=1.5, top_k=20, seed=7),
-        SamplingParams(max_tokens=7, repetition_penalty=1.8),
-        SamplingParams(max_tokens=30, stop=("e", "\ufffd"), temperature=0.8, top_p=0.9, seed=1),
-    ]
-    together = engine.generate(layouts, params)
-    for layout, own, output in zip(layouts, params, together, strict=True):
-        assert _same(engine.generate([layout], own)[0], output)
 
 
 def test_repetition_penalty_is_hugging_faces(any_model: RefragModel) -> None:
-    layout = _layout(any_model, TEXT[:2], True, "Answer:")
+    layout = prompt(any_model, TEXT[:2], True, "Answer:")
     params = SamplingParams(max_tokens=20, repetition_penalty=1.5)
     output = TransformersEngine(any_model).generate([layout], params)[0]
-    expected = _hugging_face(any_model, _token_ids(layout), 20, repetition_penalty=1.5)
+    expected = plain_answer(any_model, plain_ids(layout), 20, repetition_penalty=1.5)
     assert list(output.token_ids) == expected
 
 
@@ -185,10 +102,6 @@ def test_repetition_penalty_is_hugging_faces(any_model: RefragModel) -> None:
 @pytest.fixture(scope="module")
 def engine(tiny_model: RefragModel) -> TransformersEngine:
     return TransformersEngine(tiny_model)
-
-
-def test_no_layouts_no_answers(engine: TransformersEngine) -> None:
-    assert engine.generate([], SamplingParams()) == []
 
 
 def test_repetition_penalty_ignores_what_the_decoder_did_not_see(
@@ -203,24 +116,26 @@ def test_repetition_penalty_ignores_what_the_decoder_did_not_see(
             super().__init__(params, prompt_ids)
 
     monkeypatch.setattr(transformers_engine, "Sampler", Recording)
-    layout = _layout(tiny_model, TEXT[:1], _every_other, "?")
+    layout = prompt(tiny_model, TEXT[:1], every_other, "?")
     engine.generate([layout], SamplingParams(max_tokens=1))
     passage = layout.passages[0].vectors
     expanded = [int(i) for j in range(1, passage.n_chunks, 2) for i in passage.chunk_token_ids(j)]
-    before, between, after = (list(_ids(tiny_model, text)) for text in ("Read this: ", "\n", "?"))
+    before, between, after = (
+        list(token_ids(tiny_model, text)) for text in ("Read this: ", "\n", "?")
+    )
     assert seen == [before + expanded + between + after]
 
 
 def test_seeds_reproduce_and_differ_by_row(
     tiny_model: RefragModel, engine: TransformersEngine
 ) -> None:
-    layout = _layout(tiny_model, TEXT[:2], False, "Answer:")
+    layout = prompt(tiny_model, TEXT[:2], False, "Answer:")
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=11)
     rows = engine.generate([layout] * 3, params)
     assert len({row.token_ids for row in rows}) == 3
     again = engine.generate([layout] * 3, params)
-    assert all(_same(a, b) for a, b in zip(rows, again, strict=True))
-    assert _same(engine.generate([layout], replace(params, seed=12))[0], rows[1])
+    assert all(same(a, b) for a, b in zip(rows, again, strict=True))
+    assert same(engine.generate([layout], replace(params, seed=12))[0], rows[1])
     streamed = engine.stream(layout, params)
     assert "".join(delta.text for delta in streamed) == rows[0].text
     unseeded = SamplingParams(max_tokens=20, temperature=1.0)
@@ -228,7 +143,7 @@ def test_seeds_reproduce_and_differ_by_row(
 
 
 def test_stop_string_across_tokens(tiny_model: RefragModel, engine: TransformersEngine) -> None:
-    layout = _layout(tiny_model, TEXT[:2], True, "Answer:")
+    layout = prompt(tiny_model, TEXT[:2], True, "Answer:")
     plain = engine.generate([layout], SamplingParams(max_tokens=40))[0]
     pieces = [d.text for d in engine.stream(layout, SamplingParams(max_tokens=40)) if d.text]
     # The end of one piece and the beginning of the next, wherever that is not found earlier.
@@ -250,7 +165,7 @@ def test_stop_string_across_tokens(tiny_model: RefragModel, engine: Transformers
 def test_every_end_token_of_the_generation_config_ends(
     tiny_model: RefragModel, monkeypatch: pytest.MonkeyPatch, as_list: bool
 ) -> None:
-    layout = _layout(tiny_model, TEXT[:1], True, "Answer:")
+    layout = prompt(tiny_model, TEXT[:1], True, "Answer:")
     plain = TransformersEngine(tiny_model).generate([layout], SamplingParams(max_tokens=10))[0]
     end = plain.token_ids[3]
     ends = [399, end] if as_list else end
@@ -272,20 +187,10 @@ def test_max_tokens_is_clipped_to_the_window(
     assert output.finish_reason == "length"
 
 
-def test_a_prompt_without_room_for_an_answer(
-    tiny_model: RefragModel, engine: TransformersEngine
-) -> None:
-    layout = Layout((TextSegment(np.full(tiny_model.window, 20)),))
-    with pytest.raises(ContextWindowError, match=r"512 positions.*512.*fewer passages"):
-        engine.generate([layout], SamplingParams())
-    with pytest.raises(ContextWindowError):
-        engine.stream(layout, SamplingParams())
-
-
 def test_times_to_first_token_are_measured(
     tiny_model: RefragModel, engine: TransformersEngine
 ) -> None:
-    layouts = [_layout(tiny_model, TEXT[:n], False, "?") for n in (1, 3)]
+    layouts = [prompt(tiny_model, TEXT[:n], False, "?") for n in (1, 3)]
     first, second = engine.generate(layouts, SamplingParams(max_tokens=3))
     assert 0 < first.time_to_first_token == pytest.approx(second.time_to_first_token, abs=0.05)
 
@@ -295,7 +200,7 @@ def test_threads_get_the_answers_of_a_single_caller(
 ) -> None:
     jobs = [
         (
-            [_layout(tiny_model, TEXT[i : i + 2], _every_other, f"Question {i}?")] * (1 + i % 2),
+            [prompt(tiny_model, TEXT[i : i + 2], every_other, f"Question {i}?")] * (1 + i % 2),
             SamplingParams(max_tokens=12, temperature=float(i % 3), seed=i),
         )
         for i in range(8)
@@ -314,7 +219,7 @@ def test_threads_get_the_answers_of_a_single_caller(
 def test_an_abandoned_stream_and_gradients_stay_the_callers_business(
     tiny_model: RefragModel, engine: TransformersEngine
 ) -> None:
-    stream = engine.stream(_layout(tiny_model, TEXT[:1], False, "?"), SamplingParams())
+    stream = engine.stream(prompt(tiny_model, TEXT[:1], False, "?"), SamplingParams())
     next(stream)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()

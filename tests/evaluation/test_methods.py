@@ -6,8 +6,14 @@ from refrag_components.evaluation.methods import (
     COMPRESSED,
     FRACTIONS,
     FULL,
+    GOLD,
+    METHODS,
     NONE,
-    Method,
+    Drop,
+    FewerPassages,
+    Keep,
+    LastTokens,
+    SameText,
     default_methods,
 )
 from refrag_components.evaluation.selections import SELECTIONS
@@ -18,25 +24,49 @@ from refrag_components.policies import POLICIES
 def test_all_rows_are_there_once() -> None:
     methods = default_methods()
     assert len({method.name for method in methods}) == len(methods)
-    assert methods[:3] == [NONE, FULL, COMPRESSED]
+    assert methods[:4] == [NONE, FULL, GOLD, COMPRESSED]
     for p in FRACTIONS:
-        ways = {method.way for method in methods if method.fraction == p}
-        assert ways == {"last", "fewer", *SELECTIONS}
-    assert Method("last") in methods
-    assert Method("fewer") in methods
+        own = [method for method in methods if method.fraction == p]
+        assert {m.kind for m in own} == {"last", "fewer", "keep", "drop", "text"}
+        for kind in (Keep, Drop, SameText):
+            assert {m.selection for m in own if isinstance(m, kind)} == {*SELECTIONS}
+    at_0 = [method for method in methods if method.fraction == 0]
+    assert at_0 == [LastTokens(), FewerPassages(), *(SameText(name, 0.0) for name in SELECTIONS)]
+
+
+def test_rows_are_told_apart_by_name_and_by_label() -> None:
+    methods = default_methods()
+    for names in ([m.name for m in methods], [m.label for m in methods]):
+        assert len({*names}) == len(names)
+
+
+def test_every_kind_says_what_is_read_and_can_be_chosen() -> None:
+    for method in METHODS:
+        assert method.reads
+        chosen = default_methods(("random",), (0.1,), kinds=[method.kind])
+        assert chosen
+        assert all(type(row) is method for row in chosen)
+    with pytest.raises(EvaluationError, match="choose among none, full, gold"):
+        default_methods(kinds=["psychic"])
 
 
 def test_running_text_has_no_passages_to_leave_out() -> None:
-    assert not any(m.way == "fewer" for m in default_methods(fewer_passages=False))
+    kinds = {method.kind for method in default_methods(running_text=True)}
+    assert kinds == {"none", "full", "compressed", "last", "keep"}
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_can_be_a_row(name: str) -> None:
-    assert Method(name, 0.25).name == f"{name}-0.25" or Method(name, 0.25).is_fixed
+    assert Keep(name, 0.25).name == f"{name}-0.25"
+    assert Drop(name, 0.25).name == f"{name}-0.25-drop"
+    assert SameText(name, 0.25).name == f"{name}-0.25-text"
 
 
-def test_wrong_rows_are_refused() -> None:
+@pytest.mark.parametrize("kind", [Keep, Drop, SameText])
+def test_wrong_rows_are_refused(kind: type[Keep | Drop | SameText]) -> None:
     with pytest.raises(UnknownPolicyError, match="choose one of"):
-        Method("clairvoyance", 0.1)
+        kind("clairvoyance", 0.1)
     with pytest.raises(EvaluationError, match=r"0\.\.1"):
-        Method("random", 1.5)
+        kind("random", 1.5)
+    with pytest.raises(EvaluationError, match=r"0\.\.1"):
+        FewerPassages(-0.1)

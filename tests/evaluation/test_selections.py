@@ -17,10 +17,11 @@ from tests.tiny import TEXT
 @pytest.fixture(scope="module")
 def inputs(tiny_model: RefragModel) -> list[PolicyInputs]:
     passages = tiny_model.encode_passages([*TEXT, " ".join(TEXT * 4)])
+    when, what = tiny_model.encode_questions(["When was it dug?", "What rose by two metres?"])
     return [
-        PolicyInputs(passages[:2], "When was it dug?"),
-        PolicyInputs(passages[1:], "When was it dug?"),
-        PolicyInputs(passages[4:], "What rose by two metres?"),
+        PolicyInputs(passages[:2], when),
+        PolicyInputs(passages[1:], when),
+        PolicyInputs(passages[4:], what),
     ]
 
 

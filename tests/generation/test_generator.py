@@ -22,12 +22,19 @@ from refrag_components.exceptions import (
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
-from refrag_components.policies import Policy, PolicyInputs, RandomPolicy
+from refrag_components.policies import (
+    FractionBudget,
+    Policy,
+    PolicyInputs,
+    PositionBudget,
+    RandomPolicy,
+)
 from refrag_components.prompts.parts import ControlPart, Message, PassagePart, TextPart
 from refrag_components.prompts.rendering import render
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.stores.sqlite import SQLiteStore
 from refrag_components.vectors import ChunkVectors, passage_key
+from tests.engines.recorded import Recorded
 from tests.tiny import TEXT
 
 _QUESTION = "Where is the harbour?"
@@ -125,7 +132,9 @@ def test_expanding_everything_is_the_plain_decoder(
 def test_none_compresses_everything_whatever_the_budget(
     tiny_model: RefragModel, generator: RefragGenerator
 ) -> None:
-    report = generator.prepare(_request(tiny_model, TEXT, policy="none", budget=0.9)).report
+    report = generator.prepare(
+        _request(tiny_model, TEXT, policy="none", budget=FractionBudget(0.9))
+    ).report
     assert report.expanded == 0
     assert report.context_positions == report.chunks
     assert report.budget == 0.0
@@ -136,19 +145,19 @@ def test_positions_are_for_all_passages_together(
     tiny_model: RefragModel, generator: RefragGenerator
 ) -> None:
     chunks = generator.prepare(_request(tiny_model, TEXT)).report.chunks
-    report = generator.prepare(_request(tiny_model, TEXT, budget=chunks + 9)).report
+    report = generator.prepare(_request(tiny_model, TEXT, budget=PositionBudget(chunks + 9))).report
     assert chunks < report.context_positions <= chunks + 9
     assert report.expanded >= 3
     assert report.budget == chunks + 9
     with pytest.raises(BudgetError, match=f"{chunks} chunks"):
-        generator.prepare(_request(tiny_model, TEXT, budget=chunks - 1))
+        generator.prepare(_request(tiny_model, TEXT, budget=PositionBudget(chunks - 1)))
 
 
 def test_batch_equals_single_and_stream_equals_generate(tiny_model: RefragModel) -> None:
     requests = [
         _request(tiny_model, TEXT[:3]),
         _request(tiny_model, [], "What?"),
-        _request(tiny_model, TEXT[2:], "What fell?", policy="random", budget=0.5),
+        _request(tiny_model, TEXT[2:], "What fell?", policy="random", budget=FractionBudget(0.5)),
         _raw(PassagePart(TEXT[0]), " And so"),
     ]
     params = [replace(_PARAMS, temperature=0.9, seed=i) for i in range(len(requests))]
@@ -175,9 +184,18 @@ def test_a_batch_is_one_look_and_one_encoder_pass(
     monkeypatch.setattr(
         tiny_model, "encode_passages", lambda texts: calls.append(len(texts)) or encode(texts)
     )
-    requests = [_request(tiny_model, TEXT[i : i + 2]) for i in range(4)]
+    passes: list[int] = []
+    encode_all = tiny_model.encoder.encode
+
+    def counted(passages: list[Any], **options: Any) -> Any:
+        passes.append(len(passages))
+        return encode_all(passages, **options)
+
+    monkeypatch.setattr(tiny_model.encoder, "encode", counted)
+    requests = [_request(tiny_model, TEXT[i : i + 2], f"What is {i // 2}?") for i in range(4)]
     answers = RefragGenerator(tiny_model).generate(requests, _PARAMS)
     assert calls == [5]
+    assert passes == [5, 2]  # passages, then the different questions
     assert [answer.report.cache_misses for answer in answers] == [2] * 4
     assert RefragGenerator(tiny_model).generate([], _PARAMS) == []
 
@@ -234,8 +252,6 @@ def test_empty_prompt(generator: RefragGenerator) -> None:
 
 
 def test_mistaken_defaults(tiny_model: RefragModel) -> None:
-    with pytest.raises(BudgetError):
-        RefragGenerator(tiny_model, budget=1.5)
     with pytest.raises(UnknownPolicyError):
         RefragGenerator(tiny_model, policy="best")
 
@@ -244,8 +260,6 @@ def test_mistaken_defaults(tiny_model: RefragModel) -> None:
     ("mistake", "error"),
     [
         ({"policy": "best"}, UnknownPolicyError),
-        ({"budget": 7.5}, BudgetError),
-        ({"budget": float("nan")}, BudgetError),
         ({"question": " \n"}, EmptyInputError),
         ({"question": ""}, EmptyInputError),
     ],
@@ -258,6 +272,7 @@ def test_a_mistaken_request_costs_no_encoding(
     error: type[Exception],
 ) -> None:
     monkeypatch.setattr(tiny_model, "encode_passages", None)
+    monkeypatch.setattr(tiny_model, "encode_questions", None)
     request = replace(_request(tiny_model, TEXT), **mistake)
     with pytest.raises(error):
         generator.generate([request], _PARAMS)
@@ -272,23 +287,47 @@ def test_a_policy_of_ones_own(tiny_model: RefragModel, generator: RefragGenerato
         name = "last"
 
         def scores(self, inputs: PolicyInputs) -> np.ndarray:
-            asked.append(inputs.question)
+            asked.append(inputs.question.text)
             return np.arange(inputs.n_chunks, dtype=np.float32)
 
-    prepared = generator.prepare(_request(tiny_model, TEXT[:2], policy=Last(), budget=0.3))
+    prepared = generator.prepare(
+        _request(tiny_model, TEXT[:2], policy=Last(), budget=FractionBudget(0.3))
+    )
     mask = np.concatenate([s.expanded for s in prepared.layout.passages])
     assert mask.tolist() == sorted(mask.tolist())
     assert prepared.report.policy == "last"
     assert asked == [_QUESTION]
 
 
+def test_a_request_may_bring_its_engine(
+    tiny_model: RefragModel, generator: RefragGenerator
+) -> None:
+    """Those of one engine are decoded together, and answers keep the requests' order."""
+    engine = Recorded(generator.engine)
+    requests = [_request(tiny_model, TEXT[i : i + 1]) for i in range(4)]
+    mixed = [replace(request, engine=(None, engine)[i % 2]) for i, request in enumerate(requests)]
+    params = replace(_PARAMS, temperature=0.9, seed=5)
+    generator.generate(requests, params)  # every passage is cached from here on
+    expected = generator.generate(requests, params)
+    answers = generator.generate(mixed, params)
+    assert [_timeless(answer) for answer in answers] == [_timeless(own) for own in expected]
+    assert engine.batches == [2]
+    streamed = generator.stream(mixed[1], replace(params, seed=6))
+    assert "".join(delta.text for delta in streamed) == expected[1].text
+    assert engine.batches == [2, 1]
+
+
 def test_a_budget_that_leaves_no_choice_asks_no_policy(
     tiny_model: RefragModel, generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny_model, "embed_question", None)
-    assert generator.prepare(_request(tiny_model, TEXT, budget=0.0)).report.expanded == 0
-    report = generator.prepare(_request(tiny_model, TEXT, budget=1)).report
-    assert report.expanded == report.chunks
+    monkeypatch.setattr(tiny_model, "encode_questions", lambda texts: {0: []}[len(texts)])
+    assert (
+        generator.prepare(_request(tiny_model, TEXT, budget=FractionBudget(0.0))).report.expanded
+        == 0
+    )
+    for plenty in (FractionBudget(1.0), PositionBudget(400)):
+        report = generator.prepare(_request(tiny_model, TEXT, budget=plenty)).report
+        assert report.expanded == report.chunks
 
 
 def test_a_spoiled_row_is_reported(tiny_model: RefragModel) -> None:
@@ -320,7 +359,7 @@ def test_expansion_gives_way_to_the_window(
     tiny_model: RefragModel, generator: RefragGenerator
 ) -> None:
     passages = [f"{text} {i}" for i in range(5) for text in TEXT]
-    request = _request(tiny_model, passages, policy=RandomPolicy(), budget=1.0)
+    request = _request(tiny_model, passages, policy=RandomPolicy(), budget=FractionBudget(1.0))
     prepared = generator.prepare(request, max_tokens=20)
     report = prepared.report
     assert 0 < report.expanded < report.chunks
@@ -336,7 +375,7 @@ def test_an_answer_keeps_at_most_a_quarter_of_the_window(
     tiny_model: RefragModel, generator: RefragGenerator
 ) -> None:
     passages = [f"{text} {i}" for i in range(5) for text in TEXT]
-    request = _request(tiny_model, passages, policy=RandomPolicy(), budget=1.0)
+    request = _request(tiny_model, passages, policy=RandomPolicy(), budget=FractionBudget(1.0))
     report = generator.prepare(request, max_tokens=10_000).report
     assert report.expanded > 0
     assert 0.7 * tiny_model.window < report.positions <= 0.75 * tiny_model.window
@@ -356,7 +395,9 @@ def test_a_prompt_that_does_not_fit_even_compressed(
 def test_explain_gives_back_every_character(
     tiny_model: RefragModel, generator: RefragGenerator
 ) -> None:
-    request = _request(tiny_model, [TEXT[0], "naïve 北京 🙂🙂 <|im_end|> end"], budget=0.5)
+    request = _request(
+        tiny_model, [TEXT[0], "naïve 北京 🙂🙂 <|im_end|> end"], budget=FractionBudget(0.5)
+    )
     prepared = generator.prepare(request)
     spans = generator.explain(prepared)
     assert "".join(text for text, _ in spans) == "".join(part.text for part in request.parts)

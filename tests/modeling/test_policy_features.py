@@ -14,11 +14,12 @@ from tests.tiny import TEXT
 def test_features_are_of_unit_size_and_see_what_heuristics_see(tiny_model: RefragModel) -> None:
     passages = tiny_model.encode_passages([TEXT[0], "", *TEXT[1:]])
     question = "Where does the harbour lie?"
-    seen = observe(tiny_model, PolicyInputs(passages, question), question)
+    inputs = PolicyInputs(passages, *tiny_model.encode_questions([question]))
+    seen = observe(inputs)
     rarity = torch.rand(VOCABULARY)
     features = question_features(seen, rarity)
     for policy, column in ((SimilarityPolicy, 0), (LateInteractionPolicy, 2)):
-        expected = policy(tiny_model).scores(PolicyInputs(passages, question))
+        expected = policy().scores(inputs)
         np.testing.assert_allclose(features[0, :, column], expected, atol=1e-5)
     assert features.abs().max() < 5
     assert context_features(seen, rarity).abs().max() < 5
@@ -26,7 +27,7 @@ def test_features_are_of_unit_size_and_see_what_heuristics_see(tiny_model: Refra
 
 def test_counted_features_of_a_small_prompt(tiny_model: RefragModel) -> None:
     passages = tiny_model.encode_passages(TEXT[:2])
-    seen = observe(tiny_model, PolicyInputs(passages, ""), "")
+    seen = observe(PolicyInputs(passages, *tiny_model.encode_questions([""])))
     rarity = torch.linspace(0, 1, VOCABULARY)
     found = context_features(seen, rarity)[0].numpy()
     counts = [passage.n_chunks for passage in passages]

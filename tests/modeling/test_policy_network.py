@@ -50,15 +50,16 @@ def test_a_new_network_starts_from_late_interaction(tiny_model: RefragModel) -> 
     passages = tiny_model.encode_passages(list(TEXT))
     width = tiny_model.encoder.width
     rarity = torch.rand(len(tiny_model.tokenizer))
-    inputs = PolicyInputs(passages, "Where is the harbour?")
-    expected = LateInteractionPolicy(tiny_model).scores(inputs)
+    inputs = PolicyInputs(passages, *tiny_model.encode_questions(["Where is the harbour?"]))
+    expected = LateInteractionPolicy().scores(inputs)
     fresh = PolicyNetwork(width, rarity, sees_question=True)
-    found = fresh(observe(tiny_model, inputs, inputs.question))[0].detach().numpy()
+    found = fresh(observe(inputs))[0].detach().numpy()
     np.testing.assert_allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
     # Where no question is seen it prefers no chunk.
-    assert (fresh(observe(tiny_model, inputs, "")) == 0).all()
+    unasked = PolicyInputs(passages, inputs.question.unasked)
+    assert (fresh(observe(unasked)) == 0).all()
     alone = PolicyNetwork(width, rarity, sees_question=False)
-    assert (alone(observe(tiny_model, inputs, inputs.question)) == 0).all()
+    assert (alone(observe(inputs)) == 0).all()
 
 
 def test_prompts_without_chunks_and_gradients_stay_finite() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,40 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.policy_features import (
     LATE_INTERACTION,
     PER_TOKEN,
     SHARED,
     question_features,
 )
-from refrag_components.policies import Budget, LateInteractionPolicy, PolicyInputs, select
+from refrag_components.policies import FractionBudget, LateInteractionPolicy, PolicyInputs, select
 from refrag_components.policies.learned import observe
-from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import ChunkVectors
 from tests.tiny import TEXT
 
 
-class _Question:
-    """Stands for a model whose question has known chunk vectors and tokens."""
-
-    def __init__(self, *rows: list[float], tokens: Sequence[int] = ()) -> None:
-        self._rows = np.array(rows, np.float32).reshape(len(rows), -1)
-        ids = np.array([*tokens, *[-1] * (2 * len(rows) - len(tokens))])
-        self._asked = ChunkedPassage("?", ids, np.zeros((len(ids), 2), np.int32), 2)
-        self.chunker = self
-        self.encoder = self
-
-    def cut_questions(self, texts: list[str]) -> list[ChunkedPassage]:
-        blank = replace(self._asked, token_ids=self._asked.token_ids[:0])
-        return [self._asked if text.strip() else blank for text in texts]
-
-    def encode(self, asked: list[ChunkedPassage]) -> list[np.ndarray]:
-        return [self._rows[: own.n_chunks] for own in asked]
+def _question(*rows: list[float], tokens: Sequence[int] = ()) -> EncodedQuestion:
+    """A question with known vectors and tokens."""
+    ids = np.array([*tokens, *[-1] * (2 * len(rows) - len(tokens))])
+    return EncodedQuestion("?", ids, np.array(rows, np.float32).reshape(len(rows), -1))
 
 
-def _scores(question: _Question, *passages: ChunkVectors, text: str = "?") -> np.ndarray:
-    policy = LateInteractionPolicy(question)  # type: ignore[arg-type]
-    return policy.scores(PolicyInputs(passages, text))
+def _scores(question: EncodedQuestion, *passages: ChunkVectors) -> np.ndarray:
+    return LateInteractionPolicy().scores(PolicyInputs(passages, question))
 
 
 def _passage(*rows: list[float], k: int = 1) -> ChunkVectors:
@@ -53,7 +39,7 @@ def _passage(*rows: list[float], k: int = 1) -> ChunkVectors:
 def test_a_passage_expands_from_its_best_place_before_the_next_one() -> None:
     match, other, near = [3.0, 0.0], [0.0, 1.0], [1.0, 0.2]
     passages = [_passage(near, other), _passage(other, other, other, match, other)]
-    scores = _scores(_Question([1.0, 0.0]), *passages)
+    scores = _scores(_question([1.0, 0.0]), *passages)
     expected = [1.0 - PER_TOKEN * distance for distance in (3, 2, 1, 0, 1)]
     np.testing.assert_allclose(scores[2:], expected, atol=1e-6)
     order = np.argsort(-scores, kind="stable").tolist()
@@ -61,7 +47,7 @@ def test_a_passage_expands_from_its_best_place_before_the_next_one() -> None:
 
 
 def test_every_part_of_the_question_counts() -> None:
-    question = _Question([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    question = _question([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
     half = _passage([1.0, 0.0, 0.0], [1.0, 0.0, 0.0])
     both = _passage([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
     scores = _scores(question, half, both)
@@ -70,7 +56,7 @@ def test_every_part_of_the_question_counts() -> None:
 
 def test_distance_counts_in_tokens() -> None:
     rows = [[1.0, 0.0], [0.0, 1.0]]
-    scores = _scores(_Question([1.0, 0.0]), _passage(*rows, k=4))
+    scores = _scores(_question([1.0, 0.0]), _passage(*rows, k=4))
     assert scores[0] - scores[1] == pytest.approx(4 * PER_TOKEN, abs=1e-6)
 
 
@@ -81,7 +67,7 @@ def test_words_that_are_shared_count_by_how_rare_they_are() -> None:
     flat = [[0.0, 1.0]]
     passages = [ChunkVectors(np.array(flat * 4), np.array(ids), 2, "f") for ids in WORDS]
     whole, half, common, none = (
-        _scores(_Question([1.0, 0.0], tokens=(token, 98)), *passages) for token in (7, 8, 9, 99)
+        _scores(_question([1.0, 0.0], tokens=(token, 98)), *passages) for token in (7, 8, 9, 99)
     )
     # Token 7 stands in one chunk of eight, 8 in two, 9 in every one.
     assert whole.argmax() == 2
@@ -91,8 +77,8 @@ def test_words_that_are_shared_count_by_how_rare_they_are() -> None:
     assert (none == 0).all()
     empty = ChunkVectors(np.zeros((0, 2), np.float32), np.zeros(0, int), 2, "f")
     parted = [passages[0], empty, passages[1], empty]
-    assert (_scores(_Question([1.0, 0.0], tokens=(7, 98)), *parted) == whole).all()
-    assert _scores(_Question([1.0, 0.0]), empty).shape == (0,)
+    assert (_scores(_question([1.0, 0.0], tokens=(7, 98)), *parted) == whole).all()
+    assert _scores(_question([1.0, 0.0]), empty).shape == (0,)
 
 
 @given(seed=st.integers(0, 999))
@@ -102,9 +88,10 @@ def test_training_and_queries_score_alike(seed: int, tiny_model: RefragModel) ->
     *texts, question = (
         " ".join(rng.choice(words, size=rng.integers(1, 30))) for _ in range(rng.integers(2, 6))
     )
-    inputs = PolicyInputs(tiny_model.encode_passages(texts), question)
-    expected = LateInteractionPolicy(tiny_model).scores(inputs)
-    seen = observe(tiny_model, inputs, question)
+    (asked,) = tiny_model.encode_questions([question])
+    inputs = PolicyInputs(tiny_model.encode_passages(texts), asked)
+    expected = LateInteractionPolicy().scores(inputs)
+    seen = observe(inputs)
     rarity = torch.ones(len(tiny_model.tokenizer))
     found = question_features(seen, rarity)[0, :, LATE_INTERACTION].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -112,15 +99,16 @@ def test_training_and_queries_score_alike(seed: int, tiny_model: RefragModel) ->
 
 def test_nothing_stands_out_without_a_question_or_direction() -> None:
     passages = [_passage([1.0, 0.0], [0.0, 1.0]), _passage([0.0, 0.0])]
-    assert _scores(_Question([1.0, 0.0]), *passages, text=" ").tolist() == [0, 0, 0]
-    assert _scores(_Question([1.0, 0.0]), passages[1]).tolist() == [0]
+    assert _scores(_question([1.0, 0.0]).unasked, *passages).tolist() == [0, 0, 0]
+    assert _scores(_question([1.0, 0.0]), passages[1]).tolist() == [0]
 
 
 def test_a_passage_that_is_asked_for_expands_in_one_piece(tiny_model: RefragModel) -> None:
     passages = tiny_model.encode_passages(TEXT)
-    scores = LateInteractionPolicy(tiny_model).scores(PolicyInputs(passages, TEXT[2]))
+    (question,) = tiny_model.encode_questions([TEXT[2]])
+    scores = _scores(question, *passages)
     counts = [passage.n_chunks for passage in passages]
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
-    expanded = select(scores, lengths, Budget(counts[2] / sum(counts)))
+    expanded = select(scores, lengths, FractionBudget(counts[2] / sum(counts)))
     wanted = np.repeat(np.arange(len(counts)) == 2, counts)
     np.testing.assert_array_equal(expanded, wanted)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,45 +11,37 @@ from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.policy_features import Observation
 from refrag_components.modeling.policy_network import NETWORKS, POLICY_FILE, PolicyNetwork
 from refrag_components.policies import (
     DEFAULT_POLICY,
+    FractionBudget,
     LateInteractionPolicy,
     LearnedPolicy,
     LearnedQueryPolicy,
     PolicyInputs,
     make_policy,
 )
-from refrag_components.policies.learned import LATE, PER_TOKEN, observe
+from refrag_components.policies.learned import LATE, LOGIT_PER_TOKEN, observe
 from refrag_components.prompts.parts import PassagePart, TextPart
 from tests.modeling.networks import VOCABULARY, WIDTH, network
 from tests.tiny import TEXT
 
 
-@pytest.fixture(scope="module")
-def trained_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with random policies in it."""
-    folder = tmp_path_factory.mktemp("policies") / "trained"
-    model = RefragModel.from_pretrained(tiny_folder, device="cpu")
-    for name in NETWORKS:
-        model.policies[name] = network(name)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(trained_folder: Path) -> RefragModel:
-    return RefragModel.from_pretrained(trained_folder, device="cpu")
+def _network(model: RefragModel, name: str) -> PolicyNetwork:
+    made: Any = model.policies[name]
+    return made
 
 
 @pytest.fixture
 def inputs(trained: RefragModel) -> PolicyInputs:
-    return PolicyInputs(trained.encode_passages(TEXT[:3]), "Where is the harbour?")
+    (question,) = trained.encode_questions(["Where is the harbour?"])
+    return PolicyInputs(trained.encode_passages(TEXT[:3]), question)
 
 
 @pytest.mark.parametrize("policy", [LearnedPolicy, LearnedQueryPolicy])
 def test_scores(policy: type[LearnedPolicy], trained: RefragModel, inputs: PolicyInputs) -> None:
-    scores = policy(trained).scores(inputs)
+    scores = policy(_network(trained, policy.name)).scores(inputs)
     assert scores.shape == (inputs.n_chunks,)
     assert scores.dtype == np.float32
     assert len(set(scores.tolist())) > 1
@@ -58,38 +51,45 @@ def test_scores(policy: type[LearnedPolicy], trained: RefragModel, inputs: Polic
 def test_only_the_query_policy_sees_the_question(
     trained: RefragModel, inputs: PolicyInputs
 ) -> None:
-    other = PolicyInputs(inputs.passages, "How high did the river rise?")
-    blind, seeing = LearnedPolicy(trained), LearnedQueryPolicy(trained)
+    other = PolicyInputs(
+        inputs.passages, *trained.encode_questions(["How high did the river rise?"])
+    )
+    blind = make_policy("learned", trained)
+    seeing = make_policy("learned-query", trained)
     np.testing.assert_array_equal(blind.scores(inputs), blind.scores(other))
     assert not np.array_equal(seeing.scores(inputs), seeing.scores(other))
-    assert np.isfinite(seeing.scores(PolicyInputs(inputs.passages, " "))).all()
+    blank = PolicyInputs(inputs.passages, *trained.encode_questions([" "]))
+    assert np.isfinite(seeing.scores(blank)).all()
 
 
 def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
-    trained: RefragModel, inputs: PolicyInputs, monkeypatch: pytest.MonkeyPatch
+    inputs: PolicyInputs,
 ) -> None:
-    unasked = PolicyInputs(inputs.passages, "")  # late interaction says nothing
+    unasked = PolicyInputs(inputs.passages, inputs.question.unasked)  # no late interaction
     counts = [passage.n_chunks for passage in inputs.passages]
     likely = counts[0] + 2  # in the second passage
     logits = torch.linspace(-1.0, -2.0, sum(counts))  # the first passage's come next
     logits[likely] = 3.0
-    policies: dict[str, object] = trained.policies._modules  # type: ignore[assignment]
-    monkeypatch.setitem(policies, "learned-query", lambda _, late: logits[None])
-    scores = LearnedQueryPolicy(trained).scores(unasked)
+
+    class Known(PolicyNetwork):
+        def forward(self, seen: Observation, *, late: float = 0.0) -> torch.Tensor:
+            return logits[None]
+
+    known = Known(WIDTH, torch.rand(VOCABULARY), sees_question=True)
+    scores = LearnedQueryPolicy(known).scores(unasked)
     around = np.argsort(-scores, kind="stable")[:5]
     assert sorted(around) == list(range(likely - 2, likely + 3))
-    away = PER_TOKEN * inputs.passages[1].chunk_size
+    away = LOGIT_PER_TOKEN * inputs.passages[1].chunk_size
     np.testing.assert_allclose(scores[around], 3.0 - away * np.array([0, 1, 1, 2, 2]), atol=1e-6)
     np.testing.assert_array_equal(scores[: counts[0]], logits[: counts[0]])  # none reaches over
 
     # A network that prefers none: what late interaction says is left.
     even = PolicyNetwork(WIDTH, torch.rand(VOCABULARY), sees_question=True)
     torch.nn.init.zeros_(even.shortcut.weight)
-    monkeypatch.setitem(policies, "learned-query", even)
-    late = LateInteractionPolicy(trained).scores(inputs)
-    added = even(observe(trained, inputs, inputs.question), late=LATE).detach()[0]
+    late = LateInteractionPolicy().scores(inputs)
+    added = even(observe(inputs), late=LATE).detach()[0]
     np.testing.assert_allclose(added, LATE * late, atol=1e-4)
-    assert LearnedQueryPolicy(trained).scores(inputs).argmax() == late.argmax()
+    assert LearnedQueryPolicy(even).scores(inputs).argmax() == late.argmax()
 
 
 def test_what_is_trained_is_the_default_where_a_question_is_asked(
@@ -111,7 +111,9 @@ def test_a_checkpoint_carries_its_policies(
     assert trained.fingerprint == tiny_model.fingerprint
     again = RefragModel.for_training(trained_folder)
     np.testing.assert_allclose(
-        LearnedPolicy(again).scores(inputs), LearnedPolicy(trained).scores(inputs), atol=1e-5
+        make_policy("learned", again).scores(inputs),
+        make_policy("learned", trained).scores(inputs),
+        atol=1e-5,
     )
 
 
@@ -126,7 +128,7 @@ def test_a_checkpoint_without_policies_says_what_to_do(
 
 
 def test_answers_are_prepared_with_it(trained: RefragModel) -> None:
-    generator = RefragGenerator(trained, policy="learned", budget=0.3)
+    generator = RefragGenerator(trained, policy="learned", budget=FractionBudget(0.3))
     parts = (TextPart("Read:\n"), PassagePart(TEXT[0]), TextPart("\n"), PassagePart(TEXT[1]))
     request = Request(parts, "When was the harbour dug?")
     report = generator.prepare(request).report

@@ -13,7 +13,7 @@ ROW = pack_row("key", make(1), "float16")
 keys = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
-@given(key=keys, codec=st.sampled_from(CODECS))
+@given(key=keys, codec=st.sampled_from(list(CODECS)))
 def test_a_row_is_read_as_it_was_written(key: str, codec: str) -> None:
     kept = ChunkVectors.from_bytes(make(1).to_bytes(codec))
     assert unpack_row(key, pack_row(key, make(1), codec)) == kept

@@ -129,8 +129,9 @@ def test_the_policy_stage_adds_policies_and_changes_nothing_else(finished: Path)
         assert torch.equal(before[name], after[name]), name
     model = RefragModel.from_pretrained(finished / "policy" / "model", device="cpu")
     passages = model.encode_passages(["Rain fell on the mountain."])
+    (question,) = model.encode_questions(["Where did rain fall?"])
     for name in ("learned", "learned-query"):
-        scores = make_policy(name, model).scores(PolicyInputs(passages, "Where did rain fall?"))
+        scores = make_policy(name, model).scores(PolicyInputs(passages, question))
         assert np.isfinite(scores).all()
 
 

@@ -60,7 +60,7 @@ def test_int8_round_trip_errs_by_half_a_step_at_most(value: ChunkVectors) -> Non
     np.testing.assert_array_equal(read.token_ids, value.token_ids)
 
 
-@given(values(largest=100.0), st.sampled_from(CODECS))
+@given(values(largest=100.0), st.sampled_from(list(CODECS)))
 def test_every_truncation_is_detected(value: ChunkVectors, codec: Codec) -> None:
     data = value.to_bytes(codec)
     for length in range(len(data)):
@@ -68,7 +68,7 @@ def test_every_truncation_is_detected(value: ChunkVectors, codec: Codec) -> None
             ChunkVectors.from_bytes(data[:length])
 
 
-@given(values(largest=100.0), st.sampled_from(CODECS), st.data())
+@given(values(largest=100.0), st.sampled_from(list(CODECS)), st.data())
 def test_every_altered_byte_is_detected(value: ChunkVectors, codec: Codec, data: st.DataObject):
     altered = bytearray(value.to_bytes(codec))
     position = data.draw(st.integers(0, len(altered) - 1))

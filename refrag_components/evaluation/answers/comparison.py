@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ import numpy as np
 
 from refrag_components.corpus.question_files import Question
 from refrag_components.evaluation.answers.contexts import Context, Setting, draw_contexts
+from refrag_components.evaluation.answers.encoded import EncodedPassages
 from refrag_components.evaluation.answers.pool import PassagePool
-from refrag_components.evaluation.answers.prompts import Prompts, build_prompts, build_row
+from refrag_components.evaluation.answers.prompts import PromptBuilder, Prompts
 from refrag_components.evaluation.answers.results import Result, read_result, write_result
-from refrag_components.evaluation.answers.squad import score
-from refrag_components.evaluation.decoding import Output, Row, batch_positions, decode
+from refrag_components.evaluation.answers.squad import is_refusal, score, stands_in
+from refrag_components.evaluation.decoding import Output, batch_positions, decode
 from refrag_components.evaluation.methods import Method
+from refrag_components.evaluation.rows import Prompt, Row
 from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.exceptions import EvaluationError
 from refrag_components.policies import POLICIES, make_policy
@@ -56,7 +59,8 @@ def evaluate_questions(
         folder: Where results are kept.
         methods: The methods; each once.
         settings: Where passages come from and how many there are.
-        pool: Passages to retrieve from, beside those of all sets' questions.
+        pool: Passages to retrieve from, beside those of all sets' questions. Without any, each
+            set is searched by itself, so that its contexts do not depend on the other sets.
         cache: Folder for the pool's search vectors; None for ``cache`` in the results' folder.
         progress: Called as work is done.
 
@@ -71,87 +75,163 @@ def evaluate_questions(
     if not (sets and methods and settings and all(sets.values())):
         msg = "there is nothing to evaluate; pass at least one set, one method and one setting"
         raise EvaluationError(msg)
-    for way in {method.way for method in methods if method.way in POLICIES}:
-        make_policy(way, model)  # a checkpoint may lack it
+    for name in {method.selection for method in methods} & {*POLICIES}:
+        make_policy(str(name), model)  # a checkpoint may lack it
     report = progress or _silent
     target = Path(folder)
-    searched = _pool(model, sets, pool, Path(cache) if cache else target / "cache", report)
-    identity = {method: _identity(model, method) for method in methods}
+    searched = _pools(model, sets, pool, Path(cache) if cache else target / "cache", report)
+    of_selection = {name: _identity(model, name) for name in {m.selection for m in methods}}
+    identity = {method: of_selection[method.selection] for method in methods}
     work = []
     for name, questions in sets.items():  # first: a mistake costs no decoding
-        for setting in settings:
-            contexts = draw_contexts(questions, setting, searched)
+        for setting, contexts in zip(
+            settings, draw_contexts(questions, settings, searched[name]), strict=True
+        ):
             drawn = {"contexts": _digest(contexts), "max_new_tokens": MAX_NEW_TOKENS}
             found = {
                 method: read_result(target, name, setting, method, {**own, **drawn})
                 for method, own in identity.items()
             }
             work.append((name, setting, contexts, drawn, found))
+    answering = _Answering(model, report)
     results = []
     for name, setting, contexts, drawn, found in work:
         pending = [method for method, result in found.items() if result is None]
-        for result in _run(model, name, setting, contexts, pending, report):
+        for result in answering.run(name, setting, contexts, pending) if pending else ():
             write_result(target, result, {**identity[result.method], **drawn})
             found[result.method] = result
         results += [result for result in found.values() if result is not None]
     return results
 
 
-def _run(
-    model: RefragModel,
-    name: str,
-    setting: Setting,
-    contexts: Sequence[Context],
-    methods: Sequence[Method],
-    report: Progress,
-) -> Iterator[Result]:
-    if not methods:
-        return
-    where, count = f"{name}, {setting.name}", len(contexts)
-    prompts = build_prompts(
-        model,
-        contexts,
-        max_new_tokens=MAX_NEW_TOKENS,
-        progress=lambda n: report(f"{where}: prompts", n, count),
-    )
-    scores: dict[str, list[np.ndarray]] = {}
-    inputs = [prompt.inputs for prompt in prompts.prompts]
-    for way in dict.fromkeys(method.way for method in methods if method.is_selection):
-        scores[way] = chunk_scores(
-            way,
-            model,
-            inputs,
-            lambda n, way=way: report(f"{where}: {way}", n, count),  # type: ignore[misc]
+class _Answering:
+    """Answers contexts; keeps what all of them share."""
+
+    def __init__(self, model: RefragModel, report: Progress) -> None:
+        self._model, self._report = model, report
+        self._passages = EncodedPassages(model)
+        self._builder = PromptBuilder(self._passages, max_new_tokens=MAX_NEW_TOKENS)
+        self._tokenizer = content_tokenizer(model.tokenizer)
+
+    def run(
+        self,
+        name: str,
+        setting: Setting,
+        contexts: Sequence[Context],
+        methods: Sequence[Method],
+    ) -> Iterator[Result]:
+        """Answers by every method, in the methods' order."""
+        where, count = f"{name}, {setting.name}", len(contexts)
+        prompts = self._prompts(where, contexts, methods)
+        answers = f"{where}: answers"
+        total = count * len(methods)
+        positions = _BATCHES_KEPT * batch_positions(self._model)
+        for group in _groups(prompts.prompts, methods, positions):
+            outputs = iter(
+                decode(
+                    self._model,
+                    prompts.chunks,
+                    [row for _, rows in group for row in rows],
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    progress=lambda n: self._report(answers, n, total),
+                )
+            )
+            for method, rows in group:
+                own = [next(outputs) for _ in rows]
+                columns, predictions = self._columns(contexts, prompts.prompts, rows, own)
+                questions = [context.question for context in contexts]
+                yield Result(
+                    name,
+                    setting,
+                    method,
+                    [question.id for question in questions],
+                    [question.kind for question in questions],
+                    [question.needed_ids for question in questions],
+                    [question.titles for question in questions],
+                    predictions,
+                    columns,
+                )
+
+    def _prompts(
+        self, where: str, contexts: Sequence[Context], methods: Sequence[Method]
+    ) -> Prompts:
+        """Lays out all contexts and scores their chunks by every selection that is used."""
+        report, count = self._report, len(contexts)
+        texts = list(dict.fromkeys(text for context in contexts for text in context.passages))
+        self._passages.add(texts, lambda n: report(f"{where}: chunk vectors", n, len(texts)))
+        built = self._builder.build(
+            contexts, progress=lambda n: report(f"{where}: prompts", n, count)
         )
-    answers = f"{where}: answers"
-    total = count * len(methods)
-    for group in _groups(prompts, methods, scores, _BATCHES_KEPT * batch_positions(model)):
-        outputs = iter(
-            decode(
-                model,
-                prompts.chunks,
-                [row for _, rows in group for row in rows],
-                max_new_tokens=MAX_NEW_TOKENS,
-                progress=lambda n: report(answers, n, total),
+        inputs = [prompt.inputs for prompt in built.prompts]
+        selections = dict.fromkeys(method.selection for method in methods if method.selection)
+        scores = {
+            selection: chunk_scores(
+                selection,
+                self._model,
+                inputs,
+                lambda n, own=selection: report(f"{where}: {own}", n, count),  # type: ignore[misc]
+            )
+            for selection in selections
+        }
+        scored = [
+            replace(prompt, scores={name: own[i] for name, own in scores.items()})
+            for i, prompt in enumerate(built.prompts)
+        ]
+        return replace(built, prompts=scored)
+
+    def _columns(
+        self,
+        contexts: Sequence[Context],
+        prompts: Sequence[Prompt],
+        rows: Sequence[Row],
+        outputs: Sequence[Output],
+    ) -> tuple[dict[str, np.ndarray], list[str]]:
+        """What is kept of every question, and what the model wrote."""
+        texts = self._tokenizer.decode_batch(
+            [list(output.token_ids) for output in outputs], skip_special_tokens=True
+        )
+        predictions = [text.strip() for text in texts]
+        questions = [context.question for context in contexts]
+        marks = [
+            score(prediction, question.answers, yes_no=question.kind == "yes/no")
+            for prediction, question in zip(predictions, questions, strict=True)
+        ]
+        columns: dict[str, Sequence[float]] = {
+            "em": [em for em, _ in marks],
+            "f1": [f1 for _, f1 in marks],
+            "refused": [is_refusal(prediction) for prediction in predictions],
+            "log_ppl": [output.log_ppl for output in outputs],
+            "shown": self._shown(questions, rows),
+            "positions": [len(row.token_ids) for row in rows],
+            "context_positions": [row.context_positions for row in rows],
+            "context_tokens": [prompt.context_tokens for prompt in prompts],
+            "cut": [row.cut for row in rows],
+        }
+        arrays = {key: np.asarray(values, dtype=np.float64) for key, values in columns.items()}
+        return arrays, predictions
+
+    def _shown(self, questions: Sequence[Question], rows: Sequence[Row]) -> list[bool]:
+        """Whether an answer stands in the text that each row shows of its context."""
+        stretches = [row.stretches for row in rows]
+        texts = iter(
+            self._tokenizer.decode_batch(
+                [own.tolist() for row in stretches for own in row], skip_special_tokens=False
             )
         )
-        for method, rows in group:
-            own = [next(outputs) for _ in rows]
-            yield _result(model, name, setting, method, contexts, prompts, rows, own)
+        return [
+            stands_in(question.answers, [next(texts) for _ in own])
+            for question, own in zip(questions, stretches, strict=True)
+        ]
 
 
 def _groups(
-    prompts: Prompts,
-    methods: Sequence[Method],
-    scores: Mapping[str, Sequence[np.ndarray]],
-    positions: int,
+    prompts: Sequence[Prompt], methods: Sequence[Method], positions: int
 ) -> Iterator[list[tuple[Method, list[Row]]]]:
     """Methods with their rows, several together while they are small."""
     group: list[tuple[Method, list[Row]]] = []
     filled = 0
     for method in methods:
-        own = scores.get(method.way, [None] * len(prompts.prompts))
-        rows = [build_row(p, method, s) for p, s in zip(prompts.prompts, own, strict=True)]
+        rows = [method.row(prompt) for prompt in prompts]
         group.append((method, rows))
         filled += sum(len(row.token_ids) for row in rows)
         if filled >= positions:
@@ -161,81 +241,49 @@ def _groups(
         yield group
 
 
-def _result(
-    model: RefragModel,
-    name: str,
-    setting: Setting,
-    method: Method,
-    contexts: Sequence[Context],
-    prompts: Prompts,
-    rows: Sequence[Row],
-    outputs: Sequence[Output],
-) -> Result:
-    texts = content_tokenizer(model.tokenizer).decode_batch(
-        [list(output.token_ids) for output in outputs], skip_special_tokens=True
-    )
-    predictions = [text.strip() for text in texts]
-    questions = [context.question for context in contexts]
-    marks = [
-        score(prediction, question.answers, yes_no=question.kind == "yes/no")
-        for prediction, question in zip(predictions, questions, strict=True)
-    ]
-    columns = {
-        "em": [em for em, _ in marks],
-        "f1": [f1 for _, f1 in marks],
-        "log_ppl": [output.log_ppl for output in outputs],
-        "positions": [len(row.token_ids) for row in rows],
-        "context_positions": [row.context_positions for row in rows],
-        "context_tokens": [prompt.context_tokens for prompt in prompts.prompts],
-    }
-    return Result(
-        name,
-        setting,
-        method,
-        [question.id for question in questions],
-        [question.kind for question in questions],
-        predictions,
-        {key: np.asarray(values, dtype=np.float64) for key, values in columns.items()},
-    )
-
-
-def _pool(
+def _pools(
     model: RefragModel,
     sets: Mapping[str, Sequence[Question]],
     texts: Sequence[str],
     cache: Path,
     report: Progress,
-) -> PassagePool:
-    own = [
-        text for questions in sets.values() for q in questions for text in (*q.needed, *q.others)
-    ]
+) -> dict[str, PassagePool]:
+    """What each set is searched in: the pool that was given, else its own passages."""
+    own = {
+        name: list(dict.fromkeys(text for q in questions for text in (*q.needed, *q.others)))
+        for name, questions in sets.items()
+    }
     given = list(dict.fromkeys(texts))
+    total = len(given) or sum(len(passages) for passages in own.values())
+
+    def embedded(n: int) -> None:
+        report("search vectors", n, total)
+
     if not given:
-        own = list(dict.fromkeys(own))
-        return PassagePool(model, own, progress=lambda n: report("search vectors", n, len(own)))
-    pool = PassagePool(
-        model, given, cache=cache, progress=lambda n: report("search vectors", n, len(given))
-    )
-    pool.add(own)
-    return pool
+        return {
+            name: PassagePool(model, passages, progress=embedded) for name, passages in own.items()
+        }
+    pool = PassagePool(model, given, cache=cache, progress=embedded)
+    pool.add([text for passages in own.values() for text in passages])
+    return dict.fromkeys(sets, pool)
 
 
-def _identity(model: RefragModel, method: Method) -> dict[str, Any]:
-    """What tells one model from another, as far as it matters to a method.
+def _identity(model: RefragModel, selection: str | None) -> dict[str, Any]:
+    """What tells one model from another, as far as it matters to a method with this selection.
 
     Decoder and encoder are left out of the digest, because merging an adapter rounds differently
     from machine to machine; the fingerprint stands for the encoder, and what trains the decoder
     trains the projector too. Of the learned policies only the method's own counts.
     """
     state = dict(model.projector.state_dict())
-    if method.way in model.policies:
-        state |= model.policies[method.way].state_dict()
+    if selection is not None and selection in model.policies:
+        state |= model.policies[selection].state_dict()
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    known = method.way in POLICIES
+    known = selection in POLICIES
     return {
-        **({"revision": make_policy(method.way, model).revision} if known else {}),
+        **({"revision": make_policy(str(selection), model).revision} if known else {}),
         "fingerprint": model.fingerprint,
         "model": digest.hexdigest(),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -246,7 +294,7 @@ def _digest(contexts: Sequence[Context]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for context in contexts:
         question = context.question
-        row = (question.id, question.text, *question.answers, *context.passages)
+        row = (question.id, question.text, *question.answers, *context.passages, *question.needed)
         digest.update("\0".join(row).encode(errors="surrogatepass") + b"\1")
     return digest.hexdigest()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -12,11 +12,18 @@ from refrag_components.corpus.question_files import Question
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.exceptions import EvaluationError
 
-__all__ = ["Context", "Setting", "draw_contexts"]
+__all__ = ["RETRIEVALS", "Context", "Setting", "draw_contexts"]
 
 Retrieval = Literal["given", "strong", "weak"]
 
 _WEAK_FROM = 50  # the paper draws from the best 200 of 400M passages; pools here are smaller
+
+#: What each kind of retrieval puts into a context, in words.
+RETRIEVALS: Mapping[Retrieval, str] = {
+    "given": "the right ones among distractors",
+    "strong": "the most similar",
+    "weak": f"random of the {_WEAK_FROM} most similar",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Setting:
         retrieval: "given": the passages that answer the question and distractors (those that came
             with it, then the most similar of the pool), shuffled. "strong": the most similar of
             the pool, best first. "weak": as many at random among the 50 most similar.
-        passages: Passages a context, at least 1; fewer where the pool is smaller.
+        passages: Passages per context, at least 1; fewer where the pool is smaller.
 
     Raises:
         EvaluationError: If either is none of these.
@@ -38,8 +45,8 @@ class Setting:
 
     def __post_init__(self) -> None:
         """Checks both."""
-        if self.retrieval not in get_args(Retrieval):
-            choices = ", ".join(get_args(Retrieval))
+        if self.retrieval not in RETRIEVALS:
+            choices = ", ".join(RETRIEVALS)
             msg = f"retrieval must be one of {choices}, got {self.retrieval!r}"
             raise EvaluationError(msg)
         most = _WEAK_FROM if self.retrieval == "weak" else 1000
@@ -69,37 +76,47 @@ class Context:
 
 
 def draw_contexts(
-    questions: Sequence[Question], setting: Setting, pool: PassagePool
-) -> list[Context]:
+    questions: Sequence[Question], settings: Sequence[Setting], pool: PassagePool
+) -> list[list[Context]]:
     """Puts passages beside questions, the same ones each time.
+
+    The pool is searched once for all settings.
 
     Args:
         questions: Questions of one set. Those that make no sense without their own passage are
             left out where passages are retrieved.
-        setting: Where passages come from.
+        settings: Where passages come from.
         pool: The passages to search; it must hold those of the questions.
 
+    Returns:
+        The contexts of each setting.
+
     Raises:
-        EvaluationError: If no question is left.
+        EvaluationError: If a setting has no question left.
     """
-    given = setting.retrieval == "given"
-    asked = [question for question in questions if given or question.standalone]
-    if not asked:
-        msg = (
-            f"no question makes sense without its own passage, so {setting.retrieval} retrieval "
-            "cannot be measured here; use given passages"
-        )
-        raise EvaluationError(msg)
-    vectors = pool.embed_questions([question.text for question in asked])
+    for setting in settings:
+        if setting.retrieval != "given" and not any(question.standalone for question in questions):
+            msg = (
+                f"no question makes sense without its own passage, so {setting.retrieval} "
+                "retrieval cannot be measured here; use given passages"
+            )
+            raise EvaluationError(msg)
+    vectors = pool.embed_questions([question.text for question in questions])
     # Enough to fill up with even if the question's own passages are all among them.
-    own = max((len(q.needed) + len(q.others) for q in asked), default=0)
-    found = pool.search(vectors, max(_WEAK_FROM, setting.passages + own))
-    contexts = []
-    for question, vector, candidates in zip(asked, vectors, found, strict=True):
-        passages = _choose(question, setting, candidates)
-        order = np.argsort(-pool.similarity(vector, passages), kind="stable")
-        contexts.append(Context(question, tuple(passages), tuple(order.tolist())))
-    return contexts
+    own = max((len(q.needed) + len(q.others) for q in questions), default=0)
+    most = max((setting.passages for setting in settings), default=0)
+    found = pool.search(vectors, max(_WEAK_FROM, most + own))
+    drawn: list[list[Context]] = []
+    for setting in settings:
+        contexts = []
+        for question, vector, candidates in zip(questions, vectors, found, strict=True):
+            if setting.retrieval != "given" and not question.standalone:
+                continue
+            passages = _choose(question, setting, candidates)
+            order = np.argsort(-pool.similarity(vector, passages), kind="stable")
+            contexts.append(Context(question, tuple(passages), tuple(order.tolist())))
+        drawn.append(contexts)
+    return drawn
 
 
 def _choose(question: Question, setting: Setting, candidates: Sequence[str]) -> list[str]:

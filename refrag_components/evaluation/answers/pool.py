@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refrag_components.atomic import atomic_file
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.exceptions import EvaluationError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
 __all__ = ["PassagePool", "read_pool"]
-
-_EMBEDDED_AT_ONCE = 2048
 
 
 def read_pool(path: str | Path) -> list[str]:
@@ -66,6 +64,7 @@ class PassagePool:
         self.texts = list(texts)
         self._row = {text: i for i, text in enumerate(self.texts)}
         self.vectors = self._load(cache, progress)
+        self._index: Any = None  # of all vectors, made at the first search
 
     def add(self, texts: Sequence[str]) -> None:
         """Adds the passages that are not there yet."""
@@ -74,27 +73,29 @@ class PassagePool:
             return
         self._row.update({text: len(self.texts) + i for i, text in enumerate(new)})
         self.texts += new
-        self.vectors = np.concatenate([self.vectors, self._embed(new)])
+        self.vectors = np.concatenate([self.vectors, self._model.embed_passages(new)])
+        self._index = None
 
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Search vectors of questions, shape (n, d_enc), float32, length 1."""
-        return self._embed(questions)
+        return self._model.embed_passages(questions)
 
     def search(self, questions: np.ndarray, count: int) -> list[list[str]]:
         """Finds the most similar passages.
 
         Args:
             questions: Search vectors of questions, shape (n, d_enc).
-            count: Passages wanted a question; fewer come where the pool is smaller.
+            count: Passages wanted per question; fewer come where the pool is smaller.
 
         Returns:
             Passages of each question, best first.
         """
         import faiss
 
-        index = faiss.IndexFlatIP(self.vectors.shape[1])
-        index.add(self.vectors)
-        _, found = index.search(questions, min(count, len(self.texts)))
+        if self._index is None:
+            self._index = faiss.IndexFlatIP(self.vectors.shape[1])
+            self._index.add(self.vectors)
+        _, found = self._index.search(questions, min(count, len(self.texts)))
         return [[self.texts[i] for i in row] for row in found]
 
     def similarity(self, question: np.ndarray, passages: Sequence[str]) -> np.ndarray:
@@ -104,7 +105,7 @@ class PassagePool:
 
     def _load(self, cache: Path | None, progress: Callable[[int], None] | None) -> np.ndarray:
         if cache is None:
-            return self._embed(self.texts, progress)
+            return self._model.embed_passages(self.texts, progress=progress)
         digest = hashlib.blake2b(self._model.config.encoder.encode(), digest_size=8)
         for text in self.texts:
             digest.update(text.encode(errors="surrogatepass") + b"\0")
@@ -115,27 +116,7 @@ class PassagePool:
                 return np.asarray(kept, dtype=np.float32)
         except (OSError, ValueError):
             pass  # there is none, or a copy was cut short
-        vectors = self._embed(self.texts, progress)
-        cache.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        with beside.open("wb") as file:
+        vectors = self._model.embed_passages(self.texts, progress=progress)
+        with atomic_file(path) as scratch, scratch.open("wb") as file:
             np.save(file, vectors.astype(np.float16))
-        os.replace(beside, path)
         return vectors
-
-    def _embed(
-        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
-        width = self._model.encoder.width
-        rows = np.zeros((len(texts), width), dtype=np.float32)
-        batch_size = 256 if self._model.device.type == "cuda" else 32
-        # Similar lengths together, so that little is padded.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
-            picked = order[start : start + _EMBEDDED_AT_ONCE]
-            rows[picked] = self._model.embed_passages(
-                [texts[i] for i in picked], batch_size=batch_size
-            )
-            if progress is not None:
-                progress(len(picked))
-        return rows

@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from refrag_components.atomic import atomic_file
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.methods import Method
+from refrag_components.evaluation.statistics import cluster_labels
 from refrag_components.exceptions import EvaluationError
 
-__all__ = ["COLUMNS", "Result", "read_result", "result_path", "write_json", "write_result"]
+__all__ = [
+    "COLUMNS",
+    "Cluster",
+    "Result",
+    "join_results",
+    "read_result",
+    "result_path",
+    "write_json",
+    "write_result",
+]
+
+Cluster = Literal["passage", "article"]
 
 #: What is kept for every question, each with its type.
 COLUMNS: Mapping[str, type] = {
     "em": float,
     "f1": float,
+    "refused": int,
     "log_ppl": float,
+    "shown": int,
     "positions": int,
     "context_positions": int,
     "context_tokens": int,
+    "cut": int,
+}
+
+
+# Name in a file -> attribute of a result.
+_LISTS = {
+    "id": "ids",
+    "kind": "kinds",
+    "passages": "passages",
+    "titles": "titles",
+    "prediction": "predictions",
 }
 
 
@@ -38,8 +63,14 @@ class Result:
         method: The method.
         ids: Ids of the questions.
         kinds: Kind of each question's answer.
+        passages: Ids of the passages that answer each question, or that it was asked about.
+        titles: Their titles, "" where a passage has none.
         predictions: What the model wrote.
-        columns: For each of ``COLUMNS`` a value a question, shape (questions,), float64.
+        columns: For each of ``COLUMNS`` a value per question, shape (questions,), float64. "em"
+            and "f1" are NaN where there is no right answer; "refused" is 1 where the model said
+            that there is none; "log_ppl" is in nats per token of the answer; "shown" is 1 where
+            an answer stands in the text that the decoder read; "cut" is 1 where the context did
+            not fit.
     """
 
     set: str
@@ -47,8 +78,58 @@ class Result:
     method: Method
     ids: Sequence[str]
     kinds: Sequence[str]
+    passages: Sequence[Sequence[str]]
+    titles: Sequence[Sequence[str]]
     predictions: Sequence[str]
     columns: Mapping[str, np.ndarray]
+
+    def part(self, wanted: np.ndarray) -> Result:
+        """The result of some of the questions, True in ``wanted``, shape (questions,), bool."""
+        own = np.flatnonzero(wanted)
+        parts: dict[str, Any] = {
+            name: [getattr(self, name)[i] for i in own] for name in _LISTS.values()
+        }
+        parts["columns"] = {name: values[own] for name, values in self.columns.items()}
+        return replace(self, **parts)
+
+    def clusters(self, by: Cluster) -> np.ndarray:
+        """Which questions are no independent evidence; numbers for ``resample``.
+
+        Args:
+            by: "passage": questions that share a passage that answers them. "article": those
+                whose passages share a title; a passage without a title is an article of its own.
+
+        Returns:
+            Number of each question's cluster, shape (questions,), int64.
+        """
+        if by == "passage":
+            return cluster_labels(self.passages)
+        named = [
+            [
+                f"title {title}" if title else f"passage {key}"
+                for key, title in zip(*own, strict=True)
+            ]
+            for own in zip(self.passages, self.titles, strict=True)
+        ]
+        return cluster_labels(named)
+
+
+def join_results(results: Sequence[Result], name: str) -> Result:
+    """Several sets as one, in which every question counts the same.
+
+    Args:
+        results: Of one method and one setting.
+        name: Name of the whole.
+    """
+    first = results[0]
+    parts: dict[str, Any] = {
+        attribute: [value for result in results for value in getattr(result, attribute)]
+        for attribute in _LISTS.values()
+    }
+    parts["columns"] = {
+        column: np.concatenate([result.columns[column] for result in results]) for column in COLUMNS
+    }
+    return replace(first, set=name, **parts)
 
 
 def result_path(folder: Path, set_name: str, setting: Setting, method: Method) -> Path:
@@ -58,22 +139,32 @@ def result_path(folder: Path, set_name: str, setting: Setting, method: Method) -
 
 def write_result(folder: Path, result: Result, run: Mapping[str, Any]) -> None:
     """Writes a result; ``run`` says what it was computed from."""
+    method = result.method
     columns = {name: _values(result.columns[name], kind) for name, kind in COLUMNS.items()}
     content = {
         "run": dict(run),
-        "method": {"way": result.method.way, "fraction": result.method.fraction},
-        "id": list(result.ids),
-        "kind": list(result.kinds),
-        "prediction": list(result.predictions),
+        "method": {"kind": method.kind, "selection": method.selection, "p": method.fraction},
+        **{name: list(getattr(result, attribute)) for name, attribute in _LISTS.items()},
         **columns,
     }
     write_json(result_path(folder, result.set, result.setting, result.method), content)
 
 
 def read_result(
-    folder: Path, set_name: str, setting: Setting, method: Method, run: Mapping[str, Any]
+    folder: Path,
+    set_name: str,
+    setting: Setting,
+    method: Method,
+    run: Mapping[str, Any] | None = None,
 ) -> Result | None:
     """Reads a result, or None if there is none yet.
+
+    Args:
+        folder: Where results are kept.
+        set_name: Name of the set.
+        setting: Where the passages came from.
+        method: The method.
+        run: What it must have been computed from; anything by default.
 
     Raises:
         EvaluationError: If the file is damaged or was computed from something else.
@@ -87,16 +178,15 @@ def read_result(
             set_name,
             setting,
             method,
-            content["id"],
-            content["kind"],
-            content["prediction"],
-            {name: np.asarray(content[name], dtype=np.float64) for name in COLUMNS},
+            **{attribute: content[name] for name, attribute in _LISTS.items()},
+            columns={name: np.asarray(content[name], dtype=np.float64) for name in COLUMNS},
         )
         before = content["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path} is damaged ({error}); remove it and run again"
         raise EvaluationError(msg) from error
-    if different := sorted(name for name in run if before.get(name) != run[name]):
+    wanted = run or {}
+    if different := sorted(name for name in wanted if before.get(name) != wanted[name]):
         msg = (
             f"{path} was computed with another {', '.join(different)}; choose another output "
             "folder, or remove this one's results"
@@ -106,12 +196,11 @@ def read_result(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON beside the file and renames it, so that a file is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    """Writes JSON; a file is always whole."""
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def _values(column: np.ndarray, kind: type) -> list[Any]:
-    return [kind(round(float(value), 6)) for value in column]
+    return [None if np.isnan(value) else kind(round(float(value), 6)) for value in column]

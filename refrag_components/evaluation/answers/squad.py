@@ -1,19 +1,32 @@
-"""Right or wrong: exact match and F1 by the SQuAD rules, yes/no and "there is no answer"."""
+"""Right or wrong: exact match and F1 by the SQuAD rules, yes/no, and refusals to answer."""
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
 
-from refrag_components.corpus.conversations import UNANSWERABLE
-
-__all__ = ["exact_match", "normalise", "score", "token_f1"]
+__all__ = ["exact_match", "is_refusal", "normalise", "score", "stands_in", "token_f1"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_YES_NO = ("yes", "no")
+
+# How a refusal begins, after ``normalise``: "the" and "a" are gone, "doesn't" is "doesnt".
+_SOURCE = r"((given|provided|above) )?(context|text|passages?|documents?|information)"
+_NOT = r"(does not|doesnt|do not|dont|did not|didnt|cannot|can not|cant)"
+_SAY = r"(say|tell|state|mention|specify|provide|contain|give|include|answer|know)"
+_GIVEN = r"(answerable|known|given|stated|said|mentioned|specified|provided|available|clear)"
+_REFUSAL = re.compile(
+    r"((im )?sorry |unfortunately )?(but )?("
+    r"(none|na|unknown)$|unanswerable|(there is )?no (answer|information|mention)|"
+    rf"i {_NOT} (know|say|tell|answer|find|determine)|{_SOURCE} {_NOT} {_SAY}|"
+    r"((it|this|that|answer|question) )?("
+    r"(is|was|are) (unanswerable|unknown)|(cannot|can not|cant) be (answered|determined|known)|"
+    rf"((is|was|are) )?not ({_GIVEN}|((found|contained|included) )?in {_SOURCE}))"
+    r")\b"
+)
 
 
 def normalise(text: str) -> str:
@@ -40,23 +53,41 @@ def token_f1(prediction: str, answer: str) -> float:
     return 2 * shared / (len(ours) + len(right))
 
 
+def is_refusal(prediction: str) -> bool:
+    """Whether a prediction begins by saying that there is no answer.
+
+    "The context does not say.", which bundled checkpoints are trained to say, counts as much as
+    "unanswerable", "unknown", "I don't know", "not in the context", "it is not stated" and their
+    like; a refusal later in the text does not. Case, articles and punctuation do not matter.
+    """
+    return _REFUSAL.match(normalise(prediction)) is not None
+
+
+def stands_in(answers: Sequence[str], texts: Sequence[str]) -> bool:
+    """Whether any answer stands, word for word after ``normalise``, in any of the texts."""
+    wanted = [f" {normal} " for answer in answers if (normal := normalise(answer))]
+    if not wanted:
+        return False
+    read = [f" {normalise(text)} " for text in texts]
+    return any(answer in text for answer in wanted for text in read)
+
+
 def score(prediction: str, answers: Sequence[str], *, yes_no: bool = False) -> tuple[float, float]:
     """Exact match and F1 of a prediction: the best over all right answers.
 
-    A question without an answer is answered right by the sentence that the model is trained to
-    say then, and by no other. A yes/no question is answered by the first word.
+    A yes/no question is answered by the first word. Where there is no right answer both are NaN:
+    ``is_refusal`` judges such a question, and no mean of the others holds it.
 
     Args:
         prediction: What the model wrote.
         answers: Right answers; none for a question that its passages do not answer.
-        yes_no: The answers are "yes" or "no".
+        yes_no: The answers are "yes", "no" or "maybe".
     """
     if not answers:
-        refused = float(normalise(prediction).startswith(normalise(UNANSWERABLE)))
-        return refused, refused
+        return math.nan, math.nan
     if yes_no:
         first = normalise(prediction).split(" ")[0]
-        right = float(first in _YES_NO and first in {normalise(answer) for answer in answers})
+        right = float(first in {normalise(answer) for answer in answers})
         return right, right
     return (
         max(exact_match(prediction, answer) for answer in answers),

@@ -1,4 +1,4 @@
-"""Results to figures: means with intervals, paired differences, and where answers fail."""
+"""Results to figures: means with intervals, paired differences, what keeping is worth."""
 
 from __future__ import annotations
 
@@ -9,29 +9,56 @@ from typing import Any
 import numpy as np
 
 from refrag_components.corpus.question_files import KINDS
-from refrag_components.evaluation.answers.results import Result
-from refrag_components.evaluation.methods import FULL, Method
-from refrag_components.evaluation.statistics import around, interval, resample, sign_flip_p_values
+from refrag_components.evaluation.answers.keeping import keeping_pairs, keeping_values
+from refrag_components.evaluation.answers.results import Cluster, Result
+from refrag_components.evaluation.methods import (
+    COMPRESSED,
+    FULL,
+    Drop,
+    Method,
+    SameText,
+    describe,
+)
+from refrag_components.evaluation.statistics import (
+    around,
+    interval,
+    mean_of_sets,
+    resample,
+    sign_flip_p_values,
+)
 from refrag_components.exceptions import EvaluationError
 
-__all__ = ["ALL_SETS", "summarise"]
+__all__ = ["ALL_SETS", "FEWEST_CLUSTERS", "summarise"]
 
 #: Name of the mean over sets, each counting the same.
 ALL_SETS = "all sets"
 
-_METRICS = ("em", "f1", "log_ppl")
+#: Of fewer clusters than this an interval would say too little, so there is none.
+FEWEST_CLUSTERS = 10
+
+_METRICS = {"answers": ("em", "f1", "log_ppl"), "refusals": ("refused", "log_ppl")}
+_CLUSTERS: Mapping[str, Cluster] = {"passages": "passage", "articles": "article"}
+
+Found = Mapping[Method, Result]
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Puts figures to results.
 
+    Questions that have a right answer and those that have none never share a mean.
+
     Args:
         results: Results with the same methods for every set and setting.
 
     Returns:
-        One object a setting and set, with "rows" (one a method), "pairs" (paired differences of
-        methods at equal p, and of each method and the full context) and "kinds" (F1 by kind of
-        answer). Where a setting has several sets, one more object holds the mean over them.
+        One object per setting and set, "judged" by its "answers" or, for the questions without
+        one, by its "refusals". It has "rows" (one per method), "pairs" (paired differences of
+        methods at equal positions, and of each method and the full context), "keeping" (what the
+        rest is worth where it is compressed instead of dropped) and "kinds" (F1 by kind of
+        answer). Where a setting has several sets, one more object holds the mean over them. Every
+        interval is there three times: over questions, over clusters of questions on one passage
+        ("_passages") and on one article ("_articles"; None where there are fewer than
+        ``FEWEST_CLUSTERS``).
 
     Raises:
         EvaluationError: If a set lacks a method that another has.
@@ -45,52 +72,159 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
         if len({frozenset(found) for found in by_set.values()}) > 1:
             msg = f"not every set has the same methods in setting {setting.name}; run them all"
             raise EvaluationError(msg)
-        groups = {name: [found] for name, found in by_set.items()}
-        if len(by_set) > 1:
-            groups[ALL_SETS] = list(by_set.values())
-        for name, strata in groups.items():
-            table = {
-                "set": name,
-                "retrieval": setting.retrieval,
-                "passages": setting.passages,
-                "items": sum(len(next(iter(found.values())).ids) for found in strata),
-            }
-            tables.append(table | _figures(strata))
+        for judged in _METRICS:
+            parts = {name: _judged(found, judged) for name, found in by_set.items()}
+            parts = {name: found for name, found in parts.items() if _items([found])}
+            groups = {name: [found] for name, found in parts.items()}
+            if len(parts) > 1:
+                groups[ALL_SETS] = list(parts.values())
+            for name, strata in groups.items():
+                table = {
+                    "set": name,
+                    "retrieval": setting.retrieval,
+                    "passages": setting.passages,
+                    "judged": judged,
+                    "items": _items(strata),
+                }
+                tables.append(table | _Figures(strata, judged).tables())
     return tables
 
 
-def _figures(strata: Sequence[Mapping[Method, Result]]) -> dict[str, Any]:
-    methods = list(strata[0])
-    values = {
-        metric: [
-            np.stack([found[method].columns[metric] for method in methods], axis=1)
-            for found in strata
-        ]
-        for metric in _METRICS
-    }
-    draws = {metric: resample(values[metric]) for metric in _METRICS}
-    full = methods.index(FULL) if FULL in methods else None
-    rows = []
-    for i, method in enumerate(methods):
-        row: dict[str, Any] = {
-            "method": method.name,
-            "way": method.way,
-            "fraction": None if method.is_fixed else method.fraction,
-            "label": method.label,
-            **_positions([found[method] for found in strata]),
+class _Figures:
+    """Figures of one table: sets that count the same, each with the same methods."""
+
+    def __init__(self, strata: Sequence[Found], judged: str) -> None:
+        self._strata, self._metrics = strata, _METRICS[judged]
+        self._methods = list(strata[0])
+        columns = [self._columns(found) for found in strata]
+        self._names = list(columns[0])
+        values = [np.stack(list(own.values()), axis=1) for own in columns]
+        self._counts = sum((~np.isnan(own)).sum(axis=0) for own in values)
+        self._means = mean_of_sets(values)
+        self._drawn = resample(values)
+        self._draws: dict[str, np.ndarray | None] = {"": self._drawn}
+        self._clusters: dict[str, list[np.ndarray]] = {}
+        for name, by in _CLUSTERS.items():
+            labels = [next(iter(found.values())).clusters(by) for found in strata]
+            self._clusters[name] = labels
+            enough = _count(labels) >= FEWEST_CLUSTERS
+            self._draws[f"_{name}"] = resample(values, labels) if enough else None
+
+    def tables(self) -> dict[str, Any]:
+        """All figures of the table."""
+        return {
+            "clusters": {name: _count(labels) for name, labels in self._clusters.items()},
+            "rows": self._rows(),
+            "pairs": self._pairs(),
+            "keeping": self._keeping(),
+            "kinds": _kinds(self._strata) if "f1" in self._metrics else [],
         }
-        for metric in _METRICS:
-            row[metric] = _mean(values[metric], i)
-            row[f"{metric}_interval"] = interval(draws[metric][:, i])
-        if full is not None:
-            own, level = draws["log_ppl"], _mean(values["log_ppl"], full)
-            row["log_ppl_beside_full"] = around(own[:, i] - own[:, full], level)
-        if full is not None and _mean(values["f1"], full) > 0:
-            drawn = draws["f1"][draws["f1"][:, full] > 0]  # a few items may all be wrong
-            row["f1_of_full"] = row["f1"] / _mean(values["f1"], full)
-            row["f1_of_full_interval"] = interval(drawn[:, i] / drawn[:, full])
-        rows.append(row)
-    return {"rows": rows, "pairs": _pairs(methods, values, draws), "kinds": _kinds(strata)}
+
+    def _columns(self, found: Found) -> dict[tuple[str, str], np.ndarray]:
+        """Everything of one set that is averaged, by what it is and by its metric."""
+        columns = {}
+        for metric in self._metrics:
+            for method, result in found.items():
+                columns[method.name, metric] = result.columns[metric]
+            for keep, drop in keeping_pairs(self._methods):
+                every, hidden = keeping_values(found[keep], found[drop], metric)
+                columns[f"{keep.name}: V", metric] = every
+                columns[f"{keep.name}: V, not shown", metric] = hidden
+        return columns
+
+    def _mean(self, name: str, metric: str) -> float:
+        return float(self._means[self._names.index((name, metric))])
+
+    def _drawn_means(self, name: str, metric: str) -> np.ndarray:
+        """Its means over drawn questions, shape (samples,)."""
+        return self._drawn[:, self._names.index((name, metric))]
+
+    def _intervals(self, metric: str, a: str, b: str | None = None) -> dict[str, Any]:
+        """A mean's intervals, or those of the difference of two, under the names of a table."""
+        found = {}
+        for suffix, draws in self._draws.items():
+            own = None
+            if draws is not None:
+                drawn = draws[:, self._names.index((a, metric))]
+                if b is not None:
+                    drawn = drawn - draws[:, self._names.index((b, metric))]
+                own = interval(drawn)
+            found[f"{metric}_interval{suffix}"] = own
+        return found
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        compared = FULL in self._methods
+        some_right = compared and "f1" in self._metrics and self._mean(FULL.name, "f1") > 0
+        for method in self._methods:
+            results = [found[method] for found in self._strata]
+            row = describe(method) | _positions(results)
+            for metric in self._metrics:
+                row[metric] = self._mean(method.name, metric)
+                row |= self._intervals(metric, method.name)
+            refused = [result.columns["refused"].mean() for result in results]
+            row.setdefault("refused", float(np.mean(refused)))
+            if compared:
+                own, full = (self._drawn_means(m.name, "log_ppl") for m in (method, FULL))
+                row["log_ppl_beside_full"] = around(own - full, self._mean(FULL.name, "log_ppl"))
+            if some_right:
+                own, full = (self._drawn_means(m.name, "f1") for m in (method, FULL))
+                some = full > 0  # a few items may all be wrong
+                row["f1_of_full"] = row["f1"] / self._mean(FULL.name, "f1")
+                row["f1_of_full_interval"] = interval(own[some] / full[some])
+            rows.append(row)
+        return rows
+
+    def _pairs(self) -> list[dict[str, Any]]:
+        compared = [
+            (a, b)
+            for a, b in combinations(self._methods, 2)
+            if FULL in (a, b) or _at_equal_positions(a, b)
+        ]
+        pairs: list[dict[str, Any]] = [{"a": a.name, "b": b.name} for a, b in compared]
+        for metric in self._metrics if compared else ():
+            differences = [
+                np.stack([f[a].columns[metric] - f[b].columns[metric] for a, b in compared], axis=1)
+                for f in self._strata
+            ]
+            # Questions on one passage share its luck: their signs flip together.
+            p_values = sign_flip_p_values(differences, self._clusters["passages"])
+            means = mean_of_sets(differences)
+            for n, pair in enumerate(pairs):
+                pair[metric] = float(means[n])
+                pair |= self._intervals(metric, pair["a"], pair["b"])
+                pair[f"{metric}_p"] = float(p_values[n])
+        return pairs
+
+    def _keeping(self) -> list[dict[str, Any]]:
+        rows = []
+        for keep, drop in keeping_pairs(self._methods):
+            for of, suffix in (("all", ""), ("not shown", ", not shown")):
+                name = f"{keep.name}: V{suffix}"
+                items = int(self._counts[self._names.index((name, "log_ppl"))])
+                if not items:
+                    continue
+                row = describe(keep) | {"rest": drop.name, "of": of, "items": items}
+                for metric in self._metrics:
+                    row[metric] = self._mean(name, metric)
+                    row |= self._intervals(metric, name)
+                rows.append(row)
+        return rows
+
+
+def _judged(found: Found, judged: str) -> dict[Method, Result]:
+    """The part of a set that has answers, or the part that has none."""
+    kinds = np.asarray(next(iter(found.values())).kinds)
+    wanted = (kinds != "unanswerable") == (judged == "answers")
+    return {method: result.part(wanted) for method, result in found.items()}
+
+
+def _items(strata: Sequence[Found]) -> int:
+    return sum(len(next(iter(found.values())).ids) for found in strata)
+
+
+def _count(labels: Sequence[np.ndarray]) -> int:
+    return sum(int(own.max()) + 1 for own in labels)
 
 
 def _positions(results: Sequence[Result]) -> dict[str, Any]:
@@ -99,44 +233,24 @@ def _positions(results: Sequence[Result]) -> dict[str, Any]:
         for name in ("positions", "context_positions", "context_tokens")
     }
     taken = means["context_positions"]
-    return means | {"rate": means["context_tokens"] / taken if taken else None}
-
-
-def _pairs(
-    methods: Sequence[Method],
-    values: Mapping[str, Sequence[np.ndarray]],
-    draws: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    compared = [
-        (i, j)
-        for i, j in combinations(range(len(methods)), 2)
-        if FULL in (methods[i], methods[j]) or _at_equal_positions(methods[i], methods[j])
-    ]
-    if not compared:
-        return []
-    first, second = (list(indices) for indices in zip(*compared, strict=True))
-    pairs: list[dict[str, Any]] = [
-        {"a": methods[i].name, "b": methods[j].name} for i, j in compared
-    ]
-    for metric in _METRICS:
-        differences = [own[:, first] - own[:, second] for own in values[metric]]
-        p_values = sign_flip_p_values(differences)
-        means = np.mean([own.mean(axis=0) for own in differences], axis=0)
-        drawn = draws[metric][:, first] - draws[metric][:, second]
-        for n, pair in enumerate(pairs):
-            pair[metric] = float(means[n])
-            pair[f"{metric}_interval"] = interval(drawn[:, n])
-            pair[f"{metric}_p"] = float(p_values[n])
-    return pairs
+    cut = sum(int(result.columns["cut"].sum()) for result in results)
+    return means | {"rate": means["context_tokens"] / taken if taken else None, "cut": cut}
 
 
 def _at_equal_positions(a: Method, b: Method) -> bool:
-    """Whether both give the context the same number of positions."""
-    fixed = ("none", "full")
-    return a.way not in fixed and b.way not in fixed and a.fraction == b.fraction
+    """Whether both give the context as many positions; a policy's text beside its own rows."""
+    if Drop in (type(a), type(b)) or _p(a) is None or _p(a) != _p(b):
+        return False
+    if SameText not in (type(a), type(b)):
+        return True
+    return (a.compresses or b.compresses) and (COMPRESSED in (a, b) or a.selection == b.selection)
 
 
-def _kinds(strata: Sequence[Mapping[Method, Result]]) -> list[dict[str, Any]]:
+def _p(method: Method) -> float | None:
+    return 0.0 if method == COMPRESSED else method.fraction
+
+
+def _kinds(strata: Sequence[Found]) -> list[dict[str, Any]]:
     """F1 and log-perplexity of each kind of answer, items of all sets together."""
     kinds = np.concatenate([next(iter(found.values())).kinds for found in strata])
     tables = []
@@ -165,7 +279,3 @@ def _kinds(strata: Sequence[Mapping[Method, Result]]) -> list[dict[str, Any]]:
         }
         tables.append({"kind": kind, "items": int(own.sum()), "rows": rows})
     return tables
-
-
-def _mean(strata: Sequence[np.ndarray], column: int) -> float:
-    return float(np.mean([values[:, column].mean() for values in strata]))

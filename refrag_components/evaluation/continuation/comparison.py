@@ -16,9 +16,22 @@ from refrag_components.evaluation.continuation.recovery import (
     window_starts,
 )
 from refrag_components.evaluation.continuation.shuffling import shuffle_paragraphs
-from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method
+from refrag_components.evaluation.methods import (
+    COMPRESSED,
+    FULL,
+    METHODS,
+    NONE,
+    LastTokens,
+    Method,
+    describe,
+)
 from refrag_components.evaluation.selections import chunk_scores
-from refrag_components.evaluation.statistics import around, interval, resample, sign_flip_p_values
+from refrag_components.evaluation.statistics import (
+    around,
+    interval,
+    resample,
+    sign_flip_p_values,
+)
 from refrag_components.exceptions import EvaluationError
 from refrag_components.policies import PolicyInputs
 from refrag_components.vectors import ChunkVectors
@@ -52,7 +65,8 @@ def measure_contexts(
     Args:
         model: The model, in evaluation mode.
         corpus: Held-out text.
-        methods: The methods, "none", "full" and "compressed" among them; not "fewer".
+        methods: The methods, "none", "full" and "compressed" among them; no kind that needs
+            passages.
         chunk_size: k to measure at.
         context_tokens: s, a multiple of 256.
         output_tokens: o.
@@ -70,10 +84,12 @@ def measure_contexts(
         EvaluationError: If the methods or s cannot be measured.
     """
     if missing := {NONE, FULL, COMPRESSED} - set(methods):
-        names = ", ".join(sorted(method.way for method in missing))
+        names = ", ".join(sorted(method.name for method in missing))
         raise EvaluationError(f"recovery is measured against {names}; add them to the methods")
-    if any(method.way == "fewer" for method in methods):
-        raise EvaluationError("running text has no passages to leave out; take 'last' instead")
+    if unfit := [method.kind for method in methods if not method.on_running_text]:
+        known = ", ".join(method.kind for method in METHODS if method.on_running_text)
+        msg = f"running text is not measured by {unfit[0]!r}; choose among {known}"
+        raise EvaluationError(msg)
     if context_tokens < PASSAGE_TOKENS or context_tokens % PASSAGE_TOKENS:
         msg = f"the context must be a multiple of {PASSAGE_TOKENS} tokens, got {context_tokens}"
         raise EvaluationError(msg)
@@ -128,18 +144,19 @@ class _Windows:
     def batch(self, method: Method) -> tuple[Batch, int]:
         """The windows as a method has them, and the positions that each context takes."""
         spec = self._spec
-        if method.way == "none":
+        if method == NONE:
             return self._cut(replace(spec, passages=0)), 0
-        if method.way == "full":
+        if method == FULL:
             return self._cut(replace(spec, expanded=1.0)), spec.context_tokens
-        expanded = min(round(method.fraction * len(self._lengths)), int(self._whole.sum()))
+        fraction = method.fraction or 0.0
+        expanded = min(round(fraction * len(self._lengths)), int(self._whole.sum()))
         taken = len(self._lengths) + expanded * (spec.chunk_size - 1)
-        if method.way == "last":
+        if isinstance(method, LastTokens):
             tokens = min(taken, spec.context_tokens)
             return self._cut(replace(spec, passages=1, passage_tokens=tokens, expanded=1.0)), tokens
-        if not expanded:
+        if method.selection is None or not expanded:
             return self._compressed, taken
-        scores = np.where(self._whole, self._scores_of(method.way), -np.inf)
+        scores = np.where(self._whole, self._scores_of(method.selection), -np.inf)
         chosen = np.zeros(scores.shape, dtype=bool)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :expanded]
         np.put_along_axis(chosen, best, True, axis=1)
@@ -161,10 +178,11 @@ class _Windows:
             rng=np.random.default_rng(0),  # nothing is drawn at p = 0 and p = 1
         )
 
-    def _scores_of(self, way: str) -> np.ndarray:
-        if way not in self._scores:
-            self._scores[way] = np.stack(chunk_scores(way, self._model, self._inputs()))
-        return self._scores[way]
+    def _scores_of(self, selection: str) -> np.ndarray:
+        if selection not in self._scores:
+            scores = chunk_scores(selection, self._model, self._inputs())
+            self._scores[selection] = np.stack(scores)
+        return self._scores[selection]
 
     @torch.inference_mode()
     def _inputs(self) -> list[PolicyInputs]:
@@ -178,13 +196,19 @@ class _Windows:
         places = self._starts[:, None] - spec.context_tokens + np.arange(spec.context_tokens)
         tokens = np.asarray(self._corpus.tokens[places], dtype=np.int32)
         each = tokens.reshape(rows, spec.passages, spec.passage_tokens)
+        questions = model.encode_questions(
+            [
+                str(model.tokenizer.decode(tokens[i, -_QUESTION:], skip_special_tokens=True))
+                for i in range(rows)
+            ]
+        )
         return [
             PolicyInputs(
                 [
                     ChunkVectors(by_passage[i, j], each[i, j], spec.chunk_size, model.fingerprint)
                     for j in range(spec.passages)
                 ],
-                str(model.tokenizer.decode(tokens[i, -_QUESTION:], skip_special_tokens=True)),
+                questions[i],
             )
             for i in range(rows)
         ]
@@ -234,10 +258,7 @@ def _figures(
         average = means.mean(axis=0)
         rows.append(
             {
-                "method": method.name,
-                "way": method.way,
-                "fraction": None if method.is_fixed else method.fraction,
-                "label": method.label,
+                **describe(method),
                 "positions": taken,
                 "rate": context_tokens / taken if taken else None,
                 "log_ppl": float(average[i]),

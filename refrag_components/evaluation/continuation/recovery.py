@@ -19,14 +19,15 @@ from refrag_components.corpus import (
     cut_windows,
 )
 from refrag_components.evaluation.precision import mixed_precision
+from refrag_components.evaluation.statistics import interval, resample
 from refrag_components.exceptions import EmptyInputError
 from refrag_components.modeling import RefragModel
 
 __all__ = [
     "PASSAGE_TOKENS",
-    "bootstrap",
     "measure_recovery",
     "quick_recovery",
+    "recovery_interval",
     "token_losses",
     "window_losses",
     "window_starts",
@@ -175,13 +176,13 @@ def measure_recovery(
     rows = []
     for p in fractions:
         compressed = losses(replace(full_spec, expanded=p))
-        low, high = bootstrap(none, compressed, full)
+        low, high = recovery_interval(none, compressed, full)
         rows.append(
             {
                 "expanded": p,
                 "rate": chunk_size / (1 - p + chunk_size * p),
                 "log_ppl": float(compressed.mean()),
-                "recovery": _recovery(none, compressed, full),
+                "recovery": float(_recovery(none.mean(), compressed.mean(), full.mean())),
                 "interval": [low, high],
             }
         )
@@ -218,22 +219,20 @@ def quick_recovery(
     return {f"k{chunk_size}_{name}": value for name, value in values.items()}
 
 
-def _recovery(none: np.ndarray, compressed: np.ndarray, full: np.ndarray) -> float:
-    return float((none.mean() - compressed.mean()) / (none.mean() - full.mean()))
-
-
-def bootstrap(
-    none: np.ndarray,
-    compressed: np.ndarray,
-    full: np.ndarray,
-    *,
-    samples: int = 2000,
-    seed: int = 0,
+def recovery_interval(
+    none: np.ndarray, compressed: np.ndarray, full: np.ndarray
 ) -> tuple[float, float]:
-    """95% percentile interval of the recovery over windows, all three ways drawn together."""
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(len(none), size=(samples, len(none)))
-    gained = (none - compressed)[rows].mean(axis=1)
-    gap = (none - full)[rows].mean(axis=1)
-    low, high = np.quantile(gained / gap, [0.025, 0.975])
-    return float(low), float(high)
+    """95% interval of the recovery over windows, all three ways drawn together.
+
+    Args:
+        none: Nats of each window without its context, shape (windows,).
+        compressed: The same after the compressed context.
+        full: The same after all of it.
+    """
+    draws = resample([np.stack([none, compressed, full], axis=1)])
+    return interval(_recovery(*draws.T))
+
+
+def _recovery(none: np.ndarray, compressed: np.ndarray, full: np.ndarray) -> np.ndarray:
+    share: np.ndarray = (none - compressed) / (none - full)
+    return share

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refrag_components.atomic import atomic_file
 from refrag_components.exceptions import EvaluationError
 
 __all__ = ["Curve", "Level", "Point", "check_plotting", "draw"]
@@ -141,10 +141,8 @@ def draw(
         title=note,
         title_fontsize=7,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    figure.savefig(beside, dpi=150, format="png")
-    os.replace(beside, path)
+    with atomic_file(path) as scratch:
+        figure.savefig(scratch, dpi=150, format="png")
     return path
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from refrag_components.atomic import atomic_file
 from refrag_components.evaluation.answers.results import write_json
 from refrag_components.evaluation.reports.chart import check_plotting
 from refrag_components.evaluation.reports.markdown import perplexity_markdown, qa_markdown
@@ -85,7 +85,6 @@ def draw_plots(folder: str | Path) -> list[Path]:
 def _write(path: Path, content: dict[str, Any], markdown: str) -> list[Path]:
     write_json(path, content)
     text = path.with_suffix(".md")
-    beside = text.with_name(f".{text.name}.tmp")
-    beside.write_text(markdown, encoding="utf-8")
-    os.replace(beside, text)
+    with atomic_file(text) as scratch:
+        scratch.write_text(markdown, encoding="utf-8")
     return [path, text]

@@ -5,44 +5,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["perplexity_markdown", "qa_markdown"]
+from refrag_components.evaluation.answers.contexts import RETRIEVALS
+from refrag_components.evaluation.methods import METHODS, Method
+from refrag_components.evaluation.reports.table import markdown_table
+
+__all__ = ["methods_table", "perplexity_markdown", "qa_markdown"]
+
+_UNITS = {"": "", "_passages": ", by passage", "_articles": ", by article"}
+
+
+def methods_table(methods: Sequence[type[Method]] = METHODS) -> list[str]:
+    """Lines of a table that says what the decoder reads by each kind of rows."""
+    return markdown_table(
+        ("method", "what the decoder reads"),
+        [(f"`{method.kind}`", method.reads) for method in methods],
+        numbers=False,
+    )
 
 
 def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
-    """The figures of ``summarise``, one section a setting and set; all at one k."""
+    """The figures of ``summarise``, one section per setting and set; all at one k."""
+    kinds = {row["kind"] for table in tables for row in table["rows"]}
     lines = [
         "# Question answering",
         "",
         "Exact match and F1 by the SQuAD rules in percent; log-ppl of the shortest right answer "
-        "in nats a token. Brackets hold 95% bootstrap intervals over questions. Rate is context "
-        "tokens by context positions. *As p* is plain text that takes as many positions as that "
-        "p: the last tokens of the context, or the passages most similar to the question. "
-        f"k={chunk_size}.",
+        "in nats per token. *Refused*: the share that was answered by saying that there is no "
+        "answer; questions that have none are judged by it alone. Brackets hold 95% bootstrap "
+        "intervals over questions; *by passage* and *by article*, over all questions on one "
+        "passage or one article at a time. Rate is context tokens by context positions. *As p* is "
+        f"text that takes as many positions as that p. k={chunk_size}.",
+        "",
+        *methods_table([method for method in METHODS if method.kind in kinds]),
     ]
     for table in tables:
+        answers = table["judged"] == "answers"
         lines += ["", f"## {_title(table)}", ""]
-        headings = ("context", "positions", "rate", "EM", "F1", "F1 of full", "log-ppl")
-        lines += _table(headings, [_qa_row(row) for row in table["rows"]])
-        lines += ["", "### F1 by kind of answer", ""]
-        kinds = table["kinds"]
-        lines += _table(
-            ("context", *(f"{kind['kind']} ({kind['items']})" for kind in kinds)),
-            [
-                (row["label"], *(_percent(kind["rows"][row["method"]], "f1") for kind in kinds))
-                for row in table["rows"]
-            ],
-        )
+        lines += _qa_rows(table)
+        if cut := {row["label"]: row["cut"] for row in table["rows"] if row["cut"]}:
+            counts = ", ".join(f"{label}: {count}" for label, count in cut.items())
+            lines += ["", f"Contexts cut to what fits the decoder's window: {counts}."]
+        if table["keeping"]:
+            lines += ["", "### Value of keeping", "", *_keeping(table)]
+        if answers:
+            lines += ["", "### F1 by kind of answer", ""]
+            kinds_of_answers = table["kinds"]
+            lines += markdown_table(
+                ("context", *(f"{kind['kind']} ({kind['items']})" for kind in kinds_of_answers)),
+                [
+                    (
+                        row["label"],
+                        *(
+                            _bracketed(kind["rows"][row["method"]], "f1", 100)
+                            for kind in kinds_of_answers
+                        ),
+                    )
+                    for row in table["rows"]
+                ],
+            )
         if table["pairs"]:
-            lines += ["", "### Paired differences", "", *_pairs(table)]
+            lines += ["", "### Paired differences at equal positions", "", *_pairs(table)]
     return "\n".join(lines) + "\n"
 
 
 def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
-    """The figures of ``measure_contexts``, one section a variant of the context."""
+    """The figures of ``measure_contexts``, one section per variant of the context."""
     lines = [
         "# Log-perplexity of a continuation",
         "",
-        "Nats a token. Recovery is (none - this) / (none - full), the same weights three ways. "
+        "Nats per token. Recovery is (none - this) / (none - full), the same weights three ways. "
         "Brackets hold 95% bootstrap intervals over windows.",
     ]
     for table in tables:
@@ -58,16 +89,16 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
                 row["label"],
                 f"{row['positions']:.0f}",
                 _rate(row),
-                _bracketed(row, "log_ppl", 3),
+                _bracketed(row, "log_ppl"),
                 f"{row['log_ppl_first']:.3f}",
-                _bracketed(row, "recovery", 3),
+                _bracketed(row, "recovery"),
             )
             for row in table["rows"]
         ]
-        lines += _table(headings, rows)
+        lines += markdown_table(headings, rows)
         if table["pairs"]:
             lines += ["", "### Paired differences", ""]
-            lines += _table(
+            lines += markdown_table(
                 ("a", "b", "log-ppl, a - b", "p"),
                 [
                     (pair["a"], pair["b"], _signed(pair, "log_ppl"), f"{pair['log_ppl_p']:.4f}")
@@ -81,62 +112,104 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
 def _title(table: dict[str, Any]) -> str:
     count = table["passages"]
     passages = f"{count} passage" + ("s" if count > 1 else "")
-    return f"{table['set']}: {table['items']} questions, {passages}, {table['retrieval']}"
+    items = f"{table['items']} questions"
+    items += " without an answer" if table["judged"] == "refusals" else ""
+    return f"{table['set']}: {items}, {passages}, {table['retrieval']}"
+
+
+def _qa_rows(table: dict[str, Any]) -> list[str]:
+    clusters = table["clusters"]
+    note = (
+        f"Passages are {RETRIEVALS[table['retrieval']]}. The questions are on "
+        f"{clusters['passages']} passages of {clusters['articles']} articles."
+    )
+    if table["judged"] == "refusals":
+        headings: tuple[str, ...] = ("context", "positions", "rate", "refused", "log-ppl")
+    else:
+        scores = ("EM", "F1", "F1 of full", "log-ppl", "refused")
+        headings = ("context", "positions", "rate", *scores)
+    return [note, "", *markdown_table(headings, [_qa_row(row) for row in table["rows"]])]
 
 
 def _qa_row(row: dict[str, Any]) -> tuple[str, ...]:
+    cells = (row["label"], f"{row['positions']:.0f}", _rate(row))
+    if "f1" not in row:
+        return (*cells, _bracketed(row, "refused", 100), _bracketed(row, "log_ppl"))
     return (
-        row["label"],
-        f"{row['positions']:.0f}",
-        _rate(row),
-        _percent(row, "em"),
-        _percent(row, "f1"),
-        _percent(row, "f1_of_full") if "f1_of_full" in row else "",
-        _bracketed(row, "log_ppl", 3),
+        *cells,
+        _bracketed(row, "em", 100),
+        _bracketed(row, "f1", 100),
+        _bracketed(row, "f1_of_full", 100) if "f1_of_full" in row else "",
+        _bracketed(row, "log_ppl"),
+        f"{100 * row['refused']:.1f}",
     )
+
+
+def _keeping(table: dict[str, Any]) -> list[str]:
+    """V of every score, each with its intervals."""
+    answers = table["judged"] == "answers"
+    metrics = {"f1": "F1", "em": "EM"} if answers else {"refused": "refused"}
+    lines = [
+        "A score with the rest compressed less that with the rest dropped, of the same questions; "
+        "nats are those per token of the answer that keeping saves. *Not shown*: the questions "
+        "whose answer does not stand in the chunks that expand, without yes/no questions.",
+        "",
+    ]
+    headings = ["context", "of", "questions"]
+    for name in (*metrics.values(), "nats saved"):
+        headings += [f"{name}{unit}" for unit in _UNITS.values()]
+    rows = []
+    for row in table["keeping"]:
+        cells = [row["label"], row["of"], f"{row['items']:,}"]
+        cells += [_signed(row, name, 100, unit) for name in metrics for unit in _UNITS]
+        rows.append([*cells, *(_signed(row, "log_ppl", 1, unit) for unit in _UNITS)])
+    return [*lines, *markdown_table(headings, rows)]
 
 
 def _pairs(table: dict[str, Any]) -> list[str]:
     """Differences at equal positions; those from the full context are in the JSON file."""
+    score, name = ("f1", "F1") if table["judged"] == "answers" else ("refused", "refused")
     rows = [
         (
             pair["a"],
             pair["b"],
-            _signed(pair, "f1", 100),
-            f"{pair['f1_p']:.4f}",
-            _signed(pair, "log_ppl"),
+            *(_signed(pair, score, 100, unit) for unit in _UNITS),
+            f"{pair[f'{score}_p']:.4f}",
+            *(_signed(pair, "log_ppl", 1, unit) for unit in _UNITS),
             f"{pair['log_ppl_p']:.4f}",
         )
         for pair in table["pairs"]
         if "full" not in (pair["a"], pair["b"])
     ]
-    lines = _table(("a", "b", "F1, a - b", "p", "log-ppl, a - b", "p"), rows)
-    return [*lines, "", "p-values are of random sign flips and not corrected for their number."]
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    aligned = ["---", *["---:"] * (len(headings) - 1)]
-    return ["| " + " | ".join(cells) + " |" for cells in (headings, aligned, *rows)]
+    headings = ["a", "b"]
+    for what in (f"{name}, a - b", "log-ppl, a - b"):
+        headings += [*(f"{what}{unit}" for unit in _UNITS.values()), "p"]
+    lines = markdown_table(headings, rows)
+    note = (
+        "p-values are of random sign flips, of all questions on one passage together, and not "
+        "corrected for their number."
+    )
+    return [*lines, "", note]
 
 
 def _rate(row: dict[str, Any]) -> str:
     return "" if row["rate"] is None else f"{row['rate']:.2f}"
 
 
-def _percent(row: dict[str, Any], name: str) -> str:
-    low, high = row[f"{name}_interval"]
-    return f"{100 * row[name]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def _bracketed(row: dict[str, Any], name: str, digits: int) -> str:
+def _bracketed(row: dict[str, Any], name: str, factor: int = 1) -> str:
     if row[name] is None:
         return ""
     low, high = row[f"{name}_interval"]
-    return f"{row[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def _signed(pair: dict[str, Any], name: str, factor: int = 1) -> str:
-    low, high = pair[f"{name}_interval"]
     digits = 1 if factor == 100 else 3
-    values = (f"{factor * value:+.{digits}f}" for value in (pair[name], low, high))
+    values = (f"{factor * value:.{digits}f}" for value in (row[name], low, high))
     return "{} ({} to {})".format(*values)
+
+
+def _signed(pair: dict[str, Any], name: str, factor: int = 1, unit: str = "") -> str:
+    """A difference with its interval; of clusters the interval alone, "-" where there is none."""
+    bounds = pair[f"{name}_interval{unit}"]
+    if bounds is None:
+        return "-"
+    digits = 1 if factor == 100 else 3
+    low, high = (f"{factor * value:+.{digits}f}" for value in bounds)
+    return f"{low} to {high}" if unit else f"{factor * pair[name]:+.{digits}f} ({low} to {high})"

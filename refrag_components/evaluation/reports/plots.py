@@ -6,27 +6,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from refrag_components.evaluation.answers.contexts import RETRIEVALS
+from refrag_components.evaluation.methods import COMPRESSED, FULL, GOLD, NONE, FewerPassages
 from refrag_components.evaluation.reports.chart import Curve, Level, Point, draw
 
 __all__ = ["plot_perplexity", "plot_qa"]
 
-_PLAIN = {"last": "last tokens", "fewer": "fewer passages"}
-_LEVELS = ("full", "none")
-_RETRIEVAL = {
-    "given": "the right ones among distractors",
-    "strong": "the most similar",
-    "weak": "random of the 50 most similar",
-}
+_LEVELS = tuple(method.kind for method in (FULL, GOLD, NONE))
 _OWN = "bars and bands: 95% intervals"
 _BESIDE = "bars and bands: 95% intervals of the\ndifference from the full context"
-_F1, _LOG_PPL = "F1 (%)", "log-perplexity (nats a token)"
+_F1, _LOG_PPL = "F1 (%)", "log-perplexity (nats per token)"
+_REFUSED = "answered by a refusal (%)"
 
 Row = dict[str, Any]
 Table = dict[str, Any]
 
 
 def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Draws log-perplexity against compression rate, one picture a chunk size and variant.
+    """Draws log-perplexity against compression rate, one picture per chunk size and variant.
 
     Args:
         tables: From ``measure_contexts``.
@@ -56,6 +53,8 @@ def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
 def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
     """Draws F1 and log-perplexity against positions, and F1 against passages and retrieval.
 
+    Of questions without an answer the share of refusals takes the place of F1.
+
     Args:
         tables: From ``summarise``.
         folder: Where to write.
@@ -66,7 +65,9 @@ def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
     written = []
     for table in tables:
         stem = f"{table['set']}-{table['retrieval']}-{table['passages']}".replace(" ", "-")
-        for metric, y_label in (("f1", _F1), ("log_ppl", f"answer's {_LOG_PPL}")):
+        stem += "-refusals" if table["judged"] == "refusals" else ""
+        score = ("f1", _F1) if table["judged"] == "answers" else ("refused", _REFUSED)
+        for metric, y_label in (score, ("log_ppl", f"answer's {_LOG_PPL}")):
             path = folder / f"{metric.replace('_', '-')}-positions-{stem}.png"
             written.append(
                 draw(
@@ -75,22 +76,23 @@ def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
                     levels=_levels(table["rows"], metric),
                     title=(
                         f"{table['set']}: {table['items']} questions, passages: "
-                        f"{table['passages']}, {_RETRIEVAL[table['retrieval']]}"
+                        f"{table['passages']}, {RETRIEVALS[table['retrieval']]}"
                     ),
                     x_label="decoder positions of the prompt (mean)",
                     y_label=y_label,
                     note=_BESIDE if metric == "log_ppl" else _OWN,
                 )
             )
-    for name in dict.fromkeys(table["set"] for table in tables):
-        own = [table for table in tables if table["set"] == name]
+    answered = [table for table in tables if table["judged"] == "answers"]
+    for name in dict.fromkeys(table["set"] for table in answered):
+        own = [table for table in answered if table["set"] == name]
         written += _plot_passages(name, own, folder)
         written += _plot_retrieval(name, own, folder)
     return written
 
 
 def _plot_passages(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
-    """F1 against the number of passages, one picture a kind of retrieval."""
+    """F1 against the number of passages, one picture per kind of retrieval."""
     written = []
     for retrieval in dict.fromkeys(table["retrieval"] for table in tables):
         own = _by_count(table for table in tables if table["retrieval"] == retrieval)
@@ -101,10 +103,10 @@ def _plot_passages(name: str, tables: Sequence[Table], folder: Path) -> list[Pat
             draw(
                 folder / f"f1-passages-{name.replace(' ', '-')}-{retrieval}.png",
                 [
-                    Curve(row["label"], _over(own, row["method"]), i, row["way"] in _PLAIN)
+                    Curve(row["label"], _over(own, row["method"]), i, _is_plain(row))
                     for i, row in enumerate(rows)
                 ],
-                title=f"{name}: passages are {_RETRIEVAL[retrieval]}",
+                title=f"{name}: passages are {RETRIEVALS[retrieval]}",
                 x_label="passages in the prompt",
                 y_label=_F1,
                 note=_OWN,
@@ -123,8 +125,9 @@ def _plot_retrieval(name: str, tables: Sequence[Table], folder: Path) -> list[Pa
     if not strong or not weak:
         return []
     shown = [row for row in strong[0]["rows"] if _is_shown(row, strong[0])]
-    chosen = [row for row in shown if row["way"] in ("full", "compressed", "fewer")]
-    selections = [row for row in shown if row["fraction"] and row["way"] not in _PLAIN]
+    matter = (FULL.kind, COMPRESSED.kind, FewerPassages.kind)
+    chosen = [row for row in shown if row["kind"] in matter]
+    selections = [row for row in shown if row["fraction"] and row["compresses"]]
     if selections:
         chosen.append(min(selections, key=lambda row: float(row["log_ppl"])))
     counts = {table["passages"] for table in (*strong, *weak)}
@@ -167,29 +170,35 @@ def _over(tables: Sequence[Table], method: str) -> list[Point]:
 
 
 def _curves(rows: Sequence[Row], x: str, y: str) -> list[Curve]:
-    """A curve for every way that has a fraction p; all selections begin at p = 0."""
-    start = [row for row in rows if row["way"] == "compressed"]
+    """A curve for all rows that differ in p alone; compressed ones begin at p = 0."""
+    start = [row for row in rows if row["kind"] == COMPRESSED.kind]
     curves: list[Curve] = []
-    for way in dict.fromkeys(row["way"] for row in rows if row["fraction"] is not None):
-        own = [row for row in rows if row["way"] == way]
-        own = own if way in _PLAIN else [*start, *own]
+    for name in dict.fromkeys(row["curve"] for row in rows if row["curve"] is not None):
+        own = [row for row in rows if row["curve"] == name]
+        plain = _is_plain(own[0])
+        own = own if plain else [*start, *own]
         points = sorted((_point(row, row[x], y) for row in own), key=lambda point: point.x)
-        curves.append(Curve(_PLAIN.get(way, way), points, len(curves), way in _PLAIN))
+        curves.append(Curve(name, points, len(curves), plain))
     return curves
+
+
+def _is_plain(row: Row) -> bool:
+    """Whether a row has a p but no chunk embeddings: its curve is dashed."""
+    return row["curve"] is not None and not row["compresses"]
 
 
 def _levels(rows: Sequence[Row], y: str) -> list[Level]:
     levels = []
-    for row in sorted(rows, key=lambda row: str(row["way"])):
-        if row["way"] in _LEVELS:
+    for row in sorted(rows, key=lambda row: str(row["kind"])):
+        if row["kind"] in _LEVELS:
             point = _point(row, 0.0, y)
             levels.append(Level(row["label"], point.y, point.low, point.high))
     return levels
 
 
 def _point(row: Row, x: float, y: str) -> Point:
-    """A value with its interval; F1 in percent, log-perplexity beside that of the full context."""
-    factor = 100.0 if y == "f1" else 1.0
+    """A value with its interval; shares in percent, log-perplexity beside the full context's."""
+    factor = 1.0 if y == "log_ppl" else 100.0
     beside = row.get(f"{y}_beside_full")
     low, high = row[f"{y}_interval"] if beside is None else beside
     return Point(float(x), factor * row[y], factor * low, factor * high)

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from refrag_components.atomic import atomic_folder
 from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.policy_features import (
@@ -277,17 +277,16 @@ class PolicyTrainer:
             _logger.info("%s", json.dumps(entry))
 
     def _save(self, done: int) -> None:
-        """Writes a state beside its place, moves it there and removes the one before."""
-        scratch = Path(tempfile.mkdtemp(prefix=".state-", dir=self.folder))
-        save_file(self.networks.state_dict(), scratch / _NETWORKS)
-        moments = self._optimiser.state_dict()["state"]
-        save_file(
-            {f"{i}.{key}": value for i, own in moments.items() for key, value in own.items()},
-            scratch / _OPTIMISER,
-        )
-        state = {"steps": done, "elapsed": self._progress.elapsed}
-        (scratch / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-        scratch.rename(self.folder / f"state-{done}")
+        """Writes a state and removes the one before."""
+        with atomic_folder(self.folder / f"state-{done}") as scratch:
+            save_file(self.networks.state_dict(), scratch / _NETWORKS)
+            moments = self._optimiser.state_dict()["state"]
+            save_file(
+                {f"{i}.{key}": value for i, own in moments.items() for key, value in own.items()},
+                scratch / _OPTIMISER,
+            )
+            state = {"steps": done, "elapsed": self._progress.elapsed}
+            (scratch / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
         for old in self.folder.glob("state-*"):
             if old.name != f"state-{done}":
                 shutil.rmtree(old)
@@ -346,14 +345,9 @@ def train_policies(
         for corpus, own_seed in ((train, seed), (validation, seed + 1))
     )
     networks = PolicyTrainer(model, batches, folder, validation=held_out).train()
-    scratch = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
-    try:
+    with atomic_folder(folder / "model") as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
         save_networks(dict(networks.items()), scratch / POLICY_FILE)
-        scratch.chmod(0o755)
-        scratch.rename(folder / "model")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def last_state(folder: Path) -> Path | None:

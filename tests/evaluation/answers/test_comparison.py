@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,20 @@ from refrag_components.corpus.question_files import Question, load_questions
 from refrag_components.evaluation.answers import comparison
 from refrag_components.evaluation.answers.comparison import evaluate_questions
 from refrag_components.evaluation.answers.contexts import Setting
-from refrag_components.evaluation.answers.results import COLUMNS, Result
-from refrag_components.evaluation.answers.summary import ALL_SETS, summarise
-from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method, default_methods
-from refrag_components.evaluation.reports.markdown import qa_markdown
+from refrag_components.evaluation.methods import (
+    COMPRESSED,
+    FULL,
+    NONE,
+    Drop,
+    FewerPassages,
+    Keep,
+    SameText,
+)
 from refrag_components.exceptions import EvaluationError, UnknownPolicyError
 from refrag_components.modeling import RefragModel
+from tests.tiny import TEXT
 
-METHODS = [NONE, FULL, COMPRESSED, Method("fewer"), Method("random", 0.5)]
+METHODS = [NONE, FULL, COMPRESSED, FewerPassages(), Keep("random", 0.5)]
 SETTINGS = [Setting("given", 1), Setting("strong", 2)]
 
 
@@ -109,7 +116,7 @@ def test_results_of_something_else_are_refused(
 def test_a_policy_that_the_checkpoint_lacks_is_refused_first(
     tiny_model: RefragModel, questions: list[Question], tmp_path: Path, answered: list[int]
 ) -> None:
-    methods = [*METHODS, Method("learned", 0.1)]
+    methods = [*METHODS, Keep("learned", 0.1)]
     with pytest.raises(UnknownPolicyError, match="carries no trained policy"):
         evaluate_questions(tiny_model, {"harbour": questions}, tmp_path, methods=methods)
     assert not answered
@@ -120,62 +127,73 @@ def test_nothing_to_do_is_refused(tiny_model: RefragModel, tmp_path: Path) -> No
         evaluate_questions(tiny_model, {}, tmp_path, methods=METHODS)
 
 
-def result(name: str, method: Method, f1: list[float], kinds: list[str] | None = None) -> Result:
-    values = np.asarray(f1)
-    columns = dict.fromkeys(COLUMNS, values)
-    columns |= {"log_ppl": 3 - values, "context_tokens": values * 0 + 40}
-    columns["context_positions"] = values * 0 + {"none": 0, "full": 40}.get(method.way, 10)
-    ids = [str(i) for i in range(len(f1))]
-    return Result(name, Setting(), method, ids, kinds or ["number"] * len(f1), ids, columns)
+def test_every_passage_and_every_search_is_done_once(
+    tiny_model: RefragModel,
+    questions: list[Question],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For all sets, numbers of passages, methods and budgets."""
+    encoded: list[str] = []
+    embedded: list[str] = []
+    encode, embed = tiny_model.encode_passages, tiny_model.embed_passages
+
+    def encoding(texts, **options):  # type: ignore[no-untyped-def]
+        encoded.extend(texts)
+        return encode(texts, **options)
+
+    def embedding(texts, **options):  # type: ignore[no-untyped-def]
+        embedded.extend(texts)
+        return embed(texts, **options)
+
+    monkeypatch.setattr(tiny_model, "encode_passages", encoding)
+    monkeypatch.setattr(tiny_model, "embed_passages", embedding)
+    methods = [FULL, *(kind("recent", p) for p in (0.1, 0.5) for kind in (Keep, Drop, SameText))]
+    settings = [Setting("given", 2), *(Setting("strong", n) for n in (1, 2, 4))]
+    sets = {"a": questions[:3], "b": questions[3:]}
+    pool = [f"Ship {i} lies in the harbour." for i in range(8)]
+    results = evaluate_questions(
+        tiny_model, sets, tmp_path, methods=methods, settings=settings, pool=pool
+    )
+    assert len(results) == len(methods) * len(settings) * len(sets)
+    assert len(encoded) == len({*encoded}) > 0
+    assert len(embedded) == len({*embedded}) >= len(pool) + len(questions)
 
 
-def test_figures_of_two_sets() -> None:
-    rng = np.random.default_rng(0)
-    base = rng.random(40) / 2
-    kinds = ["number"] * 10 + ["yes/no"] * 30
-    results = [
-        *(result("a", m, list(base + s), kinds) for m, s in ((FULL, 0.5), (COMPRESSED, 0.25))),
-        *(result("b", m, list(base[:8] * s)) for m, s in ((FULL, 2), (COMPRESSED, 1))),
+def test_contexts_of_a_set_do_not_depend_on_the_other_sets(
+    tiny_model: RefragModel, questions: list[Question], tmp_path: Path
+) -> None:
+    """Else a figure would change with what else is measured beside it."""
+    others = [
+        replace(q, needed=(f"{q.needed[0]} Twice.",), others=(f"{TEXT[i]} Again.",))
+        for i, q in enumerate(questions[:5])
     ]
-    a, b, both = summarise(results)
-    assert [table["set"] for table in (a, b, both)] == ["a", "b", ALL_SETS]
-    assert (a["items"], b["items"], both["items"]) == (40, 8, 48)
-    full, compressed = a["rows"]
-    assert compressed["rate"] == 4.0
-    assert compressed["f1"] == pytest.approx(base.mean() + 0.25)
-    assert full["f1_of_full"] == 1.0
-    assert full["f1_of_full_interval"] == (1.0, 1.0)
-    low, high = compressed["f1_of_full_interval"]
-    assert low < compressed["f1_of_full"] < high
-    (pair,) = a["pairs"]
-    assert pair["f1"] == pytest.approx(0.25)
-    assert pair["f1_interval"] == (pytest.approx(0.25), pytest.approx(0.25))
-    assert pair["f1_p"] < 0.001
-    assert {kind["kind"]: kind["items"] for kind in a["kinds"]} == {"number": 10, "yes/no": 30}
-    means = [table["rows"][1]["f1"] for table in (a, b)]
-    assert both["rows"][1]["f1"] == pytest.approx(np.mean(means))
-    text = qa_markdown([a, b, both], chunk_size=4)
-    assert "## all sets: 48 questions, 5 passages" in text
-    assert "| p=0 | " in text
+    runs = []
+    for name, sets in (("alone", {"a": questions}), ("beside", {"b": others, "a": questions})):
+        settings = [Setting("given", 4), Setting("strong", 2)]
+        evaluate_questions(tiny_model, sets, tmp_path / name, methods=[NONE], settings=settings)
+        paths = sorted((tmp_path / name / "results" / "a").rglob("none.json"))
+        runs.append([json.loads(path.read_text())["run"]["contexts"] for path in paths])
+    assert len(runs[0]) == 2
+    assert runs[0] == runs[1]
 
 
-def test_pairs_are_those_at_equal_positions_and_the_full_context() -> None:
-    methods = default_methods(("random", "recent"), (0.1, 0.25))
-    (table,) = summarise([result("a", method, [0.0, 1.0, 0.5]) for method in methods])
-    pairs = {(pair["a"], pair["b"]) for pair in table["pairs"]}
-    assert ("random-0.1", "recent-0.1") in pairs
-    assert ("fewer-0.25", "random-0.25") in pairs
-    assert ("compressed", "fewer-0") in pairs
-    assert ("full", "random-0.1") in pairs
-    assert not {("random-0.1", "random-0.25"), ("none", "compressed")} & pairs
-
-
-def test_sets_with_different_methods_are_refused() -> None:
-    with pytest.raises(EvaluationError, match="same methods"):
-        summarise([result("a", FULL, [1.0]), result("b", NONE, [1.0])])
-
-
-def test_no_right_answer_at_all_gives_no_share() -> None:
-    (table,) = summarise([result("a", FULL, [0.0, 0.0]), result("a", COMPRESSED, [0.0, 0.0])])
-    assert "f1_of_full" not in table["rows"][0]
-    assert "| full context |" in qa_markdown([table], chunk_size=4)
+def test_results_carry_what_their_intervals_need(
+    tiny_model: RefragModel, questions: list[Question], tmp_path: Path
+) -> None:
+    evaluate_questions(tiny_model, {"harbour": questions}, tmp_path, methods=[FULL, NONE])
+    (path,) = tmp_path.rglob("full.json")
+    content = json.loads(path.read_text())
+    assert content["passages"] == [["p0"]] * len(questions)
+    assert content["titles"] == [["The harbour"]] * len(questions)
+    assert content["kind"][-1] == "unanswerable"
+    assert content["f1"][-1] is content["em"][-1] is None  # no mean may hold it
+    assert content["f1"][0] is not None
+    assert content["shown"] == [1, 1, 1, 1, 0, 0]
+    assert content["cut"] == [0] * len(questions)
+    (again, bare) = evaluate_questions(
+        tiny_model, {"harbour": questions}, tmp_path, methods=[FULL, NONE]
+    )
+    assert np.isnan(again.columns["f1"]).tolist() == [False] * 5 + [True]
+    assert bare.columns["shown"].tolist() == [0] * len(questions)
+    assert again.clusters("passage").tolist() == [0] * len(questions)

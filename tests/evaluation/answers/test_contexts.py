@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,14 @@ def test_given_passages_are_the_right_ones_and_distractors(
     pool: PassagePool, ask: Callable[..., Question]
 ) -> None:
     questions = [ask(i) for i in range(8)]
-    contexts = draw_contexts(questions, Setting("given", 4), pool)
+    (contexts,) = draw_contexts(questions, [Setting("given", 4)], pool)
     for question, context in zip(questions, contexts, strict=True):
         assert {*question.needed, *question.others} < {*context.passages}
         assert len(set(context.passages)) == 4
         assert sorted(context.similar) == [0, 1, 2, 3]
     places = {context.passages.index(TEXT[0]) for context in contexts}
     assert len(places) > 1  # shuffled
-    assert draw_contexts(questions[2:3], Setting("given", 4), pool) == contexts[2:3]
+    assert draw_contexts(questions[2:3], [Setting("given", 4)], pool) == [contexts[2:3]]
 
 
 def test_strong_retrieval_takes_the_best_and_weak_a_part_of_the_50_best(
@@ -42,30 +43,52 @@ def test_strong_retrieval_takes_the_best_and_weak_a_part_of_the_50_best(
     question = ask(text=TEXTS[20])
     ranked = pool.search(pool.embed_questions([question.text]), 50)[0]
     assert ranked[0] == question.text
-    (strong,) = draw_contexts([question], Setting("strong", 3), pool)
+    ((strong,),) = draw_contexts([question], [Setting("strong", 3)], pool)
     assert list(strong.passages) == ranked[:3]
     assert strong.similar == (0, 1, 2)
-    (weak,) = draw_contexts([question], Setting("weak", 10), pool)
+    ((weak,),) = draw_contexts([question], [Setting("weak", 10)], pool)
     assert len({*weak.passages}) == 10
     assert {*weak.passages} <= {*ranked}
     assert list(weak.passages) != ranked[:10]
+
+
+def test_the_pool_is_searched_once_for_all_numbers_of_passages(
+    tiny_model: RefragModel, ask: Callable[..., Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = PassagePool(tiny_model, TEXTS)
+    searched: list[int] = []
+    embedded: list[str] = []
+    search, embed = pool.search, pool.embed_questions
+    monkeypatch.setattr(pool, "search", lambda *a: searched.append(1) or search(*a))
+    monkeypatch.setattr(pool, "embed_questions", lambda t: embedded.extend(t) or embed(t))
+    questions = [ask(i, text=f"Which ship was built in {1850 + i}?") for i in range(3)]
+    settings = [Setting("strong", count) for count in (5, 10, 20, 40)] + [Setting("weak", 5)]
+    drawn = draw_contexts(questions, settings, pool)
+    assert (len(searched), len(embedded)) == (1, 3)
+    for few, many in pairwise(drawn[:4]):
+        for one, other in zip(few, many, strict=True):
+            assert other.passages[: len(one.passages)] == one.passages
+    for setting, contexts in zip(settings, drawn, strict=True):
+        assert [contexts] == draw_contexts(questions, [setting], pool)
+        assert all(len({*context.passages}) == setting.passages for context in contexts)
 
 
 def test_questions_that_need_their_passage_are_not_retrieved_for(
     pool: PassagePool, ask: Callable[..., Question]
 ) -> None:
     questions = [ask(0), ask(1, standalone=False)]
-    assert len(draw_contexts(questions, Setting("strong", 2), pool)) == 1
-    assert len(draw_contexts(questions, Setting("given", 2), pool)) == 2
+    strong, given = draw_contexts(questions, [Setting("strong", 2), Setting("given", 2)], pool)
+    assert len(strong) == 1
+    assert len(given) == 2
     with pytest.raises(EvaluationError, match="use given passages"):
-        draw_contexts(questions[1:], Setting("weak", 2), pool)
+        draw_contexts(questions[1:], [Setting("weak", 2)], pool)
 
 
 def test_a_small_pool_gives_fewer_passages(
     tiny_model: RefragModel, ask: Callable[..., Question]
 ) -> None:
     pool = PassagePool(tiny_model, TEXT[:2])
-    (context,) = draw_contexts([ask(0)], Setting("given", 5), pool)
+    ((context,),) = draw_contexts([ask(0)], [Setting("given", 5)], pool)
     assert sorted(context.passages) == sorted(TEXT[:2])
 
 

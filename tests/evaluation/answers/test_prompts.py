@@ -1,26 +1,39 @@
-"""What is measured is what a user gets, and plain text never gets more room than chunks."""
+"""What is measured is what a user gets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from refrag_components.corpus.question_files import Question
 from refrag_components.engines.sampling import SamplingParams
+from refrag_components.evaluation import decoding
 from refrag_components.evaluation.answers.contexts import Context
-from refrag_components.evaluation.answers.prompts import Prompts, build_prompts, build_row, messages
+from refrag_components.evaluation.answers.encoded import EncodedPassages
+from refrag_components.evaluation.answers.prompts import PromptBuilder, Prompts, messages
 from refrag_components.evaluation.decoding import decode
-from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method, default_methods
+from refrag_components.evaluation.methods import (
+    COMPRESSED,
+    FULL,
+    GOLD,
+    NONE,
+    Drop,
+    FewerPassages,
+    Keep,
+    Method,
+    SameText,
+    default_methods,
+)
 from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.exceptions import EvaluationError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
+from refrag_components.policies import FractionBudget
 from refrag_components.prompts.parts import PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
@@ -28,7 +41,8 @@ from tests.tiny import TEXT
 
 
 def question(number: int) -> Question:
-    return Question(f"q{number}", f"When was harbour {number} dug?", ("1907",), "number", (), ())
+    text = f"When was harbour {number} dug?"
+    return Question(f"q{number}", text, ("1907",), "number", (TEXT[0],), ())
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +56,37 @@ def contexts() -> list[Context]:
 
 @pytest.fixture(scope="module")
 def prompts(tiny_model: RefragModel, contexts: list[Context]) -> Prompts:
-    return build_prompts(tiny_model, contexts, max_new_tokens=8)
+    return build(tiny_model, contexts)
+
+
+def build(model: RefragModel, contexts: list[Context], selections: tuple[str, ...] = ()) -> Prompts:
+    """Prompts with room for 8 tokens, and the scores of some selections."""
+    prompts = PromptBuilder(EncodedPassages(model), max_new_tokens=8).build(contexts)
+    inputs = [prompt.inputs for prompt in prompts.prompts]
+    scores = {name: chunk_scores(name, model, inputs) for name in selections}
+    scored = [
+        replace(prompt, scores={name: own[i] for name, own in scores.items()})
+        for i, prompt in enumerate(prompts.prompts)
+    ]
+    return replace(prompts, prompts=scored)
 
 
 @pytest.mark.parametrize(
-    "method", [NONE, FULL, COMPRESSED, Method("similarity", 0.25), Method("random", 0.5)]
+    "method", [NONE, FULL, COMPRESSED, Keep("similarity", 0.25), Keep("random", 0.5)]
 )
 def test_answers_are_the_generator_s(
-    tiny_model: RefragModel, contexts: list[Context], prompts: Prompts, method: Method
+    tiny_model: RefragModel, contexts: list[Context], method: Method
 ) -> None:
-    scores: list[np.ndarray | None] = [None] * len(contexts)
-    if method.is_selection:
-        inputs = [prompt.inputs for prompt in prompts.prompts]
-        scores = list(chunk_scores(method.way, tiny_model, inputs))
-    rows = [build_row(p, method, s) for p, s in zip(prompts.prompts, scores, strict=True)]
+    prompts = build(tiny_model, contexts, tuple(filter(None, [method.selection])))
+    rows = [method.row(prompt) for prompt in prompts.prompts]
     outputs = decode(tiny_model, prompts.chunks, rows, max_new_tokens=8)
 
-    policy = {"none": "none", "full": "all", "compressed": "none"}.get(method.way, method.way)
-    generator = RefragGenerator(tiny_model, policy=policy, budget=float(method.fraction))
+    policy = {"none": "none", "full": "all", "compressed": "none"}.get(
+        method.kind, str(method.selection)
+    )
+    generator = RefragGenerator(
+        tiny_model, policy=policy, budget=FractionBudget(method.fraction or 0.0)
+    )
     for context, output, row in zip(contexts, outputs, rows, strict=True):
         passages = () if method is NONE else context.passages
         parts = render(messages(context.question.text, passages), tiny_model.tokenizer)
@@ -71,7 +98,9 @@ def test_answers_are_the_generator_s(
 
 
 def test_batches_and_their_sizes_change_nothing(tiny_model: RefragModel, prompts: Prompts) -> None:
-    rows = [build_row(p, m, None) for m in (NONE, FULL, COMPRESSED) for p in prompts.prompts]
+    rows = [m.row(p) for m in (NONE, FULL, COMPRESSED) for p in prompts.prompts]
+    answers = ([5], [5, 6, 7, 8, 9, 10, 11], [6, 5])
+    rows = [replace(r, answer_ids=np.array(a)) for r, a in zip(rows, answers * 3, strict=True)]
     together = decode(tiny_model, prompts.chunks, rows, max_new_tokens=12)
     done: list[int] = []
     alone = decode(
@@ -89,9 +118,7 @@ def test_the_log_perplexity_is_that_of_a_plain_forward_pass(
     tiny_model: RefragModel, prompts: Prompts
 ) -> None:
     prompt = prompts.prompts[0]
-    (output,) = decode(
-        tiny_model, prompts.chunks, [build_row(prompt, FULL, None)], max_new_tokens=1
-    )
+    (output,) = decode(tiny_model, prompts.chunks, [FULL.row(prompt)], max_new_tokens=1)
     ids = torch.from_numpy(np.concatenate([prompt.token_ids, prompt.answer_ids]))[None]
     with torch.inference_mode():
         logits = tiny_model.decoder(input_ids=ids).logits[0, -len(prompt.answer_ids) - 1 : -1]
@@ -110,50 +137,126 @@ def test_the_full_context_is_the_plain_prompt(
         for part in parts
     ]
     text = tiny_model.tokenizer.decode(np.concatenate(pieces))
-    assert tiny_model.tokenizer.decode(build_row(prompt, FULL, None).token_ids) == text
+    assert tiny_model.tokenizer.decode(FULL.row(prompt).token_ids) == text
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(fraction=st.floats(0, 1), which=st.integers(0, 2))
-def test_equal_positions_are_equal(prompts: Prompts, fraction: float, which: int) -> None:
-    prompt = prompts.prompts[which]
-    chunks = build_row(
-        prompt, Method("recent", fraction), -prompt.lengths.astype(np.float32) * 0
-    ).context_positions
-    for way in ("last", "fewer"):
-        row = build_row(prompt, Method(way, fraction), None)
-        # Which chunks expand decides whether a short one is among them.
-        assert 0 <= row.context_positions - chunks < 4
-        assert row.context_positions <= prompt.context_tokens
-        assert (row.chunk_index == -1).all()
-        assert len(row.token_ids) <= len(prompt.token_ids)
+def test_rows_that_are_the_same_are_read_once(
+    tiny_model: RefragModel, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, other = (FULL.row(prompt) for prompt in prompts.prompts[:2])
+    read: list[int] = []
+    done: list[int] = []
+    original = decoding._decode_batch
 
+    def counting(model, chunks, rows, *rest):  # type: ignore[no-untyped-def]
+        read.append(len(rows))
+        return original(model, chunks, rows, *rest)
 
-def test_fewer_passages_keeps_the_most_similar(tiny_model: RefragModel, prompts: Prompts) -> None:
-    text = tiny_model.tokenizer.decode(
-        build_row(prompts.prompts[0], Method("fewer", 0.1), None).token_ids
+    monkeypatch.setattr(decoding, "_decode_batch", counting)
+    outputs = decode(
+        tiny_model, prompts.chunks, [row, other, row], max_new_tokens=4, progress=done.append
     )
-    assert TEXT[2][:20] in text
-    assert TEXT[1][:20] not in text
-    last = tiny_model.tokenizer.decode(
-        build_row(prompts.prompts[0], Method("last", 0.1), None).token_ids
-    )
-    assert TEXT[2][-20:] in last
-    assert "\n\n\n" not in last
+    assert sum(read) == 2
+    assert sum(done) == 3
+    assert outputs[0] == outputs[2] != outputs[1]
 
 
-def test_a_context_that_does_not_fit_is_named(
+@pytest.mark.parametrize(
+    "method", [FULL, GOLD, FewerPassages(0.1), Drop("recent", 0.2), SameText("recent", 0.1)]
+)
+def test_what_is_left_reads_as_a_prompt_of_it_would(
+    tiny_model: RefragModel, contexts: list[Context], method: Method
+) -> None:
+    """No separator of a passage that is gone, no heading of a context that is gone."""
+    prompts = build(tiny_model, contexts, ("recent",))
+    for context, prompt in zip(contexts, prompts.prompts, strict=True):
+        row = method.row(prompt)
+        left: dict[int, list[int]] = {}
+        for place in row.places[row.places >= 0]:
+            left.setdefault(int(prompt.passage_of[place]), []).append(int(prompt.token_ids[place]))
+        texts = [tiny_model.tokenizer.decode(own) for own in left.values()]
+        parts = render(messages(context.question.text, texts), tiny_model.tokenizer)
+        text = "".join(part.text for part in parts)
+        assert tiny_model.tokenizer.decode(row.token_ids) == text
+
+
+def test_a_context_without_an_answering_passage_is_none(tiny_model: RefragModel) -> None:
+    (prompt,) = build(tiny_model, [Context(question(0), (TEXT[1], TEXT[2]), (0, 1))]).prompts
+    assert GOLD.row(prompt).token_ids.tolist() == NONE.row(prompt).token_ids.tolist()
+    assert "context" not in tiny_model.tokenizer.decode(GOLD.row(prompt).token_ids)
+
+
+@pytest.mark.parametrize("answers", [("1907",), ("1907" * 15,)])
+def test_a_context_beyond_the_window_is_cut_and_counted(
+    tiny_model: RefragModel, answers: tuple[str, ...]
+) -> None:
+    own = replace(question(7), answers=answers)
+    passages = (TEXT[0], " ".join(TEXT * 4), " ".join(TEXT[1:] * 2))
+    context = Context(own, passages, (0, 2, 1))
+    prompts = build(tiny_model, [context], ("recent", "similarity"))
+    (prompt,) = prompts.prompts
+    room = tiny_model.window - max(8, len(prompt.answer_ids))
+    assert len(prompt.token_ids) > room
+    row = FULL.row(prompt)
+    assert row.cut
+    assert len(row.token_ids) == room
+    text = tiny_model.tokenizer.decode(row.token_ids)
+    assert TEXT[0] in text
+    assert passages[2] in text  # the most similar whole, the least similar cut
+    assert passages[1][:40] in text
+    assert own.text in text
+    for method in default_methods(("recent", "similarity"), (0.1, 0.9, 1.0)):
+        row = method.row(prompt)
+        assert len(row.token_ids) <= room
+        wanted_more = method.selection is not None and (method.fraction or 0) >= 0.9
+        assert row.cut == (method == FULL or wanted_more)
+    generator = RefragGenerator(tiny_model, policy="similarity", budget=FractionBudget(1.0))
+    request = Request(render(messages(own.text, passages), tiny_model.tokenizer), own.text)
+    wanted = max(8, len(prompt.answer_ids))
+    expanded = generator.prepare(request, max_tokens=wanted).report.context_positions
+    assert Keep("similarity", 1.0).row(prompt).context_positions == expanded
+    (output,) = decode(tiny_model, prompts.chunks, [FULL.row(prompt)], max_new_tokens=8)
+    assert np.isfinite(output.log_ppl)
+
+
+def test_a_context_that_does_not_fit_compressed_is_named(
     tiny_model: RefragModel, ask: Callable[..., Question]
 ) -> None:
-    context = Context(ask(7), (" ".join(TEXT * 10),), (0,))
-    with pytest.raises(EvaluationError, match=r"'q7'.*use fewer passages"):
-        build_prompts(tiny_model, [context], max_new_tokens=8)
+    context = Context(ask(7), (" ".join(TEXT * 25),), (0,))
+    with pytest.raises(EvaluationError, match=r"'q7'.*retrieve fewer passages"):
+        build(tiny_model, [context])
 
 
-def test_all_methods_fit_their_prompt(prompts: Prompts) -> None:
-    for method in default_methods():
+def test_passages_are_encoded_once(
+    tiny_model: RefragModel, contexts: list[Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    original = tiny_model.encode_passages
+
+    def counting(texts, **options):  # type: ignore[no-untyped-def]
+        encoded.extend(texts)
+        return original(texts, **options)
+
+    monkeypatch.setattr(tiny_model, "encode_passages", counting)
+    builder = PromptBuilder(EncodedPassages(tiny_model), max_new_tokens=8)
+    builder.build(contexts[:2])
+    assert sorted(encoded) == sorted({TEXT[0], TEXT[1], TEXT[2], TEXT[3]})
+    both = builder.build(contexts)
+    assert sorted(encoded) == sorted(TEXT)
+    alone = PromptBuilder(EncodedPassages(tiny_model), max_new_tokens=8).build(contexts[2:])
+    np.testing.assert_allclose(
+        both.chunks[both.prompts[2].chunk_rows],
+        alone.chunks[alone.prompts[0].chunk_rows],
+        atol=1e-5,
+    )
+
+
+def test_all_methods_fit_their_prompt(tiny_model: RefragModel, contexts: list[Context]) -> None:
+    prompts = build(tiny_model, contexts, ("recent", "similarity"))
+    for method in default_methods(("recent", "similarity")):
         for prompt in prompts.prompts:
-            scores = np.zeros(len(prompt.lengths), np.float32) if method.is_selection else None
-            row = build_row(prompt, method, scores)
-            assert len(row.token_ids) == len(row.chunk_index) <= len(prompt.token_ids)
+            row = method.row(prompt)
+            assert len(row.token_ids) == len(row.chunk_index) == len(row.places)
+            assert len(row.token_ids) <= len(prompt.token_ids)
             assert row.chunk_index.max() < len(prompts.chunks)
+            assert not row.cut

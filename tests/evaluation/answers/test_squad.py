@@ -2,12 +2,20 @@ from __future__ import annotations
 
 import string
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from refrag_components.corpus.conversations import UNANSWERABLE
-from refrag_components.evaluation.answers.squad import exact_match, normalise, score, token_f1
+from refrag_components.evaluation.answers.squad import (
+    exact_match,
+    is_refusal,
+    normalise,
+    score,
+    stands_in,
+    token_f1,
+)
 
 WORDS = st.lists(st.sampled_from(["the", "a", "Harbour", "1907", "old-town", "x"]), max_size=6)
 
@@ -54,11 +62,77 @@ def test_the_best_answer_counts() -> None:
     assert score("1907", ["long ago", "in 1907", "1907."]) == (1.0, 1.0)
 
 
-def test_an_unanswerable_question_wants_the_sentence_for_it() -> None:
-    assert score(UNANSWERABLE, []) == (1.0, 1.0)
-    assert score("the context does not say", []) == (1.0, 1.0)
-    assert score("1907", []) == (0.0, 0.0)
+def test_a_question_without_an_answer_has_no_f1() -> None:
+    """Its mean would be of something else."""
+    assert np.isnan(score(UNANSWERABLE, [])).all()
+    assert np.isnan(score("1907", [])).all()
     assert score(UNANSWERABLE, ["1907"])[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        UNANSWERABLE,
+        "the context does not say",
+        "The context doesn't mention the harbour.",
+        "The provided passages do not contain this information.",
+        "Unanswerable",
+        "unknown.",
+        "It is unknown who dug it.",
+        "I don't know.",
+        "I cannot answer that.",
+        "Sorry, I do not know.",
+        "Not in the context.",
+        "It is not mentioned in the text.",
+        "Not stated",
+        "The answer is not given.",
+        "This cannot be determined from the passages.",
+        "No answer.",
+        "There is no information about it.",
+        "None",
+    ],
+)
+def test_a_refusal_is_a_refusal_in_any_words(text: str) -> None:
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1907",
+        "No",
+        "No, it was not.",
+        "nobody",
+        "The unknown soldier",
+        "None of the three ships",
+        "Not until 1907",
+        "In 1907; by whom is not stated.",
+        "The context says 1907.",
+        "I know it: 1907.",
+        "text",
+    ],
+)
+def test_an_answer_is_no_refusal(text: str) -> None:
+    assert not is_refusal(text)
+
+
+@given(WORDS, WORDS, WORDS)
+def test_an_answer_stands_where_its_words_do(
+    before: list[str], answer: list[str], after: list[str]
+) -> None:
+    text = " ".join([*before, *answer, *after])
+    wanted = bool(normalise(" ".join(answer)))
+    assert stands_in([" ".join(answer).upper() + "."], ["", text]) == wanted
+    assert not stands_in(["whale"], [text])
+
+
+def test_an_answer_is_looked_for_word_by_word_in_one_text_at_a_time() -> None:
+    assert stands_in(["in 1907", "the old-town"], ["North of Old-Town."])
+    assert not stands_in(["190"], ["in 1907"])
+    assert not stands_in(["dug in 1907"], ["it was dug", "in 1907"])
+    assert not stands_in(["the"], ["the harbour"])
+    assert not stands_in([], ["the harbour"])
 
 
 def test_yes_and_no_are_the_first_word() -> None:
@@ -66,3 +140,5 @@ def test_yes_and_no_are_the_first_word() -> None:
     assert score("Yes", ["no"], yes_no=True) == (0.0, 0.0)
     assert score("It is not. No.", ["no"], yes_no=True) == (0.0, 0.0)
     assert score("", ["no"], yes_no=True) == (0.0, 0.0)
+    assert score("Maybe.", ["maybe"], yes_no=True) == (1.0, 1.0)
+    assert score("Maybe.", ["no"], yes_no=True) == (0.0, 0.0)

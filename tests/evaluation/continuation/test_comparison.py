@@ -7,7 +7,16 @@ from refrag_components.corpus import TokenisedCorpus, WindowSpec, cut_windows, p
 from refrag_components.evaluation.continuation.comparison import expand_chunks, measure_contexts
 from refrag_components.evaluation.continuation.recovery import measure_recovery
 from refrag_components.evaluation.continuation.shuffling import shuffle_paragraphs
-from refrag_components.evaluation.methods import COMPRESSED, FULL, NONE, Method, default_methods
+from refrag_components.evaluation.methods import (
+    COMPRESSED,
+    FULL,
+    NONE,
+    Drop,
+    FewerPassages,
+    LastTokens,
+    Method,
+    default_methods,
+)
 from refrag_components.exceptions import EmptyInputError, EvaluationError
 from refrag_components.modeling import RefragModel
 from tests.tiny import TEXT
@@ -23,7 +32,7 @@ def corpus(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory) ->
 def test_every_method_is_measured_on_the_same_windows(
     tiny_model: RefragModel, corpus: TokenisedCorpus
 ) -> None:
-    methods = default_methods(fractions=(0.25,), fewer_passages=False)
+    methods = default_methods(fractions=(0.25,), running_text=True)
     options = {"chunk_size": 4, "context_tokens": 256, "output_tokens": 32, "max_windows": 4}
     done: list[int] = []
     table = measure_contexts(
@@ -107,7 +116,7 @@ def test_shuffled_contexts_are_measured(tiny_model: RefragModel, corpus: Tokenis
     table = measure_contexts(
         tiny_model,
         corpus,
-        [NONE, FULL, COMPRESSED, Method("last")],
+        [NONE, FULL, COMPRESSED, LastTokens()],
         chunk_size=4,
         context_tokens=256,
         output_tokens=32,
@@ -122,7 +131,8 @@ def test_shuffled_contexts_are_measured(tiny_model: RefragModel, corpus: Tokenis
     ("methods", "options", "message"),
     [
         ([NONE, FULL], {}, "against compressed"),
-        ([NONE, FULL, COMPRESSED, Method("fewer")], {}, "take 'last'"),
+        ([NONE, FULL, COMPRESSED, FewerPassages()], {}, "'fewer'; choose among none, full"),
+        ([NONE, FULL, COMPRESSED, Drop("random", 0.1)], {}, "compressed, last, keep"),
         ([NONE, FULL, COMPRESSED], {"context_tokens": 300}, "multiple of 256"),
         ([NONE, FULL, COMPRESSED], {"chunk_size": 64}, "chunks of 1 to"),
     ],

@@ -13,8 +13,8 @@ from refrag_components.corpus import (
     prepare_corpus,
 )
 from refrag_components.evaluation.continuation.recovery import (
-    bootstrap,
     measure_recovery,
+    recovery_interval,
     token_losses,
     window_losses,
 )
@@ -120,7 +120,7 @@ def test_the_interval_narrows_with_more_windows() -> None:
 
     def width(n: int) -> float:
         none, noise = 3 + rng.normal(0, 0.3, n), rng.normal(0, 0.2, n)
-        low, high = bootstrap(none, none - 0.5 + noise, none - 1)
+        low, high = recovery_interval(none, none - 0.5 + noise, none - 1)
         assert low < 0.5 < high
         return high - low
 

@@ -27,11 +27,13 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
 )
 from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.policies import FractionBudget, RandomPolicy
 from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
 from tests.integrations.langchain.passes import Passes
+from tests.integrations.langchain.scripted import ScriptedEngine
 
 QUESTION = "When was the harbour dug?"
 
@@ -254,6 +256,23 @@ class TestSettings:
         assert chat.get_num_tokens(HARBOUR) == len(chat.get_token_ids(HARBOUR)) > 5
         assert chat.get_num_tokens_from_messages([HumanMessage(HARBOUR)]) > 5
 
+    def test_policies_and_engines_of_ones_own(self, chat: ChatRefrag) -> None:
+        generator = chat._checkpoint().generator
+        engine = ScriptedEngine(generator.model, lambda _: "Aye.", generator.engine)
+        own = ChatRefrag(
+            model=chat.model_name,
+            policy=RandomPolicy(seed=3),
+            budget=FractionBudget(0.5),
+            engine=engine,
+        )
+        answer = own.invoke(QUESTION)
+        assert answer.content == "Aye."
+        assert (report(answer)["policy"], report(answer)["budget"]) == ("random", 0.5)
+        assert "".join(str(piece.content) for piece in own.stream(QUESTION)) == "Aye."
+        assert chat.invoke(QUESTION).content != "Aye."
+        with pytest.raises(UnknownPolicyError):
+            chat.invoke(QUESTION, policy=RandomPolicy)
+
     def test_unknown_settings_are_named(self, tiny_folder: Path) -> None:
         with pytest.warns(UserWarning, match="ChatRefrag ignores api_key, buget"):
             ChatRefrag(model=str(tiny_folder), buget=1.0, api_key="x")  # type: ignore[call-arg]
@@ -273,6 +292,8 @@ class TestErrors:
             ({"budget": 1.5}, BudgetError),
             ({"budget": True}, BudgetError),
             ({"budget": "half"}, BudgetError),
+            ({"budget": "0.5"}, BudgetError),
+            ({"budget": float("nan")}, BudgetError),
             ({"top_p": 0.0}, SamplingError),
             ({"max_tokens": 0}, SamplingError),
             ({"seed": -1}, SamplingError),

@@ -12,7 +12,11 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_refrag import ChatRefrag, RefragLLM
+from langchain_refrag.settings import WITHOUT_INFLUENCE
 from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.settings import AnswerSettings
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.policies import RandomPolicy
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
 
 QUESTION = "What does it say?"
@@ -93,6 +97,53 @@ def test_other_settings_same_prompt(
         assert len(calls) == 2, "a setting of the call is the setting of the model"
         model.invoke(QUESTION)
         assert len(calls) == 2
+
+
+@pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+def test_every_field_is_in_the_identity_or_known_to_have_no_influence(
+    kind: type[ChatRefrag | RefragLLM], tiny_folder: Path
+) -> None:
+    """A new setting, ours or LangChain's, is in the key unless somebody decides otherwise."""
+    fields = set(kind.model_fields)
+    identity = kind(model=str(tiny_folder))._identifying_params
+    assert set(identity) - {"checkpoint"} == fields - WITHOUT_INFLUENCE
+    assert {*ChatRefrag.model_fields, *RefragLLM.model_fields} >= WITHOUT_INFLUENCE
+    settings = set(AnswerSettings.model_fields) - {"store"}
+    assert settings <= set(identity), "a setting of the answer is left out of the key"
+
+
+@pytest.mark.parametrize("name", sorted(set(AnswerSettings.model_fields) - {"store"}))
+def test_another_value_is_another_identity(name: str, tiny_folder: Path) -> None:
+    other = {
+        "engine": load_checkpoint(str(tiny_folder)).generator.engine,
+        "policy": "random",
+        "budget": 0.5,
+        "max_tokens": 3,
+        "temperature": 1.0,
+        "top_p": 0.5,
+        "stop": ["x"],
+        "seed": 1,
+        "device": "cpu",
+    }
+    chat = ChatRefrag(model=str(tiny_folder))
+    changed = chat.model_copy(update={name: other[name]})
+    assert changed._identifying_params != chat._identifying_params
+    assert changed._get_llm_string() != chat._get_llm_string()
+    assert changed._get_llm_string() == changed.model_copy()._get_llm_string()
+
+
+def test_a_policy_of_ones_own_shares_no_answer_with_another_one(
+    chat: ChatRefrag, tiny_folder: Path, calls: list[int]
+) -> None:
+    first, second = RandomPolicy(seed=1), RandomPolicy(seed=2)
+    llm = RefragLLM(model=str(tiny_folder), max_tokens=4, cache=InMemoryCache())
+    for model in (chat, llm):
+        calls.clear()
+        for policy in (first, second, first, second, "random"):
+            model.invoke(QUESTION, policy=policy)
+        assert len(calls) == 3
+    strings = {chat._get_llm_string(policy=RandomPolicy(seed=1)) for _ in range(20)}
+    assert len(strings) == 20  # each was gone before the next, maybe from the same address
 
 
 def test_other_checkpoint_same_prompt(

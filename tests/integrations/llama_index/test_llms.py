@@ -11,7 +11,7 @@ from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from llama_index.llms.refrag import RefragLLM
-from llama_index.llms.refrag.settings import effective_window
+from llama_index.llms.refrag.window import effective_window
 from refrag_components.exceptions import (
     BudgetError,
     ContextWindowError,
@@ -20,9 +20,10 @@ from refrag_components.exceptions import (
     UnknownModelError,
     UnknownPolicyError,
 )
-from refrag_components.policies import Budget
+from refrag_components.policies import RandomPolicy, parse_budget
 from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
+from tests.engines.recorded import Recorded
 from tests.integrations.llama_index.conftest import HARBOUR, PRICES, QUESTION, RAIN
 
 TEMPLATE = "Context:\n{}\n\nQuestion: " + QUESTION
@@ -139,6 +140,20 @@ class TestSettings:
         assert (one.request.question, other.request.question) == ("Rain?", HARBOUR)
         assert one.request.parts == other.request.parts
 
+    def test_policies_and_engines_of_ones_own(self, folder: str, llm: RefragLLM) -> None:
+        generator = llm._checkpoint().generator
+        engine = Recorded(generator.engine)
+        own = RefragLLM(
+            model=folder, policy=RandomPolicy(seed=3), budget=0.5, engine=engine, max_tokens=8
+        )
+        assert own.complete(QUESTION).text == llm.complete(QUESTION).text
+        assert engine.batches == [1]
+        assert report(own.complete(QUESTION))["policy"] == "random"
+        assert report(llm.complete(QUESTION, policy=RandomPolicy()))["policy"] == "random"
+        assert own.to_dict()["policy"] is own.policy
+        with pytest.raises(UnknownPolicyError):
+            llm.complete(QUESTION, policy=RandomPolicy)
+
     def test_window_grows_with_the_rate(self, folder: str) -> None:
         windows = [
             RefragLLM(model=folder, budget=budget, policy=policy).metadata.context_window
@@ -156,7 +171,7 @@ class TestSettings:
     @pytest.mark.parametrize("budget", [0.0, 0.25, 0.5, 1.0, 2, 500, 10_000])
     def test_what_fits_the_window_fits_the_decoder(self, budget: float) -> None:
         window, chunk_size, answer, template = 8192, 8, 256, 200
-        effective = effective_window(window, chunk_size, Budget.of(budget), answer)
+        effective = effective_window(window, chunk_size, parse_budget(budget), answer)
         context = effective - answer - template
         least = context / chunk_size if budget != 1.0 else context
         assert effective >= window
@@ -201,6 +216,10 @@ class TestErrors:
             ({"model": "no-such-model"}, UnknownModelError),
             ({"policy": "best"}, UnknownPolicyError),
             ({"budget": -1}, BudgetError),
+            ({"budget": 7.5}, BudgetError),
+            ({"budget": float("nan")}, BudgetError),
+            ({"budget": True}, BudgetError),
+            ({"budget": "0.5"}, BudgetError),
             ({"temperature": -1.0}, SamplingError),
         ],
     )
@@ -213,7 +232,9 @@ class TestErrors:
     async def test_bad_calls(self, llm: RefragLLM) -> None:
         """Streams too refuse at once and not with their first piece."""
         message = [ChatMessage(role=MessageRole.USER, content=QUESTION)]
-        with pytest.raises(TypeError, match=r"takes no colour with a call; it takes documents"):
+        with pytest.raises(
+            TypeError, match=r"does not take colour with a call; it takes documents"
+        ):
             llm.complete(QUESTION, colour="red")
         with pytest.raises(BudgetError):
             llm.stream_chat(message, budget=-1)

@@ -208,12 +208,13 @@ def test_what_trains_sees_what_a_query_shows(make: MakeTrainer, tmp_path: Path) 
                 for n in numbers.unique()
                 if (used := seen.used[row, :count][numbers == n]).any()
             ]
-            inputs = PolicyInputs(model.encode_passages(texts), examples.questions[row])
+            (question,) = model.encode_questions([examples.questions[row]])
+            inputs = PolicyInputs(model.encode_passages(texts), question)
             if [int((numbers == n).sum()) for n in numbers.unique()] != [
                 passage.n_chunks for passage in inputs.passages
             ]:
                 continue  # a window cuts words: their text has other tokens
-            shown = observe(model, inputs, examples.questions[row])
+            shown = observe(inputs)
             torch.testing.assert_close(shown.token_ids[0], seen.token_ids[row, :count])
             torch.testing.assert_close(shown.passages[0], numbers)
             if examples.passage_chunks is None:

@@ -8,23 +8,22 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field
 
-from llama_index.llms.refrag.settings import DEFAULT_MODEL
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.modeling import RefragModel
-from refrag_components.weights.lookup import checkpoint_folder
+from refrag_components.weights.lookup import DEFAULT_MODEL, checkpoint_folder
 
 __all__ = ["RefragEmbedding"]
 
 
 class RefragEmbedding(BaseEmbedding):
-    """Embeds texts for search with the base encoder of a checkpoint, which is on disk already.
+    """Embeds texts for search with the base encoder of a checkpoint, which is already on disk.
 
-    Any other embedding model does as well: search vectors and chunk vectors have nothing to do with
-    each other.
+    Any other embedding model works too: search vectors and chunk vectors are independent of each
+    other.
 
     Attributes:
         model_name: Checkpoint (``model=``): a bundled name, a folder or a hub id.
-        device: Where it runs; CUDA where there is one by default.
+        device: Where it runs; by default CUDA if available.
 
     Raises:
         UnknownModelError: If there is no such checkpoint.

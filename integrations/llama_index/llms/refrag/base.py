@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -21,38 +21,36 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from llama_index.llms.refrag.calls import Call, Reply
-from llama_index.llms.refrag.messages import document_texts, resolve_messages, resolve_prompt
-from llama_index.llms.refrag.settings import GenerationSettings, effective_window
+from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
+from llama_index.llms.refrag.window import effective_window
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import sampling_params
-from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
-from refrag_components.policies import Budget, make_policy
-from refrag_components.prompts.registry import default_registry
+from refrag_components.generation.settings import AnswerSettings
+from refrag_components.policies import make_policy, parse_budget
 from refrag_components.prompts.rendering import render
-from refrag_components.prompts.resolver import Resolver
+from refrag_components.weights.lookup import DEFAULT_MODEL
 
 __all__ = ["RefragLLM"]
 
 
-class RefragLLM(GenerationSettings, LLM):
-    """LLM that takes the place of any other in a query engine or chat engine.
+class RefragLLM(AnswerSettings, LLM):
+    """LLM that replaces any other in a query engine or chat engine.
 
-    Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
+    Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
     a policy expands those that matter. Passages are recognised where a ``RefragNodePostprocessor``,
     ``RefragRetriever`` or ``RefragSynthesizer`` saw them, in envelopes, in citable blocks, and when
     they are given as ``documents`` with the call; all other text is read as ordinary tokens.
 
-    What happened stands in ``response.raw["refrag"]`` as a
-    ``refrag_components.generation.report.Report``. Query and chat engines keep the text of a
-    response only; ``collect_reports`` gets at the rest.
+    What happened is in ``response.raw["refrag"]``, as a
+    ``refrag_components.generation.report.Report``. Query and chat engines keep only the
+    text of a response; ``collect_reports`` gets the rest.
 
     ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` may
     also be given with a single call, and so may
 
-    * ``documents``: nodes or strings that are passages; where their text does not stand in the
-      prompt it is put before the question;
-    * ``question``: what the policy compares chunks with. Without it that is the query for which
-      the passages were retrieved, if it stands in the last user message, else that message.
+    * ``documents``: nodes or strings that are passages; those whose text is not in the prompt
+      are put before the question;
+    * ``question``: what the policy compares chunks with. By default this is the query for which the
+      passages were retrieved, if the last user message contains it, else that message.
 
     Example:
         ```python
@@ -64,22 +62,16 @@ class RefragLLM(GenerationSettings, LLM):
         )
         ```
 
+    All other settings: see ``AnswerSettings``.
+
     Attributes:
         model: Checkpoint: a bundled name, a folder or a hub id. Loaded when first needed and shared
-            by all that use it on the same device.
-        store: Where chunk vectors of passages are kept that were registered with no store; in
-            memory by default.
-        policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``, or
-            "auto": ``learned-query`` where the checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand: a fraction of the chunks in 0..1, or an int from 2 on, the
-            number of decoder positions for all passages.
-        max_tokens: Most tokens to generate.
-        temperature: 0 takes the likeliest token each time.
-        top_p: Below 1 only the likeliest tokens that reach this mass are drawn from.
-        stop: Strings that end the answer.
-        seed: Same seed, same answer.
-        device: Such as "cpu" or "cuda:1"; CUDA where there is one by default.
+            by all models that use it on the same device.
     """
+
+    model: str = DEFAULT_MODEL
+
+    _call_only: ClassVar[tuple[str, ...]] = ("documents", "question")
 
     @classmethod
     def class_name(cls) -> str:
@@ -88,13 +80,13 @@ class RefragLLM(GenerationSettings, LLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """The window is the effective one: longer than the decoder's by what is compressed.
+        """Metadata with the effective window, longer than the decoder's by what is compressed.
 
         Raises:
             DownloadError: If base weights cannot be fetched.
         """
         model = self._checkpoint().model
-        budget = make_policy(self.policy, model).budget(Budget.of(self.budget))
+        budget = make_policy(self.policy, model).budget(parse_budget(self.budget))
         return LLMMetadata(
             context_window=effective_window(
                 model.window, model.config.chunk_size, budget, self.max_tokens
@@ -109,15 +101,15 @@ class RefragLLM(GenerationSettings, LLM):
         """Answers a conversation.
 
         Raises:
-            TypeError: If a keyword is none of those above.
-            ValueError: If a message holds something else than text.
+            TypeError: If a keyword is not one of those above.
+            ValueError: If a message holds something other than text.
             RefragError: As the constructor; if there is nothing to answer or no room for it.
         """
         return _chat_response(self._chat_call(messages, **kwargs).reply())
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """As ``chat``, piece by piece; the last one carries ``raw``."""
+        """As ``chat``, streamed; the last response carries ``raw``."""
         replies = self._chat_call(messages, **kwargs).replies()
         return (_chat_response(reply) for reply in replies)
 
@@ -142,11 +134,11 @@ class RefragLLM(GenerationSettings, LLM):
 
         Args:
             prompt: The prompt.
-            formatted: Continue it as it stands, instead of answering it as a user's message.
+            formatted: Continue it as it is, instead of answering it as a user's message.
             **kwargs: As described above.
 
         Raises:
-            TypeError: If a keyword is none of those above.
+            TypeError: If a keyword is not one of those above.
             RefragError: As the constructor; if there is nothing to answer or no room for it.
         """
         return _completion_response(self._complete_call(prompt, formatted, **kwargs).reply())
@@ -155,7 +147,7 @@ class RefragLLM(GenerationSettings, LLM):
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
-        """As ``complete``, piece by piece; the last one carries ``raw``."""
+        """As ``complete``, streamed; the last response carries ``raw``."""
         replies = self._complete_call(prompt, formatted, **kwargs).replies()
         return (_completion_response(reply) for reply in replies)
 
@@ -177,7 +169,7 @@ class RefragLLM(GenerationSettings, LLM):
         return (_completion_response(reply) async for reply in replies)
 
     def explain(self, prompt: str, **kwargs: Any) -> list[tuple[str, bool | None]]:
-        """Tells what ``complete`` makes of each stretch of a prompt, without an answer.
+        """Tells what ``complete`` makes of each span of a prompt, without answering it.
 
         Args:
             prompt: The prompt.
@@ -185,10 +177,10 @@ class RefragLLM(GenerationSettings, LLM):
 
         Returns:
             The prompt's characters in order, with the chat template around them: chunk by chunk
-            with True if it expands and False if it is compressed, and None beside ordinary text.
+            with True if it expands and False if it is compressed, and None with ordinary text.
 
         Raises:
-            TypeError: If a keyword is none of those above.
+            TypeError: If a keyword is not one of those above.
             RefragError: As ``complete``.
         """
         call = self._complete_call(prompt, False, **kwargs)
@@ -205,11 +197,9 @@ class RefragLLM(GenerationSettings, LLM):
         **overrides: Any,
     ) -> Call:
         settings = self._for_call(overrides)
-        conversation = resolve_messages(messages, document_texts(documents), self._resolver())
+        conversation = resolve_messages(messages, documents, self._resolver())
         parts = render(conversation.messages, self._checkpoint().model.tokenizer)
-        request = Request(
-            parts, question or conversation.question, settings.policy, settings.budget
-        )
+        request = settings._ask(parts, question or conversation.question)
         return settings._call(request, conversation.warnings)
 
     def _complete_call(
@@ -225,18 +215,12 @@ class RefragLLM(GenerationSettings, LLM):
             message = ChatMessage(role=MessageRole.USER, content=prompt)
             return self._chat_call([message], documents=documents, question=question, **overrides)
         settings = self._for_call(overrides)
-        resolved, asked = resolve_prompt(prompt, document_texts(documents), self._resolver())
-        request = Request(resolved.parts, question or asked, settings.policy, settings.budget)
+        resolved = resolve_completion(prompt, documents, self._resolver())
+        request = settings._ask(resolved.parts, question or resolved.question)
         return settings._call(request, resolved.warnings)
 
     def _call(self, request: Request, warnings: Sequence[str]) -> Call:
-        return Call(self._checkpoint(), request, sampling_params(self), self.model, warnings)
-
-    def _checkpoint(self) -> Checkpoint:
-        return load_checkpoint(self.model, self.device)
-
-    def _resolver(self) -> Resolver:
-        return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
+        return Call(self._checkpoint(), request, self._sampling_params(), self.model, warnings)
 
 
 def _chat_response(reply: Reply) -> ChatResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,11 +17,20 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
 from llama_index.llms.refrag.questions import find_question
-from refrag_components.exceptions import EmptyInputError
-from refrag_components.prompts.parts import Message, Part, PassagePart, TextPart
-from refrag_components.prompts.resolver import Resolved, Resolver, document_text
+from refrag_components.prompts.conversation import (
+    Block,
+    Conversation,
+    Documents,
+    ResolvedPrompt,
+    Turn,
+    read_documents,
+    resolve_prompt,
+    resolve_turns,
+)
+from refrag_components.prompts.parts import PassagePart
+from refrag_components.prompts.resolver import Resolver, document_text
 
-__all__ = ["Conversation", "document_texts", "resolve_messages", "resolve_prompt"]
+__all__ = ["Conversation", "resolve_completion", "resolve_messages"]
 
 _ROLES: Mapping[MessageRole, str] = {
     MessageRole.ASSISTANT: "assistant",
@@ -38,117 +47,71 @@ _ROLES: Mapping[MessageRole, str] = {
 _PRINTED_LIST = re.compile(r"\[(?:'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")\]")
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """Messages that are ready for the chat template.
-
-    Attributes:
-        messages: The turns, in order.
-        question: What the user asks: the question in the last user message that passages were
-            retrieved for, else all its ordinary text.
-        warnings: What claimed to be a passage and could not be resolved.
-    """
-
-    messages: tuple[Message, ...]
-    question: str
-    warnings: tuple[str, ...]
-
-
-def document_texts(documents: object) -> list[str]:
-    """The texts of documents in any of the forms in which LlamaIndex has them.
-
-    Args:
-        documents: A list or tuple of nodes, with or without score, strings, or dicts with the
-            text; None for no documents.
-
-    Raises:
-        TypeError: If it is something else.
-    """
-    if documents is None:
-        return []
-    if isinstance(documents, str) or not isinstance(documents, Sequence):
-        msg = f"documents must be a list of nodes or strings, got {type(documents).__name__}"
-        raise TypeError(msg)
-    return [
-        document.get_content(metadata_mode=MetadataMode.NONE)
-        if isinstance(document, BaseNode | NodeWithScore)
-        else document_text(document)
-        for document in documents
-    ]
-
-
 def resolve_messages(
-    messages: Sequence[ChatMessage], documents: Sequence[str], resolver: Resolver
+    messages: Sequence[ChatMessage], documents: object, resolver: Resolver
 ) -> Conversation:
-    """Resolves the passages in messages.
+    """Resolves the passages in messages, see ``resolve_turns``; citable blocks hold passages.
 
-    Passages come as ``documents``, as citable blocks, in envelopes, and as text that a retriever
-    or postprocessor registered. Documents are compressed where their text stands; those whose text
-    stands nowhere are put before the last user message.
+    The question is the one in the last user message for which passages were retrieved, else all
+    ordinary text of that message.
 
     Args:
         messages: What the LLM received.
-        documents: Texts that are known to be passages.
+        documents: A list or tuple of nodes, with or without score, strings, or dicts with the
+            text; None for no documents.
         resolver: Finds passages in text.
 
     Raises:
         EmptyInputError: If there is no message or the last user message is blank.
-        ValueError: If a message holds something else than text.
+        TypeError: If ``documents`` is something else.
+        ValueError: If a message holds something other than text.
     """
-    if not messages:
-        msg = "there are no messages to answer; pass at least one"
-        raise EmptyInputError(msg)
-    asking = _index_of_question(messages)
-    everything = "\n".join(message.content or "" for message in messages)
-    turns: list[Message] = []
-    warnings: list[str] = []
-    for index, message in enumerate(messages):
-        resolved = _resolve_message(message, documents, resolver)
-        before = _passages_before(everything, documents, resolver) if index == asking else ()
-        turns.append(Message(_ROLES[message.role], (*before, *resolved.parts)))
-        warnings += resolved.warnings
-    question = _question(turns[asking].parts)
-    if not question:
-        msg = "the question is empty; the last user message must hold text"
-        raise EmptyInputError(msg)
-    return Conversation(tuple(turns), question, tuple(warnings))
+    given = read_documents(documents, _text_and_store)
+    turns = [
+        Turn(_ROLES[message.role], list(_blocks(message, given, resolver))) for message in messages
+    ]
+    conversation = resolve_turns(turns, given, resolver)
+    return replace(conversation, question=_question_in(conversation.question))
 
 
-def resolve_prompt(
-    prompt: str, documents: Sequence[str], resolver: Resolver
-) -> tuple[Resolved, str]:
-    """Resolves the passages in a prompt that is continued as it stands.
+def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> ResolvedPrompt:
+    """Resolves the passages in a prompt that is continued as it is.
 
-    Returns:
-        The parts of the prompt, with the documents that do not stand in it first, and what it
-        asks, as in ``Conversation``.
+    Args:
+        prompt: The prompt.
+        documents: As for ``resolve_messages``; put first if the prompt does not contain them.
+        resolver: Finds passages in text.
 
     Raises:
         EmptyInputError: If the prompt is blank.
+        TypeError: If ``documents`` is not a list of documents.
     """
-    if not prompt.strip():
-        msg = "the prompt is empty; pass some text"
-        raise EmptyInputError(msg)
-    resolved = _resolve_text(prompt, documents, resolver)
-    parts = (*_passages_before(prompt, documents, resolver), *resolved.parts)
-    return Resolved(parts, resolved.warnings), _question(resolved.parts)
+    given = read_documents(documents, _text_and_store)
+    resolved = resolve_prompt(_unprinted(prompt, given, resolver), given, resolver)
+    return replace(resolved, question=_question_in(resolved.question))
 
 
-def _resolve_message(
-    message: ChatMessage, documents: Sequence[str], resolver: Resolver
-) -> Resolved:
-    parts: list[Part] = []
-    warnings: list[str] = []
+def _question_in(text: str) -> str:
+    return find_question(text) or text
+
+
+def _text_and_store(document: object) -> tuple[str, None]:
+    if isinstance(document, BaseNode | NodeWithScore):
+        return document.get_content(metadata_mode=MetadataMode.NONE), None
+    return document_text(document), None
+
+
+def _blocks(message: ChatMessage, documents: Documents, resolver: Resolver) -> Iterator[Block]:
+    before = False
     for block in _readable(message):
-        if parts:  # as ChatMessage.content joins its blocks
-            parts.append(TextPart("\n"))
+        if before:  # as ChatMessage.content joins its blocks
+            yield Block("\n")
         if isinstance(block, TextBlock):
-            resolved = _resolve_text(block.text, documents, resolver)
-            parts += resolved.parts
-            warnings += resolved.warnings
+            yield Block(_unprinted(block.text, documents, resolver))
+            before = before or bool(block.text)
         else:
-            parts += _resolve_citable(block, resolver)
-    return Resolved(tuple(parts), tuple(warnings))
+            yield from _passages_of(block)
+            before = True
 
 
 def _readable(message: ChatMessage) -> Iterator[TextBlock | CitableBlock]:
@@ -159,13 +122,13 @@ def _readable(message: ChatMessage) -> Iterator[TextBlock | CitableBlock]:
             _refuse(message.role, block)
 
 
-def _resolve_citable(block: CitableBlock, resolver: Resolver) -> Iterator[Part]:
-    yield TextPart(f"{block.title}\n")
+def _passages_of(block: CitableBlock) -> Iterator[Block]:
+    yield Block(f"{block.title}\n")
     for content in block.content:
         if not isinstance(content, TextBlock):
             _refuse(MessageRole.USER, content)
         else:
-            yield from resolver.passage_parts(content.text)
+            yield Block(content.text, is_passage=True)
 
 
 def _refuse(role: MessageRole, block: ContentBlock) -> None:
@@ -173,36 +136,19 @@ def _refuse(role: MessageRole, block: ContentBlock) -> None:
     raise ValueError(msg)
 
 
-def _resolve_text(text: str, documents: Sequence[str], resolver: Resolver) -> Resolved:
-    known = dict.fromkeys(documents)
+def _unprinted(text: str, documents: Documents, resolver: Resolver) -> str:
+    """The text with lists of one passage replaced by that passage.
+
+    LlamaIndex' SimpleSummarize prints its context as a Python list, line breaks and quotes escaped.
+    The model is given the text itself, as in every other response mode.
+    """
 
     def unprinted(match: re.Match[str]) -> str:
         try:
             body: str = ast.literal_eval(match[0])[0]
         except (SyntaxError, ValueError):
             return match[0]
-        parts = resolver.resolve_text(body, known).parts
+        parts = resolver.resolve_text(body, documents).parts
         return body if any(isinstance(part, PassagePart) for part in parts) else match[0]
 
-    # LlamaIndex' SimpleSummarize prints its context as a Python list, line breaks and quotes
-    # escaped. The model is given the text itself, as in every other response mode.
-    return resolver.resolve_text(_PRINTED_LIST.sub(unprinted, text), known)
-
-
-def _passages_before(text: str, documents: Sequence[str], resolver: Resolver) -> Iterator[Part]:
-    """Lays out the documents that do not stand in a text, each followed by a blank line."""
-    for passage in dict.fromkeys(document.strip() for document in documents):
-        if passage and passage not in text:
-            yield from resolver.passage_parts(passage)
-            yield TextPart("\n\n")
-
-
-def _question(parts: Sequence[Part]) -> str:
-    text = "".join(part.text for part in parts if isinstance(part, TextPart)).strip()
-    everything = "".join(part.text for part in parts).strip()
-    return find_question(text) or text or everything  # a passage alone is what is asked about
-
-
-def _index_of_question(messages: Sequence[ChatMessage]) -> int:
-    users = [i for i, message in enumerate(messages) if message.role == MessageRole.USER]
-    return users[-1] if users else len(messages) - 1
+    return _PRINTED_LIST.sub(unprinted, text)

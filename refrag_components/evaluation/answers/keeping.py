@@ -1,0 +1,53 @@
+"""What the compressed rest of a context is worth, beside dropping it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from refrag_components.evaluation.answers.results import Result
+from refrag_components.evaluation.methods import COMPRESSED, NONE, Drop, Keep, Method
+from refrag_components.exceptions import EvaluationError
+
+__all__ = ["keeping_pairs", "keeping_values"]
+
+_NOWHERE = ("yes/no", "unanswerable")  # kinds whose answer stands in no passage
+
+
+def keeping_pairs(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
+    """What keeping is measured by: chosen chunks with the rest compressed, and with it dropped.
+
+    At p=0 nothing is chosen: everything compressed, and no context.
+    """
+    pairs: list[tuple[Method, Method]] = [(COMPRESSED, NONE)]
+    pairs += [(m, Drop(m.selection, m.fraction)) for m in methods if isinstance(m, Keep)]
+    return [pair for pair in pairs if {*pair} <= {*methods}]
+
+
+def keeping_values(keep: Result, drop: Result, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """The value of keeping, V, of every question: the score kept less the score dropped.
+
+    Of log-perplexity it is the nats per token of the answer that keeping saves, so that more is
+    better throughout.
+
+    Args:
+        keep: With the rest compressed.
+        drop: The same questions with the rest dropped.
+        metric: A column of the results.
+
+    Returns:
+        V of all questions, and V of those whose answer does not stand in the chunks that expand
+        (NaN for the others, and where there is no answer to look for); both of shape (questions,).
+
+    Raises:
+        EvaluationError: If the results are not of the same questions.
+    """
+    if list(keep.ids) != list(drop.ids):
+        msg = f"{keep.method.name} and {drop.method.name} were not measured on the same questions"
+        raise EvaluationError(msg)
+    value = keep.columns[metric] - drop.columns[metric]
+    if metric == "log_ppl":
+        value = -value
+    hidden = (keep.columns["shown"] == 0) & ~np.isin(keep.kinds, _NOWHERE)
+    return value, np.where(hidden, value, np.nan)

@@ -1,0 +1,120 @@
+"""What every engine must do, as tests to inherit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refrag_components.engines import Engine, EngineOutput, SamplingParams
+from refrag_components.engines.layout import Layout, TextSegment
+from refrag_components.exceptions import ContextWindowError
+from refrag_components.modeling import RefragModel
+from tests.engines.layouts import every_other, plain_ids, prompt
+from tests.tiny import TEXT
+
+
+def plain_answer(model: RefragModel, ids: list[int], max_tokens: int, **options: Any) -> list[int]:
+    """What the decoder alone generates, by transformers' own loop."""
+    inputs = torch.tensor([ids])
+    output = model.decoder.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=max_tokens,
+        pad_token_id=2,
+        **{"do_sample": False, **options},
+    )
+    return [int(i) for i in output[0, len(ids) :]]
+
+
+def same(left: EngineOutput, right: EngineOutput) -> bool:
+    """Whether two answers differ in nothing but their times."""
+    return replace(left, time_to_first_token=0.0) == replace(right, time_to_first_token=0.0)
+
+
+class EngineContract:
+    """Inherit it and give the fixtures ``model`` and ``engine``."""
+
+    @pytest.fixture
+    def model(self) -> RefragModel:
+        """Lays prompts out; in float32 on a CPU, where answers can be compared exactly."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def engine(self) -> Engine:
+        """Runs the model's decoder."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def layouts(self, model: RefragModel) -> list[Layout]:
+        """Prompts of different lengths: plain, compressed, mixed, and without any passage."""
+        return [
+            prompt(model, TEXT[:3], True, "Answer:"),
+            prompt(model, TEXT[:4], False, "What rose?"),
+            prompt(model, TEXT[2:], every_other, "What fell?"),
+            prompt(model, [], True, "What?"),
+        ]
+
+    def test_expanding_everything_is_the_plain_decoder(
+        self, model: RefragModel, engine: Engine
+    ) -> None:
+        layout = prompt(model, TEXT[:3], True, "Answer:")
+        output = engine.generate([layout], SamplingParams(max_tokens=40))[0]
+        expected = plain_answer(model, plain_ids(layout), 40)
+        assert list(output.token_ids) == expected
+        assert output.text == model.tokenizer.decode(expected, skip_special_tokens=True)
+        assert output.prompt_positions == len(plain_ids(layout))
+
+    def test_batch_equals_single_and_stream_equals_generate(
+        self, engine: Engine, layouts: list[Layout]
+    ) -> None:
+        params = SamplingParams(max_tokens=25)
+        together = engine.generate(layouts, params)
+        for layout, output in zip(layouts, together, strict=True):
+            assert same(engine.generate([layout], params)[0], output)
+            deltas = list(engine.stream(layout, params))
+            assert "".join(delta.text for delta in deltas) == output.text
+            assert tuple(i for delta in deltas for i in delta.token_ids) == output.token_ids
+            assert [d.finish_reason for d in deltas[:-1]] == [None] * (len(deltas) - 1)
+            assert deltas[-1].finish_reason == output.finish_reason
+
+    def test_padding_changes_nothing(self, model: RefragModel, engine: Engine) -> None:
+        """Beside a neighbour that is much longer, and beside one that is shorter."""
+        layout = prompt(model, TEXT[:2], every_other, "What fell?")
+        params = SamplingParams(max_tokens=10, repetition_penalty=1.2)
+        (alone,) = engine.generate([layout], params)
+        neighbours = (
+            prompt(model, [*TEXT, *TEXT], False, "What rose?"),
+            Layout((TextSegment(np.array([20, 21])),)),
+        )
+        for neighbour in neighbours:
+            assert same(engine.generate([neighbour, layout], params)[1], alone)
+            assert same(engine.generate([layout, neighbour], params)[0], alone)
+
+    def test_rows_with_their_own_parameters_leave_each_other_alone(
+        self, engine: Engine, layouts: list[Layout]
+    ) -> None:
+        params = [
+            SamplingParams(max_tokens=1),
+            SamplingParams(max_tokens=20, temperature=1.5, top_k=20, seed=7),
+            SamplingParams(max_tokens=7, repetition_penalty=1.8),
+            SamplingParams(max_tokens=30, stop=("e", "\ufffd"), temperature=0.8, top_p=0.9, seed=1),
+        ]
+        together = engine.generate(layouts, params)
+        for layout, own, output in zip(layouts, params, together, strict=True):
+            assert same(engine.generate([layout], own)[0], output)
+
+    def test_no_layouts_no_answers(self, engine: Engine) -> None:
+        assert engine.generate([], SamplingParams()) == []
+
+    def test_a_prompt_without_room_for_an_answer(self, model: RefragModel, engine: Engine) -> None:
+        window = model.window
+        layout = Layout((TextSegment(np.full(window, 20)),))
+        message = rf"{window} positions.*{window}.*fewer passages"
+        with pytest.raises(ContextWindowError, match=message):
+            engine.generate([layout], SamplingParams())
+        with pytest.raises(ContextWindowError):
+            engine.stream(layout, SamplingParams())
