@@ -208,7 +208,7 @@ def _open_index(model: RefragModel, console: Console) -> RefragIndex:
         seconds = time.perf_counter() - started
         done = f"{report.passages} passages in {seconds:.0f} s, stored for the next run"
     else:
-        done = f"{index.info().passages} passages were stored by an earlier run"
+        done = f"{index.info().passages} passages from an earlier run are used"
     console.print(f"{done}: {folder}", soft_wrap=True)
     return index
 
