@@ -17,6 +17,7 @@ __all__ = [
     "RefragError",
     "SamplingError",
     "StoreError",
+    "StructuredOutputError",
     "ToolCallingError",
     "TrainingError",
     "UnknownModelError",
@@ -78,6 +79,10 @@ class SamplingError(RefragError, ValueError):
 
 class StoreError(RefragError, OSError):
     """A store that cannot be opened, read or written."""
+
+
+class StructuredOutputError(RefragError, ValueError):
+    """A JSON schema that cannot be enforced, or an answer cut off before its JSON was complete."""
 
 
 class ToolCallingError(RefragError, ValueError):

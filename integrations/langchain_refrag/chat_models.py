@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 from warnings import warn
 
@@ -16,10 +17,17 @@ from pydantic import BaseModel
 
 from langchain_refrag.messages import resolve_messages
 from langchain_refrag.settings import RefragSettings
-from langchain_refrag.structured import parse_json_answers
-from langchain_refrag.tools import AnswerReader, Tool, Tools
+from langchain_refrag.structured import (
+    answer_by_schema,
+    call_by_schema,
+    parse_json_answers,
+    requested_schema,
+)
+from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
+from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
+from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
 
 __all__ = ["ChatRefrag"]
@@ -41,16 +49,20 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     The decoder's own chat template presents the tools. Calls are read from its answer as JSON,
     between ``<tool_call>`` tags or bare; what looks like a call and cannot be read is in
-    ``invalid_tool_calls``.
+    ``invalid_tool_calls``. Where the decoder's tokenizer carries a response template, that is
+    followed instead, and what it marks as thoughts is in
+    ``additional_kwargs["reasoning_content"]``.
 
     Example:
-        ```python
-        from langchain_refrag import ChatRefrag, RefragRetriever
+        ``checkpoint`` is a bundled name ("refrag-smollm2-135m"), a folder or a hub id.
 
-        retriever = RefragRetriever(retriever=vector_store.as_retriever())
-        model = ChatRefrag(model="refrag-smollm2-135m", budget=0.25)
-        chain = create_retrieval_chain(retriever, create_stuff_documents_chain(model, prompt))
-        ```
+        >>> from langchain_core.documents import Document
+        >>> model = ChatRefrag(model=checkpoint, budget=0.25, max_tokens=8)
+        >>> passage = "The harbour was dug in 1907. It lies north of the old town, behind a mole."
+        >>> answer = model.invoke("When was it dug?", documents=[Document(passage)])
+        >>> report = answer.response_metadata["refrag"]
+        >>> report["context_positions"] < report["context_tokens"]
+        True
 
     Attributes:
         streaming: Whether ``invoke`` streams too, for callbacks that need each token.
@@ -58,7 +70,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     streaming: bool = False
 
-    _call_only: ClassVar[tuple[str, ...]] = ("documents", "stream", "tool_choice", "tools")
+    _call_only: ClassVar[tuple[str, ...]] = (
+        *("documents", "response_format", "stream", "tool_choice", "tools"),
+    )
 
     @property
     def _llm_type(self) -> str:
@@ -90,12 +104,13 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         Args:
             tools: Tools, functions, pydantic or typed dict classes, or JSON schemas.
             tool_choice: "auto" (the default) leaves it to the decoder, "none" forbids calls,
-                "any", "required" or True demands one, and a name demands that tool. The answer then
-                begins with a call, which the decoder completes: what it writes is not constrained.
+                "any", "required" or True demands one, and a name demands that tool. The answer is
+                then one call, which fits that tool's schema if ``max_tokens`` suffice.
             **kwargs: Settings of the call, as for ``bind``; "strict" and "parallel_tool_calls" are
                 ignored with a warning.
 
         Raises:
+            StructuredOutputError: If a call is asked for and a tool's schema cannot be enforced.
             ToolCallingError: If the decoder's chat template cannot lay out tools, or the choice
                 does not name one of them.
         """
@@ -104,7 +119,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             warn(f"bind_tools ignores {', '.join(ignored)}", stacklevel=2)
         schemas = list(Tools.of(tools).schemas)
         call, _ = self._split_call(None, kwargs)
-        Tools.of(schemas, tool_choice).check(call._checkpoint().model.tokenizer)
+        Tools.of(schemas, tool_choice).reader(call._checkpoint().model.tokenizer)  # does it work?
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=schemas, **kwargs)
@@ -114,17 +129,36 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers that fit a schema, see ``BaseChatModel.with_structured_output``.
 
-        ``method="json_mode"`` works with any decoder: the prompt has to ask for JSON, and the first
-        object of the answer is parsed. Otherwise ("function_calling", "json_schema") the schema is
-        a tool that has to be called. Nothing constrains what the decoder writes: an answer that
-        does not fit raises or, with ``include_raw``, is reported as LangChain's parsers do.
+        With ``method="json_schema"``, the default, the decoder can write nothing that does not fit.
+        One that calls tools is told of the schema as a tool; any other learns of it only by what
+        it may write, so its prompt should say what is asked for. ``method="function_calling"`` is
+        the same for decoders that call tools, and for those alone. With ``method="json_mode"`` the
+        prompt has to ask for JSON, and the first object of the answer is parsed: nothing is
+        enforced.
+
+        An answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``, and one that
+        fails a validator of a pydantic class what LangChain's parsers raise. With ``include_raw``
+        both are reported under "parsing_error".
 
         Raises:
-            ToolCallingError: If a tool is needed and the decoder's template cannot lay out tools.
+            StructuredOutputError: If the schema cannot be enforced.
+            ToolCallingError: If the method is "function_calling" and the decoder's chat template
+                cannot lay out tools.
+            ValueError: If there is no such method.
         """
-        if kwargs.get("method") == "json_mode":
+        method = kwargs.pop("method", "json_schema")
+        kwargs.pop("strict", None)  # it always is
+        if kwargs or method not in ("function_calling", "json_mode", "json_schema"):
+            msg = (
+                "with_structured_output takes include_raw and method, one of function_calling, "
+                f"json_mode and json_schema; got {kwargs | {'method': method}}"
+            )
+            raise ValueError(msg)
+        if method == "json_mode":
             return parse_json_answers(self, schema, include_raw=include_raw)
-        return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if method == "json_schema" and not calls_tools(self._checkpoint().model.tokenizer):
+            return answer_by_schema(self, schema, include_raw=include_raw)
+        return call_by_schema(self, schema, include_raw=include_raw)
 
     def explain(
         self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
@@ -157,7 +191,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> ChatResult:
         call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        answer = call._checkpoint().answer(request, call._sampling_params())
+        answer = call._checkpoint().answer(request, call._params_for(reader))
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -172,7 +206,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs)
-        for delta in call._checkpoint().generator.stream(request, call._sampling_params()):
+        params = call._params_for(reader)
+        for delta in call._checkpoint().generator.stream(request, params):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so only one carries the totals
                 chunks[-1].response_metadata = call._metadata(
@@ -189,14 +224,24 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
         Args:
             messages: The conversation.
-            call: Keywords of the call, among them documents and tools.
+            call: Keywords of the call, among them documents, tools and response_format.
         """
         tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
-        reader = tools.reader(tokenizer)
+        schema = requested_schema(call.get("response_format"))
         conversation = resolve_messages(messages, call.get("documents"), self._resolver())
-        parts = [*render(conversation.messages, tokenizer, tools=tools.schemas), *reader.prefix]
-        return self._ask(parts, conversation.question), reader, conversation.warnings
+        parts = render(conversation.messages, tokenizer, tools=tools.schemas)
+        written = "".join(part.text for part in parts if isinstance(part, ControlPart))
+        reader = tools.reader(tokenizer, schema, written)
+        request = self._ask([*parts, *reader.prefix], conversation.question)
+        return request, reader, conversation.warnings
+
+    def _params_for(self, reader: AnswerReader) -> SamplingParams:
+        return replace(
+            self._sampling_params(),
+            answer_schema=reader.schema,
+            skip_special_tokens=reader.skip_special_tokens,
+        )
 
 
 def _usage(report: Report) -> UsageMetadata:

@@ -38,10 +38,14 @@ class RefragRetriever(BaseRetriever):
     makes them when it first reads a passage.
 
     Example:
-        ```python
-        retriever = RefragRetriever(retriever=vector_store.as_retriever())
-        chain = {"context": retriever | format_docs, "question": RunnablePassthrough()} | ...
-        ```
+        >>> from langchain_core.embeddings import DeterministicFakeEmbedding
+        >>> from langchain_core.vectorstores import InMemoryVectorStore
+        >>> texts = ["The harbour of Eastport was dug in 1907.", "Rain fell for three days."]
+        >>> embeddings = DeterministicFakeEmbedding(size=8)  # yours
+        >>> found = InMemoryVectorStore.from_texts(texts, embeddings).as_retriever()
+        >>> retriever = RefragRetriever(retriever=found, k=1)
+        >>> [document.page_content for document in retriever.invoke(texts[0])]
+        ['The harbour of Eastport was dug in 1907.']
 
     Attributes:
         retriever: The retriever that searches.

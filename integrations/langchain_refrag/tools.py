@@ -13,6 +13,8 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from langchain_refrag.response_template import ResponseReader, Thought, has_response_template
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.exceptions import ToolCallingError
 from refrag_components.prompts.parts import ControlPart, RenderedPart, TextPart, ToolCall
 from refrag_components.prompts.tool_calls import BrokenToolCall, ToolCallParser, tool_call_style
@@ -20,10 +22,10 @@ from refrag_components.prompts.tool_calls import BrokenToolCall, ToolCallParser,
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["AnswerReader", "Tool", "Tools"]
+__all__ = ["AnswerReader", "Tool", "Tools", "calls_tools"]
 
 Tool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
-AnswerPart = str | ToolCall | BrokenToolCall
+AnswerPart = str | Thought | ToolCall | BrokenToolCall
 
 _ANY = "any"
 _CHOICES: Mapping[object, str | None] = {
@@ -78,45 +80,80 @@ class Tools:
             wanted = names[0]
         return cls(schemas, None if wanted is None else str(wanted))
 
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Makes sure that the decoder's chat template can present the tools.
+    def reader(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        schema: AnswerSchema | None = None,
+        prompt: str = "",
+    ) -> AnswerReader:
+        """What reads an answer, and begins and constrains it if a tool has to be called.
+
+        Args:
+            tokenizer: The decoder's.
+            schema: JSON that the answer has to be, where no tool is called.
+            prompt: What the chat template wrote into the prompt.
 
         Raises:
-            ToolCallingError: If it cannot.
+            StructuredOutputError: If a tool's schema cannot be enforced.
+            ToolCallingError: If the decoder cannot be told about the tools, or there is a schema
+                beside them.
         """
-        if self.schemas:
-            tool_call_style(tokenizer)
-
-    def reader(self, tokenizer: PreTrainedTokenizerBase) -> AnswerReader:
-        """The reader of an answer; if a tool has to be called, it also begins that call.
-
-        Raises:
-            ToolCallingError: If the decoder cannot be told about the tools.
-        """
+        if schema is not None and self.schemas:
+            msg = (
+                "an answer cannot be left to call tools and be kept to a response_format; bind no "
+                "tools, or give the format as a tool (create_agent does with ToolStrategy)"
+            )
+            raise ToolCallingError(msg)
+        free = schema is None and self.choice is None
+        if free and has_response_template(tokenizer, calls=bool(self.schemas)):
+            return AnswerReader(ResponseReader(tokenizer, prompt, self.schemas))
         if not self.schemas:
-            return AnswerReader(None)
+            return AnswerReader(None, schema=schema)
         style = tool_call_style(tokenizer)
         names = [schema["function"]["name"] for schema in self.schemas]
         if self.choice is None:
             return AnswerReader(ToolCallParser(names))
         begun = style.begin(None if self.choice == _ANY else self.choice)
-        prefix = (ControlPart(style.opening), TextPart(begun.removeprefix(style.opening)))
-        return AnswerReader(ToolCallParser(names), tuple(part for part in prefix if part.text))
+        begun = begun.removeprefix(style.opening)
+        prefix = (ControlPart(style.opening), TextPart(begun))
+        chosen = [tool for tool in self.schemas if self.choice in (_ANY, tool["function"]["name"])]
+        calls = _calls_schema([tool["function"] for tool in chosen], style.arguments)
+        return AnswerReader(
+            ToolCallParser(names),
+            tuple(part for part in prefix if part.text),
+            AnswerSchema.of(calls, begun=begun),
+        )
+
+
+def calls_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a decoder can be told about tools and its calls can be read."""
+    try:
+        tool_call_style(tokenizer)
+    except ToolCallingError:
+        return False
+    return True
 
 
 class AnswerReader:
     """Turns an answer that may call tools into messages; for one answer only.
 
     Args:
-        parser: Finds the calls; None where no tool is bound.
+        parser: Finds the calls, and thoughts if it can; None where all is text.
         prefix: The beginning of the answer, to be put at the end of the prompt.
+        schema: JSON that the answer has to be; None for free text.
     """
 
     def __init__(
-        self, parser: ToolCallParser | None, prefix: tuple[RenderedPart, ...] = ()
+        self,
+        parser: ToolCallParser | ResponseReader | None,
+        prefix: tuple[RenderedPart, ...] = (),
+        schema: AnswerSchema | None = None,
     ) -> None:
         self._parser = parser
+        # What response templates look for are special tokens, as a rule.
+        self.skip_special_tokens = not isinstance(parser, ResponseReader)
         self.prefix = prefix
+        self.schema = schema
         self._pending = "".join(part.text for part in prefix)
         self._calls = 0
 
@@ -127,6 +164,9 @@ class AnswerReader:
         broken = [part for part in parts if isinstance(part, BrokenToolCall)]
         return AIMessage(
             content="".join(part for part in parts if isinstance(part, str)),
+            additional_kwargs=_reasoning(
+                "".join(part.text for part in parts if isinstance(part, Thought))
+            ),
             tool_calls=[
                 tool_call(name=call.name, args=dict(call.arguments), id=_new_id()) for call in calls
             ],
@@ -146,16 +186,39 @@ class AnswerReader:
             return [text] if text else []
         found = self._parser.push(self._pending + text)
         self._pending = ""
-        return [*found, *self._parser.finish()] if last else found
+        return [*found, *self._parser.finish()] if last else [*found]
 
     def _chunk(self, part: AnswerPart) -> AIMessageChunk:
         if isinstance(part, str):
             return AIMessageChunk(content=part)
+        if isinstance(part, Thought):
+            return AIMessageChunk(content="", additional_kwargs=_reasoning(part.text))
         # A broken call keeps its tag, so that half a JSON object is not taken for a whole one.
         args = json.dumps(part.arguments) if isinstance(part, ToolCall) else part.text
         chunk = tool_call_chunk(name=part.name, args=args, id=_new_id(), index=self._calls)
         self._calls += 1
         return AIMessageChunk(content="", tool_call_chunks=[chunk])
+
+
+def _reasoning(thoughts: str) -> dict[str, str]:
+    """Where LangChain looks for what a model has thought."""
+    return {"reasoning_content": thoughts} if thoughts else {}
+
+
+def _calls_schema(functions: Sequence[Mapping[str, Any]], arguments: str) -> dict[str, Any]:
+    """The JSON schema of a call of one of some functions, as chat templates write it."""
+    calls: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for function in functions:
+        parameters = dict(function.get("parameters") or {"type": "object", "properties": {}})
+        own = parameters.pop("$defs", {})  # references to them count from the root
+        if clash := [name for name in own if definitions.get(name, own[name]) != own[name]]:
+            msg = f"two tools define {clash[0]!r} differently in $defs; rename one or choose a tool"
+            raise ToolCallingError(msg)
+        definitions |= own
+        call = {"name": {"const": function["name"]}, arguments: parameters}
+        calls.append({"type": "object", "properties": call, "required": list(call)})
+    return {"anyOf": calls, "$defs": definitions}
 
 
 def _new_id() -> str:

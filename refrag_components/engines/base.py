@@ -64,6 +64,7 @@ class Engine(Protocol):
 
         Raises:
             ContextWindowError: If a layout leaves no room for an answer.
+            StructuredOutputError: If an answer cannot be kept to its schema.
         """
         ...
 

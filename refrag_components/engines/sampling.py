@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -17,6 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.exceptions import SamplingError
 
 __all__ = ["Sampler", "SamplingParams", "params_by_row"]
@@ -34,7 +36,11 @@ class SamplingParams:
         repetition_penalty: Above 0; above 1 makes tokens of prompt and answer less likely.
             Compressed chunks do not count as prompt: the decoder never saw their tokens.
         stop: Strings that end the answer and are not part of it; a single one may be a str.
+            They do not count where there is an ``answer_schema``.
         seed: Same seed, same answer (on the same kind of device); None for another each time.
+        answer_schema: JSON that the answer has to be; None for free text.
+        skip_special_tokens: Leave special tokens out of the text; a reader that knows what they
+            mean may want them. End tokens are never part of it.
 
     Raises:
         SamplingError: If a value is outside its range.
@@ -47,6 +53,8 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     stop: str | Sequence[str] = ()
     seed: int | None = None
+    answer_schema: AnswerSchema | None = None
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         """Checks the ranges and makes ``stop`` a tuple."""
@@ -102,9 +110,15 @@ class Sampler:
         params: Sampling parameters.
         prompt_ids: Token ids of the prompt as far as the decoder sees them, shape (n,), int64,
             on the decoder's device; used by the repetition penalty only.
+        constraint: Rules tokens out before any is drawn; None for a free choice.
     """
 
-    def __init__(self, params: SamplingParams, prompt_ids: Tensor) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Tensor,
+        constraint: LogitsProcessor | None = None,
+    ) -> None:
         # Any: transformers asks for LongTensor, which no torch function is declared to return.
         self._processors: Any = LogitsProcessorList()
         self._seen = prompt_ids
@@ -112,6 +126,8 @@ class Sampler:
         if params.repetition_penalty != 1.0:
             penalty = RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty))
             self._processors.append(penalty)
+        if constraint is not None:  # before top-k and top-p, which keep a part of what is possible
+            self._processors.append(constraint)
         if params.temperature > 0:
             self._generator = torch.Generator(prompt_ids.device)
             if params.seed is None:

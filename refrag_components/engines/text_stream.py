@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 __all__ = ["TextStream"]
-
-_REPLACEMENT = "\ufffd"  # what bytes that are no whole UTF-8 character decode to
 
 
 class TextStream:
@@ -17,41 +16,36 @@ class TextStream:
     Args:
         tokenizer: The decoder's fast tokenizer.
         stop: Strings that end the text.
+        skip_special_tokens: Leave special tokens out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], *, skip_special_tokens: bool = True
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
+        self._skip = skip_special_tokens
+        self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._ids: list[int] = []
-        # A token is decoded together with the ones before it, on which its spelling can depend
-        # (leading space, part of a character): from the last but one border between characters.
-        self._origin = 0
-        self._border = 0
-        self._taken = 0  # characters of the text from the origin that were taken
-        self._pending = ""  # taken, but may turn out to begin a stop string
+        self._decoded = 0  # characters of the text that the decoder has given out
+        self._pending = ""  # decoded, but may turn out to begin a stop string
         self.stopped = False
 
     def push(self, token_id: int) -> str:
         """Adds a token and returns the text that is now certain; may set ``stopped``."""
         self._ids.append(token_id)
-        text = self._decoded()
-        whole = text.rstrip(_REPLACEMENT)  # the end may be a character that is not complete yet
-        added = whole[self._taken :]
-        self._taken = max(self._taken, len(whole))
-        if whole == text:
-            self._origin, self._border = self._border, len(self._ids)
-            self._taken = len(self._decoded())
-        return self._release(added)
+        text = self._decoder.step(self._tokenizer, token_id) or ""
+        self._decoded += len(text)
+        return self._release(text)
 
     def finish(self) -> str:
         """Returns the text that was held back; to be called once, after the last token."""
         if self.stopped:
             return ""
-        text = self._release(self._decoded()[self._taken :])
+        # The decoder keeps a character that is not complete to itself and has no way to ask for it.
+        whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip)
+        text = self._release(whole[self._decoded :])
         return text if self.stopped else text + self._pending
-
-    def _decoded(self) -> str:
-        return str(self._tokenizer.decode(self._ids[self._origin :], skip_special_tokens=True))
 
     def _release(self, text: str) -> str:
         self._pending += text

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from refrag_components.engines.base import EngineDelta, EngineOutput, FinishReason
 from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.json_schema import JsonGrammars
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
 from refrag_components.engines.text_stream import TextStream
@@ -40,6 +41,7 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._tokenizer = content_tokenizer(model.tokenizer)
         self._end_ids = end_token_ids(model.decoder, model.tokenizer)
+        self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
 
     def generate(
         self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
@@ -56,6 +58,7 @@ class TransformersEngine:
 
         Raises:
             ContextWindowError: If a layout leaves no room for an answer.
+            StructuredOutputError: If an answer cannot be kept to its schema.
         """
         started = time.perf_counter()
         each = params_by_row(params, len(layouts))
@@ -71,6 +74,7 @@ class TransformersEngine:
 
         Raises:
             ContextWindowError: If the layout leaves no room for an answer.
+            StructuredOutputError: If the answer cannot be kept to its schema.
         """
         row = self._row(layout, params)
         return (delta for deltas in self._decode([row]) for delta in deltas)
@@ -85,11 +89,18 @@ class TransformersEngine:
             )
             raise ContextWindowError(msg)
         ids = torch.from_numpy(_visible_ids(layout)).to(self._model.device)
+        schema = params.answer_schema
+        constraint = None if schema is None else self._grammars.processor(schema)
         return _Row(
             layout,
             max_tokens=min(params.max_tokens, room),
-            sampler=Sampler(params, ids),
-            text=TextStream(self._tokenizer, params.stop),
+            sampler=Sampler(params, ids, constraint),
+            # Half of a JSON object is of no use, so a schema alone says where its answer ends.
+            text=TextStream(
+                self._tokenizer,
+                () if schema else params.stop,
+                skip_special_tokens=params.skip_special_tokens,
+            ),
             end_ids=self._end_ids,
         )
 

@@ -54,9 +54,14 @@ class RefragIndex:
     since it removes from the store whatever its own documents no longer need.
 
     Example:
-        >>> with RefragIndex.create("index", model) as index:  # doctest: +SKIP
-        ...     index.add_folder("docs")
-        ...     hits = index.search("When was the harbour built?", k=5)
+        ``model`` is a ``RefragModel``, ``folder`` a folder that is not there yet.
+
+        >>> texts = ["The harbour of Eastport was dug in 1907.", "Rain fell for three days."]
+        >>> with RefragIndex.create(folder, model) as index:
+        ...     report = index.add_texts(texts)
+        ...     hits = index.search("When was the harbour dug?", k=2)
+        >>> report.added, {hit.text for hit in hits} == set(texts)
+        (2, True)
 
     Attributes:
         folder: Where it is.

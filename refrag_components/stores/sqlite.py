@@ -26,6 +26,17 @@ class SQLiteStore(RowStore):
 
     A damaged row counts as a miss, so that the passage is encoded again.
 
+    Example:
+        >>> import numpy as np
+        >>> from refrag_components.vectors import ChunkVectors, passage_key
+        >>> tokens = np.arange(12)  # of one passage: a chunk of 8 and one of 4
+        >>> made = ChunkVectors(np.ones((2, 3)), tokens, chunk_size=8, fingerprint="abc123")
+        >>> key = passage_key("The harbour was dug in 1907.", made.fingerprint)
+        >>> with SQLiteStore(":memory:") as store:
+        ...     store.mset([(key, made)])
+        ...     store.mget([key, "unknown"]) == [made, None]
+        True
+
     Args:
         path: The file; created if missing.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.

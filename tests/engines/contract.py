@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
 from refrag_components.engines import Engine, EngineOutput, SamplingParams
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.modeling import RefragModel
@@ -106,6 +109,22 @@ class EngineContract:
         together = engine.generate(layouts, params)
         for layout, own, output in zip(layouts, params, together, strict=True):
             assert same(engine.generate([layout], own)[0], output)
+
+    def test_an_answer_kept_to_a_schema(self, engine: Engine, layouts: list[Layout]) -> None:
+        schema = {"type": "array", "items": {"enum": ["a", 1, None]}, "minItems": 2, "maxItems": 3}
+        kept = AnswerSchema.of(schema)
+        params = [
+            SamplingParams(answer_schema=kept, stop="a"),  # which does not cut it
+            SamplingParams(answer_schema=kept, temperature=5.0, top_k=3, seed=1),
+            SamplingParams(max_tokens=7),
+            SamplingParams(max_tokens=2, answer_schema=kept),
+        ]
+        outputs = engine.generate(layouts, params)
+        for output in outputs[:2]:
+            assert output.finish_reason == "stop"
+            jsonschema.validate(json.loads(output.text), schema)
+        assert same(engine.generate([layouts[2]], params[2])[0], outputs[2])
+        assert outputs[3].finish_reason == "length"
 
     def test_no_layouts_no_answers(self, engine: Engine) -> None:
         assert engine.generate([], SamplingParams()) == []

@@ -94,6 +94,13 @@ def test_special_tokens_leave_no_trace(tokenizer: Tokenizer) -> None:
     assert "".join(pieces) == "ab"
 
 
+def test_special_tokens_may_be_kept(tokenizer: Tokenizer) -> None:
+    special = tokenizer.token_to_id("<|im_start|>")
+    stream = TextStream(tokenizer, (), skip_special_tokens=False)
+    pieces = [stream.push(token) for token in (*_ids(tokenizer, "a"), special, 0)]
+    assert "".join([*pieces, stream.finish()]) == "a<|im_start|><|endoftext|>"
+
+
 @pytest.mark.parametrize(
     ("text", "stop", "expected"),
     [

@@ -111,9 +111,9 @@ def test_repetition_penalty_ignores_what_the_decoder_did_not_see(
     from refrag_components.engines import transformers_engine
 
     class Recording(transformers_engine.Sampler):
-        def __init__(self, params: SamplingParams, prompt_ids: torch.Tensor) -> None:
+        def __init__(self, params: SamplingParams, prompt_ids: torch.Tensor, *others: Any) -> None:
             seen.append(prompt_ids.tolist())
-            super().__init__(params, prompt_ids)
+            super().__init__(params, prompt_ids, *others)
 
     monkeypatch.setattr(transformers_engine, "Sampler", Recording)
     layout = prompt(tiny_model, TEXT[:1], every_other, "?")

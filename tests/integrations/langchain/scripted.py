@@ -49,7 +49,9 @@ class ScriptedEngine:
             yield from self._engine.stream(layout, params)
             return
         ids = self._tokenizer.encode(reply, add_special_tokens=False).ids[: params.max_tokens]
-        text = TextStream(self._tokenizer, params.stop)
+        text = TextStream(
+            self._tokenizer, params.stop, skip_special_tokens=params.skip_special_tokens
+        )
         for token in ids:
             yield EngineDelta(text.push(token), (token,), None)
             if text.stopped:

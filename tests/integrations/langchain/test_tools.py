@@ -246,7 +246,7 @@ class TestOtherDecoders:
     def test_are_refused_at_once(self, plain: ChatRefrag) -> None:
         for bind in (
             lambda: plain.bind_tools([search]),
-            lambda: plain.with_structured_output(Answer),
+            lambda: plain.with_structured_output(Answer, method="function_calling"),
             lambda: plain.invoke("x", tools=[search]),
         ):
             with pytest.raises(ToolCallingError, match="use a checkpoint whose decoder calls"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import ChatMessage, MessageRole
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import NodeWithScore, TextNode
+from pydantic import BaseModel, Field
 
 from llama_index.llms.refrag import RefragLLM
 from llama_index.llms.refrag.window import effective_window
@@ -17,6 +20,7 @@ from refrag_components.exceptions import (
     ContextWindowError,
     EmptyInputError,
     SamplingError,
+    StructuredOutputError,
     UnknownModelError,
     UnknownPolicyError,
 )
@@ -26,6 +30,15 @@ from refrag_components.stores.memory import MemoryStore
 from tests.engines.recorded import Recorded
 from tests.integrations.llama_index.conftest import HARBOUR, PRICES, QUESTION, RAIN
 
+
+class Found(BaseModel):
+    """What was found."""
+
+    year: int = Field(ge=0, le=2100)
+    place: str = Field(max_length=8)
+
+
+FIND = PromptTemplate("When was {what} dug?")
 TEMPLATE = "Context:\n{}\n\nQuestion: " + QUESTION
 
 
@@ -253,3 +266,37 @@ class TestErrors:
     def test_no_room(self, llm: RefragLLM) -> None:
         with pytest.raises(ContextWindowError, match="retrieve fewer passages"):
             llm.complete("word " * 9000)
+
+
+class TestStructuredOutput:
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    async def test_every_answer_fits(self, llm: RefragLLM, temperature: float) -> None:
+        settings = {"max_tokens": 100, "temperature": temperature, "seed": 1}
+        found = llm.structured_predict(Found, FIND, settings, what="the harbour")
+        assert isinstance(found, Found)
+        again = await llm.astructured_predict(Found, FIND, settings, what="the harbour")
+        assert again == found
+
+    def test_as_a_structured_llm(self, llm: RefragLLM) -> None:
+        llm = llm.model_copy(update={"max_tokens": 100})
+        response = llm.as_structured_llm(Found).complete(register(HARBOUR))
+        assert isinstance(response.raw, Found)
+        assert Found.model_validate_json(response.text) == response.raw
+
+    @pytest.mark.parametrize("formatted", [True, False])
+    def test_with_a_single_call(self, llm: RefragLLM, formatted: bool) -> None:
+        schema = {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 2}
+        settings: dict[str, Any] = {"json_schema": schema, "max_tokens": 40}
+        answer = llm.complete("Which two?", formatted, **settings).text
+        assert len(json.loads(answer)) == 2
+        assert list(llm.stream_complete("Which two?", formatted, **settings))[-1].text == answer
+
+    def test_half_an_answer_is_an_error(self, llm: RefragLLM) -> None:
+        with pytest.raises(StructuredOutputError, match="raise max_tokens"):
+            llm.structured_predict(Found, FIND, what="the harbour")
+        with pytest.raises(StructuredOutputError, match="raise max_tokens"):
+            list(llm.stream_complete("x", json_schema=Found.model_json_schema()))
+
+    def test_schemas_that_cannot_be_enforced(self, llm: RefragLLM) -> None:
+        with pytest.raises(StructuredOutputError, match="foo"):
+            llm.complete("x", json_schema={"type": "foo"})

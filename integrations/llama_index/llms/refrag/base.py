@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from llama_index.core.base.llms.types import (
@@ -19,10 +20,13 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.types import Model
 
 from llama_index.llms.refrag.calls import Call, Reply
 from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
 from llama_index.llms.refrag.window import effective_window
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import AnswerSettings
 from refrag_components.policies import make_policy, parse_budget
@@ -50,17 +54,22 @@ class RefragLLM(AnswerSettings, LLM):
     * ``documents``: nodes or strings that are passages; those whose text is not in the prompt
       are put before the question;
     * ``question``: what the policy compares chunks with. By default this is the query for which the
-      passages were retrieved, if the last user message contains it, else that message.
+      passages were retrieved, if the last user message contains it, else that message;
+    * ``json_schema``: what JSON the answer has to be. The decoder cannot write anything else; an
+      answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``. ``structured_predict``
+      and ``as_structured_llm`` set it.
 
     Example:
-        ```python
-        from llama_index.llms.refrag import RefragLLM
-        from llama_index.postprocessor.refrag import RefragNodePostprocessor
+        In a query engine it stands beside a postprocessor: ``index.as_query_engine(llm=llm,
+        node_postprocessors=[RefragNodePostprocessor()])``. ``checkpoint`` is a bundled name, as the
+        default is, a folder or a hub id.
 
-        engine = index.as_query_engine(
-            llm=RefragLLM(), node_postprocessors=[RefragNodePostprocessor()]
-        )
-        ```
+        >>> llm = RefragLLM(model=checkpoint, max_tokens=8)
+        >>> passage = "The harbour was dug in 1907. It lies north of the old town, behind a mole."
+        >>> response = llm.complete("When was it dug?", documents=[passage])
+        >>> report = response.raw["refrag"]
+        >>> report["context_positions"] < report["context_tokens"]
+        True
 
     All other settings: see ``AnswerSettings``.
 
@@ -71,7 +80,7 @@ class RefragLLM(AnswerSettings, LLM):
 
     model: str = DEFAULT_MODEL
 
-    _call_only: ClassVar[tuple[str, ...]] = ("documents", "question")
+    _call_only: ClassVar[tuple[str, ...]] = ("documents", "json_schema", "question")
 
     @classmethod
     def class_name(cls) -> str:
@@ -103,7 +112,8 @@ class RefragLLM(AnswerSettings, LLM):
         Raises:
             TypeError: If a keyword is not one of those above.
             ValueError: If a message holds something other than text.
-            RefragError: As the constructor; if there is nothing to answer or no room for it.
+            RefragError: As the constructor; if there is nothing to answer or no room for it; if
+                the ``json_schema`` cannot be enforced.
         """
         return _chat_response(self._chat_call(messages, **kwargs).reply())
 
@@ -188,19 +198,48 @@ class RefragLLM(AnswerSettings, LLM):
         prepared = generator.prepare(call.request, max_tokens=call.params.max_tokens)
         return generator.explain(prepared)
 
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """As ``LLM.structured_predict``; the answer is kept to the schema that the prompt is given.
+
+        Raises:
+            StructuredOutputError: If the schema cannot be enforced, or ``max_tokens`` cuts off the
+                answer.
+            ValueError: If it fails a validator of the class.
+        """
+        llm_kwargs = _kept_to(output_cls, llm_kwargs)
+        return super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """As ``structured_predict``, in a thread."""
+        llm_kwargs = _kept_to(output_cls, llm_kwargs)
+        return await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
     def _chat_call(
         self,
         messages: Sequence[ChatMessage],
         *,
         documents: object = None,
         question: str | None = None,
+        json_schema: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> Call:
         settings = self._for_call(overrides)
         conversation = resolve_messages(messages, documents, self._resolver())
         parts = render(conversation.messages, self._checkpoint().model.tokenizer)
         request = settings._ask(parts, question or conversation.question)
-        return settings._call(request, conversation.warnings)
+        return settings._call(request, conversation.warnings, json_schema)
 
     def _complete_call(
         self,
@@ -209,18 +248,33 @@ class RefragLLM(AnswerSettings, LLM):
         *,
         documents: object = None,
         question: str | None = None,
+        json_schema: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> Call:
         if not formatted:
             message = ChatMessage(role=MessageRole.USER, content=prompt)
-            return self._chat_call([message], documents=documents, question=question, **overrides)
+            return self._chat_call(
+                [message],
+                documents=documents,
+                question=question,
+                json_schema=json_schema,
+                **overrides,
+            )
         settings = self._for_call(overrides)
         resolved = resolve_completion(prompt, documents, self._resolver())
         request = settings._ask(resolved.parts, question or resolved.question)
-        return settings._call(request, resolved.warnings)
+        return settings._call(request, resolved.warnings, json_schema)
 
-    def _call(self, request: Request, warnings: Sequence[str]) -> Call:
-        return Call(self._checkpoint(), request, self._sampling_params(), self.model, warnings)
+    def _call(
+        self, request: Request, warnings: Sequence[str], json_schema: Mapping[str, Any] | None
+    ) -> Call:
+        schema = None if json_schema is None else AnswerSchema.of(json_schema)
+        params = replace(self._sampling_params(), answer_schema=schema)
+        return Call(self._checkpoint(), request, params, self.model, warnings)
+
+
+def _kept_to(output_cls: type[Model], llm_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    return {"json_schema": output_cls.model_json_schema(), **(llm_kwargs or {})}
 
 
 def _chat_response(reply: Reply) -> ChatResponse:

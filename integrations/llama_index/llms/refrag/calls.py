@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refrag_components.engines import SamplingParams
+from refrag_components.engines.json_schema import check_complete
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
 from refrag_components.generation.shared_checkpoints import Checkpoint
@@ -49,8 +50,14 @@ class Call:
     warnings: Sequence[str]
 
     def reply(self) -> Reply:
-        """Answers, together with calls that other threads make meanwhile."""
+        """Answers, together with calls that other threads make meanwhile.
+
+        Raises:
+            StructuredOutputError: If the answer was cut off before its JSON was complete.
+        """
         answer = self.checkpoint.answer(self.request, self.params)
+        if self.params.answer_schema is not None:
+            check_complete(answer.text, answer.finish_reason)
         return Reply(answer.text, answer.text, self._raw(answer.report, answer.finish_reason))
 
     def replies(self) -> Generator[Reply]:
@@ -63,6 +70,8 @@ class Call:
                 text += delta.text
                 raw = None if delta.report is None else self._raw(delta.report, delta.finish_reason)
                 yield Reply(text, delta.text, raw)
+                if self.params.answer_schema is not None:
+                    check_complete(text, delta.finish_reason)
 
         return grow()
 

@@ -1,0 +1,185 @@
+"""Answers that are JSON of a given schema: a grammar tells what the decoder may write next.
+
+llguidance was chosen among the libraries that do this because it needs nothing else, reads a
+``tokenizer.json`` as it is, and works without a network and without compiling kernels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from refrag_components.exceptions import StructuredOutputError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+__all__ = ["AnswerSchema", "JsonGrammars", "check_complete"]
+
+# White space as ``json.dumps`` writes it, and nowhere else: decoders know this form best, and one
+# that may write white space for ever sometimes does.
+_OPTIONS: Any = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+_COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
+_OPEN = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties"})
+
+
+@dataclass(frozen=True)
+class AnswerSchema:
+    """What JSON an answer has to be.
+
+    Attributes:
+        text: The JSON schema, as JSON.
+        begun: What of the JSON stands at the end of the prompt already.
+    """
+
+    text: str
+    begun: str = ""
+
+    @classmethod
+    def of(cls, schema: Mapping[str, Any], *, begun: str = "") -> AnswerSchema:
+        """Checks a schema.
+
+        An object that says nothing of further properties gets none, although JSON schema would
+        allow any: a small decoder would write them until its tokens are used up.
+
+        Args:
+            schema: The JSON schema.
+            begun: As the attribute.
+
+        Raises:
+            StructuredOutputError: If it is no schema, nothing fits it, or it says something that
+                cannot be enforced.
+        """
+        from llguidance import LLMatcher
+
+        text = json.dumps(schema)
+        closed = schema if '"allOf"' in text else _closed(schema)
+        checked = cls(json.dumps(closed), begun)
+        if error := LLMatcher.validate_grammar(checked.grammar):
+            msg = (
+                f"an answer cannot be made to fit this JSON schema: {error}; change the schema, or "
+                "ask for JSON in the prompt"
+            )
+            raise StructuredOutputError(msg)
+        return checked
+
+    @property
+    def grammar(self) -> str:
+        """The schema as llguidance reads it."""
+        from llguidance import LLMatcher
+
+        return LLMatcher.grammar_from_json_schema(self.text, overrides=_OPTIONS)
+
+
+class JsonGrammars:
+    """Makes what keeps answers to schemas, for one decoder.
+
+    Args:
+        tokenizer: The decoder's fast tokenizer.
+        end_ids: Tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: Collection[int]) -> None:
+        self._json = tokenizer
+        self._end_ids = sorted(end_ids)
+
+    def processor(self, schema: AnswerSchema) -> LogitsProcessor:
+        """Lets through what continues JSON of a schema, and an end token where it is complete.
+
+        It remembers what it has let through: to be used for one answer, and called once for each
+        of its tokens.
+
+        Raises:
+            StructuredOutputError: If what the prompt begins does not fit the schema.
+        """
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(self._tokenizer, schema.grammar, log_level=0)
+        matcher.consume_tokens(self._tokenizer.tokenize_str(schema.begun))
+        return _SchemaProcessor(matcher)
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:  # a second for large vocabularies
+        from llguidance import LLTokenizer
+
+        return LLTokenizer(self._json.to_str(), eos_token=self._end_ids or None)
+
+
+def check_complete(text: str, finish_reason: str | None) -> None:
+    """Refuses half of a JSON answer.
+
+    Args:
+        text: The answer, with what stood in the prompt already.
+        finish_reason: Why it ended, as in ``EngineOutput``.
+
+    Raises:
+        StructuredOutputError: If it was cut off before its JSON was complete.
+    """
+    if finish_reason != "length":
+        return
+    try:
+        json.loads(text)
+    except ValueError as error:
+        msg = (
+            f"the answer was cut off before its JSON was complete (after {len(text)} characters); "
+            "raise max_tokens or ask for less, such as shorter strings (maxLength)"
+        )
+        raise StructuredOutputError(msg) from error
+
+
+class _SchemaProcessor(LogitsProcessor):
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._started = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._started:
+            self._matcher.consume_token(int(input_ids[0, -1]))
+        self._started = True
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        # Errors show here at the latest: a matcher never leaves its error state.
+        if self._matcher.is_error():
+            msg = f"the answer cannot be kept to its JSON schema: {self._matcher.get_error()}"
+            raise StructuredOutputError(msg)
+        width = scores.shape[-1]  # often more than the tokenizer has tokens
+        allowed = np.zeros(width, bool)
+        known = np.unpackbits(bits, bitorder="little")[:width]
+        allowed[: len(known)] = known
+        return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
+
+
+def _closed(schema: Any, *, close: bool = True) -> Any:
+    """The schema with its objects closed, where nothing else says what they may hold.
+
+    Of the other parts of a combination its branches know nothing, so those of an object that has
+    properties of its own stay open. (Schemas with allOf are not given here at all.)
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    changed = dict(schema)
+    own = "properties" in schema
+    for key in ("properties", "$defs", "definitions", "patternProperties"):
+        if isinstance(named := schema.get(key), Mapping):
+            changed[key] = {name: _closed(value) for name, value in named.items()}
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            changed[key] = _closed(schema[key])
+    for key in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(parts := schema.get(key), list):
+            inner = key == "prefixItems" or not own
+            changed[key] = [_closed(part, close=inner) for part in parts]
+    # As pydantic writes a union whose members tell themselves apart: at most one of them fits.
+    if "discriminator" in changed and "oneOf" in changed and "anyOf" not in changed:
+        changed["anyOf"] = changed.pop("oneOf")
+    if close and own and not (_COMBINING | _OPEN) & schema.keys():
+        changed["additionalProperties"] = False
+    return changed

@@ -1,0 +1,32 @@
+"""What works with the bare wheel; in `make test-bare` no extra is installed."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import refrag_components
+from refrag_components.exceptions import MissingExtraError
+
+PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+EXTRAS = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+MODULES = [
+    found.name
+    for found in pkgutil.walk_packages(refrag_components.__path__, "refrag_components.")
+    if not found.name.endswith("__main__")
+]
+#: Modules that are of no use without the extra of the same name.
+OF_AN_EXTRA = {f"refrag_components.stores.{extra}" for extra in EXTRAS}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported_or_names_its_extra(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except MissingExtraError as error:
+        assert name in OF_AN_EXTRA
+        assert f"[{name.rpartition('.')[2]}]" in str(error)
