@@ -30,7 +30,7 @@ class RefragError(Exception):
 
 
 class BudgetError(RefragError, ValueError):
-    """A budget that is no fraction in [0, 1] and no workable number of positions."""
+    """A budget that is neither a fraction in [0, 1] nor a workable number of positions."""
 
 
 class ContextWindowError(RefragError, ValueError):
@@ -38,7 +38,7 @@ class ContextWindowError(RefragError, ValueError):
 
 
 class CorruptVectorsError(RefragError, ValueError):
-    """Stored bytes that are truncated, altered or no chunk vectors at all."""
+    """Stored bytes that are truncated, altered or not chunk vectors at all."""
 
 
 class DocumentError(RefragError, ValueError):
@@ -62,7 +62,7 @@ class FingerprintMismatchError(RefragError, ValueError):
 
 
 class IndexFolderError(RefragError, ValueError):
-    """A folder that holds no usable index."""
+    """A folder that does not hold a usable index."""
 
 
 class InvalidVectorsError(RefragError, ValueError):
@@ -86,7 +86,7 @@ class StructuredOutputError(RefragError, ValueError):
 
 
 class ToolCallingError(RefragError, ValueError):
-    """A decoder that cannot be told about tools, or a choice of a tool that is not there."""
+    """A decoder that cannot be told about tools, or a choice of a tool that does not exist."""
 
 
 class TrainingError(RefragError, ValueError):
@@ -94,7 +94,7 @@ class TrainingError(RefragError, ValueError):
 
 
 class UnknownModelError(RefragError, ValueError):
-    """A name or folder that leads to no usable model."""
+    """A name or folder that does not lead to a usable model."""
 
 
 class UnknownPolicyError(RefragError, ValueError):

@@ -42,14 +42,14 @@ __all__ = ["run_demo"]
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked, and the words of the reference that answer it."""
+    """A question, and the words of the reference that answer it."""
 
     text: str
     reference: str
 
 
-# The trained decoder answers them right with all of the text: what is seen is what compression
-# costs. How often it is wrong even then: docs/results.md.
+# The trained decoder answers these right with all of the text, so the demo shows what compression
+# costs. docs/results.md says how often it is wrong even then.
 _QUESTIONS = (
     _Question(
         "What does an assert statement raise if its expression is false?",
@@ -179,7 +179,7 @@ def run_demo(model: str, console: Console) -> None:
             console.print(f"   The text says: {question.reference}")
             console.print(_answer_table(answers), "")
         chains = _chains(index, plain, model, k=_MANY_PASSAGES, max_tokens=1)
-        del chains[_ALL_EXPANDED]  # as many positions as the plain one
+        del chains[_ALL_EXPANDED]  # it takes as many positions as the plain chain
         console.print(f"With {_MANY_PASSAGES} passages, median of {_RUNS} runs", style="bold")
         with console.status("Timing"):
             medians = _median_reports(chains, _QUESTIONS[0].text)
@@ -188,7 +188,7 @@ def run_demo(model: str, console: Console) -> None:
 
 
 def _open_index(model: RefragModel, console: Console) -> RefragIndex:
-    """The index that an earlier run has left, or a new one."""
+    """The index of an earlier run, or a new one."""
     pages = {text: name for name, text in topics.items() if len(text) <= _LONGEST_TOPIC}
     release = platform.python_version()
     folder = cache_folder() / "demo" / f"python-{release}-{model.fingerprint}"
@@ -206,9 +206,9 @@ def _open_index(model: RefragModel, console: Console) -> RefragIndex:
         report = index.add_texts(pages, sources, batch_size=4, progress=advance)
     if report.added:
         seconds = time.perf_counter() - started
-        done = f"{report.passages} passages in {seconds:.0f} s, kept for the next run"
+        done = f"{report.passages} passages in {seconds:.0f} s, stored for the next run"
     else:
-        done = f"{index.info().passages} passages were there from an earlier run"
+        done = f"{index.info().passages} passages from an earlier run are used"
     console.print(f"{done}: {folder}", soft_wrap=True)
     return index
 
@@ -216,7 +216,7 @@ def _open_index(model: RefragModel, console: Console) -> RefragIndex:
 def _chains(
     index: RefragIndex, plain: RefragGenerator, model: str, *, k: int, max_tokens: int
 ) -> dict[str, _Chain]:
-    """The chain as it was, and swapped with each budget."""
+    """The chain as it was, and with the swaps at each budget."""
     retriever = _IndexRetriever(index=index, k=k)
     swapped = RefragRetriever(retriever=retriever, store=index.store)
     chains = {_PLAIN: _make_chain(retriever, _PlainChat(generator=plain, max_tokens=max_tokens))}
@@ -227,13 +227,13 @@ def _chains(
 
 
 def _median_reports(chains: Mapping[str, _Chain], question: str) -> _Reports:
-    """A report of each chain, with the median of several times to the first token."""
+    """A report of each chain, with the median time to first token of several runs."""
     rounds = [  # the chains take turns, so that a machine that is busy for a while slows them all
         {name: _report(chain.invoke(question)) for name, chain in chains.items()}
         for _ in range(_RUNS)
     ]
     seconds = {
-        name: statistics.median(own[name]["time_to_first_token"] for own in rounds)
+        name: statistics.median(reports[name]["time_to_first_token"] for reports in rounds)
         for name in chains
     }
     return {name: {**rounds[-1][name], "time_to_first_token": seconds[name]} for name in chains}
@@ -247,17 +247,17 @@ def _report(answer: BaseMessage) -> dict[str, Any]:
 # -- what is printed ------------------------------------------------------------------------------
 
 _LEGEND = f"""
-One chain, {_PASSAGES} passages a question, at most {_MAX_TOKENS} tokens an answer:
+One chain, {_PASSAGES} passages per question, at most {_MAX_TOKENS} tokens per answer:
   {_PLAIN}        the base decoder, untouched, reads every token
   {_ALL_EXPANDED}  the trained decoder reads every token
   REFRAG 25%   it reads 25% of the chunks, those where it expects the answer; the others take
                one position each instead of {{k}}
   REFRAG 0%    every chunk takes one position
-The questions are ones that it answers right when it reads every token, so that what you see is
-what compression costs; docs/results.md says how often it is wrong even then.
+The questions are ones that it answers right when it reads every token, so that you see what
+compression costs; docs/results.md says how often it is wrong even then.
 """
 _NEXT = """What to try next:
-  refrag index FOLDER --out my-index            index text, Markdown, HTML or PDF files of your own
+  refrag index FOLDER --out my-index            index your own text, Markdown, HTML or PDF files
   refrag ask my-index "A question?" --explain   answer from them, and see which chunks were expanded
   cookbooks/01_swap_into_langchain.ipynb        the two swaps, step by step
 """
@@ -275,7 +275,8 @@ def _answer_table(answers: Mapping[str, BaseMessage]) -> Table:
 
 def _timing_table(reports: _Reports) -> Table:
     seconds = {name: report["time_to_first_token"] for name, report in reports.items()}
-    speeds = {name: f"{seconds[_PLAIN] / own:.1f} times as fast" for name, own in seconds.items()}
+    plain = seconds[_PLAIN]
+    speeds = {name: f"{plain / wait:.1f} times as fast" for name, wait in seconds.items()}
     return _table("speed", {**speeds, _PLAIN: ""}, reports)
 
 
@@ -285,7 +286,7 @@ def _table(heading: str, texts: Mapping[str, str], reports: _Reports) -> Table:
     table.add_column(heading, ratio=1)
     for numbers in ("context\ntokens", "decoder\npositions", "rate", "cache\nhits", "first\ntoken"):
         table.add_column(numbers, justify="right")
-    # The same passages for all, also where the model could not tell them from other text.
+    # The passages are the same for all, even if a model could not tell them from other text.
     context_tokens = max(report["context_tokens"] for report in reports.values())
     for name, report in reports.items():
         passages = report["cache_hits"] + report["cache_misses"]

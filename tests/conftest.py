@@ -121,3 +121,34 @@ def postgres(postgres_server: str) -> str:
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}")
     return f"{postgres_server}&options=-csearch_path%3D{name}"
+
+
+@pytest.fixture(scope="session")
+def layered_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved random checkpoint whose encoder is the decoder's first layer; rungs 4, 8 and 16."""
+    decoder, encoder = tiny_base
+    torch.manual_seed(0)
+    config = RefragConfig(
+        decoder=str(decoder),
+        encoder=str(encoder),
+        encoder_layers=1,
+        chunk_size=4,
+        max_chunk_size=4,
+        rungs=(4, 8, 16),
+        token_mlp=0,
+    )
+    model = RefragModel.from_base(config)
+    for parameter in (*model.decoder.parameters(), *model.encoder.parameters()):
+        if parameter is not model.decoder.get_input_embeddings().weight:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    for projector in model.projector.values():
+        torch.nn.init.normal_(projector.out.weight, std=0.2)  # zero before training
+    folder = tmp_path_factory.mktemp("layered") / "tiny"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def layered_model(layered_folder: Path) -> RefragModel:
+    """The checkpoint with the decoder's layers, on CPU in float32; treat it as read-only."""
+    return RefragModel.from_pretrained(layered_folder, device="cpu")

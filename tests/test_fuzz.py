@@ -157,7 +157,7 @@ def _damage(rng: random.Random, tenant: _Tenant, other: _Tenant) -> None:
 
 
 def _check_text(prompt: str, resolved: Resolved, own: _Tenant) -> None:
-    """Parts are the prompt but for markers, and passages are known ones or vouched for."""
+    """Parts are the prompt except for markers, and passages are known ones or vouched for."""
     between = r"(?:\[\[/refrag\]\])?(?:\[\[refrag:[0-9a-f]{32}\]\])?"
     texts = [re.escape(part.text) for part in resolved.parts]
     assert re.fullmatch(between.join(["", *texts, ""]), prompt)

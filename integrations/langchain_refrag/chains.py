@@ -23,15 +23,15 @@ _SEPARATOR = "\n\n"
 def format_refrag_documents(documents: Iterable[Document], *, separator: str = _SEPARATOR) -> str:
     """Joins passages, each in an envelope that any process recognises.
 
-    For prompts that are strings and cross processes, or that are built where no ``RefragRetriever``
+    For prompts that are strings and cross processes, or are built where no ``RefragRetriever``
     runs: ``retriever | format_refrag_documents``. A passage goes into an envelope if it has a key
     in ``metadata["refrag_key"]``, as documents of ``RefragRetriever(model=...)`` have; the others
-    stand bare, to be recognised in the process that retrieved them only. Other models than
+    are joined as they are and recognised only in the process that retrieved them. Models other than
     ``ChatRefrag`` and ``RefragLLM`` read the envelopes as text.
 
     Args:
         documents: Passages.
-        separator: What stands between them.
+        separator: Text between the passages.
     """
     return separator.join(_enveloped(document) for document in documents)
 
@@ -47,9 +47,9 @@ def create_refrag_documents_chain(
 ) -> Runnable[dict[str, Any], Any]:
     """Makes a chain that passes documents to a model, which compresses them.
 
-    Takes the place of ``create_stuff_documents_chain``: same arguments, same prompt. The difference
-    is that documents need not come from a ``RefragRetriever``: a reranker, a database or a test may
-    have made them.
+    Replaces ``create_stuff_documents_chain``, with the same arguments and the same prompt. The
+    difference is that documents need not come from a ``RefragRetriever``: a reranker, a database or
+    a test may have made them.
 
     Example:
         ```python
@@ -63,7 +63,7 @@ def create_refrag_documents_chain(
         output_parser: Reads the answer; its text by default.
         document_prompt: Lays out one document from "page_content" and its metadata; only the text
             is compressed. The text alone by default.
-        document_separator: What stands between documents.
+        document_separator: Text between documents.
         document_variable_name: Key of the documents in the chain's input.
 
     Raises:

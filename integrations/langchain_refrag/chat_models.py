@@ -36,21 +36,21 @@ _REMOTE_ONLY = ("parallel_tool_calls", "strict")
 
 
 class ChatRefrag(RefragSettings, BaseChatModel):
-    """Chat model that takes the place of any other in a retrieval chain.
+    """Chat model that replaces any other in a retrieval chain.
 
-    Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
+    Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
     a policy expands those that matter. Passages are recognised where a ``RefragRetriever``
     returned them, in envelopes, in text blocks with a key, in tool artifacts, and when they are
     given as ``documents`` with the call; all other text is read as ordinary tokens.
 
-    What happened stands in ``response_metadata["refrag"]`` as a
+    What happened is in ``response_metadata["refrag"]``, as a
     ``refrag_components.generation.report.Report``; ``usage_metadata`` counts decoder positions as
     input tokens.
 
-    Tools are told to the decoder by its own chat template. Calls are read from its answer as JSON,
-    between ``<tool_call>`` tags or bare; what claims to be a call and cannot be read stands in
+    The decoder's own chat template presents the tools. Calls are read from its answer as JSON,
+    between ``<tool_call>`` tags or bare; what looks like a call and cannot be read is in
     ``invalid_tool_calls``. Where the decoder's tokenizer carries a response template, that is
-    followed instead, and what it says to be thoughts stands in
+    followed instead, and what it marks as thoughts is in
     ``additional_kwargs["reasoning_content"]``.
 
     Example:
@@ -65,7 +65,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         True
 
     Attributes:
-        streaming: Stream inside ``invoke`` too, for callbacks that want each token.
+        streaming: Whether ``invoke`` streams too, for callbacks that need each token.
     """
 
     streaming: bool = False
@@ -104,15 +104,15 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         Args:
             tools: Tools, functions, pydantic or typed dict classes, or JSON schemas.
             tool_choice: "auto" (the default) leaves it to the decoder, "none" forbids calls,
-                "any" or "required" or True asks for one, a name for that tool. The answer is then
-                one call, which fits that tool's schema if ``max_tokens`` suffice.
+                "any", "required" or True demands one, and a name demands that tool. The answer is
+                then one call, which fits that tool's schema if ``max_tokens`` suffice.
             **kwargs: Settings of the call, as for ``bind``; "strict" and "parallel_tool_calls" are
                 ignored with a warning.
 
         Raises:
             StructuredOutputError: If a call is asked for and a tool's schema cannot be enforced.
             ToolCallingError: If the decoder's chat template cannot lay out tools, or the choice
-                names none of them.
+                does not name one of them.
         """
         # What only remote models offer must not stop a swap.
         if ignored := [name for name in _REMOTE_ONLY if kwargs.pop(name, None) is not None]:
@@ -163,7 +163,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     def explain(
         self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> list[tuple[str, bool | None]]:
-        """Tells what ``invoke`` makes of each stretch of a prompt, without an answer.
+        """Tells what ``invoke`` makes of each span of a prompt, without answering it.
 
         Args:
             input: As for ``invoke``.
@@ -172,7 +172,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
         Returns:
             The prompt's characters in order, with the chat template around them: chunk by chunk
-            with True if it expands and False if it is compressed, and None beside ordinary text.
+            with True if it expands and False if it is compressed, and None with ordinary text.
 
         Raises:
             RefragError: As ``invoke``.
@@ -209,7 +209,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         params = call._params_for(reader)
         for delta in call._checkpoint().generator.stream(request, params):
             chunks = reader.chunks(delta.text, last=delta.report is not None)
-            if delta.report is not None:  # chunks are added up, so totals stand on one alone
+            if delta.report is not None:  # chunks are added up, so only one carries the totals
                 chunks[-1].response_metadata = call._metadata(
                     delta.report, delta.finish_reason, warnings
                 )
@@ -220,7 +220,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     def _request(
         self, messages: Sequence[BaseMessage], call: Mapping[str, Any]
     ) -> tuple[Request, AnswerReader, Sequence[str]]:
-        """The request that messages are, what reads its answer, and warnings.
+        """The request that messages are, the reader of its answer, and warnings.
 
         Args:
             messages: The conversation.

@@ -24,8 +24,8 @@ KEY_METADATA = "refrag_key"
 class RefragDocument(Document):
     """A ``Document`` that may carry the chunk vectors of its text.
 
-    The vectors never leave the process: they are no part of prompts, traces, checkpoints or
-    ``dumps``, and what is loaded again is a plain ``Document``. The short key in
+    The vectors never leave the process: they are not part of prompts, traces, checkpoints or
+    ``dumps``, and what is loaded from those is a plain ``Document``. The short key in
     ``metadata["refrag_key"]`` does travel; it names the vectors in a store.
 
     Attributes:
@@ -46,10 +46,10 @@ def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkSto
     Args:
         documents: A list or tuple of ``Document``, of the dicts that checkpoints make of them, or
             of strings; None for no documents.
-        resolver: Says whether vectors belong to the text beside them.
+        resolver: Says whether vectors belong to the text next to them.
 
     Returns:
-        For each text the store of its chunk vectors, if the document carries them.
+        For each text the store of its chunk vectors; None unless the document carries them.
 
     Raises:
         TypeError: If it is something else.

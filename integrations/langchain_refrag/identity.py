@@ -11,16 +11,16 @@ from refrag_components.policies.budget import BUDGETS, Budget
 
 __all__ = ["plain_identity"]
 
-# By id. An address is given to another object later, so each object gets a name that nothing else
-# ever had.
+# By id. Another object may get the same id later, so each object gets a name of which there is
+# only one.
 _names: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 
 def plain_identity(value: object) -> Any:
-    """Makes plain values of a setting; no two settings that may answer differently share them.
+    """Turns a setting into plain values; settings that may answer differently never share them.
 
-    An object that is no plain value, such as a policy or an engine, stands for itself alone: the
-    same object in the same process.
+    An object that is not a plain value, such as a policy or an engine, is equal only to itself, in
+    the same process.
     """
     if value is None or isinstance(value, str | int | float):
         return value

@@ -17,10 +17,10 @@ __all__ = ["RefragLLM"]
 
 
 class RefragLLM(RefragSettings, BaseLLM):
-    """Text model: the prompt is continued as it stands, without a chat template.
+    """Text model: the prompt is continued as it is, without a chat template.
 
     Passages are recognised where a ``RefragRetriever`` returned them and in envelopes. ``batch``
-    decodes its prompts together. What happened stands in ``generation_info["refrag"]``.
+    decodes its prompts together. What happened is in ``generation_info["refrag"]``.
 
     Example:
         ```python
@@ -35,7 +35,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     def _llm_type(self) -> str:
         return "refrag"
 
-    # BaseLLM keys its cache by the model's own settings and forgets those of the call: a call with
+    # BaseLLM keys its cache by the model's settings and ignores those of the call: a call with
     # other settings is therefore made on a copy of the model.
 
     def generate(
@@ -69,7 +69,9 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> LLMResult:
         call = self._call(stop, kwargs)
         requests = [call._request(prompt) for prompt in prompts]
-        params = [call._sampling_params()] * len(prompts)  # one each: a prompt's answer is its own
+        params = [call._sampling_params()] * len(
+            prompts
+        )  # one each, so that an answer depends on its prompt alone
         answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
         generations = [
             [

@@ -51,7 +51,7 @@ def resolve_messages(
     Raises:
         EmptyInputError: If there is no message or the last user message is blank.
         TypeError: If ``documents`` is not a list of documents.
-        ValueError: If a message holds something else than text.
+        ValueError: If a message holds something other than text.
     """
     turns = [_turn(message, resolver) for message in messages]
     return resolve_turns(turns, document_stores(documents, resolver), resolver)
@@ -84,7 +84,7 @@ def _blocks(message: BaseMessage) -> Iterator[Block]:
 
 
 def _documents_or_none(documents: object, resolver: Resolver) -> dict[str, ChunkStore | None]:
-    """Documents where messages carry them; artifacts of other tools are none of our business."""
+    """Documents where messages carry them; artifacts of other tools are ignored."""
     try:
         return document_stores(documents, resolver)
     except TypeError:

@@ -31,10 +31,10 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Results of tools enter the model as chunk embeddings, whatever tool they come from. With a
     ``retriever`` the agent also reads passages for the latest question, without a tool, so that
-    decoders that call no tools can be agents too: they stand before the question, in this call of
-    the model only, and are no part of the agent's state.
+    decoders that cannot call tools can be agents too. These passages precede the question in this
+    call of the model only and are not part of the agent's state.
 
-    Messages keep their text: another model reads them all the same.
+    Messages keep their text, so any other model can still read them.
 
     Example:
         ```python
@@ -45,10 +45,11 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
         ```
 
     Args:
-        retriever: Any retriever; asked for the latest human message before each call of the model.
-        store: Where chunk vectors of all that are kept; the model's store if None. Not for the
-            passages of a ``RefragRetriever``, which has its own.
-        history: Compress all turns before the latest human message, too.
+        retriever: Any retriever; queried with the latest human message before each call of the
+            model.
+        store: Where all these chunk vectors are kept; the model's store if None. Passages of a
+            ``RefragRetriever`` are kept in the store of that retriever instead.
+        history: Whether to compress all turns before the latest human message, too.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """Compresses and retrieves before a call of the model."""
         self._register(request.messages)
-        asking = _latest_question(request.messages)
-        if self.retriever is not None and asking is not None:
-            documents = self.retriever.invoke(request.messages[asking].text)
-            request = request.override(messages=_with_passages(request.messages, asking, documents))
+        position = _latest_question(request.messages)
+        if self.retriever is not None and position is not None:
+            documents = self.retriever.invoke(request.messages[position].text)
+            request = request.override(
+                messages=_with_passages(request.messages, position, documents)
+            )
         return handler(request)
 
     async def awrap_model_call(
@@ -86,17 +89,19 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """Compresses and retrieves before a call of the model."""
         self._register(request.messages)
-        asking = _latest_question(request.messages)
-        if self.retriever is not None and asking is not None:
-            documents = await self.retriever.ainvoke(request.messages[asking].text)
-            request = request.override(messages=_with_passages(request.messages, asking, documents))
+        position = _latest_question(request.messages)
+        if self.retriever is not None and position is not None:
+            documents = await self.retriever.ainvoke(request.messages[position].text)
+            request = request.override(
+                messages=_with_passages(request.messages, position, documents)
+            )
         return await handler(request)
 
     def _register(self, messages: Sequence[BaseMessage]) -> None:
-        """Makes passages of what has been said, as far as it is to be compressed."""
-        asking = _latest_question(messages) or 0
+        """Registers the messages that are to be compressed as passages."""
+        position = _latest_question(messages) or 0
         for index, message in enumerate(messages):
-            if not isinstance(message, ToolMessage) and not (self.history and index < asking):
+            if not isinstance(message, ToolMessage) and not (self.history and index < position):
                 continue
             # A text that holds passages is compressed passage by passage.
             if not _carries_documents(message) and not default_registry().find(message.text):
@@ -120,12 +125,12 @@ def _latest_question(messages: Sequence[BaseMessage]) -> int | None:
 
 
 def _with_passages(
-    messages: Sequence[Any], asking: int, documents: Sequence[Document]
+    messages: Sequence[Any], position: int, documents: Sequence[Document]
 ) -> list[Any]:
-    """The messages with passages before the question, in its message."""
-    question = messages[asking]
+    """The messages with passages before the question, in the message at ``position``."""
+    question = messages[position]
     passages = [{"type": "text", "text": f"{document.page_content}\n\n"} for document in documents]
     content = question.content
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    asked = question.model_copy(update={"content": [*passages, *blocks]})
-    return [*messages[:asking], asked, *messages[asking + 1 :]]
+    with_passages = question.model_copy(update={"content": [*passages, *blocks]})
+    return [*messages[:position], with_passages, *messages[position + 1 :]]

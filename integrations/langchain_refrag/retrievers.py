@@ -29,12 +29,12 @@ __all__ = ["RefragRetriever"]
 class RefragRetriever(BaseRetriever):
     """Wraps any retriever so that ``ChatRefrag`` compresses what it returns.
 
-    The documents come back as they are, so prompts stay as they are and any other model still reads
-    them. Their texts are registered in this process; ``ChatRefrag`` and ``RefragLLM`` find them
-    again in the prompt.
+    The documents are returned unchanged, so prompts stay the same and any other model can still
+    read them. Their texts are registered in this process; ``ChatRefrag`` and ``RefragLLM`` find
+    them again in the prompt.
 
     With a ``model`` the chunk vectors are made here, unless the store has them, and the documents
-    are ``RefragDocument`` that carry them, with their key in the metadata; without one the model
+    are ``RefragDocument`` that carry them, with their key in the metadata. Without one, the model
     makes them when it first reads a passage.
 
     Example:
@@ -53,8 +53,8 @@ class RefragRetriever(BaseRetriever):
         model_name: Checkpoint (``model=``) that makes missing chunk vectors; None to leave that to
             the model that answers.
         device: Where that checkpoint runs.
-        k: Most documents to return; what ``retriever`` returns if None. It is passed on to a
-            retriever that knows it.
+        k: Maximum number of documents to return; all that ``retriever`` returns if None. It is
+            passed on to a retriever that accepts it.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
@@ -69,18 +69,18 @@ class RefragRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
         k = self.k if k is None else k
-        asking = _asking_for(k, self.retriever._get_relevant_documents)
+        argument = _k_argument(k, self.retriever._get_relevant_documents)
         config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        documents = self.retriever.invoke(query, config, **asking)
+        documents = self.retriever.invoke(query, config, **argument)
         return self._registered(documents[:k])
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
         k = self.k if k is None else k
-        asking = _asking_for(k, self.retriever._aget_relevant_documents)
+        argument = _k_argument(k, self.retriever._aget_relevant_documents)
         config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        documents = await self.retriever.ainvoke(query, config, **asking)
+        documents = await self.retriever.ainvoke(query, config, **argument)
         return await run_in_executor(None, self._registered, documents[:k])
 
     def _registered(self, documents: Sequence[Document]) -> list[Document]:
@@ -111,7 +111,7 @@ class RefragRetriever(BaseRetriever):
             default_registry().register(document.page_content, store)
 
 
-def _asking_for(k: int | None, search: Callable[..., Any]) -> dict[str, int]:
+def _k_argument(k: int | None, search: Callable[..., Any]) -> dict[str, int]:
     """The keyword that makes a retriever return k documents, if it takes one."""
     parameters = inspect.signature(search).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

@@ -15,7 +15,7 @@ from refrag_components.policies import parse_budget
 
 __all__ = ["WITHOUT_INFLUENCE", "RefragSettings"]
 
-#: Fields that do not change what is answered; every other one is part of the key of LangChain's
+#: Fields that do not change the answer; every other field is part of the key of LangChain's
 #: caches, so that a new setting cannot be forgotten there.
 WITHOUT_INFLUENCE = frozenset(
     {
@@ -43,7 +43,7 @@ class RefragSettings(AnswerSettings):
 
     Attributes:
         model_name: Checkpoint (``model=``): a bundled name, a folder or a hub id. Loaded with the
-            first call and shared by all that use it on the same device.
+            first call and shared by all models that use it on the same device.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
@@ -54,23 +54,23 @@ class RefragSettings(AnswerSettings):
     _by_call: ClassVar[tuple[str, ...]] = ("model", *AnswerSettings._by_call)
 
     def _call(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> Self:
-        """These settings as one call wants them, see ``_for_call``."""
+        """These settings with the overrides of one call, see ``_for_call``."""
         return self._for_call({**overrides, "stop": stop} if stop else overrides)
 
     def _split_call(
         self, stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> tuple[Self, dict[str, Any]]:
-        """These settings as one call wants them, and what else the call was given."""
+        """These settings with the overrides of one call, and the call's other keywords."""
         overrides = {name: kwargs[name] for name in kwargs if name in self._by_call}
         rest = {name: kwargs[name] for name in kwargs if name not in self._by_call}
         return self._call(stop, overrides), rest
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """Everything but the prompt that decides the answer; LangChain's caches are keyed by it."""
+        """All that decides the answer except the prompt; LangChain's caches are keyed by it."""
         deciding = sorted(set(type(self).model_fields) - WITHOUT_INFLUENCE)
         settings = {name: getattr(self, name) for name in deciding}
-        settings["budget"] = parse_budget(self.budget)  # 1 and 1.0 are the same one
+        settings["budget"] = parse_budget(self.budget)  # 1 and 1.0 are the same
         plain = {name: plain_identity(value) for name, value in settings.items()}
         return {**plain, "checkpoint": answering_digest(self.model_name, self.device)}
 

@@ -30,7 +30,7 @@ class RefragStore(BaseStore[str, ChunkVectors]):
         self.store = store
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where there is no (readable) value."""
+        """Returns one entry per key, in order; None where there is no (readable) value."""
         return self.store.mget(keys)
 
     def mset(self, key_value_pairs: Sequence[tuple[str, ChunkVectors]]) -> None:
@@ -59,10 +59,10 @@ class ByteChunkStore(RowStore):
         ```
 
     Args:
-        store: Where the bytes are kept; as safe for threads as it is.
-        namespace: Put before every key. Tenants, or applications, that share ``store`` see nothing
-            of each other if none's namespace begins with another's.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        store: Where the bytes are kept; this store is as thread-safe as that one.
+        namespace: Put before every key. Tenants or applications that share ``store`` see nothing of
+            each other if no namespace begins with another.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
         ValueError: If there is no such codec.
@@ -74,7 +74,7 @@ class ByteChunkStore(RowStore):
         self.namespace = namespace
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where there is no (readable) value."""
+        """Returns one entry per key, in order; None where there is no (readable) value."""
         names = [self.namespace + key for key in keys]
         return [
             None if data is None else self._read(name, unpack_row, data)

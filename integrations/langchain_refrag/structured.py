@@ -29,13 +29,13 @@ Structured = Runnable[LanguageModelInput, dict[str, Any] | BaseModel]
 
 
 def parse_json_answers(model: BaseChatModel, schema: Schema, *, include_raw: bool) -> Structured:
-    """Parses the JSON that a prompt has asked for.
+    """Parses the JSON that a prompt asks for.
 
     Args:
         model: Answers.
-        schema: A pydantic class, of which instances are made; a JSON schema or typed dict, which
-            only traces are told.
-        include_raw: Return a dict of "raw", "parsed" and "parsing_error" instead.
+        schema: A pydantic class, which is instantiated, or a JSON schema or typed dict, which only
+            appears in traces.
+        include_raw: Whether to return a dict of "raw", "parsed" and "parsing_error" instead.
     """
     answering = model.bind(ls_structured_output_format=_for_traces("json_mode", schema))
     return _parsed(answering, _json_parser(schema), include_raw)

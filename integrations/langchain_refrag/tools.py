@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["AnswerReader", "Tool", "Tools", "calls_tools"]
 
 Tool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
-Piece = str | Thought | ToolCall | BrokenToolCall
+AnswerPart = str | Thought | ToolCall | BrokenToolCall
 
 _ANY = "any"
 _CHOICES: Mapping[object, str | None] = {
@@ -45,7 +45,7 @@ class Tools:
 
     Attributes:
         schemas: Their JSON schemas in OpenAI's form.
-        choice: "any" for some tool, a tool's name for that one; None leaves it to the decoder.
+        choice: "any" for any tool, a tool's name for that tool; None leaves it to the decoder.
     """
 
     schemas: tuple[dict[str, Any], ...] = ()
@@ -61,7 +61,7 @@ class Tools:
                 of it.
 
         Raises:
-            ToolCallingError: If the choice names no tool, or there is none to choose.
+            ToolCallingError: If the choice does not name a tool, or there is none to choose.
         """
         schemas = tuple(convert_to_openai_tool(tool) for tool in tools or ())
         if remote := [schema for schema in schemas if "function" not in schema]:
@@ -74,7 +74,7 @@ class Tools:
         if wanted == "none":
             return cls()
         if wanted is not None and not (names and wanted in (_ANY, *names)):
-            msg = f"tool_choice={choice!r} is no bound tool; choose one of {', '.join(names)}"
+            msg = f"tool_choice={choice!r} is not a bound tool; choose one of {', '.join(names)}"
             raise ToolCallingError(msg if names else "tool_choice needs tools; bind at least one")
         if wanted == _ANY and len(names) == 1:
             wanted = names[0]
@@ -135,7 +135,7 @@ def calls_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 class AnswerReader:
-    """Makes messages of an answer that may call tools; for one answer only.
+    """Turns an answer that may call tools into messages; for one answer only.
 
     Args:
         parser: Finds the calls, and thoughts if it can; None where all is text.
@@ -159,13 +159,13 @@ class AnswerReader:
 
     def message(self, text: str) -> AIMessage:
         """The message that a whole answer is."""
-        pieces = self._pieces(text, last=True)
-        calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
-        broken = [piece for piece in pieces if isinstance(piece, BrokenToolCall)]
+        parts = self._parts(text, last=True)
+        calls = [part for part in parts if isinstance(part, ToolCall)]
+        broken = [part for part in parts if isinstance(part, BrokenToolCall)]
         return AIMessage(
-            content="".join(piece for piece in pieces if isinstance(piece, str)),
+            content="".join(part for part in parts if isinstance(part, str)),
             additional_kwargs=_reasoning(
-                "".join(piece.text for piece in pieces if isinstance(piece, Thought))
+                "".join(part.text for part in parts if isinstance(part, Thought))
             ),
             tool_calls=[
                 tool_call(name=call.name, args=dict(call.arguments), id=_new_id()) for call in calls
@@ -177,25 +177,25 @@ class AnswerReader:
         )
 
     def chunks(self, text: str, *, last: bool) -> list[AIMessageChunk]:
-        """The messages that the next piece of an answer makes; at least one if it is the last."""
-        chunks = [self._chunk(piece) for piece in self._pieces(text, last=last)]
+        """The messages for the next delta of an answer; at least one if it is the last."""
+        chunks = [self._chunk(part) for part in self._parts(text, last=last)]
         return chunks if chunks or not last else [AIMessageChunk(content="")]
 
-    def _pieces(self, text: str, *, last: bool) -> list[Piece]:
+    def _parts(self, text: str, *, last: bool) -> list[AnswerPart]:
         if self._parser is None:
             return [text] if text else []
         found = self._parser.push(self._pending + text)
         self._pending = ""
         return [*found, *self._parser.finish()] if last else [*found]
 
-    def _chunk(self, piece: Piece) -> AIMessageChunk:
-        if isinstance(piece, str):
-            return AIMessageChunk(content=piece)
-        if isinstance(piece, Thought):
-            return AIMessageChunk(content="", additional_kwargs=_reasoning(piece.text))
-        # A broken call keeps its tag, so that nobody takes its half of a JSON object for a whole.
-        args = json.dumps(piece.arguments) if isinstance(piece, ToolCall) else piece.text
-        chunk = tool_call_chunk(name=piece.name, args=args, id=_new_id(), index=self._calls)
+    def _chunk(self, part: AnswerPart) -> AIMessageChunk:
+        if isinstance(part, str):
+            return AIMessageChunk(content=part)
+        if isinstance(part, Thought):
+            return AIMessageChunk(content="", additional_kwargs=_reasoning(part.text))
+        # A broken call keeps its tag, so that half a JSON object is not taken for a whole one.
+        args = json.dumps(part.arguments) if isinstance(part, ToolCall) else part.text
+        chunk = tool_call_chunk(name=part.name, args=args, id=_new_id(), index=self._calls)
         self._calls += 1
         return AIMessageChunk(content="", tool_call_chunks=[chunk])
 

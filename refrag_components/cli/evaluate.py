@@ -31,9 +31,7 @@ app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for JSON, Markdown and plots.")]
 PolicyOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--policy", help="Choices of chunks to compare; all that the model has by default."
-    ),
+    typer.Option("--policy", help="Policies to compare; by default all that the model has."),
 ]
 ExpandedOption = Annotated[
     list[float] | None,
@@ -60,7 +58,8 @@ def perplexity(
     out: OutOption,
     model: ModelOption = DEFAULT_MODEL,
     chunk_size: Annotated[
-        list[int] | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+        list[int] | None,
+        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
     context: Annotated[int, typer.Option("--context", help="Context tokens, s.")] = 1024,
     out_tokens: Annotated[int, typer.Option("--output", help="Continuation tokens, o.")] = 256,
@@ -70,12 +69,12 @@ def perplexity(
         bool, typer.Option("--shuffled", help="Also with the context's paragraphs shuffled.")
     ] = False,
     windows: Annotated[
-        int | None, typer.Option("--windows", help="Windows to measure; all by default.")
+        int | None, typer.Option("--windows", help="Number of windows to measure; all by default.")
     ] = None,
     bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
-    """Measure a continuation after no, compressed, shortened and full context."""
+    """Measure continuations after no, compressed, shortened and full context."""
     from refrag_components.corpus import TokenisedCorpus
     from refrag_components.evaluation.continuation.comparison import measure_contexts
     from refrag_components.evaluation.reports.files import draw_plots, write_perplexity
@@ -128,19 +127,22 @@ def qa(
         ),
     ] = None,
     chunk_size: Annotated[
-        int | None, typer.Option("--chunk-size", help="k; the checkpoint's own by default.")
+        int | None,
+        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
     method: MethodOption = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
-    items: Annotated[int | None, typer.Option("--items", help="Questions per set, at most.")] = 500,
+    items: Annotated[
+        int | None, typer.Option("--items", help="Maximum number of questions per set.")
+    ] = 500,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder for the pool's search vectors.")
+        Path | None, typer.Option("--cache", help="Folder that caches the pool's search vectors.")
     ] = None,
     bf16: BfloatOption = False,
     plots: PlotsOption = True,
 ) -> None:
-    """Measure answers to questions over passages; a stopped run goes on."""
+    """Measure answers to questions over passages; run again to continue a stopped run."""
     from refrag_components.corpus.question_files import load_questions, set_name
     from refrag_components.evaluation.answers.comparison import evaluate_questions
     from refrag_components.evaluation.answers.contexts import Setting
@@ -150,8 +152,8 @@ def qa(
 
     _check(method, policy, expanded, plots=plots)
     settings = [
-        Setting(own, count)  # type: ignore[arg-type]
-        for own in retrieval or ["given"]
+        Setting(kind, count)  # type: ignore[arg-type]
+        for kind in retrieval or ["given"]
         for count in passages or [5]
     ]
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
@@ -179,8 +181,10 @@ def qa(
 
 
 @app.command()
-def plot(folder: Annotated[Path, typer.Argument(help="What --out of a measurement was.")]) -> None:
-    """Draw a measurement's figures again, without the model."""
+def plot(
+    folder: Annotated[Path, typer.Argument(help="The --out folder of a measurement.")],
+) -> None:
+    """Draw a measurement's plots again, without the model."""
     from refrag_components.evaluation.reports.files import draw_plots
 
     for path in draw_plots(folder):

@@ -37,17 +37,19 @@ def index(
         "refrag-index"
     ),
     model_name: IndexModelOption = None,
-    passage_tokens: Annotated[int, typer.Option(min=1, help="Longest passage in tokens.")] = 256,
+    passage_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of a passage in tokens.")
+    ] = 256,
     store: StoreOption = None,
     codec: Annotated[
         Codec,
         typer.Option(
-            help="How the folder stores chunk vectors: 4, 2, 1 or half a byte a value. A store of "
-            "your own is told in its URL: ?codec=int8"
+            help="How the folder stores chunk vectors: 4, 2, 1 or half a byte per value. For your "
+            "own store, put it into the URL: ?codec=int8"
         ),
     ] = "float16",
 ) -> None:
-    """Index a folder, or bring its index up to date; may be stopped and run again."""
+    """Index a folder, or bring its index up to date; can be stopped and run again."""
     from refrag_components.exceptions import DocumentError, StoreError
     from refrag_components.index import RefragIndex, index_info
     from refrag_components.index.folder import check_folder
@@ -58,7 +60,7 @@ def index(
     # Mistakes should not wait for the model.
     files = [path.suffix.lower() in SUFFIXES for path in find_files(folder)]
     if not any(files):
-        raise DocumentError(f"{folder} holds no file of a type that is read: {', '.join(SUFFIXES)}")
+        raise DocumentError(f"{folder} holds no file of a supported type: {', '.join(SUFFIXES)}")
     check_folder(out, codec=codec, passage_tokens=passage_tokens, store=store_name(store))
     if store is not None:
         if codec != "float16":
@@ -100,7 +102,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _anywhere(name: str | None) -> str | None:
-    """A model's name that means the same in whatever folder the index is opened."""
+    """A model's name that means the same from whatever folder the index is opened."""
     if name is None:
         return None
     local = Path(name)
@@ -121,7 +123,7 @@ def _progress() -> Progress:
 
 
 def _tell_skipped(files: Iterable[Skipped]) -> None:
-    """One line a reason, with its first file."""
+    """One line per reason, with its first file."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for skipped in files:
         by_reason[skipped.reason].append(skipped.path)

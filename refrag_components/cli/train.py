@@ -25,7 +25,8 @@ RecipeOption = Annotated[
 @app.command()
 def prepare(
     texts: Annotated[
-        list[Path], typer.Argument(help=".jsonl or .jsonl.zst with a 'text' a line, or plain text.")
+        list[Path],
+        typer.Argument(help=".jsonl or .jsonl.zst with a 'text' per line, or plain text."),
     ],
     recipe: RecipeOption,
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
@@ -49,7 +50,8 @@ def questions(
     recipe: RecipeOption,
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
     most: Annotated[
-        int | None, typer.Option("--most", help="Questions to take of each file; all otherwise.")
+        int | None,
+        typer.Option("--most", help="Maximum number of questions from each file; all by default."),
     ] = None,
     bf16: BfloatOption = False,
 ) -> None:
@@ -77,24 +79,26 @@ def run(
     text: Annotated[
         Path, typer.Option("--text", help="Training text, from `refrag train prepare`.")
     ],
-    validation: Annotated[Path, typer.Option("--validation", help="Held-out text, likewise.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; resumes what it holds.")],
+    validation: Annotated[
+        Path, typer.Option("--validation", help="Held-out text, likewise prepared.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; a run in it is resumed.")],
     questions: Annotated[
         Path | None, typer.Option("--questions", help="Questions, from `refrag train questions`.")
     ] = None,
     stage: Annotated[
-        str | None, typer.Option("--stage", help="Only this stage; all in order otherwise.")
+        str | None, typer.Option("--stage", help="Only this stage; by default all, in order.")
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option("--start-from", help="Checkpoint that the first stage starts from."),
+        typer.Option("--start-from", help="Checkpoint from which the first stage starts."),
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option("--max-seconds", help="Time for each stage; else what the recipe says."),
+        typer.Option("--max-seconds", help="Time limit for each stage; by default the recipe's."),
     ] = None,
 ) -> None:
-    """Run the training stages; a run that was killed goes on where it stopped.
+    """Run the training stages; a run that was killed continues where it stopped.
 
     For several GPUs: accelerate launch -m refrag_components.cli train run ...
     """
@@ -105,7 +109,7 @@ def run(
     from refrag_components.training.recipe import STAGES, Recipe
     from refrag_components.training.stages import run_stage
 
-    speaks = os.environ.get("RANK", "0") == "0"  # one of the processes that train together
+    speaks = os.environ.get("RANK", "0") == "0"  # only one of the processes that train together
     settings = Recipe.load(recipe)
     if max_seconds is not None:
         settings = settings.within(max_seconds)
@@ -114,7 +118,7 @@ def run(
         raise TrainingError(msg)
     train_text = TokenisedCorpus.load(text)
     held_out = TokenisedCorpus.load(validation)
-    asked = QuestionSet.load(questions) if questions else None
+    question_set = QuestionSet.load(questions) if questions else None
     for name in settings.stages if stage is None else (stage,):
         if speaks:
             say(f"Stage {name}")
@@ -123,7 +127,7 @@ def run(
             settings,
             train=train_text,
             validation=held_out,
-            questions=asked,
+            questions=question_set,
             folder=out,
             start_from=start_from,
         )
@@ -136,7 +140,7 @@ def run(
 
 @contextmanager
 def _counting(what: str) -> Iterator[Callable[[int], None]]:
-    """Shows how many have been done; gives the function to tell it more."""
+    """Shows how many are done; yields the function that adds to the count."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -116,10 +116,7 @@ def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
     if not len(batch.span_index):
         return inputs
     vectors = batch_vectors(model, batch)
-    tokens = None
-    if model.config.token_mlp:
-        tokens = embed(batch.chunk_tokens) * batch.chunk_used.unsqueeze(-1)
-    chunks = model.projector(vectors, tokens).to(inputs.dtype)
+    chunks = model.project(vectors, batch.chunk_tokens, batch.chunk_used).to(inputs.dtype)
     # Under a token any chunk will do. Always the same one would get all their (zero) gradients,
     # which a GPU adds up one after another: a tenth of a step's time (experiments/003).
     anywhere = torch.arange(batch.chunk_index.numel(), device=inputs.device) % len(chunks)

@@ -1,4 +1,4 @@
-"""Calls that come at the same time are answered together."""
+"""Calls that arrive at the same time are answered together."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class _Job(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Makes a batch of the calls that wait while an earlier batch runs.
+    """Batches the calls that wait while an earlier batch runs.
 
     A framework runs a batch of prompts, and a server its requests, as single calls in many
-    threads. The first call runs at once; those that come meanwhile form the next batch, so nobody
-    waits for a timer.
+    threads. The first call runs immediately; those that arrive meanwhile form the next batch, so no
+    call waits for a timer.
 
     Args:
-        run: Works on several items; returns one result an item, in order.
-        max_size: Most items to run together.
+        run: Works on several items; returns one result per item, in order.
+        max_size: Largest number of items to run together.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Batcher(Generic[Item, Result]):
         self._turn = threading.Lock()
 
     def __call__(self, item: Item) -> Result:
-        """Works on one item, maybe together with those of other threads."""
+        """Works on one item, possibly together with those of other threads."""
         job = _Job[Item, Result](item)
         with self._enter:
             self._waiting.append(job)
@@ -63,7 +63,7 @@ class Batcher(Generic[Item, Result]):
                 jobs[0].future.set_exception(error)
             else:
                 self._run_alone(jobs)
-        except BaseException as error:  # the process is told to stop; nobody may wait for ever
+        except BaseException as error:  # the process is told to stop; nobody may wait forever
             for job in jobs:
                 job.future.set_exception(error)
             raise

@@ -11,7 +11,7 @@ __all__ = ["choose", "only_choice"]
 
 
 def only_choice(lengths: np.ndarray, budget: Budget, limit: int) -> np.ndarray | None:
-    """What expands where the budget leaves no choice: scores would be computed for nothing.
+    """What expands if the budget leaves no choice, so that scores would be computed for nothing.
 
     Args:
         lengths: Tokens of each chunk, shape (n_chunks,).
@@ -26,7 +26,7 @@ def only_choice(lengths: np.ndarray, budget: Budget, limit: int) -> np.ndarray |
     """
     if not len(lengths):
         return np.zeros(0, dtype=bool)
-    most = budget.count(np.sort(lengths))  # with the cheapest ones first, so in any order
+    most = budget.count(np.sort(lengths))  # the shortest first: an upper bound for any order
     if 0 < most < len(lengths):
         return None
     expanded = np.full(len(lengths), most > 0)

@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 __all__ = ["RefragGenerator"]
 
 _BUDGET = FractionBudget(0.25)
-_ANSWER_SHARE = 4  # room for an answer is kept free up to this part of the window
+_ANSWER_SHARE = 4  # at most 1/4 of the window is kept free for an answer
 
 
 class RefragGenerator:
     """Answers prompts whose passages enter the decoder as chunk embeddings.
 
-    Safe to use from several threads as far as its store is.
+    Safe to use from several threads if its store is.
 
     Args:
         model: The REFRAG model.
         store: Where chunk vectors are kept; in memory by default.
         engine: Runs the decoder; transformers by default.
-        policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` where
-            the checkpoint carries it, else ``late-interaction``.
+        policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` if the
+            checkpoint carries it, else ``late-interaction``.
         budget: How much may expand.
 
     Raises:
@@ -82,14 +82,14 @@ class RefragGenerator:
     def generate(
         self, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
     ) -> list[Answer]:
-        """Answers several requests: one look into the store, one encoder batch, decoded together.
+        """Answers several requests with one store look-up, one encoder batch and batched decoding.
 
         Args:
             requests: The requests.
-            params: One for each request, or one for all: then row i samples with ``seed + i``.
+            params: One for each request, or one for all; then row i samples with ``seed + i``.
 
         Returns:
-            One answer a request, in order.
+            One answer per request, in order.
 
         Raises:
             BudgetError: If a budget is smaller than the number of chunks.
@@ -99,14 +99,14 @@ class RefragGenerator:
         """
         started = time.perf_counter()
         each = params_by_row(params, len(requests))
-        prepared = self._prepare(requests, [own.max_tokens for own in each])
-        engines = [self.engine if own.engine is None else own.engine for own in requests]
+        prepared = self._prepare(requests, [request_params.max_tokens for request_params in each])
+        engines = [self.engine if r.engine is None else r.engine for r in requests]
         answers: dict[int, Answer] = {}
         for engine in {id(engine): engine for engine in engines}.values():
-            own = [i for i, other in enumerate(engines) if other is engine]
+            rows = [i for i, other in enumerate(engines) if other is engine]
             waited = time.perf_counter() - started
-            outputs = engine.generate([prepared[i].layout for i in own], [each[i] for i in own])
-            for i, output in zip(own, outputs, strict=True):
+            outputs = engine.generate([prepared[i].layout for i in rows], [each[i] for i in rows])
+            for i, output in zip(rows, outputs, strict=True):
                 report = replace(
                     prepared[i].report,
                     output_tokens=len(output.token_ids),
@@ -116,10 +116,10 @@ class RefragGenerator:
         return [answers[i] for i in range(len(requests))]
 
     def stream(self, request: Request, params: SamplingParams) -> Iterator[AnswerDelta]:
-        """Answers one request piece by piece; the texts joined are what ``generate`` returns.
+        """Streams the answer to one request; the texts joined are what ``generate`` returns.
 
         Raises:
-            RefragError: As ``generate``, at once and not with the first piece.
+            RefragError: As ``generate``; raised by this call, not with the first delta.
         """
         started = time.perf_counter()
         prepared = self.prepare(request, max_tokens=params.max_tokens)
@@ -127,7 +127,7 @@ class RefragGenerator:
         return _stream(engine, prepared, params, started)
 
     def prepare(self, request: Request, *, max_tokens: int = 1) -> Prepared:
-        """Does everything but decode: loads chunk vectors, chooses, lays out.
+        """Does everything except decoding: loads chunk vectors, chooses, lays out.
 
         Args:
             request: The request.
@@ -140,11 +140,11 @@ class RefragGenerator:
         return self._prepare([request], [max_tokens])[0]
 
     def explain(self, prepared: Prepared) -> list[tuple[str, bool | None]]:
-        """Tells what became of each stretch of a prompt.
+        """Tells what became of each span of a prompt.
 
         Returns:
             The prompt's characters in order: chunk by chunk with True if it expanded and False
-            if it was compressed, and None beside ordinary text.
+            if it was compressed, and None with ordinary text.
         """
         spans: list[tuple[str, bool | None]] = []
         for segment, text in zip(prepared.layout.segments, prepared.texts, strict=True):
@@ -153,59 +153,63 @@ class RefragGenerator:
                 continue
             passage = self.model.chunker.chunk([text])[0]
             ends = passage.offsets[passage.bounds[:-1, 1], 1].tolist()
-            borders = pairwise([0, *ends, len(text)])
+            bounds = pairwise([0, *ends, len(text)])
             spans += [
                 (text[start:end], bool(expanded))
-                for (start, end), expanded in zip(borders, segment.expanded, strict=True)
+                for (start, end), expanded in zip(bounds, segment.expanded, strict=True)
             ]
         return [span for span in spans if span[0]]
 
     def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
-        asked = [self._asked(request) for request in requests]  # first: a mistake costs no encoding
+        terms = [self._terms(request) for request in requests]  # first: a mistake costs no encoding
         prompts = [[_blank_as_text(part) for part in request.parts] for request in requests]
         passages = [[part for part in parts if isinstance(part, PassagePart)] for parts in prompts]
-        loaded = iter(self._loader.load([part for own in passages for part in own]))
+        loaded = iter(
+            self._loader.load([part for prompt_parts in passages for part in prompt_parts])
+        )
         drafts = [
-            self._draft(own, parts, [next(loaded) for _ in own_passages], tokens)
-            for own, parts, own_passages, tokens in zip(
-                asked, prompts, passages, max_tokens, strict=True
+            self._draft(request_terms, parts, [next(loaded) for _ in prompt_passages], tokens)
+            for request_terms, parts, prompt_passages, tokens in zip(
+                terms, prompts, passages, max_tokens, strict=True
             )
         ]
-        undecided = [draft.asked.question for draft in drafts if draft.only_choice is None]
+        undecided = [draft.terms.question for draft in drafts if draft.only_choice is None]
         questions = iter(self.model.encode_questions(undecided))
         return [self._lay_out(draft, *_choice(draft, questions)) for draft in drafts]
 
-    def _asked(self, request: Request) -> _Asked:
+    def _terms(self, request: Request) -> _Terms:
         if not request.question.strip():
             msg = "the question is empty; pass what the user asks"
             raise EmptyInputError(msg)
         policy = self.policy if request.policy is None else self._policy(request.policy)
         budget = self.budget if request.budget is None else request.budget
-        return _Asked(request.question, policy, policy.budget(budget))
+        return _Terms(request.question, policy, policy.budget(budget))
 
     def _draft(
         self,
-        asked: _Asked,
+        terms: _Terms,
         parts: Sequence[RenderedPart],
         loaded: Sequence[LoadedPassage],
         max_tokens: int,
     ) -> _Draft:
-        pieces = self._pieces(parts, [passage.vectors for passage in loaded])
-        text_positions = sum(len(piece) for _, piece in pieces if isinstance(piece, np.ndarray))
+        spans = self._spans(parts, [passage.vectors for passage in loaded])
+        text_positions = sum(
+            len(content) for _, content in spans if isinstance(content, np.ndarray)
+        )
         lengths = np.concatenate(
             [np.zeros(0, np.int64), *(passage.vectors.chunk_lengths for passage in loaded)]
         )
         limit = self._context_limit(text_positions, len(lengths), max_tokens)
-        return _Draft(asked, parts, loaded, max_tokens, pieces, lengths, limit)
+        return _Draft(terms, parts, loaded, max_tokens, spans, lengths, limit)
 
     def _lay_out(self, draft: _Draft, expanded: np.ndarray, warnings: list[str]) -> Prepared:
         ends = np.cumsum([passage.vectors.n_chunks for passage in draft.loaded])
         masks = iter(np.split(expanded, ends))
         segments = tuple(
-            TextSegment(piece)
-            if isinstance(piece, np.ndarray)
-            else PassageSegment(piece, next(masks))
-            for _, piece in draft.pieces
+            TextSegment(content)
+            if isinstance(content, np.ndarray)
+            else PassageSegment(content, next(masks))
+            for _, content in draft.spans
         )
         if not any(segment.n_positions for segment in segments):
             msg = "the prompt is empty; pass at least one message or some text"
@@ -217,14 +221,14 @@ class RefragGenerator:
                 f"the answer is limited to {room} tokens instead of {draft.max_tokens}: the prompt "
                 f"takes {layout.n_positions} of the decoder's {self.model.window} positions"
             )
-        report = _report(layout, draft.asked, draft.parts, draft.loaded, warnings)
-        return Prepared(layout, tuple(text for text, _ in draft.pieces), report)
+        report = _report(layout, draft.terms, draft.parts, draft.loaded, warnings)
+        return Prepared(layout, tuple(text for text, _ in draft.spans), report)
 
-    def _pieces(
+    def _spans(
         self, parts: Sequence[RenderedPart], vectors: Sequence[ChunkVectors]
     ) -> list[tuple[str, np.ndarray | ChunkVectors]]:
-        """Joins neighbouring text and puts tokens or chunk vectors beside each stretch."""
-        pieces: list[tuple[str, np.ndarray | ChunkVectors]] = []
+        """Joins neighbouring text and pairs each span with its tokens or chunk vectors."""
+        spans: list[tuple[str, np.ndarray | ChunkVectors]] = []
         remaining = iter(vectors)
         run: list[TextPart | ControlPart] = []
         for part in (*parts, None):
@@ -233,18 +237,18 @@ class RefragGenerator:
                 continue
             ids = self._prompts.encode(run)
             if len(ids):
-                pieces.append(("".join(own.text for own in run), ids))
+                spans.append(("".join(text_part.text for text_part in run), ids))
             run = []
             if part is not None:
-                pieces.append((part.text, next(remaining)))
+                spans.append((part.text, next(remaining)))
         opening: list[int] = []
         if not any(isinstance(part, ControlPart) for part in parts):
             opening = self._prompts.opening
-        if not opening and pieces and isinstance(pieces[0][1], ChunkVectors):
+        if not opening and spans and isinstance(spans[0][1], ChunkVectors):
             opening = [self.model.first_token_id]
-        if opening and pieces:
-            pieces.insert(0, ("", np.asarray(opening, np.int64)))
-        return pieces
+        if opening and spans:
+            spans.insert(0, ("", np.asarray(opening, np.int64)))
+        return spans
 
     def _context_limit(self, text_positions: int, n_chunks: int, max_tokens: int) -> int:
         """Decoder positions that the passages may take so that an answer still fits."""
@@ -268,7 +272,7 @@ class RefragGenerator:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Terms:
     """What a request asks for, with the generator's defaults filled in."""
 
     question: str
@@ -285,18 +289,18 @@ class _Draft:
         limit: Decoder positions that the passages may take so that an answer still fits.
     """
 
-    asked: _Asked
+    terms: _Terms
     parts: Sequence[RenderedPart]
     loaded: Sequence[LoadedPassage]
     max_tokens: int
-    pieces: Sequence[tuple[str, np.ndarray | ChunkVectors]]
+    spans: Sequence[tuple[str, np.ndarray | ChunkVectors]]
     lengths: np.ndarray
     limit: int
 
     @cached_property
     def only_choice(self) -> np.ndarray | None:
-        """What expands if no policy need be asked."""
-        return only_choice(self.lengths, self.asked.budget, self.limit)
+        """What expands, if no policy is needed to decide it."""
+        return only_choice(self.lengths, self.terms.budget, self.limit)
 
 
 def _stream(
@@ -314,12 +318,12 @@ def _stream(
 
 
 def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> tuple[np.ndarray, list[str]]:
-    """What expands, and warnings; takes the next question where a policy has to be asked."""
+    """What expands, and warnings; takes the next question if a policy has to choose."""
     if draft.only_choice is not None:
         return draft.only_choice, []
     inputs = PolicyInputs([passage.vectors for passage in draft.loaded], next(questions))
-    scores = draft.asked.policy.scores(inputs)
-    return choose(scores, draft.lengths, draft.asked.budget, draft.limit)
+    scores = draft.terms.policy.scores(inputs)
+    return choose(scores, draft.lengths, draft.terms.budget, draft.limit)
 
 
 def _blank_as_text(part: RenderedPart) -> RenderedPart:
@@ -329,7 +333,7 @@ def _blank_as_text(part: RenderedPart) -> RenderedPart:
 
 def _report(
     layout: Layout,
-    asked: _Asked,
+    terms: _Terms,
     parts: Sequence[RenderedPart],
     loaded: Sequence[LoadedPassage],
     warnings: Sequence[str],
@@ -349,7 +353,7 @@ def _report(
         cache_hits=sum(passage.cached for passage in different),
         cache_misses=sum(not passage.cached for passage in different),
         fallbacks=len(flaws),
-        policy=asked.policy.name,
-        budget=asked.budget.number,
+        policy=terms.policy.name,
+        budget=terms.budget.number,
         warnings=[*sorted(errors), *dict.fromkeys(refused), *warnings],
     )

@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LoadedPassage:
-    """A passage's chunk vectors and how they were come by.
+    """A passage's chunk vectors and where they came from.
 
     Attributes:
         vectors: The chunk vectors.
         cached: True if they came from a store, False if the passage had to be encoded.
-        flaw: Why a store's chunk vectors could not be used, if there were any.
+        flaw: Why a store's chunk vectors could not be used, if it had any.
         store_error: What went wrong with the store itself, if anything did.
     """
 
@@ -40,13 +40,13 @@ class LoadedPassage:
 
 
 class PassageLoader:
-    """Loads the chunk vectors of passages and remembers those it had to compute.
+    """Loads the chunk vectors of passages and stores those it had to compute.
 
-    A store saves time and nothing else: what it lacks, garbles or fails to deliver is encoded.
+    A store only saves time: what it lacks, garbles or fails to deliver is encoded.
 
     Args:
         model: Encodes what no store knows.
-        store: Store of the passages that name none themselves.
+        store: Store of the passages that do not name one themselves.
     """
 
     def __init__(self, model: RefragModel, store: ChunkStore) -> None:
@@ -54,18 +54,18 @@ class PassageLoader:
         self._store = store
 
     def load(self, parts: Sequence[PassagePart]) -> list[LoadedPassage]:
-        """Loads passages, each different one once.
+        """Loads passages, each distinct one once.
 
         Args:
-            parts: Passages, in any number of requests.
+            parts: Passages, of any number of requests.
 
         Returns:
-            One entry a part, in order.
+            One entry per part, in order.
         """
         stores = [self._store if part.store is None else part.store for part in parts]
         loaded: dict[tuple[int, str], LoadedPassage] = {}
         for store in {id(store): store for store in stores}.values():
-            texts = [part.text for part, own in zip(parts, stores, strict=True) if own is store]
+            texts = [p.text for p, other in zip(parts, stores, strict=True) if other is store]
             distinct = list(dict.fromkeys(texts))
             for text, passage in zip(distinct, self._load_from(store, distinct), strict=True):
                 loaded[id(store), text] = passage
@@ -89,8 +89,8 @@ class PassageLoader:
             except (RefragError, OSError) as raised:
                 error = _described("written", raised)
         return [
-            LoadedPassage(own, cached=row is not None, flaw=flaw, store_error=error)
-            for own, row, flaw in zip(vectors, usable, flaws, strict=True)
+            LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=error)
+            for passage, row, flaw in zip(vectors, usable, flaws, strict=True)
         ]
 
     def _flaw(self, row: ChunkVectors) -> str | None:

@@ -21,16 +21,16 @@ class Report:
         rate: Compression rate, context_tokens / context_positions; 1.0 without passages.
         chunks: Chunks of all passages.
         expanded: Chunks that entered as tokens.
-        cache_hits: Different passages whose chunk vectors came from a store.
-        cache_misses: Different passages that had to be encoded.
-        fallbacks: Those of the misses for which a store had chunk vectors that could not be used.
+        cache_hits: Distinct passages whose chunk vectors came from a store.
+        cache_misses: Distinct passages that had to be encoded.
+        fallbacks: Misses for which a store had chunk vectors that could not be used.
         policy: Name of the policy that chose.
         budget: Budget that it worked with: a fraction of the chunks (float) or a number of
             decoder positions (int).
         output_tokens: Tokens generated, the end token included; 0 before there is an answer.
         time_to_first_token: Seconds from the request to the first token, store, encoder and
             policy included; None before there is an answer.
-        warnings: What did not go as asked, in whole sentences.
+        warnings: What did not go as requested, in whole sentences.
     """
 
     context_tokens: int
@@ -49,7 +49,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     def preceded_by(self, warnings: Sequence[str]) -> Report:
-        """The same with what had not gone as asked before the request was made."""
+        """The same report, with warnings from before the request was made in front."""
         return dataclasses.replace(self, warnings=[*warnings, *self.warnings])
 
     def to_dict(self) -> dict[str, Any]:

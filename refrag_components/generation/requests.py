@@ -1,4 +1,4 @@
-"""What is asked of a generator, and what it answers."""
+"""Requests to a generator, and its answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Request:
     """One prompt to answer.
 
     Attributes:
-        parts: The prompt: parts from ``render``, or text and passages alone for a raw prompt.
+        parts: The prompt: parts from ``render``, or only text and passages for a raw prompt.
         question: What the user asks, for policies that look at it; not part of the prompt.
         policy: Name or policy; None for the generator's.
         budget: How much may expand; None for the generator's.
@@ -65,12 +65,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerDelta:
-    """The next piece of an answer.
+    """The next part of a streamed answer.
 
     Attributes:
-        text: What it adds; not empty but for the last piece.
-        finish_reason: As in ``Answer``, on the last piece.
-        report: What happened, on the last piece.
+        text: What it adds; only the last delta may be empty.
+        finish_reason: As in ``Answer``, on the last delta.
+        report: What happened, on the last delta.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Settings of an answer as the integrations take them, with a model and with a single call."""
+"""Settings of an answer as the integrations take them, for a model or for a single call."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ __all__ = ["AnswerSettings"]
 
 
 class AnswerSettings(BaseModel):
-    """What the models of every framework can be told.
+    """Settings that the models of every framework share.
 
-    Subclasses have one more field, the checkpoint's name. Arguments of the constructor that are no
-    settings are ignored with a warning: those of remote models (timeout, api_key) must not stop a
-    swap, typos must show.
+    Subclasses have one more field, the checkpoint's name. Arguments of the constructor that are not
+    settings are ignored with a warning: those of remote models (timeout, api_key) must not break a
+    swap, but typos must show.
 
     Attributes:
-        store: Where chunk vectors of passages are kept whose retriever named no store; in memory
+        store: Where chunk vectors of passages are kept if their retriever named no store; in memory
             by default.
         engine: Runs the decoder of this checkpoint; transformers by default.
         policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``, a
-            policy, or "auto": ``learned-query`` where the checkpoint carries it, else
+            policy, or "auto": ``learned-query`` if the checkpoint carries it, else
             ``late-interaction``.
-        budget: How much may expand: a fraction of the chunks in 0..1, an int from 2 on, the
-            number of decoder positions for all passages, or a budget.
-        max_tokens: Most tokens to generate.
+        budget: How much may expand: a fraction of the chunks in 0..1, an int of at least 2
+            (decoder positions for all passages), or a budget.
+        max_tokens: Maximum number of tokens to generate.
         temperature: 0 takes the likeliest token each time.
-        top_p: Below 1 only the likeliest tokens that reach this mass are drawn from.
+        top_p: Below 1, only the likeliest tokens that together reach this probability are drawn.
         stop: Strings that end the answer.
-        seed: Same seed, same answer.
-        device: Such as "cpu" or "cuda:1"; CUDA where there is one by default.
+        seed: The same seed gives the same answer.
+        device: Such as "cpu" or "cuda:1"; by default CUDA if available.
 
     Raises:
         BudgetError: If the budget is none of these.
@@ -78,7 +78,7 @@ class AnswerSettings(BaseModel):
     _by_call: ClassVar[tuple[str, ...]] = (
         *("policy", "budget", "max_tokens", "temperature", "top_p", "stop", "seed"),
     )
-    _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but no setting
+    _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -96,16 +96,16 @@ class AnswerSettings(BaseModel):
         return name
 
     def _for_call(self, overrides: Mapping[str, Any]) -> Self:
-        """These settings as one call wants them.
+        """These settings with the overrides of one call.
 
         Raises:
-            TypeError: If the call names something that is no setting.
+            TypeError: If the call names something that is not a setting.
             RefragError: As the constructor.
         """
         overrides = {name: overrides[name] for name in overrides if name not in self._call_only}
         if unknown := sorted(set(overrides) - set(self._by_call)):
             msg = (
-                f"{type(self).__name__} takes no {', '.join(unknown)} with a call; it takes "
+                f"{type(self).__name__} does not take {', '.join(unknown)} with a call; it takes "
                 f"{', '.join((*self._call_only, *self._by_call))}"
             )
             raise TypeError(msg)

@@ -1,4 +1,4 @@
-"""Checkpoints are loaded once a process, however many models and retrievers use them."""
+"""Checkpoints are loaded once per process, however many models and retrievers use them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Checkpoint:
         digest: Its ``checkpoint_digest``.
 
     Attributes:
-        digest: Tells a checkpoint from what stands in the same folder later.
+        digest: Tells a checkpoint from a later one in the same folder.
         generator: Answers requests; keeps the chunk vectors of passages that name no store.
     """
 
@@ -69,7 +69,7 @@ class _Look:
 
     Attributes:
         digest: Its ``checkpoint_digest``.
-        at: When that was, seconds of a clock that only goes forward.
+        at: When that was, in seconds of a monotonic clock.
     """
 
     digest: str
@@ -80,7 +80,7 @@ _LOOK_AGAIN = 3.0  # seconds for which a folder's files are not looked at again
 
 _lock = threading.Lock()
 _loaded: dict[tuple[str, str], Checkpoint] = {}
-_failed: dict[tuple[str, str], str] = {}  # what could not be loaded in place of what is loaded
+_failed: dict[tuple[str, str], str] = {}  # digests that could not replace what is loaded
 _looks: dict[str, _Look] = {}
 
 
@@ -88,7 +88,7 @@ def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
     """Loads a checkpoint, or returns the one that is loaded already and has not changed since.
 
     Files are looked at again at most every few seconds. While a changed checkpoint cannot be
-    loaded, because it is just being written, the one that is loaded goes on to answer.
+    loaded, because it is just being written, the one that is loaded continues to answer.
 
     Args:
         name: A bundled checkpoint's name, a checkpoint folder, or a hub id.
@@ -98,28 +98,28 @@ def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
         UnknownModelError: If there is no such checkpoint.
         DownloadError: If base weights cannot be fetched.
     """
-    place = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    slot = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     digest = checkpoint_digest(name)
     with _lock:  # two threads must not load the same weights twice
-        known = _loaded.get(place)
-        if known is not None and digest in (known.digest, _failed.get(place)):
+        known = _loaded.get(slot)
+        if known is not None and digest in (known.digest, _failed.get(slot)):
             return known
         try:
-            model = RefragModel.from_pretrained(name, device=place[1])
+            model = RefragModel.from_pretrained(name, device=slot[1])
         except Exception as error:  # a file that is being written breaks in many ways
             if known is None:
                 raise
             logger.warning(
-                "%s has changed and cannot be loaded, which is tried again when it "
+                "%s has changed and cannot be loaded; this is tried again when it "
                 "changes again: %s",
                 name,
                 error,
             )
-            _failed[place] = digest
+            _failed[slot] = digest
             return known
-        _failed.pop(place, None)
-        _loaded[place] = Checkpoint(model, digest)
-        return _loaded[place]
+        _failed.pop(slot, None)
+        _loaded[slot] = Checkpoint(model, digest)
+        return _loaded[slot]
 
 
 def answering_digest(name: str, device: str | None = None) -> str:
@@ -128,12 +128,14 @@ def answering_digest(name: str, device: str | None = None) -> str:
     Raises:
         UnknownModelError: If there is no such checkpoint.
     """
-    place = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return load_checkpoint(name, device).digest if place in _loaded else checkpoint_digest(name)
+    slot = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return load_checkpoint(name, device).digest if slot in _loaded else checkpoint_digest(name)
 
 
 def check_checkpoint(name: str) -> None:
-    """Refuses the name of no checkpoint, without loading it; one in use is not looked for again.
+    """Refuses a name that no checkpoint has, without loading it.
+
+    A checkpoint in use is not looked up again.
 
     Raises:
         DownloadError: The hub could not be reached.
@@ -144,11 +146,11 @@ def check_checkpoint(name: str) -> None:
 
 
 def checkpoint_digest(name: str) -> str:
-    """Hash over every file of a checkpoint but its card (hex), taken again when a file changes.
+    """Hash (hex) of every file of a checkpoint except its card, recomputed when a file changes.
 
     Two checkpoints that may answer differently never share it. (The model's fingerprint, which
     names chunk vectors, covers the encoder only.) Files are looked at again at most every few
-    seconds; while a folder that was there before cannot be read, its last digest stands.
+    seconds; while a folder that was there before cannot be read, its last digest remains valid.
 
     Raises:
         UnknownModelError: If there is no such checkpoint.

@@ -1,4 +1,4 @@
-"""Which documents an index holds, and their passages: tables beside the chunk vectors."""
+"""Which documents an index holds, and their passages: tables next to the chunk vectors."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value NOT NULL);
 CREATE TABLE IF NOT EXISTS awaited (key TEXT PRIMARY KEY, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY);
 """
-_ROWS_A_PAGE = 4096
+_ROWS_PER_PAGE = 4096
 
 
 class Counts(NamedTuple):
-    """How much a catalog holds; what stands in two documents counts twice."""
+    """How much a catalog holds; a passage in two documents counts twice."""
 
     documents: int
     passages: int
@@ -50,10 +50,10 @@ class Counts(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How far the passages have come.
+    """The state of the passages.
 
     Attributes:
-        last_id: The highest id ever given to a passage.
+        last_id: The highest id that a passage ever had.
         removals: How often passages have been removed.
     """
 
@@ -67,7 +67,7 @@ class PassageRow(NamedTuple):
     Attributes:
         key: Its key in the store.
         text: Its text.
-        tokens: Decoder tokens that it has.
+        tokens: Number of its decoder tokens.
         vector: Its search vector, shape (d,), float32.
     """
 
@@ -79,7 +79,7 @@ class PassageRow(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexedPassage:
-    """A passage as read: its document's path and metadata beside its own key and text."""
+    """A passage as read: its document's path and metadata with its own key and text."""
 
     key: str
     text: str
@@ -101,7 +101,7 @@ class Catalog:
         database.create_tables(_SCHEMA)
 
     def digest(self, path: str) -> str | None:
-        """Digest of the document when it was indexed; None if it is not."""
+        """Digest of the document when it was indexed; None if it is not indexed."""
         with self._database.read() as connection:
             query = "SELECT digest FROM documents WHERE path = ?"
             row = connection.execute(query, (encodable(path),)).fetchone()
@@ -115,14 +115,14 @@ class Catalog:
             return [path for (path,) in connection.execute(query, (first, last))]
 
     def counts(self, chunk_size: int) -> Counts:
-        """How much it holds, in chunks of at most so many tokens."""
+        """How much it holds, with chunks of at most ``chunk_size`` tokens."""
         query = """SELECT (SELECT count(*) FROM documents), count(*),
             ifnull(sum((tokens + :k - 1) / :k), 0), ifnull(sum(tokens), 0) FROM passages"""
         with self._database.read() as connection:
             return Counts(*connection.execute(query, {"k": chunk_size}).fetchone())
 
     def add(self, document: Document, passages: Iterable[PassageRow]) -> None:
-        """Writes a document that is not there, with its passages in order."""
+        """Writes a document that is not in the catalog, with its passages in order."""
         metadata = json.dumps(document.metadata)
         with self._database.write() as connection:
             number = connection.execute(
@@ -160,7 +160,7 @@ class Catalog:
     # -- which chunk vectors the store has to keep ----------------------------------------------
 
     def await_passages(self, keys: Iterable[str]) -> None:
-        """Notes keys whose chunk vectors are about to be stored, before their passages are."""
+        """Records keys whose chunk vectors are about to be stored, before their passages are."""
         now = time.time()
         with self._database.write() as connection:
             connection.executemany(
@@ -181,20 +181,20 @@ class Catalog:
             connection.execute("DELETE FROM awaited WHERE since < ?", before)
 
     def discarded(self, limit: int) -> list[str]:
-        """At most so many keys that passages had, or were to have, and may be needed no more."""
+        """At most ``limit`` keys of removed or never finished passages, which may be unneeded."""
         with self._database.read() as connection:
             query = "SELECT key FROM discarded LIMIT ?"
             return [key for (key,) in connection.execute(query, (limit,))]
 
     def unused(self, keys: Iterable[str]) -> list[str]:
-        """Those of the keys that no passage has and that none is awaited for."""
+        """Those of the keys that no passage has and that are not awaited."""
         query = """SELECT 1 FROM passages WHERE key = :key
             UNION ALL SELECT 1 FROM awaited WHERE key = :key"""
         with self._database.read() as connection:
             return [key for key in keys if not connection.execute(query, {"key": key}).fetchone()]
 
     def forget_discarded(self, keys: Iterable[str]) -> None:
-        """Forgets that these keys were discarded: their chunk vectors are gone, or needed."""
+        """Forgets that these keys were discarded: their chunk vectors are gone, or still needed."""
         with self._database.write() as connection:
             connection.executemany("DELETE FROM discarded WHERE key = ?", ((key,) for key in keys))
 
@@ -217,7 +217,7 @@ class Catalog:
         return passages
 
     def position(self) -> Position:
-        """How far the passages have come."""
+        """The state of the passages."""
         query = """SELECT
             ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'passages'), 0),
             ifnull((SELECT value FROM facts WHERE name = 'removals'), 0)"""
@@ -236,7 +236,7 @@ class Catalog:
         query = "SELECT id, vector FROM passages WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
         while True:
             with self._database.read() as connection:
-                page = connection.execute(query, (after, until, _ROWS_A_PAGE)).fetchall()
+                page = connection.execute(query, (after, until, _ROWS_PER_PAGE)).fetchall()
             if not page:
                 return
             ids, blobs = zip(*page, strict=True)
@@ -251,12 +251,12 @@ class Catalog:
             after = ids[-1]
 
     def fact(self, name: str) -> Any:
-        """A fact kept under a name; None if there is none."""
+        """The fact stored under a name; None if there is none."""
         with self._database.read() as connection:
             row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return row and row[0]
 
     def set_fact(self, name: str, value: str | int) -> None:
-        """Keeps a fact under a name."""
+        """Stores a fact under a name."""
         with self._database.write() as connection:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))

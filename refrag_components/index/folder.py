@@ -41,11 +41,11 @@ class IndexInfo:
 
     Attributes:
         folder: The folder.
-        model: Where the model that made it comes from; None if nobody said.
+        model: Where the model that made it comes from; None if unknown.
         fingerprint: Of that model.
-        chunk_size: Tokens a chunk.
-        codec: How chunk vectors are stored; None if a store of the user's knows.
-        passage_tokens: Tokens that a passage has at most.
+        chunk_size: Tokens per chunk.
+        codec: How chunk vectors are stored; None if the user's store decides.
+        passage_tokens: Maximum number of tokens per passage.
         store: Where chunk vectors are kept: a URL without its password, "given" for a store that
             was passed as an object, None for the folder.
         documents: Number of documents.
@@ -96,14 +96,14 @@ def check_folder(
     fingerprint: str | None = None,
     store: str | None = None,
 ) -> None:
-    """Makes sure that an index can be made in a folder, or that the one in it can go on.
+    """Makes sure that an index can be created in a folder, or that the one in it can be continued.
 
     Args:
         folder: The folder.
         codec: How chunk vectors are to be stored.
-        passage_tokens: Tokens that a passage may have.
+        passage_tokens: Maximum number of tokens per passage.
         fingerprint: Of the model, if it is loaded already.
-        store: Name of the store asked for, see ``store_name``; None if nobody asked for one.
+        store: Name of the requested store, see ``store_name``; None if none was requested.
 
     Raises:
         IndexFolderError: If the folder holds something else, or an index of another codec,
@@ -116,12 +116,12 @@ def check_folder(
         if (meta.codec, meta.passage_tokens) != (codec, passage_tokens):
             msg = (
                 f"{path} holds an index with codec {meta.codec} and passages of at most "
-                f"{meta.passage_tokens} tokens; keep to these or choose another folder"
+                f"{meta.passage_tokens} tokens; use these or choose another folder"
             )
             raise IndexFolderError(msg)
         check_store(path, meta.store, store)
         return
-    ours = (META_FILE, STORE_FILE, ".")  # also what a create that was killed left behind
+    ours = (META_FILE, STORE_FILE, ".")  # also what a killed ``create`` left behind
     try:
         names = [entry.name for entry in path.iterdir()] if path.exists() else []
     except OSError as error:
@@ -133,14 +133,14 @@ def check_folder(
 
 @dataclass(frozen=True)
 class Meta:
-    """What holds for all of an index; the content of meta.json.
+    """Properties of a whole index; the content of meta.json.
 
     Attributes:
-        model: Where the model that made the index comes from; None if nobody said.
+        model: Where the model that made the index comes from; None if unknown.
         fingerprint: Of that model; unlike its name it is checked.
-        chunk_size: Tokens a chunk.
+        chunk_size: Tokens per chunk.
         codec: How chunk vectors are stored.
-        passage_tokens: Tokens that a passage has at most.
+        passage_tokens: Maximum number of tokens per passage.
         store: Where chunk vectors are kept, see ``store_name``.
     """
 
@@ -171,28 +171,34 @@ class Meta:
         try:
             content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
             version = content["format"]
-            content.setdefault("store")  # which folders of before there were stores lack
+            content.setdefault("store")  # missing in folders from before there were stores
             meta = cls(**{name: content[name] for name in cls.__dataclass_fields__})
         except (FileNotFoundError, NotADirectoryError) as error:
             msg = f"{folder} holds no index; make one with `refrag index` or RefragIndex.create"
             raise IndexFolderError(msg) from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            msg = f"{folder / META_FILE} describes no index; index the documents into a new folder"
+            msg = (
+                f"{folder / META_FILE} does not describe an index; index the documents into a new "
+                "folder"
+            )
             raise IndexFolderError(msg) from error
         if version != _FORMAT:
-            msg = f"{folder} has format {version}, this library reads {_FORMAT}; update the library"
+            msg = (
+                f"{folder} has format {version}, but this library reads {_FORMAT}; update the "
+                "library"
+            )
             raise IndexFolderError(msg)
         if fingerprint not in (None, meta.fingerprint):
             msg = (
                 f"{folder} was made with {meta.model or 'a model'} of fingerprint "
-                f"{meta.fingerprint}, this model has {fingerprint}; open it with the model that "
-                "made it, or index the documents again into a new folder"
+                f"{meta.fingerprint}, but this model has {fingerprint}; open it with the model "
+                "that made it, or index the documents again into a new folder"
             )
             raise FingerprintMismatchError(msg)
         return meta
 
     def write(self, folder: Path) -> None:
-        """Writes the folder's meta.json at one stroke; the folder is made if it is missing.
+        """Writes the folder's meta.json atomically; the folder is created if missing.
 
         Raises:
             IndexFolderError: If it cannot be written.

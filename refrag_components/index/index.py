@@ -34,24 +34,24 @@ from refrag_components.vectors import Codec, passage_key, unit_rows
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
-_BATCHES_A_COMMIT = 2  # each pass of the model has texts of similar lengths from among them
+_BATCHES_PER_COMMIT = 2  # each pass of the model takes texts of similar lengths from these
 
-# Seconds after which a run that has stored chunk vectors but no document to them counts as killed.
-# Should it be alive after all, it only loses time: what the store lacks is encoded when it is read.
+# Seconds after which a run that has stored chunk vectors but not their document counts as killed.
+# If it is alive after all, it only loses time: what the store lacks is encoded when it is read.
 _PATIENCE = 3600.0
 
-_KEYS_A_DELETION = 1000
+_KEYS_PER_DELETION = 1000
 
 
 class RefragIndex:
     """An index in one folder: documents, their chunk vectors and search over their passages.
 
-    Use ``create`` or ``open``. Whole documents are committed, so after a crash the same call
-    goes on where it was: finished documents are left out. Several threads and processes may use
-    a folder at once.
+    Use ``create`` or ``open``. Documents are committed as a whole, so after a crash the same call
+    continues where it stopped: finished documents are skipped. Several threads and processes may
+    use a folder at once.
 
-    Chunk vectors are kept in the folder, or in a store of the user's; one store for each index,
-    since an index removes from its store what its own documents need no more.
+    Chunk vectors are kept in the folder or in a store of the user. Each index needs its own store,
+    since it removes from the store whatever its own documents no longer need.
 
     Example:
         ``model`` is a ``RefragModel``, ``folder`` a folder that is not there yet.
@@ -71,8 +71,8 @@ class RefragIndex:
     def __init__(self, folder: Path, model: IndexModel, meta: Meta, user: UserStore) -> None:
         self.folder = folder
         if user.store is None:
-            self.store: ChunkStore = (own := SQLiteStore(folder / STORE_FILE, meta.codec))
-            self._database = own.database
+            self.store: ChunkStore = (folder_store := SQLiteStore(folder / STORE_FILE, meta.codec))
+            self._database = folder_store.database
         else:
             self.store = user.store
             self._database = Database(folder / STORE_FILE)
@@ -95,15 +95,15 @@ class RefragIndex:
         model_name: str | None = None,
         store: str | ChunkStore | None = None,
     ) -> RefragIndex:
-        """Makes a new or empty folder an index, or goes on with the index that it holds.
+        """Creates an index in a new or empty folder, or continues the index that the folder holds.
 
         Args:
             folder: The folder.
             model: Encodes passages and questions.
             codec: How the folder stores chunk vectors: "float32", "float16", "int8" or
                 "rotated4".
-            passage_tokens: Tokens that a passage has at most.
-            model_name: Where the model comes from, kept for those who open the index later.
+            passage_tokens: Maximum number of tokens per passage.
+            model_name: Where the model comes from, remembered for whoever opens the index later.
             store: Where chunk vectors are kept instead of the folder, for this index alone: a
                 store, or the URL of one, see ``open_store``. The URL is kept without its password.
 
@@ -168,7 +168,7 @@ class RefragIndex:
         self.close()
 
     def close(self) -> None:
-        """Closes the files, and a store that was opened by its URL; twice is harmless."""
+        """Closes the files, and a store that was opened by its URL; closing twice is harmless."""
         self._database.close()
         if self._opened is not None:
             self._opened.close()
@@ -197,7 +197,7 @@ class RefragIndex:
             progress: Called with the report so far whenever it has changed.
 
         Raises:
-            DocumentError: If there is no such folder or no file in it that can be read.
+            DocumentError: If there is no such folder, or no file in it can be read.
         """
         root = Path(folder).resolve()
         report = self.add(self._load(find_files(root)), batch_size=batch_size, progress=progress)
@@ -219,16 +219,16 @@ class RefragIndex:
         batch_size: int = 32,
         progress: Progress | None = None,
     ) -> AddReport:
-        """Adds texts that are in no file; one that is there already, metadata included, stays.
+        """Adds texts that are not in files; one already indexed with its metadata stays as it is.
 
         Args:
-            texts: Texts; what is longer than a passage is split.
-            metadatas: One a text, see ``Document``; "source" becomes the source of its hits.
+            texts: Texts; those longer than a passage are split.
+            metadatas: One per text, see ``Document``; "source" becomes the source of its hits.
             batch_size: Passages that the model encodes at once.
             progress: Called with the report so far whenever it has changed.
 
         Raises:
-            DocumentError: If metadata cannot be kept; texts before it may be there already.
+            DocumentError: If metadata cannot be stored; texts before it may have been added.
         """
         if metadatas is None:
             named = (Document("", text) for text in texts)
@@ -244,12 +244,12 @@ class RefragIndex:
         batch_size: int = 32,
         progress: Progress | None = None,
     ) -> AddReport:
-        """Adds documents, one after another; what is in memory stays small.
+        """Adds documents one after another, holding few in memory.
 
         A document replaces the one with the same path unless their digests are equal.
 
         Args:
-            documents: Documents, for example of ``load_documents``; a skipped one is removed if
+            documents: Documents, for example from ``load_documents``; a skipped one is removed if
                 it was indexed before.
             batch_size: Passages that the model encodes at once.
             progress: Called with the report so far whenever it has changed.
@@ -270,7 +270,7 @@ class RefragIndex:
                 passages = self._split(document.text)
                 waiting.append((document, passages))
                 size += len(passages)
-                if size < batch_size * _BATCHES_A_COMMIT:
+                if size < batch_size * _BATCHES_PER_COMMIT:
                     continue
                 self._commit(waiting, batch_size, report, notify)
                 waiting, size = [], 0
@@ -295,7 +295,7 @@ class RefragIndex:
 
         Args:
             question: The question.
-            k: Number of passages wanted, at least 1.
+            k: Maximum number of passages, at least 1.
 
         Returns:
             At most k hits, best first.
@@ -339,7 +339,7 @@ class RefragIndex:
         """Encodes passages, then writes their documents in one transaction."""
         texts = [text for _, passages in waiting for text in passages]
         rows: list[PassageRow] = []
-        step = batch_size * _BATCHES_A_COMMIT
+        step = batch_size * _BATCHES_PER_COMMIT
         for start in range(0, len(texts), step):
             rows += self._encode(texts[start : start + step], batch_size)
             report.passages += len(texts[start : start + step])
@@ -348,19 +348,19 @@ class RefragIndex:
         with self._database.write():
             self._catalog.settle(row.key for row in rows)
             for document, passages in waiting:
-                own_rows = list(islice(remaining, len(passages)))
+                document_rows = list(islice(remaining, len(passages)))
                 if self._catalog.digest(document.path) == document.digest:
                     report.unchanged += 1  # another process was faster, or it was given twice
                     continue
                 known = self._catalog.remove(document.path)
-                self._catalog.add(document, own_rows)
+                self._catalog.add(document, document_rows)
                 report.updated += known
                 report.added += not known
 
     def _encode(self, texts: list[str], batch_size: int) -> list[PassageRow]:
-        """Stores the chunk vectors of passages; those that are stored already are kept."""
+        """Stores the chunk vectors of passages, except those already stored."""
         keys = [passage_key(text, self._meta.fingerprint) for text in texts]
-        self._catalog.await_passages(keys)  # first, so that from now on nobody deletes them
+        self._catalog.await_passages(keys)  # first, so that from now on no process deletes them
         stored = self.store.mget(keys)
         missing = {k: t for k, t, v in zip(keys, texts, stored, strict=True) if v is None}
         encoded = self._model.encode_passages(list(missing.values()), batch_size=batch_size)
@@ -372,17 +372,17 @@ class RefragIndex:
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _clean_up(self) -> None:
-        """Forgets chunk vectors that no document needs any more, or that a killed run left."""
+        """Deletes chunk vectors that no document needs any longer or a killed run left behind."""
         self._catalog.discard_overdue(_PATIENCE)
-        keys = self._catalog.discarded(_KEYS_A_DELETION)
+        keys = self._catalog.discarded(_KEYS_PER_DELETION)
         while keys:
-            # The store may be another database. What was discarded is therefore committed before
-            # it is deleted there, and noted until it is; other processes, which await a key
+            # The store may be another database. What is discarded is therefore committed before it
+            # is deleted there, and stays recorded until it is; other processes, which await a key
             # before they look for it in the store, wait meanwhile.
             with self._database.write():
                 self.store.mdelete(self._catalog.unused(keys))
                 self._catalog.forget_discarded(keys)
-            keys = self._catalog.discarded(_KEYS_A_DELETION)
+            keys = self._catalog.discarded(_KEYS_PER_DELETION)
 
     def _refresh_search(self) -> None:
         self._search.sync()
@@ -390,7 +390,7 @@ class RefragIndex:
 
 
 def _search_rows(vectors: np.ndarray) -> np.ndarray:
-    """Search vectors as rows of length 1, refused where they are none."""
+    """Search vectors scaled to length 1; raises if they are not vectors."""
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         msg = f"search vectors must be finite, of shape (n, d); got shape {vectors.shape}"
         raise InvalidVectorsError(msg)

@@ -26,10 +26,10 @@ _SAVED = "search file"
 
 
 class PassageSearch:
-    """Finds the passages whose vectors have the largest inner product with a question's.
+    """Finds the passages whose vectors have the largest inner product with a question's vector.
 
-    The catalog has every vector, so the file is only a shortcut: what it lacks is added from the
-    catalog, and without it everything is. Safe for many threads.
+    The catalog has every vector, so the file is only a shortcut: what it lacks, or everything if
+    there is no file, is added from the catalog. Safe for many threads.
 
     Args:
         path: The FAISS file; need not exist.
@@ -52,7 +52,7 @@ class PassageSearch:
 
         Args:
             vector: Search vector of a question, shape (d,).
-            k: Number of passages wanted, at least 1.
+            k: Maximum number of passages, at least 1.
 
         Returns:
             At most k pairs of passage id and score, best first.
@@ -68,7 +68,7 @@ class PassageSearch:
         return [(number, score) for number, score in best_first if number != -1]
 
     def sync(self) -> None:
-        """Takes over what has changed in the catalog, in this process or in another."""
+        """Applies what has changed in the catalog, in this process or in another."""
         with self._lock:
             target = self._catalog.position()
             if target.removals != self._position.removals:
@@ -92,7 +92,7 @@ class PassageSearch:
                     faiss.write_index(self._index, writer)
                     digest = _digest(file, self._position)
             except OSError as error:
-                logger.warning("%s cannot be written, opening will be slow: %s", self.path, error)
+                logger.warning("%s cannot be written; opening will be slow: %s", self.path, error)
                 return
             self._catalog.set_fact(_SAVED, json.dumps([digest, *self._position]))
             self._saved = self._position
@@ -117,7 +117,7 @@ class PassageSearch:
 
 
 def _digest(file: BufferedRandom | BufferedReader, position: Sequence[int]) -> str:
-    """Digest of a whole file and of the position that it stands for."""
+    """Digest of a whole file and of the position that it represents."""
     file.seek(0)
     digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
     digest.update(json.dumps(position).encode())

@@ -1,4 +1,4 @@
-"""Where an index keeps its chunk vectors: in its folder, or in a store of the user's."""
+"""Where an index keeps its chunk vectors: in its folder, or in a store of the user."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from refrag_components.stores.url import without_password
 
 __all__ = ["GIVEN", "UserStore", "check_store", "store_name", "user_store"]
 
-GIVEN = "given"  # a store that was passed as an object, of which meta.json can say no more
+GIVEN = "given"  # a store that was passed as an object; meta.json cannot say more
 
 
 class UserStore(NamedTuple):
-    """The store of an index that is not its folder.
+    """A store that an index uses instead of its folder.
 
     Attributes:
         store: The store; None if the folder is the store.
-        opened: The store if it was opened for the index, which then has to close it.
+        opened: The store if it was opened for the index, which must then close it.
     """
 
     store: ChunkStore | None
@@ -30,40 +30,42 @@ def store_name(store: str | ChunkStore | None) -> str | None:
     """What an index remembers of its store: a URL without its password; None for its folder.
 
     Raises:
-        StoreError: If the URL cannot be read, or names a store that forgets.
+        StoreError: If the URL cannot be read, or names a store that is not persistent.
     """
     if store is None:
         return None
     if not isinstance(store, str):
         return GIVEN
     if store == "memory:":
-        raise StoreError("an index outlives the process, its store must too; give a path or a URL")
+        raise StoreError(
+            "an index outlives the process, so its store must too; give a path or a URL"
+        )
     return without_password(store) if "://" in store else str(Path(store).absolute())
 
 
-def check_store(folder: Path, remembered: str | None, asked: str | None) -> None:
-    """Makes sure that an index can be used with the store that is asked for.
+def check_store(folder: Path, remembered: str | None, requested: str | None) -> None:
+    """Makes sure that an index can be used with the requested store.
 
     Args:
         folder: The index.
         remembered: The name of its store.
-        asked: The name of the store asked for; None if nobody asked for one.
+        requested: The name of the requested store; None if none was requested.
 
     Raises:
-        IndexFolderError: If it is another store, or if one has to be named.
+        IndexFolderError: If it is another store, or if a store has to be named.
     """
-    if asked is None and remembered == GIVEN:
+    if requested is None and remembered == GIVEN:
         msg = (
             f"{folder} keeps its chunk vectors in a store that was passed to it; pass it again as "
             "store, or its URL with --store"
         )
         raise IndexFolderError(msg)
-    if asked is not None and (
-        remembered is None or (asked != remembered and GIVEN not in (asked, remembered))
+    if requested is not None and (
+        remembered is None or (requested != remembered and GIVEN not in (requested, remembered))
     ):
         msg = (
-            f"{folder} keeps its chunk vectors in {remembered or 'its own folder'}; keep to that, "
-            "or index the documents into a new folder"
+            f"{folder} keeps its chunk vectors in {remembered or 'its own folder'}; use that "
+            "store, or index the documents into a new folder"
         )
         raise IndexFolderError(msg)
 
@@ -73,7 +75,7 @@ def user_store(remembered: str | None, store: str | ChunkStore | None) -> UserSt
 
     Args:
         remembered: The name of the index's store.
-        store: The store asked for: a URL, or the store itself.
+        store: The requested store: a URL, or the store itself.
     """
     if store is not None and not isinstance(store, str):
         return UserStore(store, None)

@@ -1,4 +1,4 @@
-"""What an index needs of a model, and what it tells its users."""
+"""What an index requires of a model, and what it tells its users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["AddReport", "Hit", "IndexModel", "Progress"]
 
 
 class IndexModel(Protocol):
-    """What an index needs of a model; ``RefragModel`` has it."""
+    """What an index requires of a model; ``RefragModel`` provides it."""
 
     config: Any
     tokenizer: Any
@@ -36,7 +36,7 @@ class IndexModel(Protocol):
 
 @dataclass
 class AddReport:
-    """What adding documents did, or has done so far.
+    """What adding documents has done so far, or in all.
 
     Attributes:
         added: Documents that were new.
@@ -67,7 +67,7 @@ class Hit:
         source: The metadata's "source", or else the path of its document.
         score: Cosine similarity to the question, -1 to 1.
         key: Its key in the store.
-        metadata: Of its document.
+        metadata: Metadata of its document.
     """
 
     text: str

@@ -15,6 +15,7 @@ from torch import Tensor
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.modeling.adapters import CHUNK_ADAPTER, EVERYWHERE
 from refrag_components.modeling.config import RefragConfig
+from refrag_components.modeling.trained_weights import check_weights
 
 __all__ = [
     "ADAPTER_FILE",
@@ -39,6 +40,9 @@ def check_files(folder: Path, config: RefragConfig) -> None:
         if not (folder / name).is_dir():
             msg = f"{folder / name} is missing; copy or download the checkpoint again"
             raise UnknownModelError(msg)
+    if config.encoder_layers:
+        check_weights(folder)
+        return
     if (folder / CHUNK_ADAPTER).is_dir() and not (folder / "decoder_adapter").is_dir():
         msg = f"{folder} has a {CHUNK_ADAPTER} but no decoder_adapter; copy or download it again"
         raise UnknownModelError(msg)

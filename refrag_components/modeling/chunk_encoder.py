@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +26,14 @@ __all__ = [
     "EncoderWindow",
     "batches",
     "covering_tokens",
+    "encode_windows",
     "load_encoder",
     "pad_windows",
     "pool_spans",
     "window_bounds",
 ]
+
+Window = TypeVar("Window")
 
 # Tokens a forward pass. So many keep a CPU busy; more only add padding and memory traffic.
 _CPU_TOKENS = 1024
@@ -208,19 +211,15 @@ class ChunkEncoder(nn.Module):
         Returns:
             One array of chunk vectors a passage, shape (n_chunks, d_enc), float32.
         """
-        owned = [(i, w) for i, passage in enumerate(passages) for w in self.windows(passage)]
-        lengths = [len(window.input_ids) for _, window in owned]
-        vectors: dict[int, np.ndarray] = {}
-        for picked in batches(lengths, batch_size, next(self.model.parameters()).device):
-            encoded = self._encode_batch([owned[j][1] for j in picked])
-            vectors.update(zip(picked, encoded, strict=True))
-            if progress is not None:
-                progress(len(picked))
-        grouped: list[list[np.ndarray]] = [[] for _ in passages]
-        for j, (i, _) in enumerate(owned):
-            grouped[i].append(vectors[j])
-        empty = np.zeros((0, self.width), dtype=np.float32)
-        return [np.concatenate(rows) if rows else empty for rows in grouped]
+        return encode_windows(
+            [self.windows(passage) for passage in passages],
+            lambda window: len(window.input_ids),
+            self._encode_batch,
+            width=self.width,
+            batch_size=batch_size,
+            device=next(self.model.parameters()).device,
+            progress=progress,
+        )
 
     def _encode_batch(self, windows: Sequence[EncoderWindow]) -> list[np.ndarray]:
         device = next(self.model.parameters()).device
@@ -247,6 +246,44 @@ def window_bounds(spans: np.ndarray, room: int) -> Iterator[tuple[int, int, int,
         stop = max(fits, start + 1)
         yield start, stop, origin, min(int(spans[stop - 1, 1]) + 1, origin + room)
         start = stop
+
+
+def encode_windows(
+    windows: Sequence[Sequence[Window]],
+    length: Callable[[Window], int],
+    encode_batch: Callable[[list[Window]], list[np.ndarray]],
+    *,
+    width: int,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int], None] | None,
+) -> list[np.ndarray]:
+    """Encodes the windows of passages, those of similar length together.
+
+    Args:
+        windows: Those of each passage, in order.
+        length: Tokens of a window.
+        encode_batch: Windows to the chunk vectors of each, shape (its chunks, width).
+        width: Of a chunk vector.
+        batch_size: Windows per batch, at most.
+        device: Where they are computed.
+        progress: Called with the number of windows done after each batch.
+
+    Returns:
+        The chunk vectors of each passage, shape (n_chunks, width), float32.
+    """
+    owned = [(i, window) for i, own in enumerate(windows) for window in own]
+    vectors: dict[int, np.ndarray] = {}
+    for picked in batches([length(window) for _, window in owned], batch_size, device):
+        encoded = encode_batch([owned[j][1] for j in picked])
+        vectors.update(zip(picked, encoded, strict=True))
+        if progress is not None:
+            progress(len(picked))
+    grouped: list[list[np.ndarray]] = [[] for _ in windows]
+    for j, (i, _) in enumerate(owned):
+        grouped[i].append(vectors[j])
+    empty = np.zeros((0, width), dtype=np.float32)
+    return [np.concatenate(rows) if rows else empty for rows in grouped]
 
 
 def batches(lengths: Sequence[int], batch_size: int, device: torch.device) -> Iterator[list[int]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,22 @@ CONFIG_NAME = "config.json"
 
 _FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")
 
+_TYPES = {
+    "decoder": str,
+    "encoder": str,
+    "encoder_layers": int,
+    "chunk_size": int,
+    "max_chunk_size": int,
+    "rungs": tuple,
+    "pooling": str,
+    "contextual": bool,
+    "token_mlp": int,
+    "folders": tuple,
+}
+
+# Fields that files of version 1 do not have.
+_SINCE_VERSION_2 = ("encoder_layers", "rungs")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefragConfig:
@@ -24,9 +41,14 @@ class RefragConfig:
     Attributes:
         decoder: Base decoder: Hugging Face hub id or folder. Ignored where the checkpoint carries
             its own ``decoder/`` folder.
-        encoder: Base encoder, likewise.
+        encoder: Base encoder, likewise. With ``encoder_layers`` it makes search vectors alone.
+        encoder_layers: The encoder is a copy of so many of the decoder's first layers, trained
+            with it; 0 for the Hugging Face encoder that ``encoder`` names.
         chunk_size: Tokens a chunk (k) that the checkpoint works with by default.
-        max_chunk_size: Largest k it can be used with; at least ``chunk_size``.
+        max_chunk_size: Largest k it can be used with; at least ``chunk_size``, and equal to it with
+            ``encoder_layers``.
+        rungs: The chunk sizes that a passage can have in a layout: multiples of ``chunk_size``,
+            ascending, the first one ``chunk_size`` itself. Empty stands for that one alone.
         pooling: How token states become a chunk vector. "cls" needs ``contextual=False``.
         contextual: True encodes a whole passage in one pass and pools each chunk's span, so that a
             chunk vector knows its surroundings; False encodes each chunk alone, as the paper does.
@@ -36,22 +58,38 @@ class RefragConfig:
         folders: Folders of weights that belong to a saved checkpoint, such as "decoder_adapter".
             Saving writes them here, and a checkpoint that lacks one of them is refused.
         model_type: Always "refrag".
-        version: Version of this file format.
+        version: Version of this file format: 2 with ``encoder_layers``, else 1, which earlier
+            releases read too.
+
+    Raises:
+        TypeError: If a value is of another type.
+        ValueError: If values do not go together.
     """
 
     decoder: str
     encoder: str
+    encoder_layers: int = 0
     chunk_size: int = 8
     max_chunk_size: int = 8
+    rungs: tuple[int, ...] = ()
     pooling: Literal["mean", "cls"] = "mean"
     contextual: bool = True
     token_mlp: int = 512
     folders: tuple[str, ...] = ()
     model_type: Literal["refrag"] = "refrag"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Checks that the values go together."""
+        """Checks types, and that the values go together."""
+        for name in ("rungs", "folders"):  # TOML and JSON have lists
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        object.__setattr__(self, "version", 2 if self.encoder_layers else 1)
+        for name, kind in _TYPES.items():
+            if type(value := getattr(self, name)) is not kind:  # a bool is an int to isinstance
+                raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}")
+        if not self.rungs:
+            object.__setattr__(self, "rungs", (self.chunk_size,))
         if not 1 <= self.chunk_size <= self.max_chunk_size:
             msg = (
                 f"chunk_size must lie in 1..max_chunk_size={self.max_chunk_size}, "
@@ -64,6 +102,8 @@ class RefragConfig:
         if self.pooling not in ("mean", "cls"):
             msg = f"pooling must be 'mean' or 'cls', got {self.pooling!r}"
             raise ValueError(msg)
+        self._check_rungs()
+        self._check_encoder()
         if unknown := set(self.folders).difference(_FOLDERS):
             msg = f"folders may name {', '.join(_FOLDERS)}; got {min(map(repr, unknown))}"
             raise ValueError(msg)
@@ -71,9 +111,63 @@ class RefragConfig:
             msg = "pooling='cls' has one vector a sequence; set contextual=False with it"
             raise ValueError(msg)
 
+    def _check_rungs(self) -> None:
+        ladder = self.rungs
+        if any(type(rung) is not int for rung in ladder):
+            raise TypeError(f"rungs must be whole numbers, got {ladder}")
+        rising = all(low < high for low, high in itertools.pairwise(ladder))
+        whole = all(rung % self.chunk_size == 0 for rung in ladder)
+        if not (ladder[0] == self.chunk_size and rising and whole):
+            msg = (
+                f"rungs must begin with chunk_size={self.chunk_size} and rise by multiples of it, "
+                f"got {ladder}"
+            )
+            raise ValueError(msg)
+
+    def _check_encoder(self) -> None:
+        if self.encoder_layers < 0:
+            msg = f"encoder_layers must be a number of layers or 0, got {self.encoder_layers}"
+            raise ValueError(msg)
+        if not self.encoder_layers:
+            if len(self.rungs) > 1:
+                msg = f"rungs={self.rungs} need an encoder of the decoder's layers (encoder_layers)"
+                raise ValueError(msg)
+            return
+        needed = {
+            "max_chunk_size": self.chunk_size,
+            "pooling": "mean",
+            "contextual": True,
+            "token_mlp": 0,
+        }
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                msg = (
+                    f"with encoder_layers={self.encoder_layers}, {name} must be {value!r}, "
+                    f"got {getattr(self, name)!r}"
+                )
+                raise ValueError(msg)
+
+    def at_chunk_size(self, chunk_size: int) -> RefragConfig:
+        """The configuration with another k.
+
+        Raises:
+            ValueError: If the checkpoint cannot be used with it.
+        """
+        if self.encoder_layers and chunk_size != self.chunk_size:
+            msg = (
+                f"this checkpoint's encoder makes chunks of {self.chunk_size} tokens; leave "
+                f"chunk_size={chunk_size} away and choose one of its rungs {self.rungs} instead"
+            )
+            raise ValueError(msg)
+        rungs = self.rungs if self.encoder_layers else ()
+        return dataclasses.replace(self, chunk_size=chunk_size, rungs=rungs)
+
     def to_json(self) -> str:
         """Returns the configuration as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        values = dataclasses.asdict(self)
+        if self.version == 1:
+            values = {name: value for name, value in values.items() if name not in _SINCE_VERSION_2}
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> RefragConfig:
@@ -98,14 +192,20 @@ class RefragConfig:
                 "name it as the decoder or the encoder in a training recipe"
             )
             raise UnknownModelError(msg)
-        if values.get("version") != 1:
-            msg = f"{path} has version {values.get('version')!r}; this release reads version 1"
+        version = values.pop("version", None)
+        if type(version) is not int or version not in (1, 2):
+            msg = f"{path} has version {version!r}; this release reads versions 1 and 2"
             raise UnknownModelError(msg)
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = set(_TYPES) | {"model_type"}
+        if version == 1:
+            known -= set(_SINCE_VERSION_2)
         if unknown := sorted(set(values) - known):
             msg = f"{path} has unknown entries {unknown}: another version of the library wrote it"
             raise UnknownModelError(msg)
+        if version == 2 and not values.get("encoder_layers"):
+            msg = f"{path} has version 2 but no encoder_layers; copy or download it again"
+            raise UnknownModelError(msg)
         try:
-            return cls(**values | {"folders": tuple(values.get("folders", ()))})
+            return cls(**values)
         except (TypeError, ValueError) as error:
             raise UnknownModelError(f"{path} cannot be used: {error}") from error

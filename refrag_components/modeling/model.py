@@ -40,9 +40,17 @@ from refrag_components.modeling.chunk_encoder import ChunkEncoder, load_encoder
 from refrag_components.modeling.config import CONFIG_NAME, RefragConfig
 from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.huggingface import position_limit
+from refrag_components.modeling.layer_encoder import LayerEncoder
 from refrag_components.modeling.policy_network import POLICY_FILE, load_networks, save_networks
-from refrag_components.modeling.projector import make_projector
+from refrag_components.modeling.projector import Ladder, make_projector
 from refrag_components.modeling.search_encoder import SearchEncoder
+from refrag_components.modeling.trained_weights import (
+    LoadedWeights,
+    encoder_files_digest,
+    load_weights,
+    save_weights,
+)
+from refrag_components.modeling.weight_difference import Bits
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
@@ -69,7 +77,7 @@ class RefragModel(nn.Module):
         tokenizer: The decoder's fast tokenizer.
         encoder: Chunks to chunk vectors.
         projector: Chunk vectors to chunk embeddings.
-        retriever: Passages and questions to search vectors (the base encoder, untouched).
+        retriever: Passages and questions to search vectors (a Hugging Face encoder, untouched).
         policies: Networks of the learned policies by name; empty where none was trained.
         loaded_adapters: Those in the weights of a model that was loaded for inference.
         places: Tells the decoder's chunk adapter where chunk embeddings stand; whoever hands the
@@ -81,14 +89,14 @@ class RefragModel(nn.Module):
         config: RefragConfig,
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        encoder: ChunkEncoder,
+        encoder: ChunkEncoder | LayerEncoder,
         retriever: SearchEncoder,
     ) -> None:
         super().__init__()
         self.config = config
         self.decoder: Any = decoder
         self.tokenizer: Any = tokenizer
-        self.encoder = encoder
+        self.encoder: Any = encoder  # training reads what a ChunkEncoder alone has
         self.retriever = retriever
         embedding: Any = decoder.get_input_embeddings().weight
         scale = float(embedding.detach().float().std())
@@ -96,9 +104,10 @@ class RefragModel(nn.Module):
         self.policies = nn.ModuleDict()
         self.places: ChunkPlaces = PlacesOfThisThread()
         self.chunker = Chunker(tokenizer, config.chunk_size)
-        self._encoder_digest = state_digest(encoder.model.state_dict())
+        self._encoder_digest = _digest(encoder)
         self._carried: dict[str, Path] = {}
         self.loaded_adapters: list[LoadedAdapter] = []
+        self._loaded_weights: LoadedWeights | None = None
 
     # -- loading and saving ---------------------------------------------------------------------
 
@@ -108,9 +117,16 @@ class RefragModel(nn.Module):
 
         Raises:
             DownloadError: If base weights cannot be fetched.
+            UnknownModelError: If no encoder can be made of the decoder's layers.
         """
         local = {part: Path(getattr(config, part)) for part in _PARTS}
-        return cls._assemble(config, {part: path for part, path in local.items() if path.is_dir()})
+        model = cls._assemble(config, {part: own for part, own in local.items() if own.is_dir()})
+        if config.encoder_layers:
+            parts: tuple[Any, ...] = (model.encoder, model.projector)
+            for part in parts:
+                part.randomise()
+            model._encoder_digest = _digest(model.encoder)
+        return model
 
     @classmethod
     def from_pretrained(
@@ -152,9 +168,17 @@ class RefragModel(nn.Module):
 
     @classmethod
     def for_training(cls, folder: str | os.PathLike[str]) -> RefragModel:
-        """Loads a checkpoint folder with its adapters kept apart and trainable, on CPU."""
+        """Loads a checkpoint folder to be trained further, on CPU in float32.
+
+        Adapters are kept apart and trainable. Where the encoder is made of the decoder's layers,
+        all weights are but the table of token embeddings.
+        """
         source = checkpoint_folder(str(folder))
         model = cls._load(source)
+        if model.config.encoder_layers:
+            model.decoder.get_input_embeddings().weight.requires_grad_(False)
+            model._loaded_weights = None  # they will no longer be the model's
+            return model
         for part in _PARTS:
             if (source / f"{part}_adapter").is_dir():
                 model._apply_adapter(part, source / f"{part}_adapter", trainable=True)
@@ -170,10 +194,15 @@ class RefragModel(nn.Module):
         config = RefragConfig.from_folder(folder)
         check_files(folder, config)  # before base weights are fetched
         if chunk_size is not None:
-            config = dataclasses.replace(config, chunk_size=chunk_size)
+            config = config.at_chunk_size(chunk_size)
         own = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
         model = cls._assemble(config, own)
-        model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
+        if config.encoder_layers:
+            model._loaded_weights = LoadedWeights(folder)
+            load_weights(model._trainable(), folder)
+            model._encoder_digest += encoder_files_digest(folder)
+        else:
+            model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
         model.policies = load_networks(folder / POLICY_FILE, model.encoder.width)
         return model
 
@@ -183,18 +212,24 @@ class RefragModel(nn.Module):
         decoder, encoder = (
             carried.get(part) or base_folder(getattr(config, part)) for part in _PARTS
         )
-        model = cls(
-            config,
-            load_pretrained(AutoModelForCausalLM, decoder),
-            AutoTokenizer.from_pretrained(decoder),
-            ChunkEncoder(
+        causal = load_pretrained(AutoModelForCausalLM, decoder)
+        tokenizer = AutoTokenizer.from_pretrained(decoder)
+        chunk_encoder: ChunkEncoder | LayerEncoder
+        if config.encoder_layers:
+            chunk_encoder = LayerEncoder(
+                causal,
+                layers=config.encoder_layers,
+                chunk_size=config.chunk_size,
+                window=position_limit(causal.config, tokenizer),
+            )
+        else:
+            chunk_encoder = ChunkEncoder(
                 load_encoder(encoder),
                 AutoTokenizer.from_pretrained(encoder),
                 pooling=config.pooling,
                 contextual=config.contextual,
-            ),
-            SearchEncoder(encoder),
-        )
+            )
+        model = cls(config, causal, tokenizer, chunk_encoder, SearchEncoder(encoder))
         model._carried.update(carried)
         return model
 
@@ -222,28 +257,57 @@ class RefragModel(nn.Module):
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
         self.loaded_adapters.append(LoadedAdapter(folder))
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, bits: Bits = 4) -> None:
         """Writes the checkpoint: what training changed, plus bases that no public name leads to.
 
-        Adapters that were loaded for inference are written as they were loaded. The folder appears
-        at once, complete.
-        """
-        from peft import PeftModel
+        What was loaded for inference, adapters or whole weights, is written as it was loaded. The
+        folder appears at once, complete.
 
+        Args:
+            folder: Where to.
+            bits: Per value of a matrix where the encoder is made of the decoder's layers and all
+                weights train: 4 to ship them, 8 to train on from there.
+        """
         with atomic_folder(Path(folder), replace=True) as scratch:
-            for adapter in self.loaded_adapters:
-                adapter.copy(scratch)
-            save_file(self.projector.state_dict(), scratch / PROJECTOR_FILE)
-            halve(scratch / PROJECTOR_FILE)
             if self.policies:
                 save_networks(dict(self.policies.items()), scratch / POLICY_FILE)
-            self._save_part("decoder", self.decoder, self.tokenizer, scratch)
-            if isinstance(self.decoder, PeftModel) and CHUNK_ADAPTER in self.decoder.peft_config:
-                save_adapter(self.decoder, CHUNK_ADAPTER, scratch, self.config.decoder)
-            self._save_part("encoder", self.encoder.model, self.encoder.tokenizer, scratch)
+            if self.config.encoder_layers:
+                self._save_weights(scratch, bits)
+            else:
+                self._save_adapters(scratch)
             folders = tuple(sorted(path.name for path in scratch.iterdir() if path.is_dir()))
             config = dataclasses.replace(self.config, folders=folders)
             (scratch / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
+
+    def _trainable(self) -> dict[str, dict[str, Tensor]]:
+        """All weights but the table of token embeddings, by part."""
+        table = self.decoder.get_input_embeddings().weight
+        return {
+            part: {n: p for n, p in getattr(self, part).named_parameters() if p is not table}
+            for part in ("decoder", "encoder", "projector")
+        }
+
+    def _save_weights(self, folder: Path, bits: Bits) -> None:
+        if self._loaded_weights:
+            self._loaded_weights.copy(folder)
+        else:
+            with torch.random.fork_rng(devices=[]):  # training draws on as if nothing was saved
+                base = self._assemble(self.config, self._carried)
+            save_weights(self._trainable(), base._trainable(), folder, bits)
+        for part, carried in self._carried.items():
+            shutil.copytree(carried, folder / part)
+
+    def _save_adapters(self, folder: Path) -> None:
+        from peft import PeftModel
+
+        for adapter in self.loaded_adapters:
+            adapter.copy(folder)
+        save_file(self.projector.state_dict(), folder / PROJECTOR_FILE)
+        halve(folder / PROJECTOR_FILE)
+        self._save_part("decoder", self.decoder, self.tokenizer, folder)
+        if isinstance(self.decoder, PeftModel) and CHUNK_ADAPTER in self.decoder.peft_config:
+            save_adapter(self.decoder, CHUNK_ADAPTER, folder, self.config.decoder)
+        self._save_part("encoder", self.encoder.model, self.encoder.tokenizer, folder)
 
     def _save_part(self, name: str, model: Any, tokenizer: Any, folder: Path) -> None:
         from peft import PeftModel
@@ -306,7 +370,10 @@ class RefragModel(nn.Module):
         digest = hashlib.blake2b(self._encoder_digest, digest_size=8)
         digest.update(f"{config.chunk_size} {config.pooling} {config.contextual}".encode())
         digest.update(tokenizer_digest(self.tokenizer))
-        digest.update(tokenizer_digest(self.encoder.tokenizer))
+        if config.encoder_layers:  # search vectors are stored beside the chunk vectors
+            digest.update(config.encoder.encode())
+        else:
+            digest.update(tokenizer_digest(self.encoder.tokenizer))
         return digest.hexdigest()
 
     # -- work -----------------------------------------------------------------------------------
@@ -368,14 +435,20 @@ class RefragModel(nn.Module):
         embedded: Tensor = self.decoder.get_input_embeddings()(ids)
         return embedded
 
-    def chunk_embeddings(self, passages: Sequence[ChunkVectors]) -> Tensor:
+    def chunk_embeddings(self, passages: Sequence[ChunkVectors], rung: int | None = None) -> Tensor:
         """Projects all chunks of the passages, in order.
 
+        Args:
+            passages: At least one.
+            rung: Tokens per chunk embedding, one of the checkpoint's rungs; the smallest if None.
+
         Returns:
-            Chunk embeddings, shape (total chunks, d_dec), the decoder's dtype.
+            Chunk embeddings, shape (total chunks, d_dec), or on a rung of g chunks ceil(n_chunks /
+            g) for each passage; the decoder's dtype.
 
         Raises:
             FingerprintMismatchError: If a passage was encoded by another model.
+            ValueError: If the checkpoint does not have this rung.
         """
         for passage in passages:
             if passage.fingerprint != self.fingerprint:
@@ -385,17 +458,55 @@ class RefragModel(nn.Module):
                 )
                 raise FingerprintMismatchError(msg)
         vectors = torch.from_numpy(np.concatenate([p.vectors for p in passages])).to(self.device)
+        ids, used = (torch.from_numpy(a).to(self.device) for a in padded_token_ids(passages))
+        counts = [passage.n_chunks for passage in passages]
+        return self.project(vectors, ids, used, counts=counts, rung=rung).to(self.dtype)
+
+    def project(
+        self,
+        vectors: Tensor,
+        token_ids: Tensor,
+        used: Tensor,
+        *,
+        counts: Sequence[int] | None = None,
+        rung: int | None = None,
+    ) -> Tensor:
+        """Chunk vectors to chunk embeddings: what a projector reads is decided here alone.
+
+        Args:
+            vectors: Chunk vectors of passages in order, shape (chunks, d_enc), float32.
+            token_ids: Token ids of each chunk, any where it has none, shape (chunks, k).
+            used: True where ``token_ids`` holds a token, same shape.
+            counts: Chunks of each passage; needed where a rung joins chunks.
+            rung: Tokens per chunk embedding, one of the checkpoint's rungs; the smallest if None.
+
+        Returns:
+            Chunk embeddings, shape (chunks, d_dec), or on a rung of g chunks ceil(count / g) for
+            each passage; the projector's dtype.
+
+        Raises:
+            ValueError: If the checkpoint does not have this rung, or if counts are needed.
+        """
+        rungs = self.config.rungs
+        rung = rung or rungs[0]
+        if rung not in rungs:
+            msg = f"this checkpoint has the rungs {rungs}, not {rung}"
+            raise ValueError(msg)
+        if isinstance(self.projector, Ladder):
+            if counts is None and rung != rungs[0]:
+                raise ValueError(f"rung {rung} joins chunks of a passage; pass counts")
+            ladder: Tensor = self.projector(vectors, counts or (), rung)
+            return ladder
         tokens = None
         if self.config.token_mlp:
-            ids, used = padded_token_ids(passages)
-            tokens = self.token_embeddings(ids.ravel()).view(*ids.shape, -1).float()
-            tokens = tokens * torch.from_numpy(used).to(tokens.device).unsqueeze(-1)
-        return self.projector(vectors, tokens).to(self.dtype)
+            tokens = self.decoder.get_input_embeddings()(token_ids).float() * used.unsqueeze(-1)
+        embeddings: Tensor = self.projector(vectors, tokens)
+        return embeddings
 
     def embed_passages(
         self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
-        """Search vectors of passages, shape (n, d_enc), float32, length 1.
+        """Search vectors of passages, shape (n, retriever.width), float32, length 1.
 
         Args:
             texts: Any number of passages.
@@ -404,9 +515,16 @@ class RefragModel(nn.Module):
         return self.retriever.embed(texts, device=self.device, progress=progress)
 
     def embed_query(self, text: str) -> np.ndarray:
-        """Search vector of a question, shape (d_enc,), float32, length 1."""
+        """Search vector of a question, shape (retriever.width,), float32, length 1."""
         rows: np.ndarray = self.embed_passages([text])[0]
         return rows
+
+
+def _digest(encoder: ChunkEncoder | LayerEncoder) -> bytes:
+    """Hash of an encoder's weights, those that it shares included."""
+    if isinstance(encoder, LayerEncoder):
+        return state_digest(encoder.state_dict() | {"table": encoder.table})
+    return state_digest(encoder.model.state_dict())
 
 
 def fold_adapters_for_training(model: RefragModel) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +11,20 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from refrag_components.modeling.config import RefragConfig
 
-__all__ = ["Projector", "TokenProjector", "make_projector"]
+__all__ = ["Ladder", "Projector", "RungProjector", "TokenProjector", "make_projector"]
 
+_EPS = 1e-5
+
+_TURNED = 0.7  # loudness of all chunks beside the last one in an untrained rung
 _LOUDNESS = 0.5  # of a chunk's tokens before the last one in an untrained mix
 
 
 def make_projector(
     config: RefragConfig, encoder_width: int, decoder_width: int, embedding_scale: float
-) -> Projector | TokenProjector:
+) -> Projector | TokenProjector | Ladder:
     """The untrained projector that a configuration asks for."""
+    if config.encoder_layers:
+        return Ladder(config.chunk_size, config.rungs, decoder_width, embedding_scale)
     if config.token_mlp:
         return TokenProjector(
             encoder_width,
@@ -133,6 +139,104 @@ class TokenProjector(nn.Module):
         hidden = self.vector(vectors) + read @ self.tokens[-k:].flatten(0, 1)
         mixed = read @ self.mix[-k:].flatten(0, 1)
         return self.norm(mixed + self.out(nn.functional.gelu(hidden)))
+
+
+class RungProjector(nn.Module):
+    """Maps the vectors of g consecutive chunks of a passage to one chunk embedding.
+
+        e = rms_norm(lin c + out gelu(up c)) gain,  c the g chunk vectors one after another
+
+    It reads nothing else: what a chunk embedding has to say of the tokens is in the chunk vectors.
+    Untrained it is the last chunk's vector and, after ``randomise``, a turned mix of all.
+
+    Args:
+        width: Width of a chunk vector and of a decoder embedding.
+        group: Chunks that become one position (g).
+        embedding_scale: Standard deviation of the decoder's token embeddings.
+    """
+
+    def __init__(self, width: int, group: int, *, embedding_scale: float = 1.0) -> None:
+        super().__init__()
+        self.group = group
+        self.lin = nn.Linear(group * width, width, bias=False)
+        self.up = nn.Linear(group * width, 2 * width)
+        self.out = nn.Linear(2 * width, width)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        with torch.no_grad():
+            self.lin.weight[:, -width:].fill_diagonal_(1)
+        self.gain = nn.Parameter(torch.full((width,), embedding_scale))
+
+    @torch.no_grad()
+    def randomise(self) -> None:
+        """Adds what is random of an untrained projector, before its training."""
+        self.lin.weight += _TURNED * nn.init.orthogonal_(torch.empty_like(self.lin.weight))
+        self.up.reset_parameters()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Projects groups of chunk vectors.
+
+        Args:
+            vectors: Chunk vectors, shape (..., group, width); zeros after a passage's last chunk.
+
+        Returns:
+            Chunk embeddings, shape (..., width).
+        """
+        read = vectors.flatten(-2)
+        mixed = self.lin(read) + self.out(nn.functional.gelu(self.up(read)))
+        return nn.functional.rms_norm(mixed, mixed.shape[-1:], eps=_EPS) * self.gain
+
+
+class Ladder(nn.ModuleDict):
+    """A ``RungProjector`` for each rung, by its number of tokens.
+
+    Args:
+        chunk_size: Tokens per chunk (k).
+        rungs: Multiples of k.
+        width: Width of a chunk vector and of a decoder embedding.
+        embedding_scale: Standard deviation of the decoder's token embeddings.
+    """
+
+    def __init__(
+        self, chunk_size: int, rungs: Sequence[int], width: int, embedding_scale: float
+    ) -> None:
+        super().__init__(
+            {
+                str(rung): RungProjector(width, rung // chunk_size, embedding_scale=embedding_scale)
+                for rung in rungs
+            }
+        )
+
+    def forward(self, vectors: Tensor, counts: Sequence[int], rung: int) -> Tensor:
+        """Projects the chunks of passages.
+
+        Args:
+            vectors: All chunk vectors in order, shape (chunks, width).
+            counts: Chunks of each passage; their sum is the number of vectors.
+            rung: Tokens per chunk embedding.
+
+        Returns:
+            Chunk embeddings of the passages in order, shape (positions, width). The chunks that a
+            passage's last group lacks count as zero.
+        """
+        projector: Any = self[str(rung)]
+        group = projector.group
+        if group == 1:
+            grouped = vectors.unsqueeze(1)
+        else:
+            padded = [
+                nn.functional.pad(own, (0, 0, 0, -len(own) % group))
+                for own in vectors.split(list(counts))
+            ]
+            grouped = torch.cat(padded).unflatten(0, (-1, group))
+        embeddings: Tensor = projector(grouped)
+        return embeddings
+
+    def randomise(self) -> None:
+        """Adds what is random of untrained projectors, before their training."""
+        projectors: list[Any] = list(self.values())
+        for projector in projectors:
+            projector.randomise()
 
 
 def _to_the_end(tokens: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from refrag_components.modeling.chunk_encoder import batches, load_encoder
 from refrag_components.text.tokenization import encodable
@@ -42,6 +42,11 @@ class SearchEncoder:
     def _tokenizer(self) -> Any:
         return AutoTokenizer.from_pretrained(self._folder)
 
+    @cached_property
+    def width(self) -> int:
+        """Width of a search vector; known without loading the weights."""
+        return int(AutoConfig.from_pretrained(self._folder).hidden_size)
+
     @property
     def _pad_id(self) -> int:
         return self._tokenizer.pad_token_id or 0
@@ -65,7 +70,7 @@ class SearchEncoder:
             progress: Called with the number of texts embedded after each forward pass.
 
         Returns:
-            Shape (n, d_enc), float32, each row of length 1.
+            Shape (n, width), float32, each row of length 1.
         """
         model = self._model.to(device)
         rows = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)

@@ -18,9 +18,9 @@ class AllPolicy(Policy):
     name: ClassVar[str] = "all"
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
-        """All equal; where not everything fits the window, the earlier chunks expand."""
+        """All equal; if not everything fits the window, the earlier chunks expand."""
         return np.zeros(inputs.n_chunks, dtype=np.float32)
 
-    def budget(self, asked: Budget) -> Budget:
+    def budget(self, requested: Budget) -> Budget:
         """Every chunk."""
         return FractionBudget(1.0)

@@ -21,8 +21,8 @@ class PolicyInputs:
     """What a policy may look at.
 
     Attributes:
-        passages: The prompt's passages in order, at least one chunk together.
-        question: What the user asks; blank where nothing is.
+        passages: The prompt's passages in order, with at least one chunk in all.
+        question: What the user asks; blank if there is no question.
     """
 
     passages: Sequence[ChunkVectors]
@@ -41,7 +41,7 @@ class Policy(ABC):
     """
 
     name: ClassVar[str]
-    #: Counts up when inputs get other scores than before, so that measurements do not mix.
+    #: Incremented when the same inputs get different scores, so that measurements do not mix.
     revision: ClassVar[int] = 1
 
     @abstractmethod
@@ -52,6 +52,6 @@ class Policy(ABC):
             Shape (total chunks,), float32, finite; higher expands first.
         """
 
-    def budget(self, asked: Budget) -> Budget:
-        """The budget that this policy works with; the asked one unless it has its own."""
-        return asked
+    def budget(self, requested: Budget) -> Budget:
+        """The budget that this policy works with; the requested one unless it has its own."""
+        return requested

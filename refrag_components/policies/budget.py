@@ -16,7 +16,7 @@ __all__ = ["BUDGETS", "Budget", "FractionBudget", "PositionBudget", "parse_budge
 
 
 class Budget(ABC):
-    """Says how many chunks may expand; where users write a number, ``parse_budget`` makes it."""
+    """Says how many chunks may expand; ``parse_budget`` makes one from a user's number."""
 
     #: What a user writes for it, with an example.
     meaning: ClassVar[str]
@@ -31,7 +31,7 @@ class Budget(ABC):
         """How many chunks may expand.
 
         Args:
-            lengths: Tokens of each chunk, those that expand first in front, shape (n_chunks,).
+            lengths: Tokens of each chunk, in the order in which they expand, shape (n_chunks,).
 
         Returns:
             0 to n_chunks.
@@ -46,7 +46,7 @@ class FractionBudget(Budget):
     """A fraction of the chunks.
 
     Attributes:
-        fraction: p in 0..1; of n chunks round(p n) expand.
+        fraction: p in 0..1; round(p n) of n chunks expand.
 
     Raises:
         BudgetError: If it is not in 0..1.
@@ -54,7 +54,7 @@ class FractionBudget(Budget):
 
     fraction: float
 
-    meaning: ClassVar[str] = "a fraction of the chunks (a number in 0..1, as 0.25)"
+    meaning: ClassVar[str] = "a fraction of the chunks (a number in 0..1, such as 0.25)"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.fraction <= 1.0:
@@ -85,7 +85,7 @@ class PositionBudget(Budget):
     positions: int
 
     meaning: ClassVar[str] = (
-        "a number of decoder positions for all passages (an int from 2 on, as 512)"
+        "a number of decoder positions for all passages (an int of at least 2, such as 512)"
     )
 
     def __post_init__(self) -> None:
@@ -118,11 +118,12 @@ def parse_budget(value: float | Budget) -> Budget:
     """Reads what a user gives as a budget.
 
     Args:
-        value: 0 to 1 is a fraction of the chunks (0 and 1 may be ints), an int from 2 on a number
-            of decoder positions for all passages together; a budget is returned as it is.
+        value: 0 to 1 is a fraction of the chunks (0 and 1 may be ints), an int of at least 2
+            is a number of decoder positions for all passages together; a budget is returned as it
+            is.
 
     Raises:
-        BudgetError: If it is none of them: NaN, negative, a float beyond 1, a bool, a string.
+        BudgetError: If it is none of these: NaN, negative, a float beyond 1, a bool, a string.
     """
     if isinstance(value, Budget):
         return value

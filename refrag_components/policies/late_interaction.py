@@ -21,15 +21,15 @@ __all__ = ["LateInteractionPolicy"]
 
 
 class LateInteractionPolicy(Policy):
-    """Scores a chunk by what stands near it in its passage, for each part of the question.
+    """Scores a chunk by what is near it in its passage, for each part of the question.
 
-    How well a chunk matches a part of the question, two tokens, is their cosine, and up to 0.3 more
-    for a token that both have: the whole of it where no other chunk of the context has that token,
-    nothing where all have it. For every part the best match of the passage counts, less 0.003 for
-    each token of distance to it; the score is the mean over the question. Within a passage that is
-    late interaction (MaxSim of ColBERT, arXiv 2004.12832), by vectors and by words, less how far
-    away it was earned, so neighbours mostly expand together: scattered chunks seldom hold an
-    answer, and a decoder reads text best in one piece.
+    How well a chunk matches a part of the question (two tokens) is their cosine, plus up to 0.3 for
+    a token that both have: all of it if no other chunk of the context has that token, nothing if
+    every chunk has it. For each part the best match in the passage counts, less 0.003 per token of
+    distance to it; the score is the mean over the parts. Within a passage this is late interaction
+    (MaxSim of ColBERT, arXiv 2004.12832), by vectors and by words, less a cost of distance, so that
+    neighbours mostly expand together: scattered chunks seldom hold an answer, and a decoder reads
+    contiguous text best.
     """
 
     name: ClassVar[str] = "late-interaction"
@@ -46,17 +46,17 @@ class LateInteractionPolicy(Policy):
         return nearby(matches, passages, PER_TOKEN).mean(axis=0).astype(np.float32)
 
 
-def _shared(asked: EncodedQuestion, passages: Sequence[ChunkVectors]) -> np.ndarray:
-    """How rare in the context the rarest token is that each chunk has from each question part.
+def _shared(question: EncodedQuestion, passages: Sequence[ChunkVectors]) -> np.ndarray:
+    """How rare in the context the rarest token is that each chunk shares with each question part.
 
     Returns:
-        log(chunks / chunks that have the token) / log(chunks), 0 where none is shared; (question
-        parts, chunks of all passages).
+        log(chunks / chunks that have the token) / log(chunks), 0 where no token is shared; shape
+        (question parts, chunks of all passages).
     """
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
     tokens = np.concatenate([passage.token_ids for passage in passages])
     first = np.cumsum(lengths) - lengths
-    has = np.logical_or.reduceat(tokens[:, None] == asked.token_ids, first, axis=0)
+    has = np.logical_or.reduceat(tokens[:, None] == question.token_ids, first, axis=0)
     rarity = np.log(len(has) / has.sum(axis=0).clip(min=1)) / np.log(max(len(has), 2))
-    parts = np.arange(0, len(asked.token_ids), QUESTION_PART)
+    parts = np.arange(0, len(question.token_ids), QUESTION_PART)
     return np.maximum.reduceat(has * rarity, parts, axis=1).T

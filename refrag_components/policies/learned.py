@@ -19,13 +19,13 @@ from refrag_components.vectors import padded_token_ids
 if TYPE_CHECKING:
     from refrag_components.modeling.policy_network import PolicyNetwork
 
-__all__ = ["LATE", "PER_TOKEN", "LearnedPolicy", "LearnedQueryPolicy", "observe"]
+__all__ = ["LATE", "LOGIT_PER_TOKEN", "LearnedPolicy", "LearnedQueryPolicy", "observe"]
 
-#: Logits that a point of late interaction adds for ``learned-query``.
+#: Logits that ``learned-query`` adds per unit of the late-interaction score.
 LATE = 6.0
 
-#: Logits that a token of distance costs it.
-PER_TOKEN = 0.03
+#: Logits that ``learned-query`` takes off per token of distance to a chunk.
+LOGIT_PER_TOKEN = 0.03
 
 
 class LearnedPolicy(Policy):
@@ -54,11 +54,12 @@ class LearnedPolicy(Policy):
 class LearnedQueryPolicy(LearnedPolicy):
     """Scores chunks by the network that also sees the question, each by the best one around it.
 
-    The network says of every chunk by itself how likely the answer stands there. By its logits
-    alone much of a budget goes to scattered chunks that are all unlikely. So what late interaction
-    says, which passage is asked for, is added to them, and each token of distance to a chunk costs
-    ``PER_TOKEN``: the likely ones get their surroundings, which a decoder reads better in one piece
-    (experiments/013).
+    The network says for every chunk by itself how likely the answer is there. By its logits alone
+    much of a budget goes to scattered chunks that are all unlikely. So the late-interaction score,
+    which says which passage the question is about, is added to them (``LATE``), and each token of
+    distance to a chunk costs ``LOGIT_PER_TOKEN``: likely chunks expand with their surroundings. At
+    a quarter of the chunks, with 100 questions of each, F1 rose from 70.0 to 75.6 on SQuAD and from
+    49.0 to 53.4 on QAMR by it.
 
     Args:
         network: As for ``LearnedPolicy``.
@@ -69,23 +70,23 @@ class LearnedQueryPolicy(LearnedPolicy):
     _late: ClassVar[float] = LATE
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
-        """The highest sum around each chunk in its passage, less the way there."""
+        """The highest sum around each chunk in its passage, less the cost of distance to it."""
         passages = [passage for passage in inputs.passages if passage.n_chunks]
-        return nearby(super().scores(inputs), passages, PER_TOKEN).astype(np.float32)
+        return nearby(super().scores(inputs), passages, LOGIT_PER_TOKEN).astype(np.float32)
 
 
 def observe(inputs: PolicyInputs, device: torch.device | str = "cpu") -> Observation:
-    """Lays one prompt out for a network, on its device; a blank question is none."""
+    """Lays out one prompt for a network, on its device; a blank question counts as no question."""
     passages = [passage for passage in inputs.passages if passage.n_chunks]
     ids, used = padded_token_ids(passages)
-    asked = inputs.question
+    question = inputs.question
     arrays = (
         np.concatenate([passage.vectors for passage in passages]),
         ids,
         used,
         np.repeat(np.arange(len(passages)), [passage.n_chunks for passage in passages]),
-        asked.vectors,
-        np.ones(len(asked.vectors), dtype=bool),
-        asked.token_ids.astype(np.int64),
+        question.vectors,
+        np.ones(len(question.vectors), dtype=bool),
+        question.token_ids.astype(np.int64),
     )
     return Observation(*(torch.from_numpy(a).unsqueeze(0).to(device) for a in arrays))

@@ -37,7 +37,7 @@ _MAKERS: Mapping[str, Callable[[RefragModel], Policy]] = {
 
 
 def check_policy(policy: str | Policy) -> None:
-    """Refuses what is no policy, without the model that a policy would need.
+    """Refuses what is not a policy, without the model that a policy would need.
 
     Raises:
         UnknownPolicyError: If no policy has that name, or it is neither a name nor a policy.
@@ -53,7 +53,8 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
 
     Args:
         policy: ``DEFAULT_POLICY``, one of ``POLICIES``, or a policy.
-        model: Carries the networks of learned policies; its decoder is what ``perplexity`` asks.
+        model: Carries the networks of learned policies; its decoder reads the passages for
+            ``perplexity``.
 
     Raises:
         UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
@@ -71,7 +72,7 @@ def _network(model: RefragModel, name: str) -> PolicyNetwork:
     if name not in model.policies:
         msg = (
             f"this checkpoint carries no trained policy {name!r}; train one with "
-            "`refrag train run --stage policy`, or choose another one, 'late-interaction' say"
+            "`refrag train run --stage policy`, or choose another, such as 'late-interaction'"
         )
         raise UnknownPolicyError(msg)
     network: Any = model.policies[name]

@@ -1,4 +1,4 @@
-"""The policies that the library has, by name; lists of them are made from here."""
+"""The names of the library's policies; lists of them are made from here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 __all__ = ["DEFAULT_POLICY", "EXPANDS_FIRST", "POLICIES"]
 
-#: What models choose by where nothing else is asked for: ``learned-query`` where the checkpoint
-#: carries it, ``late-interaction`` elsewhere.
+#: The policy of models that name none: ``learned-query`` if the checkpoint carries it, else
+#: ``late-interaction``.
 DEFAULT_POLICY = "auto"
 
 #: What each policy expands first.
@@ -17,7 +17,7 @@ EXPANDS_FIRST: Mapping[str, str] = MappingProxyType(
         "all": "every chunk",
         "late-interaction": "the passages that match the question's parts, each from where it "
         "matches",
-        "learned": "chunks that a trained network found to pay",
+        "learned": "chunks that a trained network found worth expanding",
         "learned-query": "chunks that a trained network expects to hold the answer",
         "none": "no chunk",
         "perplexity": "chunks that surprise the decoder",

@@ -1,4 +1,4 @@
-"""What a chunk is worth for standing near another one of its passage."""
+"""What a chunk is worth for being near another one of its passage."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["nearby"]
 
 
 def nearby(scores: np.ndarray, passages: Sequence[ChunkVectors], per_token: float) -> np.ndarray:
-    """Lets every chunk have the best score around it, less what the way there costs.
+    """Gives every chunk the best score around it, less the cost of the distance to it.
 
-    Chunks then expand from the best ones outwards, and mostly in one piece.
+    Chunks then expand from the best ones outwards, and are mostly contiguous.
 
     Args:
         scores: Of all chunks of all passages in order, shape (..., chunks).
         passages: The passages.
-        per_token: What a token of distance costs, 0 or more.
+        per_token: Cost per token of distance, 0 or more.
 
     Returns:
         max_j (scores_j - per_token k |i - j|) over the passage of every chunk i, same shape.
@@ -33,9 +33,9 @@ def nearby(scores: np.ndarray, passages: Sequence[ChunkVectors], per_token: floa
 
 
 def _within(scores: np.ndarray, step: float) -> np.ndarray:
-    """The same of one passage, with the price of a chunk of distance."""
-    way = step * np.arange(scores.shape[-1])
-    before = np.maximum.accumulate(scores + way, axis=-1) - way
-    after = np.maximum.accumulate((scores - way)[..., ::-1], axis=-1)[..., ::-1] + way
+    """The same for one passage, with the cost per chunk of distance."""
+    cost = step * np.arange(scores.shape[-1])
+    before = np.maximum.accumulate(scores + cost, axis=-1) - cost
+    after = np.maximum.accumulate((scores - cost)[..., ::-1], axis=-1)[..., ::-1] + cost
     nearest: np.ndarray = np.maximum(before, after)
     return nearest

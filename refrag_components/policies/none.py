@@ -21,6 +21,6 @@ class NonePolicy(Policy):
         """All equal."""
         return np.zeros(inputs.n_chunks, dtype=np.float32)
 
-    def budget(self, asked: Budget) -> Budget:
+    def budget(self, requested: Budget) -> Budget:
         """No chunk."""
         return FractionBudget(0.0)

@@ -17,7 +17,7 @@ __all__ = ["PerplexityPolicy"]
 
 Order = Literal["ascending", "descending"]
 
-_STRIDE = 512  # tokens a forward pass: bounds the memory of the logits, tokens x vocabulary
+_STRIDE = 512  # tokens per forward pass: bounds the memory of the logits, tokens x vocabulary
 _REMEMBERED = 4096  # passages
 
 
@@ -25,7 +25,7 @@ class PerplexityPolicy(Policy):
     """Scores a chunk by how badly the decoder predicts its tokens inside the passage.
 
     The paper's Perplexity-desc and Perplexity-asc. Costs one decoder pass over each passage that
-    was not met before; the last 4096 passages are remembered.
+    is new; the last 4096 passages are remembered.
 
     Args:
         model: Its decoder reads the passages.

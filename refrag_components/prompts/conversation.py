@@ -1,4 +1,4 @@
-"""Messages of any framework to the messages of the prompt: where passages stand, what is asked."""
+"""Messages of any framework to the messages of the prompt, with passages and question found."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Block:
 
     Attributes:
         text: The characters; those of a message's blocks are joined with nothing between them.
-        key: What it claims to be a passage by; None without a claim.
-        is_passage: It is one passage as a whole.
+        key: The key by which it claims to be a passage; None without a claim.
+        is_passage: Whether it is one whole passage.
     """
 
     text: str
@@ -50,8 +50,8 @@ class Turn:
     Attributes:
         role: As the chat template names it: "user" asks.
         blocks: Its text, in order.
-        attached: Its passages, put before it unless they stand in it.
-        mentioned: Its passages, compressed where they stand in it.
+        attached: Its passages, put before it unless its text contains them.
+        mentioned: Its passages, compressed where its text contains them.
         calls: Tool calls, for an assistant.
         tool: Name of the tool that answers.
     """
@@ -76,7 +76,7 @@ class Conversation:
     Attributes:
         messages: The turns, in order.
         question: What the user asks: the ordinary text of the last user message.
-        warnings: What claimed to be a passage and could not be resolved.
+        warnings: About texts that claimed to be a passage and could not be resolved.
     """
 
     messages: tuple[Message, ...]
@@ -86,12 +86,12 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """A prompt that is continued as it stands.
+    """A prompt that is continued as it is.
 
     Attributes:
         parts: Text and passages, in order.
         question: What it asks: its ordinary text.
-        warnings: What claimed to be a passage and could not be resolved.
+        warnings: About texts that claimed to be a passage and could not be resolved.
     """
 
     parts: tuple[Part, ...]
@@ -126,9 +126,9 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
     """Resolves the passages in messages.
 
     Passages come as ``documents``, as documents of a message, as blocks with a key, as blocks that
-    are one, in envelopes, and as text that a retriever registered. Documents are compressed where
-    their text stands. Those whose text stands nowhere are put before the last user message and,
-    where they are attached to a message, before that.
+    are one passage, in envelopes, and as text that a retriever registered. Documents are compressed
+    where their text occurs. Those whose text does not occur are put before the last user message
+    or, if they are attached to a message, before that message.
 
     Args:
         turns: What the model received.
@@ -141,9 +141,9 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
     if not turns:
         msg = "there are no messages to answer; pass at least one"
         raise EmptyInputError(msg)
-    asking = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=-1)
-    asking %= len(turns)  # without a user the last one asks
-    if not turns[asking].text.strip():
+    question_index = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=-1)
+    question_index %= len(turns)  # without a user message the last turn asks
+    if not turns[question_index].text.strip():
         msg = "the question is empty; the last user message must hold text"
         raise EmptyInputError(msg)
     everything = "\n".join(turn.text for turn in turns)
@@ -151,7 +151,7 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
     warnings: list[str] = []
     for index, turn in enumerate(turns):
         parts = _passages_before(turn.text, turn.attached, resolver)
-        if index == asking:
+        if index == question_index:
             parts += _passages_before(everything, documents, resolver)
         known = {**turn.mentioned, **turn.attached, **documents}
         for block in turn.blocks:
@@ -159,14 +159,14 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
             parts += resolved.parts
             warnings += resolved.warnings
         messages.append(Message(turn.role, tuple(parts), turn.calls, turn.tool))
-    question = _question(messages[asking].parts, turns[asking].text)
+    question = _question(messages[question_index].parts, turns[question_index].text)
     return Conversation(tuple(messages), question, tuple(warnings))
 
 
 def resolve_prompt(prompt: str, documents: Documents, resolver: Resolver) -> ResolvedPrompt:
-    """Resolves the passages in a prompt that is continued as it stands.
+    """Resolves the passages in a prompt that is continued as it is.
 
-    Documents whose text does not stand in it are put first.
+    Documents whose text it does not contain are put first.
 
     Raises:
         EmptyInputError: If the prompt is blank.
@@ -180,7 +180,7 @@ def resolve_prompt(prompt: str, documents: Documents, resolver: Resolver) -> Res
 
 
 def _passages_before(text: str, documents: Documents, resolver: Resolver) -> list[Part]:
-    """Lays out the documents that do not stand in a text, each followed by a blank line."""
+    """Lays out the documents that a text does not contain, each followed by a blank line."""
     parts: list[Part] = []
     missing = {
         passage: store
@@ -203,6 +203,6 @@ def _resolve_block(block: Block, documents: Documents, resolver: Resolver) -> Re
 
 
 def _question(parts: Sequence[Part], text: str) -> str:
-    """The ordinary text; where there is none, a passage itself is what is asked about."""
+    """The ordinary text; if there is none, the question is about a passage itself."""
     ordinary = "".join(part.text for part in parts if not isinstance(part, PassagePart))
     return ordinary.strip() or text.strip()

@@ -15,7 +15,7 @@ __all__ = ["ControlPart", "Message", "Part", "PassagePart", "RenderedPart", "Tex
 
 @dataclass(frozen=True)
 class TextPart:
-    """Ordinary text; control tokens that it spells out are read as plain characters."""
+    """Ordinary text; control tokens spelled out in it are read as plain characters."""
 
     text: str
 
@@ -50,14 +50,14 @@ class ToolCall:
 
     Attributes:
         name: The tool's name.
-        arguments: What it was called with, as JSON has it; anything else is written as text.
+        arguments: What it was called with, as JSON values; anything else is written as text.
     """
 
     name: str
     arguments: Mapping[str, Any]
 
     def to_json(self) -> str:
-        """The call as decoders that know no other form may read it."""
+        """The call as JSON text, for decoders that know no other form."""
         call = {"name": self.name, "arguments": dict(self.arguments)}
         return json.dumps(call, ensure_ascii=False, default=str)
 

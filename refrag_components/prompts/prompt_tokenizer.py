@@ -19,9 +19,9 @@ __all__ = ["PromptTokenizer"]
 class PromptTokenizer:
     """Tokenises prompt text in which only the chat template may use control tokens.
 
-    Template and content are tokenised in one piece, as the tokenizer itself would do it; only
-    where content spells out a control token is the text cut inside that token and tokenised in
-    pieces. Safe to use from several threads.
+    Template and content are tokenised together, as the tokenizer itself would do it; only where
+    content spells out a control token is the text cut inside that token, and both sides are
+    tokenised separately. Safe to use from several threads.
 
     Args:
         tokenizer: The decoder's fast tokenizer.
@@ -29,7 +29,7 @@ class PromptTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = content_tokenizer(tokenizer)
-        self._tokenizer.encode_special_tokens = False  # the template's own must come through
+        self._tokenizer.encode_special_tokens = False  # those of the template must come through
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {i for i, token in added.items() if token.special}
         self._special.update(tokenizer.all_special_ids)
@@ -40,7 +40,7 @@ class PromptTokenizer:
 
     @property
     def opening(self) -> list[int]:
-        """Token ids that the tokenizer puts before a prompt that has no template: BOS or none."""
+        """Token ids that the tokenizer puts before a prompt without a template: BOS or none."""
         return list(self._opening)
 
     def encode(self, parts: Sequence[TextPart | ControlPart]) -> np.ndarray:
@@ -73,5 +73,5 @@ class PromptTokenizer:
     def _is_forged(self, token: int, text: str, content: np.ndarray, start: int, end: int) -> bool:
         if end - start < 2 or not content[start:end].any():
             return False
-        # A word outside the vocabulary also has a special id; it forges nothing.
+        # A word outside the vocabulary also gets a special id, but is not forged.
         return token != self._unknown or self._unknown_text in text[start:end]

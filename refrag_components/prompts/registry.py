@@ -21,11 +21,12 @@ class PassageRegistry:
     passages again although only text travelled between the two. Finding is by exact text, so it
     cannot yield a passage that the prompt does not hold.
 
-    Surrounding whitespace is no part of a passage: templates may strip it. Passages shorter than
+    Surrounding whitespace is not part of a passage: templates may strip it. Passages shorter than
     32 characters are ignored.
 
     Args:
-        max_passages: How many passages are kept; the least recently registered go first.
+        max_passages: How many passages are remembered; the least recently registered are forgotten
+            first.
     """
 
     def __init__(self, max_passages: int = 10_000) -> None:
@@ -38,7 +39,7 @@ class PassageRegistry:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of passages kept."""
+        """Number of passages remembered."""
         return len(self._stores)
 
     def register(self, text: str, store: ChunkStore | None = None) -> None:
@@ -46,7 +47,7 @@ class PassageRegistry:
 
         Args:
             text: The passage.
-            store: Where its chunk vectors are kept, if anywhere; replaces what was said before.
+            store: Where its chunk vectors are kept, if anywhere; replaces an earlier store.
         """
         passage = text.strip()
         if len(passage) < _PREFIX:
@@ -64,7 +65,7 @@ class PassageRegistry:
             return self._stores.get(text.strip())
 
     def find(self, text: str) -> list[tuple[int, int]]:
-        """Finds registered passages in a text: leftmost first, the longest at each place.
+        """Finds registered passages in a text: leftmost first, the longest at each position.
 
         Returns:
             First and one past the last character of each, in text order, never overlapping.

@@ -31,12 +31,12 @@ def render(
     """Lays messages out with the tokenizer's own chat template.
 
     The template never sees the content: an unguessable word stands for each part and is replaced
-    afterwards, so content cannot forge control tokens and passages keep their borders. Outer white
-    space of a message does pass through the template, which may strip it.
+    afterwards, so content cannot forge control tokens and passages keep their boundaries. White
+    space around a message does pass through the template, which may strip it.
 
-    A template that leaves tool calls out is given them once more as text. One that refuses the
-    roles is given the messages with everything but the assistant's turns as user turns and equal
-    neighbours merged. A tokenizer without a template gets one "role: text" line a message.
+    A template that leaves tool calls out is given them again as text. One that refuses the roles
+    is given the messages with every turn except the assistant's as a user turn and neighbours of
+    the same role merged. A tokenizer without a template gets one "role: text" line per message.
 
     Args:
         messages: The conversation, at least one message.
@@ -63,7 +63,7 @@ def render(
         try:
             return _with_template(spelled, tokenizer, tools, add_generation_prompt)
         except _TEMPLATE_ERRORS:
-            pass  # it was something else
+            pass  # the tool calls were not the reason
     try:
         return _with_template(_fold_roles(spelled), tokenizer, tools, add_generation_prompt)
     except _TEMPLATE_ERRORS as error:
@@ -76,11 +76,12 @@ class _PartLostError(ValueError):
     """The template left out a message or changed its text."""
 
 
-# A template is a program that somebody else wrote: a TypeError is one that expects other messages.
+# A template is a program that somebody else wrote: one that expects other messages raises
+# TypeError.
 _TEMPLATE_ERRORS = (TemplateError, TypeError, _PartLostError)
 
 
-class _Places:
+class _Placeholders:
     """Unguessable words that stand for content while the template lays it out.
 
     Args:
@@ -94,13 +95,13 @@ class _Places:
         self._parts: list[Part] = []
         self._needed: set[int] = set()
 
-    def place(self, part: Part) -> str:
+    def stand_in(self, part: Part) -> str:
         """The word for a part that the template must print."""
         self._needed.add(len(self._parts))
         return self._word(part)
 
     def shield(self, value: Any) -> Any:
-        """A JSON value with words for those strings that spell out control tokens.
+        """A JSON value with words in place of strings that spell out control tokens.
 
         The other strings stay, because templates look at some of them ("object", "required").
         """
@@ -114,21 +115,21 @@ class _Places:
         return value
 
     def fill(self, text: str) -> list[RenderedPart]:
-        """Puts the parts into what the template made of their words.
+        """Puts the parts back in place of their words.
 
         Raises:
             _PartLostError: If a part is missing.
         """
-        pieces = re.split(f"x{self._secret}n([0-9]+)x", text)  # control text and numbers take turns
-        if lost := self._needed - {int(number) for number in pieces[1::2]}:
+        split = re.split(f"x{self._secret}n([0-9]+)x", text)  # control text and numbers alternate
+        if lost := self._needed - {int(number) for number in split[1::2]}:
             msg = f"{len(lost)} of {len(self._needed)} message parts do not appear in its output"
             raise _PartLostError(msg)
         rendered: list[RenderedPart] = []
-        for i, piece in enumerate(pieces):
+        for i, control_or_number in enumerate(split):
             if i % 2:
-                rendered.append(self._parts[int(piece)])
-            elif piece:
-                rendered.append(ControlPart(piece))
+                rendered.append(self._parts[int(control_or_number)])
+            elif control_or_number:
+                rendered.append(ControlPart(control_or_number))
         return rendered
 
     def _word(self, part: Part) -> str:
@@ -142,30 +143,30 @@ def _with_template(
     tools: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool,
 ) -> list[RenderedPart]:
-    places = _Places(tokenizer)
+    placeholders = _Placeholders(tokenizer)
     text: Any = tokenizer.apply_chat_template(
-        [_turn(message, places) for message in messages],
-        tools=places.shield(tools) or None,
+        [_turn(message, placeholders) for message in messages],
+        tools=placeholders.shield(tools) or None,
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
     )
-    return places.fill(text)
+    return placeholders.fill(text)
 
 
-def _turn(message: Message, places: _Places) -> dict[str, Any]:
+def _turn(message: Message, placeholders: _Placeholders) -> dict[str, Any]:
     """A message as chat templates expect it."""
     lead, body, tail = _outer_space(message.parts)
-    content = lead + "".join(places.place(part) for part in body) + tail
+    content = lead + "".join(placeholders.stand_in(part) for part in body) + tail
     turn: dict[str, Any] = {"role": message.role, "content": content}
     if message.tool is not None:
-        turn["name"] = places.shield(message.tool)
+        turn["name"] = placeholders.shield(message.tool)
     if message.tool_calls:
         turn["tool_calls"] = [
             {
                 "type": "function",
                 "function": {
-                    "name": places.place(_json_text(call.name)),
-                    "arguments": places.shield(call.arguments),
+                    "name": placeholders.stand_in(_json_text(call.name)),
+                    "arguments": placeholders.shield(call.arguments),
                 },
             }
             for call in message.tool_calls
@@ -174,7 +175,7 @@ def _turn(message: Message, places: _Places) -> dict[str, Any]:
 
 
 def _json_text(text: str) -> TextPart:
-    """A string as it stands between the quotation marks of JSON."""
+    """A string as JSON writes it between quotation marks."""
     return TextPart(json.dumps(text, ensure_ascii=False)[1:-1])
 
 
@@ -218,7 +219,7 @@ def _fold_roles(messages: Sequence[Message]) -> list[Message]:
 def _without_template(
     messages: Sequence[Message], *, add_generation_prompt: bool
 ) -> list[RenderedPart]:
-    # Role names are plain text here, so the prompt is treated as a raw one and gets its BOS.
+    # Role names are plain text here, so the prompt is treated as a raw prompt and gets a BOS.
     rendered: list[RenderedPart] = []
     for message in messages:
         rendered += [TextPart(f"{message.role}: "), *message.parts, TextPart("\n")]

@@ -1,12 +1,12 @@
 """Text of a prompt to parts: which stretches are retrieved passages, which are ordinary text.
 
 An envelope marks a passage inside any text, in ASCII so that templates, JSON and logs leave it
-alone, and readable by any model because the passage itself stands inside::
+alone, and readable by any model because it contains the passage itself::
 
     [[refrag:KEY]]text of the passage[[/refrag]]
 
-Nothing is looked up by a key. A key only vouches for the text beside it, so a forged one cannot
-reach another passage; whatever does not resolve stays ordinary text: slower, never wrong.
+Nothing is looked up by a key. A key only vouches for the text next to it, so a forged one
+cannot reach another passage; whatever does not resolve stays ordinary text: slower, never wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DOCUMENT_TEXT = ("page_content", "text", "content")
 def format_envelope(text: str, key: str) -> str:
     """Marks a passage so that the resolver finds it again.
 
-    A text that spells out markers itself could not be told from its envelope; it is returned bare.
+    A text that itself contains markers could not be told from its envelope; it is returned as is.
 
     Args:
         text: The passage.
@@ -68,8 +68,8 @@ class Resolved:
 
     Attributes:
         parts: Ordinary text and passages in text order; together they hold every character of the
-            text but the markers of well-formed envelopes.
-        warnings: What was read as ordinary text although it claimed to be a passage.
+            text except the markers of well-formed envelopes.
+        warnings: About texts that claimed to be a passage and were read as ordinary text.
     """
 
     parts: tuple[Part, ...]
@@ -77,7 +77,7 @@ class Resolved:
 
 
 class _Span(NamedTuple):
-    """Where a passage stands; ``start`` and ``end`` include the markers of an envelope."""
+    """Where a passage is; ``start`` and ``end`` include the markers of an envelope."""
 
     start: int
     end: int
@@ -87,12 +87,12 @@ class _Span(NamedTuple):
 class Resolver:
     """Finds passages in text.
 
-    Whitespace around a passage is no part of it and stays ordinary text.
+    Whitespace around a passage is not part of it and stays ordinary text.
 
     Args:
         registry: Passages that were retrieved in this process.
         fingerprint: Of the model that will read the passages; part of every valid key.
-        store: Store of the passages that bring none and were registered with none.
+        store: Store of the passages that neither bring a store nor were registered with one.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Resolver:
         return bool(passage) and key == passage_key(passage, self._fingerprint)
 
     def passage_parts(self, text: str, store: ChunkStore | None = None) -> tuple[Part, ...]:
-        """A text that is one passage as a whole.
+        """The parts of a text that is one whole passage.
 
         Args:
             text: The passage, with or without whitespace around it.
@@ -125,18 +125,18 @@ class Resolver:
         """Takes a text apart.
 
         Where two passages overlap, the one that starts first is taken, then the longer one: a
-        retrieved passage that spells out an envelope is still that one passage.
+        retrieved passage that contains an envelope is still that one passage.
 
         Args:
             text: Text of one message or prompt.
-            documents: Passages that are known to belong to the text beside the registered ones,
+            documents: Passages besides the registered ones that are known to belong to the text,
                 each with the store of its chunk vectors if there is one.
         """
-        own = PassageRegistry(max_passages=max(len(documents or {}), 1))
+        given = PassageRegistry(max_passages=max(len(documents or {}), 1))
         for document, store in (documents or {}).items():
-            own.register(document, store)
+            given.register(document, store)
         envelopes, warnings = self._envelopes(text)
-        spans = [*envelopes, *self._matches(own, text), *self._matches(self._registry, text)]
+        spans = [*envelopes, *self._matches(given, text), *self._matches(self._registry, text)]
         parts: list[Part] = []
         position = 0
         for span in sorted(spans, key=lambda span: (span.start, -span.end)):

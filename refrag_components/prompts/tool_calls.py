@@ -2,7 +2,7 @@
 
 Two forms are read: JSON between ``<tool_call>`` and ``</tool_call>``, as many calls as there are,
 and an answer that is one bare JSON object. The object has a "name", and its "arguments" (or
-"parameters") are an object again.
+"parameters") are in turn an object.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ToolCallStyle:
     """How a chat template writes a tool call.
 
     Attributes:
-        opening: What stands before the JSON object; empty for bare JSON.
+        opening: What precedes the JSON object; empty for bare JSON.
         arguments: The key of the arguments: "arguments" or "parameters".
     """
 
@@ -41,7 +41,7 @@ class ToolCallStyle:
     arguments: str
 
     def begin(self, name: str | None) -> str:
-        """How a call begins: what to put before an answer that has to be one.
+        """How a call begins: what to put before an answer that has to be a call.
 
         Args:
             name: The tool to call; None leaves the choice to the decoder.
@@ -58,8 +58,8 @@ def tool_call_style(tokenizer: PreTrainedTokenizerBase) -> ToolCallStyle:
     The template is tried out with a tool and a call of it.
 
     Raises:
-        ToolCallingError: If the template prints no tools, or writes calls in a form that is not
-            read here.
+        ToolCallingError: If the template does not print tools, or writes calls in a form that is
+            not read here.
     """
     name = f"x{secrets.token_hex(16)}x"
     tool = {
@@ -72,10 +72,10 @@ def tool_call_style(tokenizer: PreTrainedTokenizerBase) -> ToolCallStyle:
     }
     arguments = {"place": "here"}
     call = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    asked: list[dict[str, Any]] = [{"role": "user", "content": "How warm is it?"}]
-    called = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    question: list[dict[str, Any]] = [{"role": "user", "content": "How warm is it?"}]
+    called = [*question, {"role": "assistant", "content": "", "tool_calls": [call]}]
     try:
-        told = _laid_out(tokenizer, asked, tools=[tool])
+        told = _laid_out(tokenizer, question, tools=[tool])
         written = _laid_out(tokenizer, called, tools=[tool])
     except (TemplateError, TypeError, ValueError) as error:  # templates are programs
         msg = f"the decoder's chat template cannot lay out tools: {error}; {_FIX}"
@@ -86,7 +86,7 @@ def tool_call_style(tokenizer: PreTrainedTokenizerBase) -> ToolCallStyle:
     style = _style_of(written, name, arguments)
     if style is None:
         msg = (
-            "the decoder's chat template writes tool calls in another form than JSON, bare or "
+            "the decoder's chat template writes tool calls in a form other than JSON, bare or "
             f"between {_OPENING} tags; {_FIX}"
         )
         raise ToolCallingError(msg)
@@ -111,8 +111,8 @@ class BrokenToolCall:
 class ToolCallParser:
     """Takes an answer apart while it is generated.
 
-    White space around tool calls belongs to them. What was fed in pieces comes out as what was fed
-    at once, but for where the texts are cut.
+    White space around tool calls belongs to them. An answer fed in several deltas gives the same
+    result as one fed at once, except for where the texts are cut.
 
     Args:
         names: Tools that may be called by bare JSON; any other object is the answer's text.
@@ -126,7 +126,7 @@ class ToolCallParser:
         self._trim = False  # the white space after a call
 
     def push(self, text: str) -> list[str | ToolCall | BrokenToolCall]:
-        """Takes the next piece of the answer; returns what is certain by now, in order."""
+        """Takes the next delta of the answer; returns what is certain by now, in order."""
         self._waiting += text
         if self._may_be_bare and self._waiting.lstrip()[:1] in ("", "{"):
             return []
@@ -192,7 +192,7 @@ def _style_of(written: str, name: str, arguments: dict[str, str]) -> ToolCallSty
 
 
 def _read(text: str) -> ToolCall | BrokenToolCall:
-    """Reads what stands between two tags."""
+    """Reads what is between two tags."""
     value: Any = None
     try:
         value = json.loads(text, strict=False)
@@ -208,7 +208,7 @@ def _call(value: Any) -> ToolCall:
     """The call that a JSON value is.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a call.
     """
     name = value.get("name") if isinstance(value, dict) else None
     if not isinstance(name, str):
@@ -224,6 +224,6 @@ def _call(value: Any) -> ToolCall:
 
 
 def _certain_length(text: str) -> int:
-    """Characters that belong to no tag that may yet come, nor to the white space before it."""
+    """How many characters cannot belong to a tag still to come or to white space before it."""
     begun = max((n for n in range(len(_OPENING)) if text.endswith(_OPENING[:n])), default=0)
     return len(text[: len(text) - begun].rstrip())

@@ -12,7 +12,7 @@ from refrag_components.vectors import ChunkVectors
 
 __all__ = ["BaseChunkStore", "ChunkStore"]
 
-_KEYS_A_HOP = 1000  # an own thread for every single key would take longer than reading it
+_KEYS_PER_HOP = 1000  # a thread for every single key would take longer than reading it
 
 
 class ChunkStore(Protocol):
@@ -23,7 +23,7 @@ class ChunkStore(Protocol):
     """
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where there is no (readable) value."""
+        """Returns one entry per key, in order; None where there is no (readable) value."""
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
         """Stores values, all or none of them; a key's earlier value is replaced."""
@@ -36,14 +36,14 @@ class ChunkStore(Protocol):
 
 
 class BaseChunkStore(ABC):
-    """Base of the library's stores: a ``ChunkStore``, closed by ``with``, that can be awaited.
+    """Base of the library's stores: a ``ChunkStore`` that ``with`` closes and that can be awaited.
 
-    The asynchronous methods run the others in a thread, so an event loop goes on meanwhile.
+    The asynchronous methods run the others in a thread, so the event loop is not blocked.
     """
 
     @abstractmethod
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where there is no (readable) value."""
+        """Returns one entry per key, in order; None where there is no (readable) value."""
 
     @abstractmethod
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
@@ -72,12 +72,12 @@ class BaseChunkStore(ABC):
     async def ayield_keys(self, *, prefix: str | None = None) -> AsyncIterator[str]:
         """``yield_keys`` for asynchronous code."""
         keys = self.yield_keys(prefix=prefix)
-        while page := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_A_HOP))):
+        while page := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_PER_HOP))):
             for key in page:
                 yield key
 
     def close(self) -> None:  # noqa: B027 - a store in memory has nothing to close
-        """Lets go of what the store holds open; closing twice is harmless."""
+        """Releases what the store holds open; closing twice is harmless."""
 
     def __enter__(self) -> Self:
         return self

@@ -26,34 +26,35 @@ __all__ = ["ChromaStore"]
 _DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _MARK = {"content": "refrag chunk vectors"}
 _VALUE = "value"
-_KEYS_A_PAGE = 1000
+_KEYS_PER_PAGE = 1000
 
 
 class ChromaStore(ClientStore[ClientAPI]):
     """Keeps chunk vectors in a collection of the user's Chroma.
 
     A passage is a record: its id is the key, and the serialised value is a text (base64) in its
-    metadata. Chroma has one embedding a record, float32 and always indexed, so a record for every
-    chunk would take more room and memory than the codecs save, and a passage could be stored by
-    halves. A document would be indexed for full-text search. The record's own embedding is a
-    placeholder, the same for all. Metadata is stored three times (value, index, log): count three
-    to four times what the codec takes. Chroma Cloud limits metadata to 4 kB, which no passage fits.
+    metadata. Chroma has one embedding per record, float32 and always indexed, so a record for every
+    chunk would take more room and memory than the codecs save, and a passage could be
+    stored in part. A document would be indexed for full-text search. The record's own embedding is
+    a placeholder, the same for all. Metadata is stored three times (value, index, log): count three
+    to four times what the codec takes. Chroma Cloud limits metadata to 4 kB, which is too little
+    for a passage.
 
-    ``mset`` sends 64 records a request: each passage is stored whole or not at all, but a process
-    that is killed may have stored some of a batch. A folder is for one process at a time; several
-    take a Chroma server. Tenants that must not see each other get a collection each, or one of
-    Chroma's own tenants each, which the client is made for.
+    ``mset`` sends 64 records per request: each passage is stored whole or not at all, but a process
+    that is killed may have stored some of a batch. Only one process at a time may use a folder;
+    several need a Chroma server. Tenants that must not see each other get one collection each, or
+    one of Chroma's own tenants each, which the client is made for.
 
     Args:
         client: The user's client.
         collection: The collection, created if missing.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
         StoreError: If Chroma cannot be reached, or the collection holds something else.
     """
 
-    _advice = "check the server, or that the folder is whole and writable"
+    _advice = "check the server, or that the folder is complete and writable"
 
     def __init__(
         self,
@@ -68,21 +69,21 @@ class ChromaStore(ClientStore[ClientAPI]):
                 collection, metadata=dict(_MARK), embedding_function=None
             )
         if self._collection.metadata != _MARK:
-            raise StoreError(f"{self.place} holds something else; choose another collection")
+            raise StoreError(f"{self.label} holds something else; choose another collection")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Opens ``chroma:///path``, made if missing, or ``chroma://host:8000/collection``.
+        """Opens ``chroma:///path``, created if missing, or ``chroma://host:8000/collection``.
 
-        Options: ``codec`` and, for a path, ``collection``. For servers that ask who you are pass
-        a client of your own to the class.
+        Options: ``codec`` and, for a path, ``collection``. For servers with authentication, pass
+        your own client to the class.
         """
         settings = Settings(anonymized_telemetry=False)
         rest, options = split_options(url, "codec")
         parts = split_url(rest)
         if parts.netloc:
             if parts.query:
-                msg = f"{without_password(url)} has another option than codec; remove it"
+                msg = f"{without_password(url)} has an option other than codec; remove it"
                 raise StoreError(msg)
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
             host, port = parts.hostname or "", parts.port or 8000
@@ -96,7 +97,7 @@ class ChromaStore(ClientStore[ClientAPI]):
         return cls._owning(client, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown or its record damaged."""
+        """Returns one entry per key, in order; None for unknown keys and damaged records."""
         values: dict[str, ChunkVectors | None] = {}
         for page in pages(dict.fromkeys(keys)):
             with self._errors():
@@ -106,7 +107,7 @@ class ChromaStore(ClientStore[ClientAPI]):
         return [values.get(key) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 a request; a key's earlier value is replaced.
+        """Stores values, 64 per request; a key's earlier value is replaced.
 
         Raises:
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
@@ -128,12 +129,12 @@ class ChromaStore(ClientStore[ClientAPI]):
                 self._collection.delete(ids=page)
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
+        """Yields the stored keys that begin with ``prefix``; this reads every key."""
         start = 0
         while True:
             with self._errors():
-                page = self._collection.get(include=[], limit=_KEYS_A_PAGE, offset=start)["ids"]
+                page = self._collection.get(include=[], limit=_KEYS_PER_PAGE, offset=start)["ids"]
             yield from (key for key in page if key.startswith(prefix or ""))
-            if len(page) < _KEYS_A_PAGE:
+            if len(page) < _KEYS_PER_PAGE:
                 return
             start += len(page)

@@ -15,7 +15,7 @@ from refrag_components.vectors import Codec
 
 __all__ = ["ClientStore", "client_errors", "key_id", "pages"]
 
-_ROWS_A_REQUEST = 64  # some 8 MB as Qdrant's JSON; its server refuses more than 32 MB
+_ROWS_PER_REQUEST = 64  # some 8 MB as Qdrant's JSON; its server refuses more than 32 MB
 
 
 class _Closable(Protocol):
@@ -27,25 +27,25 @@ _Item = TypeVar("_Item")
 
 
 class ClientStore(RowStore, Generic[_Client]):
-    """A store that works by a client: the user's, or one of its own.
+    """A store that talks to its database through a client, the user's or its own.
 
     Args:
         client: The client; the user's, unless ``_owns_client`` is set.
-        place: Names the database in messages; holds no password.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        label: Names the database in messages; holds no password.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
     """
 
     _advice: ClassVar[str]  # what to do about errors of the client
 
-    def __init__(self, client: _Client, place: str, codec: Codec) -> None:
-        super().__init__(place, codec)
+    def __init__(self, client: _Client, label: str, codec: Codec) -> None:
+        super().__init__(label, codec)
         self.client = client
         self._owns_client = False
         self._closed = False
 
     @classmethod
     def _owning(cls, client: _Client, **options: Any) -> Self:
-        """A store that closes its client, at once if the store itself cannot be made."""
+        """A store that closes its client, immediately if the store itself cannot be made."""
         try:
             store = cls(client, **options)
         except BaseException:
@@ -62,23 +62,23 @@ class ClientStore(RowStore, Generic[_Client]):
 
     def _errors(self) -> AbstractContextManager[None]:
         if self._closed:
-            raise StoreError(f"{self.place} is closed; open it again")
-        return client_errors(self.place, self._advice)
+            raise StoreError(f"{self.label} is closed; open it again")
+        return client_errors(self.label, self._advice)
 
 
 @contextmanager
-def client_errors(place: str, advice: str) -> Iterator[None]:
-    """Turns the errors of a client, which come in all sorts, into ours.
+def client_errors(label: str, advice: str) -> Iterator[None]:
+    """Turns the errors of a client, which are of many types, into ours.
 
     Raises:
-        StoreError: If the block raises; the message names the place and says what to do.
+        StoreError: If the block raises; the message begins with the label and says what to do.
     """
     try:
         yield
     except StoreError:
         raise
     except Exception as error:
-        raise StoreError(f"{place}: {error}; {advice}") from error
+        raise StoreError(f"{label}: {error}; {advice}") from error
 
 
 def key_id(key: str) -> uuid.UUID:
@@ -87,7 +87,7 @@ def key_id(key: str) -> uuid.UUID:
 
 
 def pages(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    """Yields items in lists of as many as one request should have."""
+    """Yields items in lists that each fit one request."""
     remaining = iter(items)
-    while page := list(islice(remaining, _ROWS_A_REQUEST)):
+    while page := list(islice(remaining, _ROWS_PER_REQUEST)):
         yield page

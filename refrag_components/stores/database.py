@@ -41,7 +41,9 @@ class Database:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.path.parent} is no folder to write to: {error}") from error
+            raise StoreError(
+                f"{self.path.parent} is not a folder that can be written to: {error}"
+            ) from error
         _open_databases.add(self)
         with self.read():
             pass  # the first connection tells whether the file can be used
@@ -58,7 +60,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection inside a transaction that other processes' writers wait for.
+        """Yields the connection in a transaction, for which writers in other processes wait.
 
         Commits at the end, rolls back if the block raises. Inside another ``write`` block of the
         same thread it joins that block's transaction.
@@ -94,7 +96,7 @@ class Database:
 
     def _connected(self) -> sqlite3.Connection:
         if self._closed:
-            msg = f"{self.path} is closed, or was forked in a transaction; open it again"
+            msg = f"{self.path} is closed, or was forked during a transaction; open it again"
             raise StoreError(msg)
         if self._connection is None:
             self._connection = _connect(self.path)
@@ -121,7 +123,7 @@ class Database:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_NOTADB:
-                fix = "it is no SQLite file and was left as it is; choose another path"
+                fix = "it is not a SQLite file and was left as it is; choose another path"
             elif code == sqlite3.SQLITE_CORRUPT:
                 fix = "the file is damaged; delete it and build it again"
             elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -134,7 +136,7 @@ class Database:
             raise StoreError(msg) from error
 
 
-# SQLite keeps its locks by process, so a child that inherits an open connection would believe in
+# SQLite keeps its locks per process, so a child that inherits an open connection would believe in
 # locks that it does not hold. Hence every connection is closed while a fork takes place; parent
 # and child open it again when they next need it.
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()

@@ -26,14 +26,16 @@ __all__ = ["LanceDBStore"]
 
 logger = logging.getLogger(__name__)
 
-_ADVICE = "check that it is no other program's table, that its folder is whole and can be written"
+_ADVICE = (
+    "check that the table is not another program's and that its folder is complete and writable"
+)
 _SCHEMA = pa.schema([("key", pa.string()), ("value", pa.binary())])
 
-# Every write adds a file and a version, which readers pay for (100 ms a look-up with 600 files).
-_WRITES_A_COMPACTION = 100
+# Every write adds a file and a version, which readers pay for (100 ms per look-up with 600 files).
+_WRITES_PER_COMPACTION = 100
 
 # Compacting makes one file of many, but frees nothing until the versions that need the many are
-# removed: while there are writers those that are older than a reader takes, in the end all.
+# removed: while there are writers, those older than any read takes; on closing, all of them.
 _OLD = timedelta(seconds=10)
 _ALL = timedelta(milliseconds=1)
 
@@ -46,16 +48,16 @@ class LanceDBStore(RowStore):
     A row holds the serialised value, not a column of vectors: that takes the same space (25.3 kB
     for 32 float16 vectors of width 384, either way), keeps every codec and any width, and carries
     a checksum. Every ``mset`` is one version of the table. Every 100 of them, and on closing, the
-    table is compacted and its earlier versions are removed. Tenants that must not see each other
-    get a table each.
+    table is compacted and its earlier versions are removed. Tenants that must not see each
+    other get one table each.
 
     Args:
         database: The user's connection, from ``lancedb.connect``.
         table: The table, created if missing.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
-        StoreError: If the table cannot be opened or made, or is another program's.
+        StoreError: If the table cannot be opened or created, or is another program's.
     """
 
     def __init__(
@@ -68,14 +70,14 @@ class LanceDBStore(RowStore):
         super().__init__(f"LanceDB table {table} in {database.uri}", codec)
         self._lock = threading.Lock()
         self._writes = 0
-        with client_errors(self.place, _ADVICE):
+        with client_errors(self.label, _ADVICE):
             self._table: Any = database.create_table(table, schema=_SCHEMA, exist_ok=True)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Opens ``lancedb:///path``, made if missing; options: ``table``, ``codec``.
+        """Opens ``lancedb:///path``, created if missing; options: ``table``, ``codec``.
 
-        For databases elsewhere pass a connection of your own to the class.
+        For databases elsewhere, pass your own connection to the class.
         """
         path, options = local_path(url, "table", "codec")
         try:
@@ -90,7 +92,7 @@ class LanceDBStore(RowStore):
             self._compact(after=2, remove=_ALL)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
+        """Returns one entry per key, in order; None for unknown keys and damaged rows."""
         rows: dict[str, list[bytes]] = {}
         if keys:
             for row in self._rows(_among(keys), ["key", "value"]):
@@ -117,7 +119,7 @@ class LanceDBStore(RowStore):
         with self._lock:
             self._on_latest(merge)
             self._writes += 1
-            self._compact(after=_WRITES_A_COMPACTION, remove=_OLD)
+            self._compact(after=_WRITES_PER_COMPACTION, remove=_OLD)
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys in one version of the table; unknown keys are ignored."""
@@ -141,25 +143,25 @@ class LanceDBStore(RowStore):
         return self._on_latest(fetch)
 
     def _on_latest(self, work: Callable[[], _Result]) -> _Result:
-        """Works on the table's latest version; again if it was removed meanwhile by another."""
-        with client_errors(self.place, _ADVICE):
+        """Works on the table's latest version; again if another process removed that."""
+        with client_errors(self.label, _ADVICE):
             try:
                 self._table.checkout_latest()
                 return work()
             except Exception as error:
-                logger.info("%s is tried again: %s", self.place, error)
+                logger.info("%s is read again: %s", self.label, error)
             self._table.checkout_latest()
             return work()
 
     def _compact(self, *, after: int, remove: timedelta) -> None:
-        """Makes one file of many, if so many writes have added some; removes older versions."""
+        """Makes one file of many after this many writes, and removes older versions."""
         if self._writes < after:
             return
         self._writes = 0
         try:
             self._table.optimize(cleanup_older_than=remove)
-        except Exception as error:  # another process is at it, or writes; nothing is lost
-            logger.info("%s was not compacted: %s", self.place, error)
+        except Exception as error:  # another process compacts or writes; nothing is lost
+            logger.info("%s was not compacted: %s", self.label, error)
 
 
 def _first_whole(key: str, rows: list[bytes]) -> ChunkVectors:

@@ -43,7 +43,7 @@ class MemoryStore(BaseChunkStore):
         return len(self._values)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown."""
+        """Returns one entry per key, in order; None for unknown keys."""
         with self._lock:
             return [self._touch(key) for key in keys]
 

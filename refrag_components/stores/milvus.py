@@ -26,9 +26,9 @@ __all__ = ["MilvusStore"]
 
 _DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _FIELDS = ("id", "key", "value", "placeholder")
-_KEYS_A_PAGE = 1000
+_KEYS_PER_PAGE = 1000
 _LONGEST_TEXT = 65_535  # bytes, of Milvus
-_PART = 65_532  # whole groups of four characters, as base64 has them
+_PART = 65_532  # whole groups of four characters, as in base64
 _LONGEST_ARRAY = 4096  # texts, of Milvus
 
 
@@ -36,19 +36,19 @@ class MilvusStore(ClientStore[MilvusClient]):
     """Keeps chunk vectors in a collection of the user's Milvus, or in a Milvus Lite file.
 
     A passage is a row: its id is a hash of the key, and the serialised value is an array of texts
-    (base64), because Milvus has no field for bytes and a text ends at 64 kB. A field of vectors
-    has one a row, of one width, and is always indexed; it would know no other codec and carry no
-    checksum. As a collection must have one, there is a placeholder of two zeros.
+    (base64), because Milvus has no field for bytes and a text ends at 64 kB. A vector field
+    has one vector per row, of one width, and is always indexed; it would know no other codec and
+    carry no checksum. As a collection must have one, there is a placeholder of two zeros.
 
-    ``mset`` sends 64 rows a request: each passage is stored whole or not at all, but a process
+    ``mset`` sends 64 rows per request: each passage is stored whole or not at all, but a process
     that is killed may have stored some of a batch. A Milvus Lite file belongs to the process that
-    opened it until that process ends; several take a Milvus server. Tenants that must not see
-    each other get a collection or a database each.
+    opened it until that process ends; several need a Milvus server. Tenants that must not see
+    each other get one collection or one database each.
 
     Args:
         client: The user's client.
         collection: The collection, created if missing.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
         StoreError: If Milvus cannot be reached, or the collection holds something else.
@@ -82,7 +82,7 @@ class MilvusStore(ClientStore[MilvusClient]):
         parts = split_url(rest)
         if parts.netloc:
             if parts.query:
-                msg = f"{without_password(url)} has other options than codec and https; remove them"
+                msg = f"{without_password(url)} has options other than codec and https; remove them"
                 raise StoreError(msg)
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
             address = f"{scheme}://{parts.hostname}:{parts.port or 19530}"
@@ -100,7 +100,7 @@ class MilvusStore(ClientStore[MilvusClient]):
         return cls._owning(client, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
+        """Returns one entry per key, in order; None for unknown keys and damaged rows."""
         by_id = {_row_id(key): key for key in keys}
         values: dict[str, ChunkVectors | None] = {}
         for page in pages(by_id):
@@ -112,7 +112,7 @@ class MilvusStore(ClientStore[MilvusClient]):
         return [values.get(key) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 a request; a key's earlier value is replaced.
+        """Stores values, 64 per request; a key's earlier value is replaced.
 
         Raises:
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
@@ -131,10 +131,10 @@ class MilvusStore(ClientStore[MilvusClient]):
                 self.client.delete(self.collection, ids=page)
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
+        """Yields the stored keys that begin with ``prefix``; this reads every key."""
         with self._errors():
             pages = self.client.query_iterator(
-                self.collection, batch_size=_KEYS_A_PAGE, output_fields=["key"]
+                self.collection, batch_size=_KEYS_PER_PAGE, output_fields=["key"]
             )
         try:
             while True:
@@ -148,7 +148,7 @@ class MilvusStore(ClientStore[MilvusClient]):
             pages.close()
 
     def _create(self) -> None:
-        """Makes the collection and its index, or what of them is missing."""
+        """Creates the collection and its index, or whichever of them is missing."""
         if not self.client.has_collection(self.collection):
             schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
             schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
@@ -162,7 +162,7 @@ class MilvusStore(ClientStore[MilvusClient]):
             )
             schema.add_field("placeholder", DataType.FLOAT_VECTOR, dim=2)
             try:
-                # Strong: what one process has written, the next read of any other sees.
+                # Strong: the next read of any process sees what another has written.
                 self.client.create_collection(
                     self.collection, schema=schema, consistency_level="Strong"
                 )
@@ -171,7 +171,7 @@ class MilvusStore(ClientStore[MilvusClient]):
                     raise
         fields = self.client.describe_collection(self.collection)["fields"]
         if tuple(field["name"] for field in fields) != _FIELDS:
-            raise StoreError(f"{self.place} holds something else; choose another collection")
+            raise StoreError(f"{self.label} holds something else; choose another collection")
         if not self.client.list_indexes(self.collection):
             index = MilvusClient.prepare_index_params()
             index.add_index("placeholder", index_type="FLAT", metric_type="L2")
@@ -184,5 +184,5 @@ def _row(key: str, text: str) -> dict[str, Any]:
 
 
 def _row_id(key: str) -> str:
-    """32 hexadecimal characters, so that a key's own cannot be taken for part of a filter."""
+    """32 hexadecimal characters, so that no key can be taken for part of a filter."""
     return key_id(key).hex

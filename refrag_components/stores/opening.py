@@ -11,7 +11,7 @@ from refrag_components.stores.url import without_password
 
 __all__ = ["open_store"]
 
-# Scheme -> module and class. Modules are named like the extra that they need, if they need one.
+# Scheme -> module and class. Modules are named after the extra that they need, if they need one.
 _BUILT_IN = {"memory": ("memory", "MemoryStore"), "sqlite": ("sqlite", "SQLiteStore")}
 _WITH_EXTRA = {
     "chroma": ("chroma", "ChromaStore"),
@@ -30,8 +30,8 @@ def open_store(url: str) -> BaseChunkStore:
     Args:
         url: A path (SQLite), "memory:", or a URL: "sqlite:///path", "lancedb:///path",
             "qdrant:///path", "qdrant://host:6333/collection", "postgresql://user@host/database"
-            and what else the classes' ``from_url`` document. Options follow a "?". A password may
-            be left out where the class reads it from an environment variable.
+            and whatever else the classes' ``from_url`` document. Options follow a "?". A password
+            may be left out where the class reads it from an environment variable.
 
     Raises:
         MissingExtraError: If the database's client is not installed.
@@ -41,7 +41,7 @@ def open_store(url: str) -> BaseChunkStore:
     if scheme not in _STORES:
         others = ", ".join(f"{name}:// [{extra}]" for name, (extra, _) in _WITH_EXTRA.items())
         msg = (
-            f"{_shown(scheme)} names no store; there are a path, memory:, sqlite:/// and, with the "
+            f"{_shown(scheme)} does not name a store; use a path, memory:, sqlite:/// or, with the "
             f'extra in brackets, as in pip install "refrag-components[qdrant]": {others}'
         )
         raise StoreError(msg)

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 __all__ = ["PostgresStore"]
 
 _CREATION = 0x52465247  # an advisory lock: those who create a table at the same time take turns
-_KEYS_A_PAGE = 1000
+_KEYS_PER_PAGE = 1000
 
 
 class PostgresStore(RowStore):
@@ -34,18 +34,19 @@ class PostgresStore(RowStore):
 
     A row holds the serialised value as ``bytea``, not ``halfvec[]``: it keeps every codec, carries
     a checksum and needs no extension in the database. Every ``mset`` is one transaction. Tenants
-    that must not see each other get a table or a schema each.
+    that must not see each other get one table or one schema each.
 
     Args:
         connection: A connection string or URL, for which a pool is made; or the user's own pool;
             or the user's own connection, whose transaction, if one is open, is joined. The
             password may be left to ``PGPASSWORD`` or ``~/.pgpass``.
-        schema: Schema of the table, created if missing; by default where the server looks first.
+        schema: Schema of the table, created if missing; by default the first in the server's search
+            path.
         table: The table, created if missing.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
-        StoreError: If the server cannot be reached or the table cannot be made.
+        StoreError: If the server cannot be reached or the table cannot be created.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class PostgresStore(RowStore):
         self._own_pool: ConnectionPool[Any] | None = None
         if isinstance(connection, str):
             self._create_table_with(connection)
-            # The pool would try for long, and not say why, what has just succeeded.
+            # Not created with the pool, which would retry for long and not say why it failed.
             self._own_pool = connection = ConnectionPool(
                 connection, min_size=0, max_size=8, check=ConnectionPool.check_connection, open=True
             )
@@ -78,7 +79,7 @@ class PostgresStore(RowStore):
     def from_url(cls, url: str) -> Self:
         """Opens ``postgresql://user@host/database``; options: ``schema``, ``table``, ``codec``.
 
-        What else the URL holds is for the server's client, see PostgreSQL's connection URIs. The
+        The rest of the URL goes to the server's client, see PostgreSQL's connection URIs. The
         password may be left to the environment variable ``PGPASSWORD``.
         """
         conninfo, options = split_options(url, "schema", "table", "codec")
@@ -90,7 +91,7 @@ class PostgresStore(RowStore):
             self._own_pool.close()
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
+        """Returns one entry per key, in order; None for unknown keys and damaged rows."""
         query = self._sql("SELECT key, value FROM {table} WHERE key = ANY(%s)")
         with self._transaction() as connection:
             rows = dict(connection.execute(query, [list(keys)], binary=True).fetchall())
@@ -121,7 +122,7 @@ class PostgresStore(RowStore):
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``, in ascending order."""
-        return keys_in_order(self._page, prefix or "", _KEYS_A_PAGE)
+        return keys_in_order(self._page, prefix or "", _KEYS_PER_PAGE)
 
     def _page(self, comparison: str, key: str, size: int) -> list[str]:
         query = f"SELECT key FROM {{table}} WHERE key {comparison} %s ORDER BY key LIMIT %s"
@@ -146,7 +147,7 @@ class PostgresStore(RowStore):
             conninfo_to_dict(conninfo)
         except psycopg.Error:  # its message quotes the string
             msg = (
-                "this is no PostgreSQL connection string; it should be like "
+                "this is not a PostgreSQL connection string; it should look like "
                 "postgresql://user@host/database"
             )
             raise StoreError(msg) from None
@@ -154,7 +155,7 @@ class PostgresStore(RowStore):
             self._create_table(connection)
 
     def _create_table(self, connection: psycopg.Connection[Any]) -> None:
-        """Makes the table unless it is there; where it is, no right to make one is needed."""
+        """Creates the table if it is missing; if it is there, no right to create one is needed."""
         name = self._table.as_string(connection)
         if connection.execute("SELECT to_regclass(%s)", [name]).fetchone() != (None,):
             return
@@ -162,8 +163,8 @@ class PostgresStore(RowStore):
         if self._schema:
             schema = sql.Identifier(self._schema)
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
-        # Keys in the order of their characters' numbers, as Python has it. Vectors do not get
-        # smaller by compression, so the server need not try.
+        # Keys are ordered by code point, as in Python. Compression does not make vectors smaller,
+        # so the server need not try.
         connection.execute(
             self._sql(
                 'CREATE TABLE IF NOT EXISTS {table} (key text COLLATE "C" PRIMARY KEY, '
@@ -177,5 +178,5 @@ class PostgresStore(RowStore):
         try:
             yield
         except psycopg.Error as error:
-            msg = f"{self.place}: {error}; check the server, the table and the user's rights"
+            msg = f"{self.label}: {error}; check the server, the table and the user's rights"
             raise StoreError(msg) from error

@@ -29,7 +29,7 @@ __all__ = ["QdrantStore"]
 _VECTORS = "chunks"
 _DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _DATATYPES = {"float32": models.Datatype.FLOAT32, "float16": models.Datatype.FLOAT16}
-_KEYS_A_PAGE = 1000
+_KEYS_PER_PAGE = 1000
 
 
 class QdrantStore(ClientStore[QdrantClient]):
@@ -37,11 +37,11 @@ class QdrantStore(ClientStore[QdrantClient]):
 
     A passage is a point: its chunk vectors are the named multivector "chunks", which is stored
     but not indexed; key, token ids, fingerprint, chunk size and a checksum of everything are its
-    payload. The distance is the dot product, since the cosine would have the server normalise
-    what it stores. A collection has vectors of one width and is made with the first of them.
-    Tenants that must not see each other get a collection each.
+    payload. The distance is the dot product, since with the cosine the server would
+    normalise what it stores. A collection has vectors of one width and is created with the first of
+    them. Tenants that must not see each other get one collection each.
 
-    ``mset`` sends 64 points a request: each passage is stored whole or not at all, but a process
+    ``mset`` sends 64 points per request: each passage is stored whole or not at all, but a process
     that is killed may have stored some of a batch.
 
     Where the client runs the database itself (":memory:" or a path), threads take turns and one
@@ -54,7 +54,7 @@ class QdrantStore(ClientStore[QdrantClient]):
         codec: Values as stored. Qdrant has no counterpart of the other codecs.
 
     Raises:
-        StoreError: If the collection is there but of another codec, or not of this kind.
+        StoreError: If the collection exists but has another codec or is not one of chunk vectors.
     """
 
     _advice = "check the server and its log"
@@ -107,7 +107,7 @@ class QdrantStore(ClientStore[QdrantClient]):
         return cls._owning(client, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown or its point damaged."""
+        """Returns one entry per key, in order; None for unknown keys and damaged points."""
         distinct = list(dict.fromkeys(keys))
         values: dict[str, ChunkVectors | None] = {}
         with self._errors():
@@ -127,7 +127,7 @@ class QdrantStore(ClientStore[QdrantClient]):
         return [values.get(key) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 a request; a key's earlier value is replaced.
+        """Stores values, 64 per request; a key's earlier value is replaced.
 
         Raises:
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
@@ -143,8 +143,8 @@ class QdrantStore(ClientStore[QdrantClient]):
             for value in values.values():
                 if value.width != self._width:
                     msg = (
-                        f"{self.place} has vectors of width {self._width}, not {value.width}; give "
-                        "this model a collection of its own"
+                        f"{self.label} has vectors of width {self._width}, not {value.width}; give "
+                        "this model its own collection"
                     )
                     raise StoreError(msg)
             for page in pages(points):
@@ -158,14 +158,14 @@ class QdrantStore(ClientStore[QdrantClient]):
                 self.client.delete(self.collection, models.PointIdsList(points=ids))
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
+        """Yields the stored keys that begin with ``prefix``; this reads every key."""
         offset: Any = None
         while True:
             with self._errors():
                 if not self._look():
                     return
                 points, offset = self.client.scroll(
-                    self.collection, limit=_KEYS_A_PAGE, offset=offset, with_payload=["key"]
+                    self.collection, limit=_KEYS_PER_PAGE, offset=offset, with_payload=["key"]
                 )
             keys = [(point.payload or {}).get("key") for point in points]
             yield from (k for k in keys if isinstance(k, str) and k.startswith(prefix or ""))
@@ -173,13 +173,13 @@ class QdrantStore(ClientStore[QdrantClient]):
                 return
 
     def _look(self) -> bool:
-        """Whether the collection exists; if so, that it is ours is checked once."""
+        """Whether the collection exists; if so, checks once that it is ours."""
         if not self._width and self.client.collection_exists(self.collection):
             vectors = self.client.get_collection(self.collection).config.params.vectors
             ours = vectors.get(_VECTORS) if isinstance(vectors, dict) else None
             if ours is None or ours.datatype != _DATATYPES[self.codec]:
                 msg = (
-                    f"{self.place} is not one of {self.codec} chunk vectors; choose another "
+                    f"{self.label} does not hold {self.codec} chunk vectors; choose another "
                     "collection, or the codec that it was made with"
                 )
                 raise StoreError(msg)
@@ -208,18 +208,18 @@ class QdrantStore(ClientStore[QdrantClient]):
 
     def _point(self, key: str, value: ChunkVectors) -> models.PointStruct:
         data = value.to_bytes(self.codec)
-        kept = ChunkVectors.from_bytes(data)
+        stored = ChunkVectors.from_bytes(data)
         payload = {
             "key": key,
-            "token_ids": kept.token_ids.tolist(),
-            "fingerprint": kept.fingerprint,
-            "chunk_size": kept.chunk_size,
-            "width": kept.width,
+            "token_ids": stored.token_ids.tolist(),
+            "fingerprint": stored.fingerprint,
+            "chunk_size": stored.chunk_size,
+            "width": stored.width,
             "codec": self.codec,
             "checksum": _checksum(key, data),
         }
         # A passage without tokens has no vectors, and Qdrant takes no empty multivector.
-        vectors: Any = {_VECTORS: kept.vectors.tolist()} if kept.n_chunks else {}
+        vectors: Any = {_VECTORS: stored.vectors.tolist()} if stored.n_chunks else {}
         return models.PointStruct(id=_point_id(key), vector=vectors, payload=payload)
 
     @contextmanager

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def pack_row(key: str, value: ChunkVectors, codec: Codec) -> bytes:
-    """A value as bytes that no other key's row can be taken for.
+    """A value as bytes that cannot be taken for another key's row.
 
     Raises:
         InvalidVectorsError: If the value does not fit the codec.
@@ -39,7 +39,7 @@ def unpack_row(key: str, data: bytes) -> ChunkVectors:
 
 
 def pack_text(key: str, value: ChunkVectors, codec: Codec) -> str:
-    """``pack_row`` in base64, for databases that do not keep bytes.
+    """``pack_row`` in base64, for databases that cannot store bytes.
 
     Raises:
         InvalidVectorsError: If the value does not fit the codec.
@@ -48,15 +48,15 @@ def pack_text(key: str, value: ChunkVectors, codec: Codec) -> str:
 
 
 def unpack_text(key: str, *parts: Any) -> ChunkVectors:
-    """Reads what ``pack_text`` wrote under this key, in one part or several.
+    """Reads what ``pack_text`` wrote under this key, in one or more parts.
 
     Raises:
-        CorruptVectorsError: If the parts are damaged, another key's or no text.
+        CorruptVectorsError: If the parts are damaged, another key's or not text.
     """
     try:
         data = base64.b64decode("".join(parts), validate=True)
     except (TypeError, ValueError) as error:
-        raise CorruptVectorsError("it holds no value, or something else") from error
+        raise CorruptVectorsError("it holds no value, or one that cannot be decoded") from error
     return unpack_row(key, data)
 
 
@@ -66,10 +66,10 @@ def keys_in_order(
     """Yields the keys that begin with a prefix, in ascending order, page by page.
 
     Args:
-        fetch: Gives the first so many keys in order that are ">=" or ">" another: called with
-            the comparison, the other key and the number.
+        fetch: Called with a comparison, ">=" or ">", another key and a number; returns that many
+            keys, the first in order for which the comparison holds.
         prefix: What the keys begin with.
-        page_size: Keys a page.
+        page_size: Keys per page.
     """
     after, comparison = prefix, ">="
     while True:
@@ -84,15 +84,15 @@ class RowStore(BaseChunkStore):
     """A store in a database, where rows can be damaged; such a row counts as a miss.
 
     Args:
-        place: Names the database in messages; holds no password.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        label: Names the database in messages; holds no password.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Attributes:
         corrupt_rows: Damaged rows met so far.
     """
 
-    def __init__(self, place: str, codec: Codec) -> None:
-        self.place = place
+    def __init__(self, label: str, codec: Codec) -> None:
+        self.label = label
         self.codec: Codec = codec_named(codec).name
         self.corrupt_rows = 0
 
@@ -104,5 +104,5 @@ class RowStore(BaseChunkStore):
             return parse(key, *parts)
         except CorruptVectorsError as error:
             self.corrupt_rows += 1
-            logger.warning("%s: row %s is damaged: %s", self.place, key, error)
+            logger.warning("%s: row %s is damaged: %s", self.label, key, error)
             return None

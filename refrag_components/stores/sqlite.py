@@ -18,7 +18,7 @@ __all__ = ["SQLiteStore"]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunk_vectors (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
-_KEYS_A_PAGE = 1000
+_KEYS_PER_PAGE = 1000
 
 
 class SQLiteStore(RowStore):
@@ -39,7 +39,7 @@ class SQLiteStore(RowStore):
 
     Args:
         path: The file; created if missing.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Attributes:
         corrupt_rows: Damaged rows met so far.
@@ -68,7 +68,7 @@ class SQLiteStore(RowStore):
         self.database.close()
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown or its row damaged."""
+        """Returns one entry per key, in order; None for unknown keys and damaged rows."""
         with self.database.read() as connection:
             rows = [self._fetch(connection, key) for key in keys]
         return [self._decode(key, row) for key, row in zip(keys, rows, strict=True)]
@@ -93,7 +93,7 @@ class SQLiteStore(RowStore):
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``, in ascending order."""
-        return keys_in_order(self._page, prefix or "", _KEYS_A_PAGE)
+        return keys_in_order(self._page, prefix or "", _KEYS_PER_PAGE)
 
     def _page(self, comparison: str, key: str, size: int) -> list[str]:
         query = f"SELECT key FROM chunk_vectors WHERE key {comparison} ? ORDER BY key LIMIT ?"
@@ -112,5 +112,5 @@ class SQLiteStore(RowStore):
         return None if row is None else row[0] or b""
 
     def _decode(self, key: str, data: bytes | None) -> ChunkVectors | None:
-        # SQLite notices no damage that makes its index of keys point to another row.
+        # SQLite does not notice damage that makes its index of keys point to another row.
         return None if data is None else self._read(key, unpack_row, data)

@@ -55,7 +55,7 @@ def split_options(url: str, *names: str) -> tuple[str, dict[str, Any]]:
     """Takes a store's own options out of a URL's query.
 
     Returns:
-        The URL without them, and those that it had.
+        The URL without these options, and those that it had.
     """
     parts = split_url(url)
     query = _query(parts)
@@ -70,10 +70,10 @@ def local_path(url: str, *names: str) -> tuple[str, dict[str, Any]]:
 
     Args:
         url: The URL.
-        names: Options that it may have.
+        names: Options that the URL may have.
 
     Returns:
-        The path, and the options that it has.
+        The path, and the options that the URL has.
 
     Raises:
         StoreError: If the URL names a host or another option.
@@ -86,7 +86,7 @@ def local_path(url: str, *names: str) -> tuple[str, dict[str, Any]]:
         known = " and ".join(names)
         msg = f"{without_password(url)} must be {parts.scheme}:///path, with {known} as options"
         raise StoreError(msg)
-    # Absolute paths often come with a slash more, as other libraries' URLs have them.
+    # Absolute paths often come with one more slash, as in other libraries' URLs.
     return unquote(re.sub("^//+", "/", parts.path)), options
 
 
@@ -96,6 +96,6 @@ def _query(parts: SplitResult) -> list[tuple[str, str]]:
 
 def _joined(parts: SplitResult, query: list[tuple[str, str]]) -> str:
     # Not urlunsplit: it leaves out an empty host, so that a path with two slashes becomes one.
-    asked = f"?{urlencode(query, quote_via=quote)}" if query else ""
+    query_text = f"?{urlencode(query, quote_via=quote)}" if query else ""
     fragment = f"#{parts.fragment}" if parts.fragment else ""
-    return f"{parts.scheme}://{parts.netloc}{parts.path}{asked}{fragment}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{query_text}{fragment}"

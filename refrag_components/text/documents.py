@@ -41,7 +41,7 @@ MAX_FILE_BYTES = 50 * 2**20
 _HTML_SUFFIXES = (".htm", ".html")
 _PDF_SUFFIX = ".pdf"
 SUFFIXES = (*_HTML_SUFFIXES, ".md", _PDF_SUFFIX, ".rst", ".txt")
-"""File names that are read end in one of these, in either case."""
+"""Files with these suffixes are read, in upper or lower case."""
 
 _MARKS = (  # longest first: UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -72,12 +72,12 @@ class Document:
     Attributes:
         path: What identifies it: the file's path, or any other name.
         text: Its text.
-        metadata: What comes back with its passages, as JSON has it: dates, paths and UUIDs become
-            strings, numpy's numbers plain ones.
-        digest: Changes when the document changes; of text and metadata unless given.
+        metadata: What comes back with its passages, as JSON values: dates, paths and UUIDs become
+            strings, and numpy's numbers become plain ones.
+        digest: Changes when the document changes; computed from text and metadata unless given.
 
     Raises:
-        DocumentError: If the metadata holds something that JSON cannot.
+        DocumentError: If the metadata holds something that JSON cannot hold.
     """
 
     path: str
@@ -116,7 +116,7 @@ class Skipped:
 
     Attributes:
         path: The file's path.
-        reason: Why, as the end of a sentence that begins with the path.
+        reason: Why; completes a sentence that begins with the path.
     """
 
     path: str
@@ -133,11 +133,11 @@ def load_documents(folder: str | os.PathLike[str]) -> Iterator[Document | Skippe
 
 
 def find_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Finds the files below a folder, in the order of their names; hidden ones are left out.
+    """Finds the files below a folder, in the order of their names, except hidden ones.
 
     Returns:
-        Absolute paths. A folder that cannot be listed comes as itself, for ``load_document`` to
-        report.
+        Absolute paths. A folder that cannot be listed is returned itself, for ``load_document``
+        to report.
 
     Raises:
         DocumentError: If there is no such folder.
@@ -146,12 +146,12 @@ def find_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     if not path.exists():
         raise DocumentError(f"{path} does not exist; name a folder with documents")
     if not path.is_dir():
-        raise DocumentError(f"{path} is a file; name the folder that it lies in")
+        raise DocumentError(f"{path} is a file; name the folder that contains it")
     return _walk(path)
 
 
 def load_document(path: Path, *, known_digest: str = "") -> Document | Skipped:
-    """Reads one file; whatever is wrong with it becomes the reason for skipping it.
+    """Reads one file; anything wrong with it becomes the reason for skipping it.
 
     Args:
         path: The file.
@@ -192,12 +192,12 @@ def _read(path: Path) -> bytes:
     if not path.is_file():
         if path.is_dir() and not path.is_symlink():
             raise DocumentError("is a folder that cannot be listed")
-        raise DocumentError("is no regular file")
+        raise DocumentError("is not a regular file")
     if path.suffix.lower() not in SUFFIXES:
-        raise DocumentError(f"is none of {', '.join(SUFFIXES)}")
+        raise DocumentError(f"is not one of {', '.join(SUFFIXES)}")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        megabytes = -(-size // 2**20)  # rounded up, so as to be more than the limit
+        megabytes = -(-size // 2**20)  # rounded up, so that it exceeds the limit
         raise DocumentError(f"has {megabytes} MB, more than {MAX_FILE_BYTES // 2**20} MB")
     return path.read_bytes()
 
@@ -234,18 +234,18 @@ def _html_text(source: str) -> str:
     for tag in soup("noscript"):
         tag.decompose()
     preformatted = {id(string) for tag in soup("pre") for string in tag.strings}
-    pieces = ["\n"]
+    fragments = ["\n"]
     for node in soup.descendants:
         # Before a tag's content, and after the tag, which is where its next sibling begins.
         tags = [node.previous_sibling, node if getattr(node, "contents", None) else None]
         breaks = [_HTML_BREAKS.get(tag.name, "") for tag in tags if isinstance(tag, Tag)]
-        pieces.extend(filter(None, [max(breaks, key=len, default="")]))
+        fragments.extend(filter(None, [max(breaks, key=len, default="")]))
         if id(node) in preformatted:
-            pieces.append(str(node))
+            fragments.append(str(node))
         elif type(node) is NavigableString:  # its subclasses are comments, scripts and styles
             text = re.sub(r"\s+", " ", node)
-            pieces.append(text.lstrip() if pieces[-1].endswith("\n") else text)
-    lines = (line.rstrip() for line in "".join(pieces).split("\n"))
+            fragments.append(text.lstrip() if fragments[-1].endswith("\n") else text)
+    lines = (line.rstrip() for line in "".join(fragments).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
@@ -256,9 +256,12 @@ def _pdf_text(data: bytes) -> str:
         if not reader.is_encrypted or reader.decrypt(""):
             text = "\n\n".join(page.extract_text() for page in reader.pages)
     except DependencyError:
-        logger.debug("the cipher of a PDF needs a package that is not installed", exc_info=True)
+        logger.debug(
+            "a PDF is encrypted with a cipher that needs a package which is not installed",
+            exc_info=True,
+        )
     except Exception as error:  # broken PDFs make pypdf raise almost anything
-        raise DocumentError(f"is no readable PDF: {error}") from error
+        raise DocumentError(f"is not a readable PDF: {error}") from error
     if text is None:
         raise DocumentError("is encrypted; save it without a password")
     return text

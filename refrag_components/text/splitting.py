@@ -16,7 +16,7 @@ __all__ = ["CountTokens", "split_passages", "token_counter"]
 CountTokens = Callable[[list[str]], Sequence[int]]
 """Tokens in each of several texts; called with many texts at once."""
 
-# Where a text may be cut, from the best place to the worst. A cut falls before white space, so
+# Where a text may be cut, from the best position to the worst. A cut falls before white space, so
 # that a word is counted with the space that most tokenizers make part of its first token.
 _CUTS = (
     re.compile(r"(?=\n[^\S\n]*\n)(?<!\n)"),  # after a paragraph
@@ -26,9 +26,9 @@ _CUTS = (
     ),
     re.compile(r"(?<=\S)(?=\s)"),  # after a word
 )
-# No text of so many characters for each allowed token fits, so it is cut without being counted.
-_CHARACTERS_A_TOKEN = 32
-_TEXTS_A_BATCH = 1024
+# A text with more characters than this per allowed token cannot fit: it is cut without counting.
+_CHARACTERS_PER_TOKEN = 32
+_TEXTS_PER_BATCH = 1024
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
@@ -41,7 +41,7 @@ def token_counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
 
     def count(texts: list[str]) -> list[int]:
         whole = list(map(encodable, texts))
-        batches = (whole[i : i + _TEXTS_A_BATCH] for i in range(0, len(whole), _TEXTS_A_BATCH))
+        batches = (whole[i : i + _TEXTS_PER_BATCH] for i in range(0, len(whole), _TEXTS_PER_BATCH))
         return [
             len(encoding)
             for batch in batches
@@ -54,14 +54,14 @@ def token_counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
 def split_passages(text: str, count_tokens: CountTokens, max_tokens: int = 256) -> list[str]:
     """Splits a document into passages that hold as many whole paragraphs as fit.
 
-    A paragraph above the limit is cut after sentences or lines, a sentence above it after words,
-    a word above it anywhere. Nothing is lost but white space around passages.
+    A paragraph above the limit is cut after sentences or lines, a sentence above it after words
+    and a word above it anywhere. Nothing is lost except white space around passages.
 
     Args:
         text: The document.
         count_tokens: Returns the number of tokens of each text in a list.
-        max_tokens: Tokens that no passage exceeds, at least 1. Only a single character that
-            takes more tokens than that may.
+        max_tokens: Most tokens of a passage, at least 1. Only a single character that takes
+            more tokens than that exceeds it.
 
     Returns:
         The passages in order, none of them empty.
@@ -70,10 +70,10 @@ def split_passages(text: str, count_tokens: CountTokens, max_tokens: int = 256) 
         raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
 
     def count(texts: list[str]) -> list[int]:
-        short = [t for t in texts if len(t) <= _CHARACTERS_A_TOKEN * max_tokens]
+        short = [t for t in texts if len(t) <= _CHARACTERS_PER_TOKEN * max_tokens]
         counted = iter(count_tokens(short) if short else ())
         return [
-            next(counted) if len(t) <= _CHARACTERS_A_TOKEN * max_tokens else max_tokens + 1
+            next(counted) if len(t) <= _CHARACTERS_PER_TOKEN * max_tokens else max_tokens + 1
             for t in texts
         ]
 
@@ -82,27 +82,27 @@ def split_passages(text: str, count_tokens: CountTokens, max_tokens: int = 256) 
 
 
 def _fitting(
-    pieces: list[str], cut: int, count: Callable[[list[str]], list[int]], limit: int
+    spans: list[str], cut: int, count: Callable[[list[str]], list[int]], limit: int
 ) -> Iterator[tuple[str, int]]:
-    """Cuts pieces until each fits; yields them with their counts, losing nothing."""
-    for piece, tokens in zip(pieces, count(pieces), strict=True):
-        if tokens <= limit or len(piece) <= 1:
-            yield piece, tokens
+    """Cuts spans until each fits; yields them with their counts, losing nothing."""
+    for span, tokens in zip(spans, count(spans), strict=True):
+        if tokens <= limit or len(span) <= 1:
+            yield span, tokens
         elif cut < len(_CUTS):
-            yield from _fitting(_CUTS[cut].split(piece), cut + 1, count, limit)
+            yield from _fitting(_CUTS[cut].split(span), cut + 1, count, limit)
         else:
-            yield from _fitting(_halves(piece), cut, count, limit)
+            yield from _fitting(_halves(span), cut, count, limit)
 
 
-def _packed(pieces: Iterator[tuple[str, int]], limit: int) -> Iterator[list[str]]:
-    """Groups neighbours whose counts add up to the limit at most."""
+def _packed(spans: Iterator[tuple[str, int]], limit: int) -> Iterator[list[str]]:
+    """Groups neighbours whose counts add up to at most the limit."""
     group: list[str] = []
     total = 0
-    for piece, tokens in pieces:
+    for span, tokens in spans:
         if group and total + tokens > limit:
             yield group
             group, total = [], 0
-        group.append(piece)
+        group.append(span)
         total += tokens
     yield group
 
@@ -110,7 +110,7 @@ def _packed(pieces: Iterator[tuple[str, int]], limit: int) -> Iterator[list[str]
 def _checked(
     groups: list[list[str]], count: Callable[[list[str]], list[int]], limit: int
 ) -> Iterator[str]:
-    """Joins each group; splits those whose pieces take more tokens together than apart."""
+    """Joins each group; splits those that take more tokens together than apart."""
     texts = ["".join(group).strip() for group in groups]
     for group, text, tokens in zip(groups, texts, count(texts), strict=True):
         if tokens <= limit or len(text) <= 1:

@@ -24,7 +24,7 @@ _PROBE = (
 def content_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """Returns a private copy of the fast tokenizer that never yields a special token.
 
-    Text from users and retrieved passages may spell out control tokens ("<|im_end|>"); this copy
+    Text from users and retrieved passages may contain control tokens ("<|im_end|>"); this copy
     reads them as ordinary characters. It also neither truncates nor pads, and being a copy it is
     safe to use from several threads while the original serves chat templates.
 
@@ -48,7 +48,7 @@ def encodable(text: str) -> str:
     """Replaces lone surrogates by U+FFFD, so that offsets into the text stay valid.
 
     Python strings may hold such half characters (from a broken PDF, a JSON escape, a file name);
-    UTF-8, and with it the Rust tokenizers and SQLite, cannot.
+    UTF-8, and therefore the Rust tokenizers and SQLite, cannot.
     """
     return _SURROGATES.sub("\ufffd", text)
 
@@ -56,8 +56,8 @@ def encodable(text: str) -> str:
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> bytes:
     """Returns 16 bytes that change whenever the tokenizer would cut text differently.
 
-    Made of the vocabulary and of how a probe text is cut, not of the tokenizer's file, whose
-    format differs between releases of the tokenizers library.
+    Computed from the vocabulary and from how a probe text is cut, not of the tokenizer's file,
+    whose format differs between releases of the tokenizers library.
     """
     plain = content_tokenizer(tokenizer)
     digest = hashlib.blake2b(digest_size=16)

@@ -12,13 +12,14 @@ from refrag_components.exceptions import InvalidVectorsError
 from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.rotation import rotate, unrotate
 
-__all__ = ["CODECS", "VectorCodec", "codec_named", "codec_numbered"]
+__all__ = ["CODECS", "GAUSSIAN_LEVELS", "VectorCodec", "codec_named", "codec_numbered"]
 
 # Coordinates of a rotated vector are close to normally distributed. These are the 16 values that
 # lose least of a standard normal distribution (Lloyd-Max). Even steps erred a tenth more on chunk
 # vectors of the bundled checkpoint, with the best width for each vector; see docs/codecs.md.
 _UPPER = (0.128395, 0.388048, 0.656759, 0.94234, 1.256231, 1.618046, 2.069017, 2.73259)
-_LEVELS = np.array([*(-level for level in reversed(_UPPER)), *_UPPER])
+GAUSSIAN_LEVELS = (*(-level for level in reversed(_UPPER)), *_UPPER)
+_LEVELS = np.array(GAUSSIAN_LEVELS)
 _BORDERS = (_LEVELS[1:] + _LEVELS[:-1]) / 2
 _NEAR_RMS = (0.94, 1.0, 1.06)
 _LARGEST_SCALE = 2.0**127 * (2 - 2**-7)  # of those with 16 bits

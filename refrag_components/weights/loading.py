@@ -1,4 +1,4 @@
-"""Hugging Face models, loaded without a word on the terminal."""
+"""Hugging Face models, loaded without output on the terminal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps loading bars, load reports and deprecations of transformers and PEFT to themselves.
+    """Silences loading bars, load reports and deprecations of transformers and PEFT.
 
-    They speak to people who load a model by hand; users of this library can do nothing about them.
+    They address people who load a model themselves; users of this library can do nothing about
+    them.
     """
     bars = transformers_logging.is_progress_bar_enabled()
     verbosity = transformers_logging.get_verbosity()
@@ -40,13 +41,13 @@ def quietly() -> Iterator[None]:
 def load_pretrained(auto_class: Any, folder: Path) -> Any:
     """Loads a model in float32 and warns if weights are missing that it needs.
 
-    From then on PyTorch does without cuDNN's attention in this process. It is planned anew for
-    every shape, which takes longer than all the rest of a training step (experiments/003), and
-    prompts hardly ever have one length twice. The other kernels need no plan.
+    From then on PyTorch does not use cuDNN's attention in this process. cuDNN plans again for every
+    shape: training steps took 1.2-2.5 s, of which the GPU worked 0.3 s, and prompts hardly ever
+    have the same length twice. The other kernels need no plan.
 
     Args:
-        auto_class: ``AutoModel`` or one of its kin.
-        folder: In Hugging Face format.
+        auto_class: ``AutoModel`` or another auto class.
+        folder: Model folder in Hugging Face format.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     with quietly():

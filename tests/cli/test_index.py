@@ -117,7 +117,7 @@ def test_a_folder_without_readable_files_is_told_before_the_model_loads(
     (tmp_path / "docs" / "image.png").touch()
     result = refrag("index", tmp_path / "docs", "--model", "no-such-model")
     assert result.exit_code == 1
-    assert "docs holds no file of a type that is read: .htm, " in result.stderr
+    assert "docs holds no file of a supported type: .htm, " in result.stderr
 
 
 def test_a_folder_with_other_files_is_not_taken_for_an_index(refrag: Run, docs: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_password_is_given_again_and_never_shown(
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("redis://user:s3cret@host", "redis:// names no store"),
+        ("redis://user:s3cret@host", "redis:// does not name a store"),
         ("postgresql://user:s3cret@127.0.0.1:1/database", "check the server"),
         ("memory:", "give a path or a URL"),
     ],
@@ -73,6 +73,6 @@ def test_an_index_keeps_to_its_store(refrag: Run, docs: Path, index: Path, url: 
     for arguments in (("index", docs, "--out", index), ("ask", index, "When?")):
         result = refrag(*arguments, "--store", url)
         assert result.exit_code == 1
-        assert "its own folder; keep to that" in result.stderr
+        assert "its own folder; use that store" in result.stderr
         assert "Loading" not in result.stderr
     assert "store           in the folder" in refrag("info", index).stdout

@@ -16,7 +16,7 @@ from refrag_demo import demo
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A cache of its own and less to do."""
+    """Its own cache and less to do."""
     monkeypatch.setenv("REFRAG_HOME", str(tmp_path))
     monkeypatch.setattr(demo, "_LONGEST_TOPIC", 1000)
     monkeypatch.setattr(demo, "_MAX_TOKENS", 4)
@@ -62,7 +62,7 @@ def test_compressed_prompts_are_shorter(roomy_folder: Path) -> None:
 
 
 def test_a_second_run_uses_the_index_of_the_first(roomy_folder: Path) -> None:
-    assert any("kept for the next run" in line for line in run(roomy_folder))
+    assert any("stored for the next run" in line for line in run(roomy_folder))
     assert any("from an earlier run" in line for line in run(roomy_folder))
 
 

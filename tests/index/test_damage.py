@@ -58,7 +58,7 @@ def test_a_search_file_that_is_behind_catches_up(
         check(opened, model)
 
 
-def test_a_search_file_that_cannot_be_written_is_no_failure(
+def test_a_search_file_that_cannot_be_written_is_not_a_failure(
     index: RefragIndex, model: FakeModel, docs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (index.folder / "index.faiss").unlink(missing_ok=True)

@@ -20,7 +20,7 @@ def test_opens_again(index: RefragIndex, model: FakeModel, docs: Path) -> None:
         check(opened, model)
 
 
-def test_create_goes_on_with_what_is_there(
+def test_create_continues_with_what_is_there(
     index: RefragIndex, model: FakeModel, docs: Path
 ) -> None:
     index.add_folder(docs)
@@ -95,7 +95,7 @@ def test_a_meta_file_of_something_else_is_refused_and_kept(
 ) -> None:
     (tmp_path / "meta.json").write_text(content)
     for use in (RefragIndex.open, RefragIndex.create):
-        with pytest.raises(IndexFolderError, match="describes no index"):
+        with pytest.raises(IndexFolderError, match="does not describe an index"):
             use(tmp_path, model)
     assert (tmp_path / "meta.json").read_text() == content
 

@@ -195,7 +195,7 @@ def test_a_folder_without_readable_files_is_reported(index: RefragIndex, tmp_pat
     with pytest.raises(DocumentError, match=r"docs holds no file .*\.pdf"):
         index.add_folder(tmp_path / "docs")
     (tmp_path / "docs" / "a.png").touch()
-    with pytest.raises(DocumentError, match=r"1 skipped, the first: .*a\.png is none of"):
+    with pytest.raises(DocumentError, match=r"1 skipped, the first: .*a\.png is not one of"):
         index.add_folder(tmp_path / "docs")
     with pytest.raises(DocumentError, match="does not exist"):
         index.add_folder(tmp_path / "nowhere")

@@ -53,7 +53,7 @@ def start(folder: Path, docs: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def test_an_indexer_that_is_killed_goes_on_where_it_was(
+def test_a_killed_indexer_continues_where_it_stopped(
     tmp_path: Path, docs: Path, expected: list[str]
 ) -> None:
     folder = tmp_path / "index"

@@ -138,10 +138,10 @@ def test_an_index_keeps_to_its_store(tmp_path: Path, model: FakeModel, index: Re
     url, other = (f"sqlite://{tmp_path / name}" for name in ("a.sqlite", "b.sqlite"))
     RefragIndex.create(tmp_path / "user", model, store=url).close()
     for use in (RefragIndex.open, RefragIndex.create):
-        with pytest.raises(IndexFolderError, match=r"a\.sqlite; keep to that"):
+        with pytest.raises(IndexFolderError, match=r"a\.sqlite; use that store"):
             use(tmp_path / "user", model, store=other)
     for store in (url, MemoryStore()):
-        with pytest.raises(IndexFolderError, match="its own folder; keep to that"):
+        with pytest.raises(IndexFolderError, match="its own folder; use that store"):
             RefragIndex.open(index.folder, model, store=store)
 
 
@@ -215,7 +215,7 @@ def start(folder: Path, docs: Path, url: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("kind", ["lancedb", "postgres"])
-def test_an_indexer_that_is_killed_goes_on_where_it_was(
+def test_a_killed_indexer_continues_where_it_stopped(
     tmp_path: Path, model: FakeModel, request: pytest.FixtureRequest, kind: str
 ) -> None:
     lance = f"lancedb://{tmp_path / 'lance'}"

@@ -13,6 +13,7 @@ from refrag_components.modeling.config import RefragConfig
 from refrag_components.weights.lookup import bundled_names, checkpoint_folder
 
 GOOD = {"model_type": "refrag", "version": 1, "decoder": "org/decoder", "encoder": "org/encoder"}
+LAYERS = GOOD | {"version": 2, "encoder_layers": 2, "token_mlp": 0}
 FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")
 
 
@@ -20,6 +21,27 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     config = RefragConfig(decoder="a", encoder="b", max_chunk_size=32, folders=("decoder",))
     (tmp_path / "config.json").write_text(config.to_json())
     assert RefragConfig.from_folder(tmp_path) == config
+
+
+def test_a_ladder_is_written_and_read(tmp_path: Path) -> None:
+    config = RefragConfig(
+        decoder="a", encoder="b", encoder_layers=2, token_mlp=0, rungs=(8, 16, 32)
+    )
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert json.loads(config.to_json())["version"] == 2
+    assert RefragConfig.from_folder(tmp_path) == config
+
+
+def test_earlier_releases_read_what_has_a_hugging_face_encoder() -> None:
+    written = json.loads(RefragConfig(decoder="a", encoder="b").to_json())
+    assert written["version"] == 1
+    assert not {"encoder_layers", "rungs"} & set(written)
+
+
+def test_rungs_of_a_hugging_face_encoder_are_its_chunk_size_alone() -> None:
+    assert RefragConfig(decoder="a", encoder="b", chunk_size=4).rungs == (4,)
+    with pytest.raises(ValueError, match="need an encoder of the decoder's layers"):
+        RefragConfig(decoder="a", encoder="b", rungs=(8, 16))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +52,21 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("[]", "something else, not a REFRAG checkpoint"),
         ("{}", "something else, not a REFRAG checkpoint"),
         ('{"model_type": "llama"}', "ordinary llama model, not a REFRAG checkpoint"),
-        (json.dumps(GOOD | {"version": 2}), "version 2; this release reads version 1"),
+        (json.dumps(GOOD | {"version": 3}), "version 3; this release reads versions 1 and 2"),
+        (json.dumps(GOOD | {"version": True}), "version True; this release reads versions"),
+        (json.dumps(GOOD | {"version": 2}), "version 2 but no encoder_layers"),
+        (json.dumps(GOOD | {"encoder_layers": 2}), r"unknown entries \['encoder_layers'\]"),
+        (json.dumps(LAYERS | {"encoder_layers": "2"}), "cannot be used: encoder_layers must be of"),
+        (json.dumps(LAYERS | {"encoder_layers": True}), "cannot be used: encoder_layers must be"),
+        (json.dumps(LAYERS | {"encoder_layers": -1}), "cannot be used: encoder_layers must be a"),
+        (json.dumps(LAYERS | {"rungs": 8}), "cannot be used: rungs must be of type tuple"),
+        (json.dumps(LAYERS | {"rungs": [8, "16"]}), "cannot be used: rungs must be whole numbers"),
+        (json.dumps(LAYERS | {"rungs": [16, 32]}), "cannot be used: rungs must begin with chunk"),
+        (json.dumps(LAYERS | {"rungs": [8, 32, 16]}), "cannot be used: rungs must begin with"),
+        (json.dumps(LAYERS | {"rungs": [8, 12]}), "cannot be used: rungs must begin with chunk"),
+        (json.dumps(LAYERS | {"max_chunk_size": 16}), "max_chunk_size must be 8, got 16"),
+        (json.dumps(LAYERS | {"token_mlp": 64}), "token_mlp must be 0, got 64"),
+        (json.dumps(LAYERS | {"contextual": False}), "contextual must be True, got False"),
         (json.dumps(GOOD | {"heads": 3}), r"unknown entries \['heads'\]: another version"),
         (json.dumps(GOOD | {"chunk_size": 99}), "cannot be used: chunk_size must lie in"),
         (json.dumps(GOOD | {"chunk_size": "8"}), "cannot be used"),

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refrag_components.modeling.projector import Projector, TokenProjector
+from refrag_components.modeling.projector import Ladder, Projector, TokenProjector
 
 
 def test_output_has_the_scale_of_token_embeddings() -> None:
@@ -63,3 +63,32 @@ def test_a_short_chunk_is_projected_alike_at_every_chunk_size(length: int, k: in
 def test_a_token_projector_needs_token_embeddings() -> None:
     with pytest.raises(ValueError, match="pass token_embeddings"):
         token_projector()(torch.randn(2, 24))
+
+
+def ladder() -> Ladder:
+    torch.manual_seed(0)
+    made = Ladder(4, (4, 8, 16), 64, 0.136)
+    made.randomise()
+    for rung in made.values():
+        torch.nn.init.normal_(rung.out.weight, std=0.1)  # zero before training
+    return made
+
+
+@pytest.mark.parametrize(("rung", "positions"), [(4, 8), (8, 5), (16, 4)])
+def test_a_rung_reads_neighbouring_chunks_of_one_passage(rung: int, positions: int) -> None:
+    made, vectors, counts = ladder(), torch.randn(8, 64), [5, 1, 2]
+    out = made(vectors, counts, rung)
+    assert out.shape == (positions, 64)
+    assert out.std().item() == pytest.approx(0.136, rel=0.05)
+    alone = [made(own, [len(own)], rung) for own in vectors.split(counts)]
+    torch.testing.assert_close(out, torch.cat(alone))
+    changed = vectors.clone()
+    changed[4] += 1  # the last of the first passage
+    differs = (made(changed, counts, rung) - out).abs().amax(dim=1) > 1e-3
+    assert differs.nonzero().flatten().tolist() == [-(-5 * 4 // rung) - 1]
+
+
+def test_chunks_that_a_last_group_lacks_count_as_zero() -> None:
+    made, vectors = ladder(), torch.randn(3, 64)
+    filled = torch.cat([vectors, torch.zeros(1, 64)])
+    torch.testing.assert_close(made(vectors, [3], 16), made(filled, [4], 16))

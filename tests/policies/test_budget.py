@@ -64,7 +64,7 @@ def test_refuses_scores_that_mean_nothing(scores: np.ndarray) -> None:
         select(scores, np.full(3, 4), parse_budget(0.5))
 
 
-def test_no_chunks_is_no_choice() -> None:
+def test_without_chunks_nothing_is_chosen() -> None:
     assert select(np.zeros(0), np.zeros(0, int), parse_budget(0.5)).shape == (0,)
 
 
@@ -87,5 +87,5 @@ def test_a_larger_budget_only_adds_chunks(scores: list[float], k: int, spare: in
 def test_a_fraction_lies_between_none_and_all(fraction: float) -> None:
     with pytest.raises(BudgetError, match=r"0\.\.1"):
         FractionBudget(fraction)
-    with pytest.raises(BudgetError, match="from 2 on"):
+    with pytest.raises(BudgetError, match="at least 2"):
         PositionBudget(0)

@@ -22,7 +22,7 @@ from refrag_components.policies import (
     PolicyInputs,
     make_policy,
 )
-from refrag_components.policies.learned import LATE, PER_TOKEN, observe
+from refrag_components.policies.learned import LATE, LOGIT_PER_TOKEN, observe
 from refrag_components.prompts.parts import PassagePart, TextPart
 from tests.modeling.networks import VOCABULARY, WIDTH, network
 from tests.tiny import TEXT
@@ -79,7 +79,7 @@ def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
     scores = LearnedQueryPolicy(known).scores(unasked)
     around = np.argsort(-scores, kind="stable")[:5]
     assert sorted(around) == list(range(likely - 2, likely + 3))
-    away = PER_TOKEN * inputs.passages[1].chunk_size
+    away = LOGIT_PER_TOKEN * inputs.passages[1].chunk_size
     np.testing.assert_allclose(scores[around], 3.0 - away * np.array([0, 1, 1, 2, 2]), atol=1e-6)
     np.testing.assert_array_equal(scores[: counts[0]], logits[: counts[0]])  # none reaches over
 

@@ -209,7 +209,7 @@ class TestWholePassages:
         )
 
     @pytest.mark.parametrize("blank", ["", " \n"])
-    def test_blank_text_is_no_passage(self, resolver: Resolver, blank: str) -> None:
+    def test_blank_text_is_not_a_passage(self, resolver: Resolver, blank: str) -> None:
         assert "".join(part.text for part in resolver.passage_parts(blank)) == blank
         assert not any(isinstance(part, PassagePart) for part in resolver.passage_parts(blank))
 

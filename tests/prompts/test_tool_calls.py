@@ -58,7 +58,7 @@ class TestStyle:
             (None, "no place for tools"),
             ("{% for message in messages %}{{ message.content }}{% endfor %}", "no place"),
             ("{{ tools }}{% for message in messages %}{{ message.content }}{% endfor %}", "form"),
-            (TOOL_TEMPLATE.replace('{"name"', '{"function"'), "another form"),
+            (TOOL_TEMPLATE.replace('{"name"', '{"function"'), "a form other than JSON"),
             ("{{ raise_exception('no tools') }}", "no tools"),
             ("{{ messages[0].content + 1 }}", "cannot lay out"),
         ],

@@ -172,7 +172,7 @@ class DatabaseContract(StoreContract):
 
     @pytest.fixture
     def damage(self) -> Callable[[], object]:
-        """Damages row "a" of ``store``, which has a row "b" too; one parameter a kind."""
+        """Damages row "a" of ``store``, which has a row "b" too; one parameter per kind."""
         raise NotImplementedError
 
     def test_tenants_cannot_read_change_or_list_each_other(
@@ -249,7 +249,7 @@ class DatabaseContract(StoreContract):
         self, store: BaseChunkStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # LanceDB gives all keys at once.
-        monkeypatch.setattr(f"{type(store).__module__}._KEYS_A_PAGE", 3, raising=False)
+        monkeypatch.setattr(f"{type(store).__module__}._KEYS_PER_PAGE", 3, raising=False)
         given = list if self.ascending else sorted
         for count in (5, 6, 7):
             names = ["K", *(f"k{i:02}" for i in range(count)), "z", "ä"]

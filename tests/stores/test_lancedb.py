@@ -52,7 +52,7 @@ class TestLanceDBStore(DatabaseContract):
     ) -> Callable[[], None]:
         return lambda: rewrite(database, request.param)
 
-    test_a_closed_store_says_so = None  # it holds nothing, so it goes on
+    test_a_closed_store_says_so = None  # it holds nothing, so it continues to work
 
 
 def rewrite(database: lancedb.DBConnection, change: Any) -> None:
@@ -83,7 +83,7 @@ def test_altered_files_never_give_a_wrong_value(path: Path) -> None:
 def test_many_writes_become_one_file(
     database: lancedb.DBConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refrag_components.stores.lancedb._WRITES_A_COMPACTION", 5)
+    monkeypatch.setattr("refrag_components.stores.lancedb._WRITES_PER_COMPACTION", 5)
     store = LanceDBStore(database)
     for i in range(5):
         store.mset([(key(i), make(i))])
@@ -94,7 +94,7 @@ def test_many_writes_become_one_file(
 
 def test_another_programs_table_is_left_alone(database: lancedb.DBConnection) -> None:
     database.create_table("history", data=[{"url": "a"}])
-    with pytest.raises(StoreError, match="no other program's table"):
+    with pytest.raises(StoreError, match="not another program's"):
         LanceDBStore(database, table="history")
     assert database.open_table("history").to_arrow().to_pylist() == [{"url": "a"}]
 

@@ -162,7 +162,7 @@ def test_a_collection_of_another_kind_is_left_alone(memory_client: QdrantClient)
 def test_a_collection_has_one_width(memory_client: QdrantClient) -> None:
     store = QdrantStore(memory_client)
     store.mset([("a", make(1))])
-    with pytest.raises(StoreError, match=r"width 6, not 7; .* a collection of its own"):
+    with pytest.raises(StoreError, match=r"width 6, not 7; .* its own collection"):
         store.mset([("c", make(3)), ("b", make(2, width=7))])
     assert store.mget(["a", "b", "c"]) == [make(1), None, None]
 

@@ -140,14 +140,14 @@ def test_an_empty_file_is_a_new_store(path: Path) -> None:
         assert store.mget(["a"]) == [make(1)]
 
 
-def test_a_folder_is_no_store(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="writable file"):
         SQLiteStore(tmp_path)
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="no folder"):
+    with pytest.raises(StoreError, match="not a folder"):
         SQLiteStore(tmp_path / "file" / "store.sqlite")
 
 

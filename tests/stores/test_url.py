@@ -31,7 +31,7 @@ def test_an_unknown_scheme_is_answered_with_those_there_are() -> None:
     with pytest.raises(StoreError) as caught:
         open_store("redis://user:s3cret@host/0")
     message = str(caught.value)
-    assert message.startswith("redis:// names no store")
+    assert message.startswith("redis:// does not name a store")
     for part in ("memory:", "sqlite:///", "postgresql:// [postgres]", "refrag-components[qdrant]"):
         assert part in message
     assert "s3cret" not in message
@@ -92,8 +92,8 @@ def test_a_file_in_place_of_a_folder_is_reported(scheme: str, tmp_path: Path) ->
         ("postgresql://u:s3cret@h:5432/db", "postgresql://u@h:5432/db"),
         ("postgresql://u:s3%40cret@h/db?a=b&password=s3cret", "postgresql://u@h/db?a=b"),
         ("postgresql://u:s3cret@h1:1,h2:2/db", "postgresql://u@h1:1,h2:2/db"),
-        ("postgresql://u@[::1]:5/db?options=-c%20a%3Db", "postgresql://u@[::1]:5/db?options=-c%20a%3Db"),
-        ("postgresql:///db?host=/run", "postgresql:///db?host=%2Frun"),
+        ("postgresql://u@[::1]:5/db?options=-c%20a%3Db",
+        "postgresql://u@[::1]:5/db?options=-c%20a%3Db"), ("postgresql:///db?host=/run", "postgresql:///db?host=%2Frun"),
         ("qdrant://:s3cret@h/c?https=false", "qdrant://h/c?https=false"),
         ("milvus://h?token=s3cret&API_KEY=s3cret", "milvus://h"),
         ("sqlite:///a@b/c.sqlite", "sqlite:///a@b/c.sqlite"),

@@ -97,7 +97,7 @@ def test_a_missing_folder_is_named_at_once(tmp_path: Path) -> None:
         load_documents(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(DocumentError, match=r"a\.txt is a file"):
         find_files(tmp_path / "a.txt")
@@ -153,14 +153,14 @@ def test_reads_common_encodings(tmp_path: Path, encoding: str) -> None:
         (b" \n\t\n", "no text"),
     ],
 )
-def test_skips_what_is_no_text(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_skips_what_is_not_text(tmp_path: Path, content: bytes, expected: str) -> None:
     result = load(tmp_path / "a.txt", content)
     assert expected in reason(result)
     assert result.path == str(tmp_path / "a.txt")
 
 
 def test_skips_other_kinds_of_files(tmp_path: Path) -> None:
-    assert reason(load(tmp_path / "a.docx", "x")).startswith("is none of .htm, .html, .md, .pdf")
+    assert reason(load(tmp_path / "a.docx", "x")).startswith("is not one of .htm, .html, .md, .pdf")
 
 
 def test_skips_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,12 +169,12 @@ def test_skips_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert reason(load(tmp_path / "a.txt", "x" * 3 * 2**20)) == "has 3 MB, more than 2 MB"
 
 
-def test_skips_what_is_no_regular_file(tmp_path: Path) -> None:
+def test_skips_what_is_not_a_regular_file(tmp_path: Path) -> None:
     (tmp_path / "dangling.txt").symlink_to("nowhere")
     (tmp_path / "folder").mkdir()
     (tmp_path / "linked").symlink_to("folder")
     os.mkfifo(tmp_path / "pipe.txt")
-    assert [reason(result) for result in load_documents(tmp_path)] == ["is no regular file"] * 3
+    assert [reason(result) for result in load_documents(tmp_path)] == ["is not a regular file"] * 3
 
 
 def test_skips_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_skips_a_pdf_whose_cipher_is_not_installed(
 
 @pytest.mark.parametrize("content", [b"", b"%PDF-1.4 nothing more", pdf("text")[:150], b"\0" * 99])
 def test_skips_a_broken_pdf(tmp_path: Path, content: bytes) -> None:
-    assert "is no readable PDF" in reason(load(tmp_path / "a.pdf", content))
+    assert "is not a readable PDF" in reason(load(tmp_path / "a.pdf", content))
 
 
 def test_skips_a_scanned_pdf(tmp_path: Path) -> None:

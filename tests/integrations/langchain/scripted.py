@@ -85,7 +85,7 @@ class ScriptedEngine:
 def follow_tools(prompt: str) -> str | None:
     """Calls the first tool with arguments from the question, then says that it is done.
 
-    A question that names several tools ("f, g") gets a call of each. A call that was begun is
+    A question that names several tools ("f, g") gets one call of each. A call that was begun is
     completed. A question for JSON gets a joke. All else is left to the model.
     """
     turns = prompt.split(_TURN)[1:]

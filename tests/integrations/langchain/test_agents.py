@@ -67,7 +67,7 @@ class TestPlainAgent:
         assert 0 < after["context_positions"] < after["context_tokens"]
         assert after["cache_hits"] + after["cache_misses"] == 3
 
-    def test_conversation_goes_on_with_new_objects(
+    def test_conversation_continues_with_new_objects(
         self,
         agent_model: ChatRefrag,
         list_retriever: ListRetriever,

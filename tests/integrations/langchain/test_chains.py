@@ -1,4 +1,4 @@
-"""Ordinary chains, unchanged but for the retriever and the model."""
+"""Ordinary chains, unchanged except for the retriever and the model."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class TestCalls:
         chunks = [chunk.tool_call_chunks for chunk in model.stream(question)]
         assert [c["index"] for own in chunks if own for c in own] == [0, 1]
 
-    def test_text_beside_a_call(self, chat: ChatRefrag, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_text_next_to_a_call(self, chat: ChatRefrag, monkeypatch: pytest.MonkeyPatch) -> None:
         text = 'I look.\n<tool_call>\n{"name": "depth", "arguments": {"metres": 4}}\n</tool_call>'
         model = answering(chat, monkeypatch, text).bind_tools([depth])
         for answer in (model.invoke("x"), streamed(model, "x")):

@@ -98,7 +98,7 @@ class LLMContract(Recording):
         answers = await asyncio.gather(*[llm.acomplete(prompt) for prompt in prompts])
         assert [answer.text for answer in answers] == expected
 
-    async def test_the_event_loop_goes_on(self, llm: LLM) -> None:
+    async def test_the_event_loop_is_not_blocked(self, llm: LLM) -> None:
         """An async method must not do its work on the event loop."""
         llm.complete(PROMPT)  # what is slow only once does not count
         for call in (llm.acomplete(PROMPT), llm.achat(CONVERSATION)):

@@ -245,7 +245,9 @@ class TestErrors:
     async def test_bad_calls(self, llm: RefragLLM) -> None:
         """Streams too refuse at once and not with their first piece."""
         message = [ChatMessage(role=MessageRole.USER, content=QUESTION)]
-        with pytest.raises(TypeError, match=r"takes no colour with a call; it takes documents"):
+        with pytest.raises(
+            TypeError, match=r"does not take colour with a call; it takes documents"
+        ):
             llm.complete(QUESTION, colour="red")
         with pytest.raises(BudgetError):
             llm.stream_chat(message, budget=-1)

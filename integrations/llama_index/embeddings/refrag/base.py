@@ -16,14 +16,14 @@ __all__ = ["RefragEmbedding"]
 
 
 class RefragEmbedding(BaseEmbedding):
-    """Embeds texts for search with the base encoder of a checkpoint, which is on disk already.
+    """Embeds texts for search with the base encoder of a checkpoint, which is already on disk.
 
-    Any other embedding model does as well: search vectors and chunk vectors have nothing to do with
-    each other.
+    Any other embedding model works too: search vectors and chunk vectors are independent of each
+    other.
 
     Attributes:
         model_name: Checkpoint (``model=``): a bundled name, a folder or a hub id.
-        device: Where it runs; CUDA where there is one by default.
+        device: Where it runs; by default CUDA if available.
 
     Raises:
         UnknownModelError: If there is no such checkpoint.

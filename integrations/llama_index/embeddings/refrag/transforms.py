@@ -18,14 +18,14 @@ __all__ = ["ChunkVectorTransform"]
 
 
 class ChunkVectorTransform(TransformComponent):
-    """Step of an ``IngestionPipeline`` that puts the chunk vectors of nodes into a store.
+    """A step of an ``IngestionPipeline`` that puts the chunk vectors of nodes into a store.
 
     Put it after the splitter: the text of each node is one passage. Nodes come out with the key of
     their chunk vectors in ``metadata["refrag_key"]``, hidden from prompts and embeddings. Give the
     same store to ``RefragNodePostprocessor`` or ``RefragLLM`` when questions are asked.
 
-    A pipeline with a cache skips this step for nodes that it has seen. If the store was emptied
-    since, the chunk vectors are made again when a question first needs them.
+    A pipeline with a cache skips this step for nodes that it has seen. If the store has been
+    emptied since, the chunk vectors are made again when a question first needs them.
 
     Example:
         ```python
@@ -36,10 +36,10 @@ class ChunkVectorTransform(TransformComponent):
         ```
 
     Attributes:
-        model: Checkpoint that encodes; the one that will answer, or one with the same encoder.
+        model: Checkpoint that encodes: the one that will answer, or one with the same encoder.
         store: Where chunk vectors go; the checkpoint's store in memory if None, which only
             questions in the same process can use.
-        device: Where the checkpoint runs; CUDA where there is one by default.
+        device: Where the checkpoint runs; by default CUDA if available.
 
     Raises:
         UnknownModelError: If there is no such checkpoint.
@@ -62,8 +62,8 @@ class ChunkVectorTransform(TransformComponent):
         """Encodes what the store lacks.
 
         Args:
-            nodes: Nodes; they are left as they are.
-            **kwargs: Of other steps of the pipeline.
+            nodes: Nodes; they are not modified.
+            **kwargs: Keywords for other steps of the pipeline.
 
         Returns:
             Copies with keys, in order.

@@ -37,27 +37,27 @@ __all__ = ["RefragLLM"]
 
 
 class RefragLLM(AnswerSettings, LLM):
-    """LLM that takes the place of any other in a query engine or chat engine.
+    """LLM that replaces any other in a query engine or chat engine.
 
-    Passages of the prompt enter the decoder as chunk embeddings, one position for every k tokens;
+    Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
     a policy expands those that matter. Passages are recognised where a ``RefragNodePostprocessor``,
     ``RefragRetriever`` or ``RefragSynthesizer`` saw them, in envelopes, in citable blocks, and when
     they are given as ``documents`` with the call; all other text is read as ordinary tokens.
 
-    What happened stands in ``response.raw["refrag"]`` as a
-    ``refrag_components.generation.report.Report``. Query and chat engines keep the text of a
-    response only; ``collect_reports`` gets at the rest.
+    What happened is in ``response.raw["refrag"]``, as a
+    ``refrag_components.generation.report.Report``. Query and chat engines keep only the
+    text of a response; ``collect_reports`` gets the rest.
 
     ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` may
     also be given with a single call, and so may
 
-    * ``documents``: nodes or strings that are passages; where their text does not stand in the
-      prompt it is put before the question;
-    * ``question``: what the policy compares chunks with. Without it that is the query for which
-      the passages were retrieved, if it stands in the last user message, else that message;
-    * ``json_schema``: what JSON the answer has to be. The decoder can write nothing else; an answer
-      that ``max_tokens`` cuts off raises a ``StructuredOutputError``. ``structured_predict`` and
-      ``as_structured_llm`` give it by themselves.
+    * ``documents``: nodes or strings that are passages; those whose text is not in the prompt
+      are put before the question;
+    * ``question``: what the policy compares chunks with. By default this is the query for which the
+      passages were retrieved, if the last user message contains it, else that message;
+    * ``json_schema``: what JSON the answer has to be. The decoder cannot write anything else; an
+      answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``. ``structured_predict``
+      and ``as_structured_llm`` set it.
 
     Example:
         In a query engine it stands beside a postprocessor: ``index.as_query_engine(llm=llm,
@@ -75,7 +75,7 @@ class RefragLLM(AnswerSettings, LLM):
 
     Attributes:
         model: Checkpoint: a bundled name, a folder or a hub id. Loaded when first needed and shared
-            by all that use it on the same device.
+            by all models that use it on the same device.
     """
 
     model: str = DEFAULT_MODEL
@@ -89,7 +89,7 @@ class RefragLLM(AnswerSettings, LLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """The window is the effective one: longer than the decoder's by what is compressed.
+        """Metadata with the effective window, longer than the decoder's by what is compressed.
 
         Raises:
             DownloadError: If base weights cannot be fetched.
@@ -110,8 +110,8 @@ class RefragLLM(AnswerSettings, LLM):
         """Answers a conversation.
 
         Raises:
-            TypeError: If a keyword is none of those above.
-            ValueError: If a message holds something else than text.
+            TypeError: If a keyword is not one of those above.
+            ValueError: If a message holds something other than text.
             RefragError: As the constructor; if there is nothing to answer or no room for it; if
                 the ``json_schema`` cannot be enforced.
         """
@@ -119,7 +119,7 @@ class RefragLLM(AnswerSettings, LLM):
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """As ``chat``, piece by piece; the last one carries ``raw``."""
+        """As ``chat``, streamed; the last response carries ``raw``."""
         replies = self._chat_call(messages, **kwargs).replies()
         return (_chat_response(reply) for reply in replies)
 
@@ -144,11 +144,11 @@ class RefragLLM(AnswerSettings, LLM):
 
         Args:
             prompt: The prompt.
-            formatted: Continue it as it stands, instead of answering it as a user's message.
+            formatted: Continue it as it is, instead of answering it as a user's message.
             **kwargs: As described above.
 
         Raises:
-            TypeError: If a keyword is none of those above.
+            TypeError: If a keyword is not one of those above.
             RefragError: As the constructor; if there is nothing to answer or no room for it.
         """
         return _completion_response(self._complete_call(prompt, formatted, **kwargs).reply())
@@ -157,7 +157,7 @@ class RefragLLM(AnswerSettings, LLM):
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
-        """As ``complete``, piece by piece; the last one carries ``raw``."""
+        """As ``complete``, streamed; the last response carries ``raw``."""
         replies = self._complete_call(prompt, formatted, **kwargs).replies()
         return (_completion_response(reply) for reply in replies)
 
@@ -179,7 +179,7 @@ class RefragLLM(AnswerSettings, LLM):
         return (_completion_response(reply) async for reply in replies)
 
     def explain(self, prompt: str, **kwargs: Any) -> list[tuple[str, bool | None]]:
-        """Tells what ``complete`` makes of each stretch of a prompt, without an answer.
+        """Tells what ``complete`` makes of each span of a prompt, without answering it.
 
         Args:
             prompt: The prompt.
@@ -187,10 +187,10 @@ class RefragLLM(AnswerSettings, LLM):
 
         Returns:
             The prompt's characters in order, with the chat template around them: chunk by chunk
-            with True if it expands and False if it is compressed, and None beside ordinary text.
+            with True if it expands and False if it is compressed, and None with ordinary text.
 
         Raises:
-            TypeError: If a keyword is none of those above.
+            TypeError: If a keyword is not one of those above.
             RefragError: As ``complete``.
         """
         call = self._complete_call(prompt, False, **kwargs)

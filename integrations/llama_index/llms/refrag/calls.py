@@ -1,4 +1,4 @@
-"""One call of the LLM: a request that is answered at once, in pieces, or in a thread."""
+"""One call of the LLM: a request that is answered at once, streamed, or in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Call", "Reply"]
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, or as much of it as there is.
+    """An answer, or as much of it as there is so far.
 
     Attributes:
         text: All text so far.
@@ -36,11 +36,11 @@ class Call:
     """A request that is ready to be answered.
 
     Attributes:
-        checkpoint: Answers.
-        request: What is asked.
+        checkpoint: The checkpoint that answers.
+        request: The request.
         params: How tokens are drawn.
         model: Name of the checkpoint.
-        warnings: What claimed to be a passage and could not be resolved.
+        warnings: About texts that claimed to be a passage and could not be resolved.
     """
 
     checkpoint: Checkpoint
@@ -61,7 +61,7 @@ class Call:
         return Reply(answer.text, answer.text, self._raw(answer.report, answer.finish_reason))
 
     def replies(self) -> Generator[Reply]:
-        """Answers piece by piece; raises errors of the request at once."""
+        """Streams the answer; errors of the request are raised immediately."""
         deltas = self.checkpoint.generator.stream(self.request, self.params)
 
         def grow() -> Generator[Reply]:
@@ -76,7 +76,7 @@ class Call:
         return grow()
 
     async def areplies(self) -> AsyncGenerator[Reply]:
-        """As ``replies``, with every step in a thread so that the event loop goes on."""
+        """As ``replies``, with every step in a thread so that the event loop is not blocked."""
         replies = await asyncio.to_thread(self.replies)
 
         async def grow() -> AsyncGenerator[Reply]:

@@ -50,10 +50,10 @@ _PRINTED_LIST = re.compile(r"\[(?:'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")\]"
 def resolve_messages(
     messages: Sequence[ChatMessage], documents: object, resolver: Resolver
 ) -> Conversation:
-    """Resolves the passages in messages, see ``resolve_turns``; those of citable blocks are one.
+    """Resolves the passages in messages, see ``resolve_turns``; citable blocks hold passages.
 
-    What is asked is the question in the last user message that passages were retrieved for, else
-    all its ordinary text.
+    The question is the one in the last user message for which passages were retrieved, else all
+    ordinary text of that message.
 
     Args:
         messages: What the LLM received.
@@ -64,22 +64,22 @@ def resolve_messages(
     Raises:
         EmptyInputError: If there is no message or the last user message is blank.
         TypeError: If ``documents`` is something else.
-        ValueError: If a message holds something else than text.
+        ValueError: If a message holds something other than text.
     """
     given = read_documents(documents, _text_and_store)
     turns = [
         Turn(_ROLES[message.role], list(_blocks(message, given, resolver))) for message in messages
     ]
     conversation = resolve_turns(turns, given, resolver)
-    return replace(conversation, question=_asked(conversation.question))
+    return replace(conversation, question=_question_in(conversation.question))
 
 
 def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> ResolvedPrompt:
-    """Resolves the passages in a prompt that is continued as it stands.
+    """Resolves the passages in a prompt that is continued as it is.
 
     Args:
         prompt: The prompt.
-        documents: As for ``resolve_messages``; put first where they do not stand in it.
+        documents: As for ``resolve_messages``; put first if the prompt does not contain them.
         resolver: Finds passages in text.
 
     Raises:
@@ -88,10 +88,10 @@ def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> Re
     """
     given = read_documents(documents, _text_and_store)
     resolved = resolve_prompt(_unprinted(prompt, given, resolver), given, resolver)
-    return replace(resolved, question=_asked(resolved.question))
+    return replace(resolved, question=_question_in(resolved.question))
 
 
-def _asked(text: str) -> str:
+def _question_in(text: str) -> str:
     return find_question(text) or text
 
 

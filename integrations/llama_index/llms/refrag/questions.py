@@ -1,7 +1,8 @@
-"""Questions that passages were retrieved for, found again in a prompt.
+"""Questions for which passages were retrieved, found again in a prompt.
 
 The templates of query engines put context, instructions and question into one message. A policy
-that compares chunks with all of that expands the wrong ones, so the question is told apart.
+that compares chunks with all of that expands the wrong ones, so the question is separated from the
+rest.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections import OrderedDict
 
 __all__ = ["find_question", "remember_question"]
 
-_MAX_QUESTIONS = 1000  # the oldest go first
+_MAX_QUESTIONS = 1000  # the oldest are forgotten first
 
 _questions: OrderedDict[str, None] = OrderedDict()
 _lock = threading.Lock()
 
 
 def remember_question(text: str) -> None:
-    """Remembers what a retriever or postprocessor was asked."""
+    """Remembers the query of a retriever or postprocessor."""
     question = text.strip()
     if not question:
         return
@@ -31,7 +32,7 @@ def remember_question(text: str) -> None:
 
 
 def find_question(text: str) -> str | None:
-    """The longest remembered question that stands in a text as whole words, if any does."""
+    """The longest remembered question that a text contains as whole words, if any."""
     with _lock:
         found = [question for question in _questions if _holds(text, question)]
     return max(found, key=len, default=None)

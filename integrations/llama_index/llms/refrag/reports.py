@@ -1,4 +1,4 @@
-"""The reports of answers that engines made out of sight."""
+"""Reports of answers that engines do not hand on."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class _ReportCollector(BaseEventHandler):
 def collect_reports() -> Iterator[list[dict[str, Any]]]:
     """Collects what ``RefragLLM`` reports while an engine uses it.
 
-    Engines keep the text of an LLM's responses only; this listens to LlamaIndex' events. It hears
-    every answer of the process, those of other threads too. Streams report when they end.
+    Engines keep only the text of an LLM's responses; this listens to LlamaIndex' events. It
+    collects from every answer of the process, including other threads. Streams report when they
+    end.
 
     Example:
         ```python
@@ -44,7 +45,8 @@ def collect_reports() -> Iterator[list[dict[str, Any]]]:
         ```
 
     Yields:
-        One dict an answer, in order, as in ``response.raw["refrag"]``; it grows inside the block.
+        A list with one dict per answer, in order, as in ``response.raw["refrag"]``; it grows inside
+        the block.
     """
     dispatcher = get_dispatcher()
     collector = _ReportCollector()

@@ -1,4 +1,4 @@
-"""How long a prompt LlamaIndex may build for a decoder that reads most of it compressed."""
+"""The longest prompt that LlamaIndex may build for a decoder that reads most of it compressed."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ _UNCOMPRESSED_SHARE = 4  # part of the window that template, question and histor
 
 
 def effective_window(window: int, chunk_size: int, budget: Budget, max_tokens: int) -> int:
-    """How long a prompt LlamaIndex may build, counted in tokens before compression.
+    """The longest prompt that LlamaIndex may build, in tokens before compression.
 
-    A quarter of the decoder's window is kept for text that is never compressed and up to a quarter
-    for the answer; passages fill the rest, at the compression rate that the budget asks for.
+    A quarter of the decoder's window is reserved for text that is never compressed, and up to a
+    quarter for the answer; passages fill the rest, at the compression rate that the budget asks
+    for.
 
     Args:
         window: The decoder's window in positions.
-        chunk_size: Tokens of a chunk.
-        budget: What the policy works with.
-        max_tokens: Longest answer.
+        chunk_size: Tokens per chunk.
+        budget: The budget that the policy works with.
+        max_tokens: Maximum length of the answer.
 
     Returns:
         Tokens, never fewer than ``window``.
     """
     share = window // _UNCOMPRESSED_SHARE
-    kept = share + min(max_tokens, share)
-    room = window - kept
+    reserved = share + min(max_tokens, share)
+    room = window - reserved
     if isinstance(budget, FractionBudget):
         expanded = budget.fraction
         context = room * chunk_size / (1 - expanded + chunk_size * expanded)
     else:
-        # One position a chunk is the least that passages take, and more chunks than positions are
-        # an error. The last chunk of a passage is short, so not all of that can be filled.
+        # Passages take at least one position per chunk, and more chunks than positions are an
+        # error. The last chunk of a passage is short, so not all of that can be filled.
         context = 0.75 * chunk_size * min(budget.number, room)
-    return max(window, kept + int(context))
+    return max(window, reserved + int(context))

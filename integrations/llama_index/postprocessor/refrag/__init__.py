@@ -1,4 +1,4 @@
-"""REFRAG for LlamaIndex: a postprocessor after which any prompt compresses."""
+"""REFRAG for LlamaIndex: a postprocessor after which passages are compressed in any prompt."""
 
 from __future__ import annotations
 

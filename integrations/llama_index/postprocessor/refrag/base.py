@@ -1,4 +1,4 @@
-"""A postprocessor after which any prompt compresses."""
+"""A postprocessor after which passages are compressed in any prompt."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class RefragNodePostprocessor(BaseNodePostprocessor):
     """Registers what was retrieved so that ``RefragLLM`` compresses it in any prompt.
 
     Put it last, after rerankers and whatever else chooses or changes nodes. Texts, scores and order
-    stay as they are, so prompts do too and any other LLM still reads them. The nodes' texts are
+    stay the same, so prompts do too, and any other LLM can still read them. The nodes' texts are
     registered in this process, and so is the query, for the policy to find it in the prompt;
     metadata that LlamaIndex prints above a text is read as ordinary tokens.
 
     With a ``model`` the chunk vectors are made here, unless the store has them, and the nodes carry
-    their key in ``metadata["refrag_key"]``, hidden from prompts and embeddings; without one
+    their key in ``metadata["refrag_key"]``, hidden from prompts and embeddings. Without one,
     ``RefragLLM`` makes them when it first reads a passage.
 
     Example:

@@ -18,7 +18,7 @@ __all__ = ["KEY_METADATA", "encoded_nodes", "prepared_nodes"]
 
 KEY_METADATA = "refrag_key"
 
-_NODES_A_BATCH = 256  # so that an ingested corpus need not fit into memory
+_NODES_PER_BATCH = 256  # so that an ingested corpus need not fit into memory
 
 
 def prepared_nodes(
@@ -31,7 +31,7 @@ def prepared_nodes(
     """Registers what was retrieved so that the model recognises it in a prompt.
 
     Args:
-        nodes: Retrieved nodes; they are left as they are.
+        nodes: Retrieved nodes; they are not modified.
         store: Where chunk vectors of their texts are kept; the answering model's store if None.
         model: Checkpoint that makes missing chunk vectors now; None leaves that to the model that
             answers.
@@ -58,14 +58,14 @@ def encoded_nodes(
     """Makes sure that a store has the chunk vectors of nodes.
 
     Args:
-        nodes: Nodes; they are left as they are. Those without text are passed on.
+        nodes: Nodes; they are not modified. Those without text are passed on.
         model: Checkpoint that makes missing chunk vectors.
         store: The store; the checkpoint's store in memory if None.
         device: Where the checkpoint runs.
 
     Returns:
         Copies with the key of their chunk vectors in ``metadata["refrag_key"]``, in order; prompts
-        and embeddings of the nodes do not change by it.
+        and embeddings of the nodes do not change.
     """
     return list(_encoded(nodes, model, _store(store, model, device), device))
 
@@ -75,8 +75,8 @@ def _encoded(
 ) -> Iterator[BaseNode]:
     model = load_checkpoint(name, device).model
     loader = PassageLoader(model, store)
-    for start in range(0, len(nodes), _NODES_A_BATCH):
-        batch = nodes[start : start + _NODES_A_BATCH]
+    for start in range(0, len(nodes), _NODES_PER_BATCH):
+        batch = nodes[start : start + _NODES_PER_BATCH]
         texts = [_passage(node) for node in batch]
         loader.load([PassagePart(text) for text in texts if text])
         for node, text in zip(batch, texts, strict=True):

@@ -24,19 +24,19 @@ __all__ = ["RefragSynthesizer"]
 
 
 class RefragSynthesizer(BaseSynthesizer):
-    """Puts all passages into one prompt and says what became of them.
+    """Puts all passages into one prompt and reports what became of them.
 
     The stock synthesizers also compress with ``RefragLLM``, once a ``RefragNodePostprocessor`` has
     seen the nodes. This one needs no postprocessor, never cuts a passage in two, lets the policy
     compare chunks with the question alone instead of with the whole prompt, and puts the report
-    into ``response.metadata["refrag"]``; that of a stream is there when the stream has ended.
+    into ``response.metadata["refrag"]``; for a stream, once it has ended.
 
     Args:
         llm: ``RefragLLM``, or any other, which reads the passages as text and reports nothing;
             ``Settings.llm`` if None.
         store: Where chunk vectors of the passages are kept; the LLM's store if None.
         text_qa_template: Prompt with ``{context_str}`` and ``{query_str}``.
-        streaming: Answer piece by piece.
+        streaming: Whether to stream the answer.
         callback_manager: As for every synthesizer.
 
     Example:

@@ -1,4 +1,4 @@
-"""Retriever, synthesizer and LLM put together."""
+"""Retriever, synthesizer and LLM in one query engine."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class RefragQueryEngine(RetrieverQueryEngine):
             retriever: The retriever that searches.
             llm: ``RefragLLM()`` with the bundled checkpoint if None.
             store: Where chunk vectors of the passages are kept; the LLM's store if None.
-            node_postprocessors: Rerankers and the like; none for REFRAG is needed.
+            node_postprocessors: Rerankers and the like; REFRAG needs none.
             text_qa_template: Prompt with ``{context_str}`` and ``{query_str}``.
-            streaming: Answer piece by piece.
+            streaming: Whether to stream the answer.
             callback_manager: As for every query engine.
         """
         synthesizer = RefragSynthesizer(

@@ -19,7 +19,7 @@ class RefragRetriever(BaseRetriever):
     """Wraps any retriever so that ``RefragLLM`` compresses what it returns.
 
     The same as a ``RefragNodePostprocessor`` for code that calls a retriever and builds the prompt
-    itself. Where a postprocessor comes after the retriever and changes texts, use that instead.
+    itself. If a postprocessor that changes texts follows the retriever, use that class instead.
 
     Args:
         retriever: The retriever that searches.

@@ -1,0 +1,167 @@
+"""Files of the weights of a checkpoint all of whose weights were trained.
+
+Decoder, encoder and projector each lie in files ``PART-00001-of-00002.safetensors`` as a quantised
+difference to what an untrained model of the same base has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from refrag_components.exceptions import UnknownModelError
+from refrag_components.modeling.weight_difference import (
+    Bits,
+    apply_difference,
+    quantise_difference,
+)
+
+__all__ = [
+    "LoadedWeights",
+    "check_weights",
+    "encoder_files_digest",
+    "load_weights",
+    "save_weights",
+]
+
+#: Weights of each part of a model by name.
+Parameters = Mapping[str, Mapping[str, Tensor]]
+
+_PARTS = ("decoder", "encoder", "projector")
+_LARGEST = 45_000_000  # bytes of a file's tensors and about those of the file
+
+
+class LoadedWeights:
+    """The files that a model's weights were loaded from, to be copied as they are.
+
+    Args:
+        folder: Of the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._state = self._look()
+
+    def copy(self, folder: Path) -> None:
+        """Copies them into another folder.
+
+        Raises:
+            UnknownModelError: If they are gone or no longer those that were loaded.
+        """
+        if self._look() != self._state:
+            msg = (
+                f"{self._folder} was removed or replaced after the model was loaded from it; load "
+                "the model again before saving it"
+            )
+            raise UnknownModelError(msg)
+        for name in self._state:
+            shutil.copy(self._folder / name, folder)
+
+    def _look(self) -> dict[str, tuple[int, int]]:
+        try:
+            files = [path for part in _PARTS for path in _files(self._folder, part)]
+            stats = {path.name: path.stat() for path in files}
+        except (OSError, UnknownModelError):
+            return {}
+        return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
+
+
+def check_weights(folder: Path) -> None:
+    """Makes sure that all files are there and not cut short.
+
+    Raises:
+        UnknownModelError: If one is missing or damaged.
+    """
+    for part in _PARTS:
+        for path in _files(folder, part):
+            _read(path, names_alone=True)
+
+
+def save_weights(trained: Parameters, start: Parameters, folder: Path, bits: Bits) -> None:
+    """Writes what leads from the weights of an untrained model to those of a trained one.
+
+    Args:
+        trained: The weights of "decoder", "encoder" and "projector".
+        start: Those of the untrained model, before ``randomise``.
+        folder: Where to.
+        bits: Per value of a matrix.
+    """
+    for part in _PARTS:
+        files = _split(quantise_difference(start[part], trained[part], bits))
+        for i, tensors in enumerate(files, start=1):
+            save_file(tensors, folder / f"{part}-{i:05d}-of-{len(files):05d}.safetensors")
+
+
+def load_weights(start: Parameters, folder: Path) -> None:
+    """Makes the weights of an untrained model those of a checkpoint.
+
+    Args:
+        start: The weights of the untrained model, before ``randomise``; changed in place.
+        folder: Of the checkpoint.
+
+    Raises:
+        UnknownModelError: If files or tensors are missing, unknown or damaged.
+    """
+    for part in _PARTS:
+        tensors: dict[str, Tensor] = {}
+        for path in _files(folder, part):
+            tensors.update(_read(path))
+        try:
+            trained = apply_difference(start[part], tensors)
+        except UnknownModelError as error:
+            raise UnknownModelError(f"{folder}, weights of the {part}: {error}") from error
+        for name, value in trained.items():
+            start[part][name].data.copy_(value)
+
+
+def encoder_files_digest(folder: Path) -> bytes:
+    """Hash of the encoder's files, byte by byte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in _files(folder, "encoder"):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def _split(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Tensors by name, in files that are full one after the other."""
+    files: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name in sorted(tensors):
+        own = tensors[name].nbytes + len(name) + 100  # about what it takes in the header
+        if files[-1] and size + own > _LARGEST:
+            files.append({})
+            size = 0
+        files[-1][name] = tensors[name]
+        size += own
+    return files
+
+
+def _files(folder: Path, part: str) -> list[Path]:
+    """A part's files in order, whether they are there or not."""
+    pattern = re.compile(rf"{part}-\d{{5}}-of-(\d{{5}})\.safetensors")
+    found = [match for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    totals = {int(match.group(1)) for match in found} or {1}
+    if len(totals) > 1:
+        msg = f"{folder} has files of two sets of weights of the {part}; copy or download it again"
+        raise UnknownModelError(msg)
+    (total,) = totals
+    numbers = range(1, total + 1)
+    return [folder / f"{part}-{i:05d}-of-{total:05d}.safetensors" for i in numbers]
+
+
+def _read(path: Path, *, names_alone: bool = False) -> dict[str, Tensor]:
+    try:
+        if names_alone:
+            with safe_open(path, "np"):
+                return {}
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        msg = f"{path} is missing or damaged ({error}); copy or download the checkpoint again"
+        raise UnknownModelError(msg) from error

@@ -1,0 +1,192 @@
+"""Trained weights as a coarse difference to the base weights that everybody has.
+
+A matrix is cut into groups of 64 values, row after row. A group is 64 numbers of levels times one
+scale in float16. With 4 bits there are 16 levels, those that lose least of a normal distribution;
+even steps erred a fifth more on trained differences. With 8 bits the levels are even steps. What is
+no matrix (norms, biases) is small and kept as it is.
+
+Only products of two float32 numbers and sums of two are needed to read weights back, so every
+machine reads the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from refrag_components.exceptions import UnknownModelError
+from refrag_components.vectors.codecs import GAUSSIAN_LEVELS
+
+__all__ = ["Bits", "apply_difference", "quantise_difference"]
+
+Bits = Literal[4, 8]
+
+_GROUP = 64
+_CODES, _SCALES = ":codes", ":scales"
+_LEVELS = {
+    4: torch.tensor(GAUSSIAN_LEVELS, dtype=torch.float32),
+    8: torch.arange(-127, 128, dtype=torch.float32),
+}
+# Tried scales, as parts of the one that puts a group's largest value on the last level.
+_TRIED = {4: (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0), 8: (0.98, 1.0)}
+_AT_ONCE = 2**16  # groups, so that what is tried takes little memory
+
+
+def quantise_difference(
+    base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], bits: Bits
+) -> dict[str, Tensor]:
+    """Makes the tensors that lead from base weights to trained ones.
+
+    Args:
+        base: Base weights by name.
+        tuned: Trained weights, of the same names and shapes.
+        bits: Per value of a matrix.
+
+    Returns:
+        Tensors to save, on CPU: of a matrix two, ``NAME:codes`` and ``NAME:scales``; of anything
+        else the trained values in float32.
+
+    Raises:
+        ValueError: If names or shapes differ, or a value is not finite.
+    """
+    if set(base) != set(tuned):
+        odd = min(set(base) ^ set(tuned))
+        raise ValueError(f"base and trained weights must have the same names, not so {odd}")
+    made = {}
+    for name, value in tuned.items():
+        own, start = (tensor.detach().float().cpu() for tensor in (value, base[name]))
+        if own.shape != start.shape:
+            msg = f"{name} has shape {tuple(own.shape)}, its base {tuple(start.shape)}"
+            raise ValueError(msg)
+        if not own.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite values")
+        if own.ndim < 2:
+            made[name] = own.clone()
+        else:
+            made[name + _CODES], made[name + _SCALES] = _quantise(_grouped(own - start), bits)
+    return made
+
+
+def apply_difference(
+    base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Makes trained weights of base weights and what ``quantise_difference`` made.
+
+    Args:
+        base: Base weights by name: these names, each of this shape, come back.
+        tensors: The tensors, as they were read from a file that anybody may have written.
+
+    Returns:
+        Trained weights in float32, on the CPU.
+
+    Raises:
+        UnknownModelError: If a tensor is missing, unknown, of another shape or type, or holds what
+            no scale or weight can be. It names the tensor.
+    """
+    left = dict(tensors)
+    weights = {}
+    for name, value in base.items():
+        start = value.detach().float().cpu()
+        if start.ndim < 2:
+            weights[name] = _exact(name, _take(left, name), start.shape)
+        else:
+            codes, scales = _take(left, name + _CODES), _take(left, name + _SCALES)
+            groups = _dequantise(name, codes, scales, -(-start.numel() // _GROUP))
+            weights[name] = start + groups.flatten()[: start.numel()].view_as(start)
+    if left:
+        raise UnknownModelError(f"{min(left)} is a tensor that this checkpoint should not have")
+    return weights
+
+
+def _take(left: dict[str, Tensor], name: str) -> Tensor:
+    if name not in left:
+        raise UnknownModelError(f"{name} is missing in the checkpoint; copy or download it again")
+    return left.pop(name)
+
+
+def _exact(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+        msg = f"{name} must be finite float32 values of shape {tuple(shape)}, got {_what(tensor)}"
+        raise UnknownModelError(msg)
+    return tensor
+
+
+def _dequantise(name: str, codes: Tensor, scales: Tensor, groups: int) -> Tensor:
+    """Differences, shape (groups, 64), float32."""
+    widths = {torch.uint8: _GROUP // 2, torch.int8: _GROUP}
+    if codes.dtype not in widths or codes.shape != (groups, widths[codes.dtype]):
+        msg = (
+            f"{name + _CODES} must be uint8 of shape {(groups, _GROUP // 2)} or int8 of shape "
+            f"{(groups, _GROUP)}, got {_what(codes)}"
+        )
+        raise UnknownModelError(msg)
+    fits = scales.shape == (groups,) and scales.dtype == torch.float16
+    if not (fits and scales.isfinite().all()):
+        msg = f"{name + _SCALES} must be {groups} finite float16 scales, got {_what(scales)}"
+        raise UnknownModelError(msg)
+    if codes.dtype == torch.uint8:
+        indices = torch.stack([codes >> 4, codes & 15], dim=2).flatten(1)
+        values = _LEVELS[4][indices.int()]
+    else:
+        values = codes.float()
+    return values * scales.float().unsqueeze(1)
+
+
+def _what(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}" + (
+        " with NaN or infinite values"
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+        else ""
+    )
+
+
+def _grouped(values: Tensor) -> Tensor:
+    flat = values.flatten()
+    return pad(flat, (0, -len(flat) % _GROUP)).view(-1, _GROUP)
+
+
+def _quantise(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
+    parts = [_nearest(part, bits) for part in groups.split(_AT_ONCE)]
+    codes = torch.cat([part[0] for part in parts])
+    scales = torch.cat([part[1] for part in parts])
+    if not scales.isfinite().all():
+        raise ValueError("weights differ from their base by more than float16 can say")
+    if bits == 4:
+        codes = codes[:, ::2] << 4 | codes[:, 1::2]
+    else:
+        codes = (codes.short() - 127).to(torch.int8)
+    return codes.contiguous(), scales
+
+
+def _nearest(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
+    """Numbers of levels, (groups, 64) uint8, and scales, (groups,) float16, of least squares.
+
+    For each tried scale the levels are chosen, then the best scale for these levels, rounded, and
+    the levels for it.
+    """
+    levels = _LEVELS[bits]
+    borders = (levels[1:] + levels[:-1]) / 2
+    peaks = groups.abs().amax(dim=1, keepdim=True) / levels[-1]
+    least = torch.full((len(groups),), torch.inf)
+    codes = torch.zeros(groups.shape, dtype=torch.uint8)
+    scales = torch.full((len(groups),), torch.inf, dtype=torch.float16)
+    for part in _TRIED[bits]:
+        first = levels[_choose(groups, peaks * part, borders)]
+        squares = first.square().sum(dim=1, keepdim=True)
+        best = (groups * first).sum(dim=1, keepdim=True) / squares.clamp(min=1e-9)
+        rounded = best.half()
+        chosen = _choose(groups, rounded.float(), borders)
+        errors = (groups - levels[chosen] * rounded.float()).square().sum(dim=1)
+        better = errors < least
+        least = torch.where(better, errors, least)
+        scales = torch.where(better, rounded.squeeze(1), scales)
+        codes = torch.where(better.unsqueeze(1), chosen.to(torch.uint8), codes)
+    return codes, scales
+
+
+def _choose(groups: Tensor, scales: Tensor, borders: Tensor) -> Tensor:
+    return torch.bucketize(groups / torch.where(scales > 0, scales, 1.0), borders)
