@@ -296,7 +296,7 @@ def main() -> None:
         keeping(by_set, "all")
         print("## Value of keeping where the answer does not stand in what expands\n")
         keeping(by_set, "not shown")
-        print("## Compressed less text in as many positions, and all text less compressed\n")
+        print("## Compressed less text in as many positions, and less all text\n")
         compared(by_set)
         print("## Set by set\n")
         by_set_table(by_set)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from refrag_components.policies import FractionBudget, PolicyInputs, PositionBudget, select
+from refrag_components.generation.choosing import choose
+from refrag_components.policies import FractionBudget, PolicyInputs
 
 __all__ = ["Prompt", "Row"]
 
@@ -108,10 +109,8 @@ class Prompt:
             p asks for because no more fit the window, as the generator has it.
         """
         scores = self.scores[selection]
-        chosen = select(scores, self.lengths, FractionBudget(fraction))
-        if self.positions(chosen) <= self.limit:
-            return chosen, False
-        return select(scores, self.lengths, PositionBudget(self.limit)), True
+        chosen, warnings = choose(scores, self.lengths, FractionBudget(fraction), self.limit)
+        return chosen, bool(warnings)
 
     def positions(self, expanded: np.ndarray) -> int:
         """Positions of a context some of whose chunks expand, shape (n_chunks,), bool."""
