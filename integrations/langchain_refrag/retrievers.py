@@ -16,10 +16,11 @@ from langchain_core.runnables import RunnableConfig, run_in_executor
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
 
 from langchain_refrag.documents import KEY_METADATA, RefragDocument
+from langchain_refrag.runs import retrieved_in
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.retrieved import Retrieval, note_retrieval
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 
@@ -30,8 +31,8 @@ class RefragRetriever(BaseRetriever):
     """Wraps any retriever so that ``ChatRefrag`` compresses what it returns.
 
     The documents are returned unchanged, so prompts stay the same and any other model can still
-    read them. Their texts are registered in this process; ``ChatRefrag`` and ``RefragLLM`` find
-    them again in the prompt.
+    read them. ``ChatRefrag`` and ``RefragLLM`` find their texts again in the prompts of the same
+    run: of the chain, graph or agent that was invoked.
 
     With a ``model`` the chunk vectors are made here, unless the store has them, and the documents
     are ``RefragDocument`` that carry them, with their key in the metadata. Without one, the model
@@ -71,8 +72,10 @@ class RefragRetriever(BaseRetriever):
         k = self.k if k is None else k
         argument = _k_argument(k, self.retriever._get_relevant_documents)
         config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        documents = self.retriever.invoke(query, config, **argument)
-        return self._registered(documents[:k])
+        found = self.retriever.invoke(query, config, **argument)
+        documents, store = self._encoded(found[:k])
+        note_retrieval(_retrieval(query, documents, store), retrieved_in(run_manager))
+        return documents
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
@@ -80,19 +83,21 @@ class RefragRetriever(BaseRetriever):
         k = self.k if k is None else k
         argument = _k_argument(k, self.retriever._aget_relevant_documents)
         config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        documents = await self.retriever.ainvoke(query, config, **argument)
-        return await run_in_executor(None, self._registered, documents[:k])
+        found = await self.retriever.ainvoke(query, config, **argument)
+        documents, store = await run_in_executor(None, self._encoded, found[:k])
+        # Not in that thread: its context ends with it.
+        note_retrieval(_retrieval(query, documents, store), retrieved_in(run_manager))
+        return documents
 
-    def _registered(self, documents: Sequence[Document]) -> list[Document]:
+    def _encoded(self, documents: Sequence[Document]) -> tuple[list[Document], ChunkStore | None]:
+        """The documents, with chunk vectors if there is a model to make them, and their store."""
         if self.model_name is None:
-            self._register(documents, self.store)
-            return list(documents)
+            return list(documents), self.store
         generator = load_checkpoint(self.model_name, self.device).generator
         store = generator.store if self.store is None else self.store
-        self._register(documents, store)
         passages = [PassagePart(document.page_content.strip()) for document in documents]
         loaded = PassageLoader(generator.model, store).load(passages)
-        return [
+        encoded: list[Document] = [
             RefragDocument(
                 id=document.id,
                 page_content=document.page_content,
@@ -104,11 +109,11 @@ class RefragRetriever(BaseRetriever):
             )
             for document, passage, known in zip(documents, passages, loaded, strict=True)
         ]
+        return encoded, store
 
-    @staticmethod
-    def _register(documents: Sequence[Document], store: ChunkStore | None) -> None:
-        for document in documents:
-            default_registry().register(document.page_content, store)
+
+def _retrieval(query: str, documents: Sequence[Document], store: ChunkStore | None) -> Retrieval:
+    return Retrieval.of(query, (document.page_content for document in documents), store)
 
 
 def _k_argument(k: int | None, search: Callable[..., Any]) -> dict[str, int]:

@@ -24,8 +24,8 @@ from refrag_components.policies import (
     parse_budget,
 )
 from refrag_components.prompts.parts import RenderedPart
-from refrag_components.prompts.registry import default_registry
 from refrag_components.prompts.resolver import Resolver
+from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["AnswerSettings"]
@@ -129,8 +129,18 @@ class AnswerSettings(BaseModel):
     def _checkpoint(self) -> Checkpoint:
         return load_checkpoint(self._checkpoint_name, self.device)
 
-    def _resolver(self) -> Resolver:
-        return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
+    def _resolver(self, request: Retrieved | None) -> Resolver:
+        """Finds passages in the prompt of a request.
+
+        Args:
+            request: What it has retrieved; None where that cannot be told.
+        """
+        return Resolver(
+            self._checkpoint().model.fingerprint,
+            () if request is None else request.retrievals,
+            by_hand=retrieved_by_hand(),
+            store=self.store,
+        )
 
     def _ask(self, parts: Sequence[RenderedPart], question: str) -> Request:
         return Request(parts, question, self.policy, parse_budget(self.budget), self.engine)

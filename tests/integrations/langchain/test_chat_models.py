@@ -28,10 +28,9 @@ from refrag_components.exceptions import (
 )
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import FractionBudget, RandomPolicy
-from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
-from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
+from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever, retrieve
 from tests.integrations.langchain.passes import Passes
 from tests.integrations.langchain.scripted import ScriptedEngine
 
@@ -39,9 +38,8 @@ QUESTION = "When was the harbour dug?"
 
 
 def prompt(*passages: str, question: str = QUESTION) -> list[BaseMessage]:
-    """Messages with registered passages."""
-    for passage in passages:
-        default_registry().register(passage)
+    """Messages with retrieved passages."""
+    retrieve(question, *passages)
     context = "\n\n".join(passages)
     return [SystemMessage(f"Answer from the context:\n\n{context}"), HumanMessage(question)]
 
@@ -176,18 +174,19 @@ class TestStreams:
         assert answer.response_metadata["finish_reason"] == "stop"
 
 
+QUESTIONS = (QUESTION, "How many?", "Who says so?", "What next?")
 PROMPTS = [
     [HumanMessage(f"Context: {passage}\n\n{question}")]
     for passage in (HARBOUR, RAIN, PRICES)
-    for question in (QUESTION, "How many?", "Who says so?", "What next?")
+    for question in QUESTIONS
 ]
 
 
 class TestConcurrency:
     @pytest.fixture
     def expected(self, chat: ChatRefrag) -> list[str]:
-        for passage in (HARBOUR, RAIN, PRICES):
-            default_registry().register(passage)
+        for question in QUESTIONS:
+            retrieve(question, HARBOUR, RAIN, PRICES)
         return [str(chat.invoke(messages).content) for messages in PROMPTS]
 
     def test_batch(self, chat: ChatRefrag, expected: list[str]) -> None:
@@ -213,6 +212,7 @@ class TestConcurrency:
 
     def test_threads(self, chat: ChatRefrag, expected: list[str]) -> None:
         def work(i: int) -> str:
+            retrieve(QUESTIONS[i % len(QUESTIONS)], HARBOUR, RAIN, PRICES)
             if i % 3 == 0:
                 return "".join(str(c.content) for c in chat.stream(PROMPTS[i]))
             return str(chat.invoke(PROMPTS[i]).content)

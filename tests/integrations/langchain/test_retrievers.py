@@ -13,7 +13,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_refrag import RefragDocument, RefragRetriever
 from refrag_components.exceptions import UnknownModelError
-from refrag_components.prompts.registry import PassageRegistry
+from refrag_components.prompts.retrieved import retrieved_by_hand
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
 
@@ -57,13 +57,12 @@ def test_documents_with_vectors_keep_all_else(
         assert after.metadata.items() > before.metadata.items()
 
 
-def test_passages_and_their_store_are_registered(
-    list_retriever: ListRetriever, fresh_registry: PassageRegistry
-) -> None:
+def test_passages_and_their_store_are_noted(list_retriever: ListRetriever) -> None:
     store = MemoryStore()
     RefragRetriever(retriever=list_retriever, store=store).invoke("x")
-    assert len(fresh_registry) == 3
-    assert fresh_registry.store_of(RAIN) is store
+    (retrieval,) = retrieved_by_hand()
+    assert (retrieval.query, retrieval.passages) == ("x", (HARBOUR, RAIN, PRICES))
+    assert retrieval.store is store
     assert len(store) == 0
 
 
@@ -80,13 +79,14 @@ def test_with_a_model_the_vectors_are_made(
     assert len(store) == 3
 
 
-async def test_async_is_sync(
-    list_retriever: ListRetriever, fresh_registry: PassageRegistry
-) -> None:
+async def test_async_is_sync(list_retriever: ListRetriever) -> None:
     retriever = RefragRetriever(retriever=list_retriever, k=2)
     assert await retriever.ainvoke("x") == retriever.invoke("x")
     assert await retriever.ainvoke("x", k=1) == retriever.invoke("x", k=1)
-    assert len(fresh_registry) == 2
+    assert {retrieval.passages for retrieval in retrieved_by_hand()} == {
+        (HARBOUR, RAIN),
+        (HARBOUR,),
+    }
 
 
 @pytest.mark.parametrize("kind", [ListRetriever, PlainRetriever, FilteringRetriever])
