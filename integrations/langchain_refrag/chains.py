@@ -12,9 +12,8 @@ from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_do
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from langchain_refrag.documents import KEY_METADATA
-from langchain_refrag.runs import retrieved_in
+from langchain_refrag.runs import note_documents
 from refrag_components.prompts.resolver import format_envelope
-from refrag_components.prompts.retrieved import Retrieval, note_retrieval
 
 __all__ = ["create_refrag_documents_chain", "format_refrag_documents"]
 
@@ -80,8 +79,7 @@ def create_refrag_documents_chain(
 
     def format_documents(inputs: Mapping[str, Any], config: RunnableConfig) -> str:
         documents = inputs[document_variable_name]
-        texts = (document.page_content for document in documents)
-        note_retrieval(Retrieval.of("", texts), retrieved_in(config.get("callbacks")))
+        note_documents("", documents, None, config.get("callbacks"))
         return document_separator.join(format_document(document, layout) for document in documents)
 
     formatted: Runnable[Any, Any] = RunnablePassthrough.assign(

@@ -10,17 +10,17 @@ from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
     CallbackManagerForRetrieverRun,
 )
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig, run_in_executor
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
 
 from langchain_refrag.documents import KEY_METADATA, RefragDocument
-from langchain_refrag.runs import retrieved_in
+from langchain_refrag.runs import note_documents
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.prompts.retrieved import Retrieval, note_retrieval
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 
@@ -73,9 +73,7 @@ class RefragRetriever(BaseRetriever):
         argument = _k_argument(k, self.retriever._get_relevant_documents)
         config: RunnableConfig = {"callbacks": run_manager.get_child()}
         found = self.retriever.invoke(query, config, **argument)
-        documents, store = self._encoded(found[:k])
-        note_retrieval(_retrieval(query, documents, store), retrieved_in(run_manager))
-        return documents
+        return self._noted(query, found[:k], run_manager)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
@@ -84,20 +82,21 @@ class RefragRetriever(BaseRetriever):
         argument = _k_argument(k, self.retriever._aget_relevant_documents)
         config: RunnableConfig = {"callbacks": run_manager.get_child()}
         found = await self.retriever.ainvoke(query, config, **argument)
-        documents, store = await run_in_executor(None, self._encoded, found[:k])
-        # Not in that thread: its context ends with it.
-        note_retrieval(_retrieval(query, documents, store), retrieved_in(run_manager))
-        return documents
+        return await run_in_executor(None, self._noted, query, found[:k], run_manager)
 
-    def _encoded(self, documents: Sequence[Document]) -> tuple[list[Document], ChunkStore | None]:
-        """The documents, with chunk vectors if there is a model to make them, and their store."""
+    def _noted(
+        self, query: str, documents: Sequence[Document], run_manager: BaseRunManager
+    ) -> list[Document]:
+        """The documents, with chunk vectors if there is a model to make them."""
         if self.model_name is None:
-            return list(documents), self.store
+            note_documents(query, documents, self.store, run_manager)
+            return list(documents)
         generator = load_checkpoint(self.model_name, self.device).generator
         store = generator.store if self.store is None else self.store
+        note_documents(query, documents, store, run_manager)
         passages = [PassagePart(document.page_content.strip()) for document in documents]
         loaded = PassageLoader(generator.model, store).load(passages)
-        encoded: list[Document] = [
+        return [
             RefragDocument(
                 id=document.id,
                 page_content=document.page_content,
@@ -109,11 +108,6 @@ class RefragRetriever(BaseRetriever):
             )
             for document, passage, known in zip(documents, passages, loaded, strict=True)
         ]
-        return encoded, store
-
-
-def _retrieval(query: str, documents: Sequence[Document], store: ChunkStore | None) -> Retrieval:
-    return Retrieval.of(query, (document.page_content for document in documents), store)
 
 
 def _k_argument(k: int | None, search: Callable[..., Any]) -> dict[str, int]:

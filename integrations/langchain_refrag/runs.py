@@ -1,59 +1,52 @@
 """What belongs to one run of LangChain: its retrievers and its models share one object.
 
 The steps of a chain, its threads and its tasks, have no context variables in common, but LangChain
-hands the callback handlers of a run on to all that runs inside it. One that does nothing is
-therefore the way from a retriever to a model. It ends with the run.
+hands the callback handlers of a run on to all that runs inside it. A handler is therefore the way
+from a retriever to a model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.runnables import ensure_config
 from langchain_core.tracers.context import register_configure_hook
 
-from refrag_components.prompts.retrieved import Retrieved
+from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
+from refrag_components.stores.base import ChunkStore
 
-__all__ = ["retrieved_in"]
+__all__ = ["note_documents", "retrieved_in"]
 
 
 class _RetrievedInRun(BaseCallbackHandler):
-    """Carries what a run has retrieved; no event is of interest to it."""
+    """Carries what a run and all runs inside it have retrieved."""
 
     run_inline = True
+    ignore_chat_model = True
+    ignore_custom_event = True
+    ignore_llm = True
 
     def __init__(self) -> None:
         self.retrieved = Retrieved()
+        self._begun = False
 
-    @property
-    def ignore_agent(self) -> bool:
-        return True
+    def on_chain_start(self, *_: Any, **__: Any) -> None:
+        self._begin()
 
-    @property
-    def ignore_chain(self) -> bool:
-        return True
+    def on_retriever_start(self, *_: Any, **__: Any) -> None:
+        self._begin()
 
-    @property
-    def ignore_chat_model(self) -> bool:
-        return True
+    def on_tool_start(self, *_: Any, **__: Any) -> None:
+        self._begin()
 
-    @property
-    def ignore_custom_event(self) -> bool:
-        return True
-
-    @property
-    def ignore_llm(self) -> bool:
-        return True
-
-    @property
-    def ignore_retriever(self) -> bool:
-        return True
-
-    @property
-    def ignore_retry(self) -> bool:
-        return True
+    def _begin(self) -> None:
+        if not self._begun:  # the outermost run, which starts in its caller's thread and task
+            self._begun = True
+            begin_request(self.retrieved)
 
 
 # LangChain looks at this variable where a run begins and, unless it is None, adds its value or, if
@@ -75,3 +68,20 @@ def retrieved_in(callbacks: object) -> Retrieved | None:
         if isinstance(handler, _RetrievedInRun):
             return handler.retrieved
     return None
+
+
+def note_documents(
+    query: str, documents: Iterable[Document], store: ChunkStore | None, callbacks: object
+) -> None:
+    """Notes what was retrieved for the models of a run.
+
+    Args:
+        query: What was searched for; "" if that is unknown.
+        documents: What was found.
+        store: Where their chunk vectors are kept, if anywhere.
+        callbacks: As for ``retrieved_in``.
+    """
+    retrieved = retrieved_in(callbacks)
+    if retrieved is not None:
+        texts = (document.page_content for document in documents)
+        retrieved.add(Retrieval.of(query, texts, store))

@@ -11,14 +11,16 @@ import weakref
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
-__all__ = ["Retrieval", "Retrieved", "note_retrieval", "retrieved_by_hand"]
+__all__ = ["Retrieval", "Retrieved", "begin_request", "retrieved_by_hand"]
 
-_MAX_CHARACTERS = 2_000_000  # far more than a decoder can read; the oldest are forgotten first
+# Far more than a decoder can read. The oldest are forgotten first.
+_MAX_CHARACTERS = 2_000_000
+_MAX_REQUESTS = 32
 
 
 @dataclass(frozen=True)
@@ -69,37 +71,41 @@ class Retrieved:
         """The searches, oldest first."""
         return self._retrievals
 
+    @property
+    def n_characters(self) -> int:
+        """Length of all queries and passages together."""
+        return sum(each.n_characters for each in self._retrievals)
+
     def add(self, retrieval: Retrieval) -> None:
         """Notes a search."""
         with self._lock:
-            self._retrievals = _with(self._retrievals, retrieval)
+            kept = [*(old for old in self._retrievals if old != retrieval), retrieval]
+            self._retrievals = tuple(_newest(kept, _MAX_CHARACTERS))
 
 
-# Immutable, so that a task or thread that has copied the context never sees what others add.
-_by_hand: ContextVar[tuple[Retrieval, ...]] = ContextVar("refrag_by_hand", default=())
+Sized = TypeVar("Sized", Retrieval, Retrieved)
+
+# Immutable, so that a thread or task that has copied the context does not see what others begin.
+_requests: ContextVar[tuple[Retrieved, ...]] = ContextVar("refrag_requests", default=())
 
 
-def note_retrieval(retrieval: Retrieval, request: Retrieved | None) -> None:
-    """Notes a search where the model that answers will look.
+def begin_request(retrieved: Retrieved) -> None:
+    """Notes that a request begins in this thread or task.
 
-    Args:
-        retrieval: The search.
-        request: What the request has retrieved; None where it cannot be told. In any case the
-            search is also noted for the rest of this thread or task.
+    What it retrieves is then known here to a model that is called by hand when it has ended.
     """
-    if request is not None:
-        request.add(retrieval)
-    _by_hand.set(_with(_by_hand.get(), retrieval))
+    before = [each for each in _requests.get() if each.retrievals]
+    _requests.set(tuple(_newest([*before[1 - _MAX_REQUESTS :], retrieved], _MAX_CHARACTERS)))
 
 
 def retrieved_by_hand() -> tuple[Retrieval, ...]:
-    """Searches of this thread or task, for a model that is called outside any common run."""
-    return _by_hand.get()
+    """Searches of this thread or task, for a model that is called outside any request."""
+    return tuple(search for request in _requests.get() for search in request.retrievals)
 
 
-def _with(retrievals: tuple[Retrieval, ...], new: Retrieval) -> tuple[Retrieval, ...]:
-    kept = [*(old for old in retrievals if old != new), new]
-    excess = sum(each.n_characters for each in kept) - _MAX_CHARACTERS
+def _newest(kept: list[Sized], most: int) -> list[Sized]:
+    """As many of the last ones as have no more characters, and at least one."""
+    excess = sum(each.n_characters for each in kept) - most
     while excess > 0 and len(kept) > 1:
         excess -= kept.pop(0).n_characters
-    return tuple(kept)
+    return kept

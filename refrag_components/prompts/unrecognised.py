@@ -36,8 +36,8 @@ def why_unrecognised(passages: Sequence[str], prompt: str) -> str | None:
         cause = "their text is not there, so it was rewritten or left out"
     return (
         f"of {len(forms)} passages that were retrieved in this run none is recognised in the "
-        f"prompt: {cause}. All of it was read as tokens; format the passages as they are, or pass them "
-        "with the call as documents="
+        f"prompt: {cause}. All of it was read as tokens; format the passages as they are, or pass "
+        "them with the call as documents="
     )
 
 

@@ -14,13 +14,22 @@ from refrag_components.prompts import retrieved as module
 from refrag_components.prompts.retrieved import (
     Retrieval,
     Retrieved,
-    note_retrieval,
+    begin_request,
     retrieved_by_hand,
 )
 from refrag_components.stores import SQLiteStore
+from refrag_components.stores.base import ChunkStore
 from refrag_components.stores.memory import MemoryStore
 
 LAKE = "The lake of Zug lies between the cantons of Zug, Schwyz and Lucerne."
+
+
+def retrieve(query: str, store: ChunkStore | None = None) -> Retrieved:
+    """A request that begins in this thread or task."""
+    request = Retrieved()
+    begin_request(request)
+    request.add(Retrieval.of(query, [LAKE], store))
+    return request
 
 
 def test_texts_without_white_space_around_them() -> None:
@@ -35,8 +44,7 @@ def test_an_empty_store_is_a_store() -> None:
 
 def test_a_store_is_not_kept_alive() -> None:
     store = MemoryStore()
-    request, known = Retrieved(), weakref.ref(store)
-    note_retrieval(Retrieval.of("why?", [LAKE], store), request)
+    request, known = retrieve("why?", store), weakref.ref(store)
     del store
     gc.collect()
     assert known() is None
@@ -48,7 +56,7 @@ def test_one_store_per_request_leaves_no_file_open(tmp_path: object) -> None:
     for i in range(1500):
         store = SQLiteStore(f"{tmp_path}/{i % 3}.sqlite")
         list(store.yield_keys())
-        note_retrieval(Retrieval.of(f"question {i}", [LAKE], store), Retrieved())
+        retrieve(f"question {i}", store)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +70,18 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 40 < len(kept) <= 50
 
 
+def test_requests_of_a_thread_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(100):
+        begin_request(Retrieved())  # nothing retrieved, nothing to remember
+        retrieve(f"{i}")
+    queries = [each.query for each in retrieved_by_hand()]
+    assert queries == [f"{i}" for i in range(68, 100)]
+    monkeypatch.setattr(module, "_MAX_CHARACTERS", 10 * len(LAKE))
+    retrieve("last")
+    assert [each.query for each in retrieved_by_hand()][-1] == "last"
+    assert len(retrieved_by_hand()) < 11
+
+
 def test_threads_may_add_at_once() -> None:
     request = Retrieved()
     with ThreadPoolExecutor(8) as pool:
@@ -70,10 +90,10 @@ def test_threads_may_add_at_once() -> None:
 
 
 async def test_tasks_and_threads_do_not_see_each_other() -> None:
-    note_retrieval(Retrieval.of("before", [LAKE]), None)
+    retrieve("before")
 
     async def work(name: str) -> list[str]:
-        note_retrieval(Retrieval.of(name, [LAKE]), None)
+        retrieve(name)
         await asyncio.sleep(0)
         return [each.query for each in retrieved_by_hand()][-2:]
 

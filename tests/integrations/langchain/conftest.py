@@ -13,7 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_refrag import ChatRefrag
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts import retrieved
-from refrag_components.prompts.retrieved import Retrieval, note_retrieval
+from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
 from refrag_components.stores.base import ChunkStore
 from tests.integrations.langchain.scripted import ScriptedEngine, follow_tools
 from tests.tiny import TOOL_TEMPLATE
@@ -37,12 +37,14 @@ class ListRetriever(BaseRetriever):
 @pytest.fixture(autouse=True)
 def nothing_retrieved() -> None:
     """No passage of another test is known in this thread."""
-    retrieved._by_hand.set(())
+    retrieved._requests.set(())
 
 
 def retrieve(query: str, *passages: str, store: ChunkStore | None = None) -> None:
     """As if a ``RefragRetriever`` had returned passages here, outside any run."""
-    note_retrieval(Retrieval.of(query, passages, store), None)
+    request = Retrieved()
+    begin_request(request)
+    request.add(Retrieval.of(query, passages, store))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from llama_index.llms.refrag import RefragLLM
 from refrag_components.prompts import retrieved
-from refrag_components.prompts.retrieved import Retrieval, note_retrieval
+from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
 from refrag_components.stores.memory import MemoryStore
 
 HARBOUR = "The harbour lies north of the old town and was dug in 1907 by two hundred men."
@@ -36,12 +36,14 @@ class ListRetriever(BaseRetriever):
 @pytest.fixture(autouse=True)
 def nothing_retrieved() -> None:
     """No passage of another test is known in this thread."""
-    retrieved._by_hand.set(())
+    retrieved._requests.set(())
 
 
 def retrieve(query: str, *passages: str) -> None:
     """As if a ``RefragRetriever`` had returned passages here, outside any request."""
-    note_retrieval(Retrieval.of(query, passages), None)
+    request = Retrieved()
+    begin_request(request)
+    request.add(Retrieval.of(query, passages))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.span import BaseSpan
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 
-from refrag_components.prompts.retrieved import Retrieved
+from refrag_components.prompts.retrieved import Retrieved, begin_request
 
 __all__ = ["retrieved_in_run"]
 
@@ -47,6 +47,7 @@ class _Requests(BaseSpanHandler[_Request]):
             return None
         request = _Request(id_=id_, parent_id=parent_span_id)
         _request.set(request)
+        begin_request(request._retrieved)
         return request
 
     def prepare_to_exit_span(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import SkipValidation
 
-from llama_index.postprocessor.refrag.nodes import marked_nodes, note_nodes
+from llama_index.postprocessor.refrag.nodes import prepared_nodes
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["RefragNodePostprocessor"]
@@ -52,17 +50,5 @@ class RefragNodePostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        marked, store = self._marked(nodes)
-        note_nodes("" if query_bundle is None else query_bundle.query_str, marked, store)
-        return marked
-
-    async def _apostprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
-    ) -> list[NodeWithScore]:
-        marked, store = await asyncio.to_thread(self._marked, nodes)
-        # Not in that thread: its context ends with it.
-        note_nodes("" if query_bundle is None else query_bundle.query_str, marked, store)
-        return marked
-
-    def _marked(self, nodes: list[NodeWithScore]) -> tuple[list[NodeWithScore], ChunkStore | None]:
-        return marked_nodes(nodes, store=self.store, model=self.model, device=self.device)
+        query = "" if query_bundle is None else query_bundle.query_str
+        return prepared_nodes(query, nodes, store=self.store, model=self.model, device=self.device)

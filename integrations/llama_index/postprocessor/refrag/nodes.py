@@ -11,39 +11,29 @@ from llama_index.llms.refrag.runs import retrieved_in_run
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.prompts.retrieved import Retrieval, note_retrieval
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 
-__all__ = ["KEY_METADATA", "encoded_nodes", "marked_nodes", "note_nodes"]
+__all__ = ["KEY_METADATA", "encoded_nodes", "prepared_nodes"]
 
 KEY_METADATA = "refrag_key"
 
 _NODES_PER_BATCH = 256  # so that an ingested corpus need not fit into memory
 
 
-def note_nodes(query: str, nodes: Sequence[NodeWithScore], store: ChunkStore | None) -> None:
-    """Notes what was retrieved, so that the model recognises it in the prompt of this request.
-
-    Args:
-        query: What was searched for; "" if that is unknown.
-        nodes: Retrieved nodes.
-        store: Where chunk vectors of their texts are kept; the answering model's store if None.
-    """
-    passages = (_passage(each.node) for each in nodes)
-    note_retrieval(Retrieval.of(query, passages, store), retrieved_in_run())
-
-
-def marked_nodes(
+def prepared_nodes(
+    query: str,
     nodes: Sequence[NodeWithScore],
     *,
     store: ChunkStore | None,
     model: str | None,
     device: str | None,
-) -> tuple[list[NodeWithScore], ChunkStore | None]:
-    """Makes sure that the chunk vectors of retrieved nodes are known, if a model is to make them.
+) -> list[NodeWithScore]:
+    """Notes what was retrieved, so that the model recognises it in the prompts of this request.
 
     Args:
+        query: What was searched for; "" if that is unknown.
         nodes: Retrieved nodes; they are not modified.
         store: Where chunk vectors of their texts are kept; the answering model's store if None.
         model: Checkpoint that makes missing chunk vectors now; None leaves that to the model that
@@ -51,16 +41,19 @@ def marked_nodes(
         device: Where that checkpoint runs.
 
     Returns:
-        The nodes with the same scores in the same order, marked copies if there is a model; and
-        the store that has their chunk vectors.
+        The nodes with the same scores in the same order; marked copies if there is a model.
     """
-    if model is None:
-        return list(nodes), store
-    marked = encoded_nodes([each.node for each in nodes], model, store=store, device=device)
-    scored = [
-        NodeWithScore(node=node, score=each.score) for node, each in zip(marked, nodes, strict=True)
-    ]
-    return scored, _store(store, model, device)
+    if model is not None:
+        marked = encoded_nodes([each.node for each in nodes], model, store=store, device=device)
+        store = _store(store, model, device)
+        nodes = [
+            NodeWithScore(node=node, score=each.score)
+            for node, each in zip(marked, nodes, strict=True)
+        ]
+    request = retrieved_in_run()
+    if request is not None:
+        request.add(Retrieval.of(query, (_passage(each.node) for each in nodes), store))
+    return list(nodes)
 
 
 def encoded_nodes(

@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore, QueryType
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from llama_index.llms.refrag import RefragLLM
-from llama_index.postprocessor.refrag.nodes import note_nodes
+from llama_index.postprocessor.refrag.nodes import prepared_nodes
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["RefragSynthesizer"]
@@ -74,11 +74,10 @@ class RefragSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
         """Answers from nodes, see ``BaseSynthesizer.synthesize``."""
-        self._note(query, nodes)
         report: dict[str, Any] = {}
         response = super().synthesize(
             query,
-            nodes,
+            self._noted(query, nodes),
             additional_source_nodes,
             report=report,
             **response_kwargs,
@@ -93,11 +92,10 @@ class RefragSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
         """As ``synthesize``, with the LLM's async methods."""
-        self._note(query, nodes)
         report: dict[str, Any] = {}
         response = await super().asynthesize(
             query,
-            nodes,
+            self._noted(query, nodes),
             additional_source_nodes,
             report=report,
             **response_kwargs,
@@ -151,9 +149,9 @@ class RefragSynthesizer(BaseSynthesizer):
         response = await self._llm.achat(messages, question=query_str)
         return _text(response, report) or self._empty_response
 
-    def _note(self, query: QueryType, nodes: list[NodeWithScore]) -> None:
+    def _noted(self, query: QueryType, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
         query = query if isinstance(query, str) else query.query_str
-        note_nodes(query, nodes, self._store)
+        return prepared_nodes(query, nodes, store=self._store, model=None, device=None)
 
     def _messages(self, llm: RefragLLM, values: dict[str, Any]) -> list[ChatMessage]:
         return llm._extend_messages(self._text_qa_template.format_messages(llm=llm, **values))

@@ -8,7 +8,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from llama_index.postprocessor.refrag.nodes import marked_nodes, note_nodes
+from llama_index.postprocessor.refrag.nodes import prepared_nodes
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["RefragRetriever"]
@@ -50,16 +50,19 @@ class RefragRetriever(BaseRetriever):
         self._device = device
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        marked, store = self._marked(self._retriever.retrieve(query_bundle))
-        note_nodes(query_bundle.query_str, marked, store)
-        return marked
+        return self._prepared(query_bundle, self._retriever.retrieve(query_bundle))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         nodes = await self._retriever.aretrieve(query_bundle)
-        marked, store = await asyncio.to_thread(self._marked, nodes)
-        # Not in that thread: its context ends with it.
-        note_nodes(query_bundle.query_str, marked, store)
-        return marked
+        return await asyncio.to_thread(self._prepared, query_bundle, nodes)
 
-    def _marked(self, nodes: list[NodeWithScore]) -> tuple[list[NodeWithScore], ChunkStore | None]:
-        return marked_nodes(nodes, store=self._store, model=self._model, device=self._device)
+    def _prepared(
+        self, query_bundle: QueryBundle, nodes: list[NodeWithScore]
+    ) -> list[NodeWithScore]:
+        return prepared_nodes(
+            query_bundle.query_str,
+            nodes,
+            store=self._store,
+            model=self._model,
+            device=self._device,
+        )
