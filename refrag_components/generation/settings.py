@@ -135,9 +135,12 @@ class AnswerSettings(BaseModel):
         Args:
             request: What it has retrieved; None where that cannot be told.
         """
+        own = () if request is None else request.retrievals
+        if request is not None and own:
+            request.is_read = True
         return Resolver(
             self._checkpoint().model.fingerprint,
-            () if request is None else request.retrievals,
+            own,
             by_hand=retrieved_by_hand(),
             store=self.store,
         )

@@ -28,8 +28,9 @@ _ESCAPED = re.compile(
     | \\+u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\+u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})
     | \\+u(?P<hex>[0-9a-fA-F]{4})
     | \\+(?P<quoted>["'/])
+    | (?:\\+(?=&(?:amp;)*(?:quot|apos|\#39|\#x27);))?
+      &(?:amp;)*(?P<entity>(?:amp|lt|gt|quot|apos|\#\d{1,6}|\#[xX][0-9a-fA-F]{1,5});)
     | (?P<backslash>\\{2,})
-    | &(?:amp;)*(?P<entity>(?:amp|lt|gt|quot|apos|\#\d{1,6}|\#[xX][0-9a-fA-F]{1,5});)
     """,
     re.VERBOSE,
 )

@@ -60,9 +60,14 @@ class Retrieval:
 
 
 class Retrieved:
-    """All that one request has retrieved so far, by any number of threads."""
+    """All that one request has retrieved so far, by any number of threads.
+
+    Attributes:
+        is_read: Whether a model that belongs to the request has read it.
+    """
 
     def __init__(self) -> None:
+        self.is_read = False
         self._retrievals: tuple[Retrieval, ...] = ()
         self._lock = threading.Lock()
 
@@ -94,13 +99,17 @@ def begin_request(retrieved: Retrieved) -> None:
 
     What it retrieves is then known here to a model that is called by hand when it has ended.
     """
-    before = [each for each in _requests.get() if each.retrievals]
+    before = [each for each in _requests.get() if each.retrievals and not each.is_read]
     _requests.set(tuple(_newest([*before[1 - _MAX_REQUESTS :], retrieved], _MAX_CHARACTERS)))
 
 
 def retrieved_by_hand() -> tuple[Retrieval, ...]:
-    """Searches of this thread or task, for a model that is called outside any request."""
-    return tuple(search for request in _requests.get() for search in request.retrievals)
+    """Searches of this thread or task, for a model that is called outside any request.
+
+    Those that a request of their own has made and answered are nobody else's.
+    """
+    open_requests = (request for request in _requests.get() if not request.is_read)
+    return tuple(search for request in open_requests for search in request.retrievals)
 
 
 def _newest(kept: list[Sized], most: int) -> list[Sized]:

@@ -64,6 +64,7 @@ PRINTED: dict[str, Callable[[str], str]] = {
     "Python": lambda text: str([text, 1]),
     "HTML": lambda text: f"<p>{html.escape(text)}</p>",
     "HTML in HTML": lambda text: html.escape(html.escape(text)),
+    "JSON in HTML": lambda text: html.escape(json.dumps([text])),
     "mustache": lambda text: mustache.render("<p>{{text}}</p>", {"text": text}),
 }
 
