@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.callbacks import (
@@ -13,7 +13,8 @@ from langchain_core.callbacks import (
 from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableConfig, run_in_executor
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config, run_in_executor
+from langchain_core.runnables.config import patch_config
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
 
 from langchain_refrag.documents import KEY_METADATA, RefragDocument
@@ -49,7 +50,8 @@ class RefragRetriever(BaseRetriever):
         ['The harbour of Eastport was dug in 1907.']
 
     Attributes:
-        retriever: The retriever that searches.
+        retriever: The retriever that searches, or any Runnable that returns documents. It gets the
+            configuration of the call and its keywords, such as filters.
         store: Where chunk vectors of its passages are kept; the answering model's store if None.
         model_name: Checkpoint (``model=``) that makes missing chunk vectors; None to leave that to
             the model that answers.
@@ -60,29 +62,63 @@ class RefragRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
-    retriever: BaseRetriever
+    retriever: Runnable[Any, list[Document]]
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
     model_name: str | None = Field(default=None, alias="model")
     device: str | None = None
     k: PositiveInt | None = None
 
+    # BaseRetriever hands its keywords on to the methods below, but not its configuration.
+
+    def invoke(
+        self, input: str, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """Retrieves, see ``BaseRetriever.invoke``; ``retriever`` gets config and keywords."""
+        return super().invoke(input, config, **kwargs, given=ensure_config(config))
+
+    async def ainvoke(
+        self, input: str, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """As ``invoke``."""
+        return await super().ainvoke(input, config, **kwargs, given=ensure_config(config))
+
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        given: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         k = self.k if k is None else k
-        argument = _k_argument(k, self.retriever._get_relevant_documents)
-        config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        found = self.retriever.invoke(query, config, **argument)
+        arguments = kwargs | self._k_argument(k, "_get_relevant_documents")
+        inner = patch_config(given, callbacks=run_manager.get_child())
+        found = self.retriever.invoke(query, inner, **arguments)
         return self._noted(query, found[:k], run_manager)
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        given: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         k = self.k if k is None else k
-        argument = _k_argument(k, self.retriever._aget_relevant_documents)
-        config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        found = await self.retriever.ainvoke(query, config, **argument)
+        arguments = kwargs | self._k_argument(k, "_aget_relevant_documents")
+        inner = patch_config(given, callbacks=run_manager.get_child())
+        found = await self.retriever.ainvoke(query, inner, **arguments)
         return await run_in_executor(None, self._noted, query, found[:k], run_manager)
+
+    def _k_argument(self, k: int | None, search: str) -> dict[str, int]:
+        """The keyword that makes the retriever return k documents, if it takes one."""
+        if k is None or not isinstance(self.retriever, BaseRetriever):
+            return {}
+        parameters = inspect.signature(getattr(self.retriever, search)).parameters
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        return {"k": k} if "k" in parameters or takes_any else {}
 
     def _noted(
         self, query: str, documents: Sequence[Document], run_manager: BaseRunManager
@@ -108,10 +144,3 @@ class RefragRetriever(BaseRetriever):
             )
             for document, passage, known in zip(documents, passages, loaded, strict=True)
         ]
-
-
-def _k_argument(k: int | None, search: Callable[..., Any]) -> dict[str, int]:
-    """The keyword that makes a retriever return k documents, if it takes one."""
-    parameters = inspect.signature(search).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return {"k": k} if k is not None and ("k" in parameters or takes_any) else {}

@@ -71,12 +71,12 @@ def retrieved_in(callbacks: object) -> Retrieved | None:
 
 
 def note_documents(
-    query: str, documents: Iterable[Document], store: ChunkStore | None, callbacks: object
+    query: object, documents: Iterable[Document], store: ChunkStore | None, callbacks: object
 ) -> None:
     """Notes what was retrieved for the models of a run.
 
     Args:
-        query: What was searched for; "" if that is unknown.
+        query: What was searched for; anything but a string counts as unknown.
         documents: What was found.
         store: Where their chunk vectors are kept, if anywhere.
         callbacks: As for ``retrieved_in``.
@@ -84,4 +84,4 @@ def note_documents(
     retrieved = retrieved_in(callbacks)
     if retrieved is not None:
         texts = (document.page_content for document in documents)
-        retrieved.add(Retrieval.of(query, texts, store))
+        retrieved.add(Retrieval.of(query if isinstance(query, str) else "", texts, store))

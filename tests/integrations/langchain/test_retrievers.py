@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
 
 from langchain_refrag import RefragDocument, RefragRetriever
 from refrag_components.exceptions import UnknownModelError
@@ -143,3 +146,59 @@ def test_callbacks_see_both_retrievers(list_retriever: ListRetriever) -> None:
     handler = Handler()
     RefragRetriever(retriever=list_retriever).invoke("x", {"callbacks": [handler]})
     assert handler.parents == [False, True]
+
+
+class TestConfigurationAndKeywords:
+    """The two ways to filter per request: dropping one hands over another tenant's documents."""
+
+    TEXTS = (HARBOUR, RAIN)
+
+    @pytest.fixture
+    def search(self) -> VectorStoreRetriever:
+        tenants = [{"tenant": "a"}, {"tenant": "b"}]
+        embeddings = DeterministicFakeEmbedding(size=8)
+        return InMemoryVectorStore.from_texts(self.TEXTS, embeddings, tenants).as_retriever()
+
+    @staticmethod
+    def only_a(document: Document) -> bool:
+        return document.metadata["tenant"] == "a"
+
+    async def test_keywords(self, search: VectorStoreRetriever) -> None:
+        retriever = RefragRetriever(retriever=search)
+        for found in (
+            retriever.invoke("q", filter=self.only_a),
+            await retriever.ainvoke("q", filter=self.only_a),
+        ):
+            assert [document.page_content for document in found] == [HARBOUR]
+
+    @pytest.mark.parametrize("nested", [False, True])
+    async def test_configuration(self, search: VectorStoreRetriever, nested: bool) -> None:
+        inner: Any = search.configurable_fields(search_kwargs=ConfigurableField(id="search"))
+        if nested:
+            inner = EnsembleRetriever(retrievers=[inner], weights=[1.0])
+        retriever = RefragRetriever(retriever=inner)
+        config: Any = {"configurable": {"search": {"filter": self.only_a}}}
+        for found in (
+            retriever.invoke("q", config),
+            await retriever.ainvoke("q", config),
+            (RunnablePassthrough() | retriever).invoke("q", config),
+            await (RunnablePassthrough() | retriever).ainvoke("q", config),
+            retriever.batch(["q"], config)[0],
+            retriever.with_config(config).invoke("q"),
+        ):
+            assert [document.page_content for document in found] == [HARBOUR]
+        assert len(retriever.invoke("q")) == 2
+
+    def test_any_runnable(self, search: VectorStoreRetriever) -> None:
+        for inner in (
+            RunnableLambda(str.lower) | search,
+            RunnableLambda(lambda query: search.invoke(query)),
+            search.with_retry(),
+        ):
+            assert len(RefragRetriever(retriever=inner).invoke("Q")) == 2
+            assert len(RefragRetriever(retriever=inner, k=1).invoke("Q")) == 1
+
+    def test_what_the_query_is_made_of_may_be_anything(self, search: VectorStoreRetriever) -> None:
+        inner = RunnableLambda(lambda turn: turn["input"]) | search
+        found = RefragRetriever(retriever=inner).invoke({"input": "q", "history": []})  # type: ignore[arg-type]
+        assert len(found) == 2
