@@ -15,6 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
+from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.messages import resolve_messages
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
@@ -138,7 +139,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         it may write, so its prompt should say what is asked for. ``method="function_calling"`` is
         the same for decoders that call tools, and for those alone. With ``method="json_mode"`` the
         prompt has to ask for JSON, and the first object of the answer is parsed: nothing is
-        enforced.
+        enforced, but half an object is not made whole.
 
         An answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``, and one that
         fails a validator of a pydantic class what LangChain's parsers raise. With ``include_raw``
@@ -196,7 +197,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> ChatResult:
         call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
-        answer = call._checkpoint().answer(request, call._params_for(reader))
+        with as_langchain_errors():
+            answer = call._checkpoint().answer(request, call._params_for(reader))
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -212,7 +214,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
         params = call._params_for(reader)
-        for delta in call._checkpoint().generator.stream(request, params):
+        with as_langchain_errors():
+            deltas = call._checkpoint().generator.stream(request, params)
+        for delta in deltas:
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so only one carries the totals
                 chunks[-1].response_metadata = call._metadata(

@@ -10,6 +10,7 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import PrivateAttr
 
+from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
 from refrag_components.generation.requests import Request
@@ -81,7 +82,8 @@ class RefragLLM(RefragSettings, BaseLLM):
         params = [call._sampling_params()] * len(
             prompts
         )  # one each, so that an answer depends on its prompt alone
-        answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
+        with as_langchain_errors():
+            answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
         generations = [
             [
                 Generation(
@@ -102,7 +104,9 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         call = self._call(stop, kwargs)
         request, warnings = call._request(prompt, run_manager)
-        for delta in call._checkpoint().generator.stream(request, call._sampling_params()):
+        with as_langchain_errors():
+            deltas = call._checkpoint().generator.stream(request, call._sampling_params())
+        for delta in deltas:
             chunk = GenerationChunk(text=delta.text)
             if delta.report is not None:
                 chunk.generation_info = call._metadata(delta.report, delta.finish_reason, warnings)

@@ -6,17 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
-from langchain_refrag import ChatRefrag, RefragRetriever
+from langchain_refrag import ChatRefrag, RefragLLM, RefragRetriever
 from refrag_components.engines.layout import TextSegment
 from refrag_components.exceptions import (
     BudgetError,
@@ -317,6 +318,26 @@ class TestErrors:
             chat.invoke(question)
         with pytest.raises(EmptyInputError):
             list(chat.stream(question))
+
+
+class TestOverflow:
+    """LangChain's middleware recovers from its own error only."""
+
+    LONG: ClassVar[list[BaseMessage]] = [HumanMessage("x " * 2000)]
+
+    async def test_is_an_error_by_either_name(self, chat: ChatRefrag) -> None:
+        for error in (ContextOverflowError, ContextWindowError):
+            with pytest.raises(error, match="shorten the prompt"):
+                chat.invoke(self.LONG)
+            with pytest.raises(error, match="shorten the prompt"):
+                await chat.ainvoke(self.LONG)
+            with pytest.raises(error, match="shorten the prompt"):
+                list(chat.stream(self.LONG))
+            llm = RefragLLM(model=chat.model_name)
+            with pytest.raises(error, match="shorten the prompt"):
+                llm.invoke("x " * 2000)
+            with pytest.raises(error, match="shorten the prompt"):
+                list(llm.stream("x " * 2000))
 
 
 class TestHostileText:
