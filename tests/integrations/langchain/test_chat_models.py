@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
@@ -274,6 +275,43 @@ class TestSettings:
         with pytest.raises(UnknownPolicyError):
             chat.invoke(QUESTION, policy=RandomPolicy)
 
+    def test_none_stands_for_the_default(self, chat: ChatRefrag) -> None:
+        settings: dict[str, Any] = {
+            name: None
+            for name in (*ChatRefrag._by_call, "timeout", "api_key", "device", "store", "engine")
+        }
+        with warnings.catch_warnings(action="error"):
+            made = ChatRefrag(**{**settings, "model": chat.model_name})
+            asked = chat.invoke(QUESTION, **{name: None for name in ChatRefrag._by_call})
+        assert made._identifying_params == ChatRefrag(model=chat.model_name)._identifying_params
+        assert asked.content == chat.invoke(QUESTION).content
+
+    def test_names_of_other_providers(self, chat: ChatRefrag, tiny_folder: Path) -> None:
+        short = ChatRefrag(model=str(tiny_folder), max_completion_tokens=2)  # type: ignore[call-arg]
+        assert short.max_tokens == 2
+        assert report(chat.invoke(QUESTION, max_completion_tokens=2))["output_tokens"] <= 2
+        llm = RefragLLM(model=str(tiny_folder))
+        result = llm.generate([QUESTION], max_completion_tokens=2).generations[0][0]
+        assert result.generation_info is not None
+        assert result.generation_info["refrag"]["output_tokens"] <= 2
+
+    def test_what_only_remote_models_offer(self, chat: ChatRefrag) -> None:
+        with pytest.warns(UserWarning, match="ChatRefrag ignores logprobs, n, timeout"):
+            chat.invoke(QUESTION, timeout=3, n=2, logprobs=True)
+        with pytest.warns(UserWarning, match="RefragLLM ignores timeout"):
+            RefragLLM(model=chat.model_name).bind(timeout=3).invoke(QUESTION)
+
+    def test_every_way_to_draw(self, chat: ChatRefrag) -> None:
+        greedy = chat.invoke(QUESTION).content
+        assert chat.invoke(QUESTION, temperature=2.0, top_k=1).content == greedy
+        assert chat.invoke(QUESTION, repetition_penalty=9.0).content != greedy
+        own = chat.model_copy(update={"repetition_penalty": 9.0})
+        assert own.invoke(QUESTION).content == chat.invoke(QUESTION, repetition_penalty=9.0).content
+        assert own._identifying_params != chat._identifying_params
+
+    def test_the_bundled_checkpoint_is_the_default(self) -> None:
+        assert ChatRefrag().model_name == RefragLLM().model_name == "refrag-smollm2-135m"
+
     def test_unknown_settings_are_named(self, tiny_folder: Path) -> None:
         with pytest.warns(UserWarning, match="ChatRefrag ignores api_key, buget"):
             ChatRefrag(model=str(tiny_folder), buget=1.0, api_key="x")  # type: ignore[call-arg]
@@ -298,6 +336,8 @@ class TestErrors:
             ({"top_p": 0.0}, SamplingError),
             ({"max_tokens": 0}, SamplingError),
             ({"seed": -1}, SamplingError),
+            ({"top_k": -1}, SamplingError),
+            ({"repetition_penalty": 0.0}, SamplingError),
         ],
     )
     def test_bad_settings(
