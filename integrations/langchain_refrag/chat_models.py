@@ -8,7 +8,12 @@ from typing import Any, ClassVar
 from warnings import warn
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models import (
+    BaseChatModel,
+    LangSmithParams,
+    LanguageModelInput,
+    ModelProfile,
+)
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -29,6 +34,7 @@ from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
+from refrag_components.generation.shared_checkpoints import decoder_window
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
 from refrag_components.prompts.retrieved import Retrieved
@@ -87,6 +93,21 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
         params["ls_provider"] = "refrag"
         return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        # Nothing is fetched for it, and the weights are not loaded.
+        window = decoder_window(self.model_name, self.device)
+        if window is None:
+            return None
+        return ModelProfile(
+            max_input_tokens=window,
+            text_inputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            pdf_inputs=False,
+            text_outputs=True,
+        )
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError
@@ -29,6 +32,7 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
 )
 from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget, RandomPolicy
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
@@ -378,6 +382,28 @@ class TestOverflow:
                 llm.invoke("x " * 2000)
             with pytest.raises(error, match="shorten the prompt"):
                 list(llm.stream("x " * 2000))
+
+
+class TestProfile:
+    def test_middleware_knows_the_window(self, chat: ChatRefrag) -> None:
+        assert chat.profile is not None
+        assert chat.profile["max_input_tokens"] == chat._checkpoint().model.window
+        assert chat.profile["image_inputs"] is False
+        SummarizationMiddleware(chat, trigger=("fraction", 0.8))
+
+    def test_no_weights_are_loaded_for_it(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = shutil.copytree(tiny_folder, tmp_path / "own")
+        monkeypatch.setattr(RefragModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+        assert ChatRefrag(model=str(own)).profile is not None
+
+    def test_nothing_is_fetched_for_it(self, tiny_folder: Path, tmp_path: Path) -> None:
+        own = shutil.copytree(tiny_folder, tmp_path / "own")
+        shutil.rmtree(own / "decoder")
+        config = json.loads((own / "config.json").read_text())
+        (own / "config.json").write_text(json.dumps({**config, "decoder": "nobody/has-this"}))
+        assert ChatRefrag(model=str(own)).profile is None
 
 
 class TestHostileText:
