@@ -203,6 +203,10 @@ class Resolver:
                     context.append(span)
         return Resolved(_cut(text, [*envelopes, *context]), warnings)
 
+    def passages_in(self, text: str, documents: Mapping[str, ChunkStore | None]) -> set[str]:
+        """The passages that a text holds, as they were retrieved."""
+        return {span.passage for span in self._matches(text, documents) if span.passage}
+
     def resolve_envelopes(self, text: str) -> Resolved:
         """Takes a text apart in which only envelopes are passages."""
         envelopes, warnings = self._envelopes(text)
