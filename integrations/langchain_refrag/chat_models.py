@@ -21,7 +21,7 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from langchain_refrag.errors import as_langchain_errors
-from langchain_refrag.messages import resolve_messages
+from langchain_refrag.messages import resolve_messages, without_media
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
 from langchain_refrag.structured import (
@@ -32,6 +32,7 @@ from langchain_refrag.structured import (
 )
 from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
 from refrag_components.engines.sampling import SamplingParams
+from refrag_components.exceptions import RefragError
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
 from refrag_components.generation.shared_checkpoints import decoder_window
@@ -77,9 +78,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     Attributes:
         streaming: Whether ``invoke`` streams too, for callbacks that need each token.
+        skip_media: Leave images, sounds and files of messages out, with a warning in the report,
+            instead of refusing them.
     """
 
     streaming: bool = False
+    skip_media: bool = False
 
     _call_only: ClassVar[tuple[str, ...]] = (
         *("documents", "response_format", "stream", "tool_choice", "tools"),
@@ -209,6 +213,24 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         generator = call._checkpoint().generator
         return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
 
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Tool] | None = None
+    ) -> int:
+        """Decoder positions that a prompt takes: with chat template, tools and compression.
+
+        What cannot be a prompt of its own, such as one that does not fit, is counted as text.
+
+        Args:
+            messages: The conversation, or a part of it.
+            tools: As for ``bind_tools``.
+        """
+        call: dict[str, Any] = {"tools": list(Tools.of(tools).schemas)} if tools else {}
+        try:
+            request, _, _ = self._request(messages, call, retrieved_in(None))
+            return self._checkpoint().generator.prepare(request).layout.n_positions
+        except RefragError:
+            return super().get_num_tokens_from_messages(messages)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -263,12 +285,15 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
         schema = requested_schema(call.get("response_format"))
+        warnings: list[str] = []
+        if self.skip_media:
+            messages, warnings = without_media(messages)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver(retrieved))
         parts = render(conversation.messages, tokenizer, tools=tools.schemas)
         written = "".join(part.text for part in parts if isinstance(part, ControlPart))
         reader = tools.reader(tokenizer, schema, written)
         request = self._ask([*parts, *reader.prefix], conversation.question)
-        return request, reader, conversation.warnings
+        return request, reader, (*warnings, *conversation.warnings)
 
     def _params_for(self, reader: AnswerReader) -> SamplingParams:
         return replace(

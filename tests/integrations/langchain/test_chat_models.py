@@ -262,6 +262,40 @@ class TestSettings:
         assert chat.get_num_tokens(HARBOUR) == len(chat.get_token_ids(HARBOUR)) > 5
         assert chat.get_num_tokens_from_messages([HumanMessage(HARBOUR)]) > 5
 
+    def test_counts_are_positions_of_the_decoder(self, chat: ChatRefrag) -> None:
+        messages = prompt(HARBOUR, RAIN)
+        positions = report(chat.invoke(messages))["positions"]
+        assert chat.get_num_tokens_from_messages(messages) == positions
+        plain = chat.model_copy(update={"policy": "all"})
+        assert plain.get_num_tokens_from_messages(messages) > positions
+        assert chat.get_num_tokens_from_messages([HumanMessage("x " * 2000)]) > 2000
+        assert chat.get_num_tokens_from_messages([HumanMessage("")]) > 0
+
+    def test_tools_count(self, tool_folder: Path) -> None:
+        chat = ChatRefrag(model=str(tool_folder))
+
+        def look(words: list[str]) -> str:
+            """Looks something up."""
+            return " ".join(words)
+
+        messages = [HumanMessage(QUESTION)]
+        assert chat.get_num_tokens_from_messages(messages, [look]) > 50 + (
+            chat.get_num_tokens_from_messages(messages)
+        )
+
+    def test_images_are_named_or_skipped(self, chat: ChatRefrag) -> None:
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+        message = HumanMessage([{"type": "text", "text": QUESTION}, image])
+        with pytest.raises(ValueError, match=r"'image_url' block.*skip_media=True"):
+            chat.invoke([message])
+        skipping = chat.model_copy(update={"skip_media": True})
+        answer = skipping.invoke([message])
+        assert answer.content == chat.invoke(QUESTION).content
+        assert report(answer)["warnings"] == [
+            "1 'image_url' blocks were left out: only text is read"
+        ]
+        assert len(message.content) == 2
+
     def test_policies_and_engines_of_ones_own(self, chat: ChatRefrag) -> None:
         generator = chat._checkpoint().generator
         engine = ScriptedEngine(generator.model, lambda _: "Aye.", generator.engine)
