@@ -234,7 +234,7 @@ class Ladder(nn.ModuleDict):
 
 def _grouped(vectors: Tensor, counts: Sequence[int], group: int) -> Tensor:
     """Chunk vectors of passages in groups, shape (groups, group, width), zero after the last."""
-    own = torch.tensor(counts)
+    own = torch.tensor(counts, dtype=torch.long)
     filled = -(-own // group) * group
     moved = (filled.cumsum(0) - filled) - (own.cumsum(0) - own)
     places = torch.arange(len(vectors)) + moved.repeat_interleave(own)
