@@ -97,8 +97,8 @@ def apply_difference(
         if start.ndim < 2:
             weights[name] = _exact(name, _take(left, name), start.shape)
         else:
-            parts = [_take(left, name + part) for part in (_CODES, _SCALES, _UNIT)]
-            groups = _dequantise(name, *parts, -(-start.numel() // _GROUP))
+            codes, scales, unit = (_take(left, name + part) for part in (_CODES, _SCALES, _UNIT))
+            groups = _dequantise(name, codes, scales, unit, -(-start.numel() // _GROUP))
             weights[name] = start + groups.flatten()[: start.numel()].view_as(start)
     if left:
         raise UnknownModelError(f"{min(left)} is a tensor that this checkpoint should not have")
