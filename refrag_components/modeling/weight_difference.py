@@ -34,14 +34,14 @@ _LEVELS = {
     8: torch.arange(-127, 128, dtype=torch.float32),
 }
 # Tried scales, as parts of the one that puts a group's largest value on the last level.
-_TRIED = {4: (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0), 8: (0.98, 1.0)}
+_TRIED = {4: (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0), 8: (1.0,)}
 _AT_ONCE = 2**16  # groups, so that what is tried takes little memory
 
 
 def quantise_difference(
     base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], bits: Bits
 ) -> dict[str, Tensor]:
-    """Makes the tensors that lead from base weights to trained ones.
+    """Makes the tensors that lead from base weights to trained ones, where the trained ones are.
 
     Args:
         base: Base weights by name.
@@ -60,16 +60,18 @@ def quantise_difference(
         raise ValueError(f"base and trained weights must have the same names, not so {odd}")
     made = {}
     for name, value in tuned.items():
-        own, start = (tensor.detach().float().cpu() for tensor in (value, base[name]))
+        own = value.detach().float()
+        start = base[name].detach().float().to(own.device)  # a GPU is far faster
         if own.shape != start.shape:
             msg = f"{name} has shape {tuple(own.shape)}, its base {tuple(start.shape)}"
             raise ValueError(msg)
         if not own.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinite values")
         if own.ndim < 2:
-            made[name] = own.clone()
+            made[name] = own.cpu().clone()
         else:
-            codes, scales, unit = _quantise(_grouped(own - start), bits)
+            quantised = _quantise(_grouped(own - start), bits)
+            codes, scales, unit = (tensor.cpu() for tensor in quantised)
             made |= {name + _CODES: codes, name + _SCALES: scales, name + _UNIT: unit}
     return made
 
@@ -171,10 +173,10 @@ def _quantise(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor, Tensor]:
 
 def _best_scales(groups: Tensor, bits: Bits) -> Tensor:
     """Scales of least squares, (groups,): levels for each tried one, the best scale for these."""
-    levels = _LEVELS[bits]
+    levels = _LEVELS[bits].to(groups.device)
     peaks = groups.abs().amax(dim=1) / levels[-1]
-    most = torch.full((len(groups),), -torch.inf)  # explained of a group's squares
-    best = torch.zeros(len(groups))
+    most = groups.new_full((len(groups),), -torch.inf)  # explained of a group's squares
+    best = groups.new_zeros(len(groups))
     for part in _TRIED[bits]:
         chosen = levels[_choose(groups, peaks * part, bits)]
         products, squares = (groups * chosen).sum(dim=1), chosen.square().sum(dim=1)
@@ -190,12 +192,13 @@ def _nearest(groups: Tensor, wanted: Tensor, unit: Tensor, bits: Bits) -> tuple[
 
     Of the two whole scales about the wanted one the better.
     """
-    least = torch.full((len(groups),), torch.inf)
-    codes = torch.zeros(groups.shape, dtype=torch.uint8)
-    scales = torch.zeros(len(groups), dtype=torch.uint8)
+    levels = _LEVELS[bits].to(groups.device)
+    least = groups.new_full((len(groups),), torch.inf)
+    codes = torch.zeros_like(groups, dtype=torch.uint8)
+    scales = torch.zeros_like(wanted, dtype=torch.uint8)
     for whole in (wanted.floor(), wanted.ceil().clamp(max=_LARGEST_SCALE)):
         chosen = _choose(groups, whole * unit, bits)
-        values = _LEVELS[bits][chosen] * (whole * unit).unsqueeze(1)
+        values = levels[chosen] * (whole * unit).unsqueeze(1)
         errors = (groups - values).square().sum(dim=1)
         better = errors < least
         least = torch.where(better, errors, least)
@@ -205,6 +208,9 @@ def _nearest(groups: Tensor, wanted: Tensor, unit: Tensor, bits: Bits) -> tuple[
 
 
 def _choose(groups: Tensor, scales: Tensor, bits: Bits) -> Tensor:
-    levels = _LEVELS[bits]
+    """Number of the nearest level of each value, (groups, 64), int64."""
     divided = groups / torch.where(scales > 0, scales, 1.0).unsqueeze(1)
+    if bits == 8:
+        return divided.round().clamp(-127, 127).long() + 127
+    levels = _LEVELS[bits].to(groups.device)
     return torch.bucketize(divided, (levels[1:] + levels[:-1]) / 2)
