@@ -108,8 +108,8 @@ class LayerEncoder(nn.Module):
                 them empty.
 
         Returns:
-            Chunk vectors, shape (passages, tokens / chunk size, d_enc); those of padding mean
-            nothing.
+            Chunk vectors, shape (passages, tokens / chunk size, d_enc); zeros for chunks of padding
+            alone, as a rung's projector wants them.
         """
         k = chunk_size or self.chunk_size
         dtype = self.place.dtype

@@ -221,14 +221,7 @@ class Ladder(nn.ModuleDict):
         """
         projector: Any = self[str(rung)]
         group = projector.group
-        if group == 1:
-            grouped = vectors.unsqueeze(1)
-        else:
-            padded = [
-                nn.functional.pad(own, (0, 0, 0, -len(own) % group))
-                for own in vectors.split(list(counts))
-            ]
-            grouped = torch.cat(padded).unflatten(0, (-1, group))
+        grouped = _grouped(vectors, counts, group) if group > 1 else vectors.unsqueeze(1)
         embeddings: Tensor = projector(grouped)
         return embeddings
 
@@ -237,6 +230,16 @@ class Ladder(nn.ModuleDict):
         projectors: list[Any] = list(self.values())
         for projector in projectors:
             projector.randomise()
+
+
+def _grouped(vectors: Tensor, counts: Sequence[int], group: int) -> Tensor:
+    """Chunk vectors of passages in groups, shape (groups, group, width), zero after the last."""
+    own = torch.tensor(counts, dtype=torch.long)
+    filled = -(-own // group) * group
+    moved = (filled.cumsum(0) - filled) - (own.cumsum(0) - own)
+    places = torch.arange(len(vectors)) + moved.repeat_interleave(own)
+    rows = vectors.new_zeros(int(filled.sum()), vectors.shape[-1])
+    return rows.index_copy(0, places.to(vectors.device), vectors).unflatten(0, (-1, group))
 
 
 def _to_the_end(tokens: Tensor) -> Tensor:

@@ -114,6 +114,14 @@ def chunker_text(passage: Any, first: int) -> str:
     return text
 
 
+def test_chunks_of_padding_are_zero() -> None:
+    ids = torch.arange(16).view(2, 8)
+    used = torch.tensor([[True] * 8, [True] * 3 + [False] * 5])
+    with torch.no_grad():
+        vectors = encoder()(ids, used)
+    assert torch.equal(vectors.ne(0).any(dim=2), torch.tensor([[True, True], [True, False]]))
+
+
 def test_parts_of_a_question_are_smaller_chunks(chunker: Chunker) -> None:
     layers = encoder()
     (asked,) = chunker.cut_questions([TEXT[0]])

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GPT2Config, PretrainedConfig
 
 from refrag_components.engines.layout import Layout, PassageSegment
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.modeling import RefragModel, trained_weights
 from refrag_components.modeling.config import RefragConfig
 from tests.engines.layouts import logits, segment, text_segment
-from tests.tiny import TEXT
+from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config
 
 PARTS = ("decoder", "encoder", "projector")
 
@@ -212,7 +213,7 @@ def test_other_encoder_weights_have_another_fingerprint(
     copied: Path, layered_model: RefragModel
 ) -> None:
     tensors = load_file(file_of(copied, "encoder"))
-    tensors["mix:scales"] *= 1.5
+    tensors["mix:unit"] *= 1.5
     save_file(tensors, file_of(copied, "encoder"))
     other = RefragModel.from_pretrained(copied, device="cpu")
     assert other.fingerprint != layered_model.fingerprint
@@ -230,6 +231,36 @@ def test_a_decoder_without_so_many_layers_is_refused(tiny_base: tuple[Path, Path
     config = RefragConfig(decoder=decoder, encoder=encoder, encoder_layers=3, token_mlp=0)
     with pytest.raises(UnknownModelError, match="has 2 layers, encoder_layers=3 is more"):
         RefragModel.from_base(config)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [tiny_decoder_config(tie_word_embeddings=False), tiny_decoder_config(GPT2Config, n_inner=64)],
+    ids=["untied llama", "gpt2"],
+)
+def test_all_of_other_decoders_is_saved_but_the_token_table(
+    decoder: PretrainedConfig, tiny_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = RefragConfig(
+        decoder=str(save_tiny_decoder(tmp_path / "base", decoder)),
+        encoder=str(tiny_base[1]),
+        encoder_layers=1,
+        token_mlp=0,
+    )
+    RefragModel.from_base(config).save_pretrained(tmp_path / "start")
+    model = RefragModel.for_training(tmp_path / "start")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "trained", bits=8)
+    again = RefragModel.from_pretrained(tmp_path / "trained", device="cpu")
+    learnt = dict(model.named_parameters())
+    for name, parameter in again.named_parameters():
+        torch.testing.assert_close(parameter, learnt[name], atol=5e-3, rtol=0)
+    rows = [len(load_file(path)) for path in sorted((tmp_path / "trained").glob("decoder-*"))]
+    matrices = [p for p in model.decoder.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.decoder.parameters() if p.requires_grad and p.ndim < 2]
+    assert sum(rows) == 3 * len(matrices) + len(others)
 
 
 def test_stored_vectors_make_the_embeddings_that_fresh_ones_make(
