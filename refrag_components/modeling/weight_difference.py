@@ -1,12 +1,13 @@
-"""Trained weights as a coarse difference to the base weights that everybody has.
+"""Trained weights as a coarsely quantised difference to public base weights.
 
-A matrix is cut into groups of 64 values, row after row. A group is 64 numbers of levels times one
-scale in float16. With 4 bits there are 16 levels, those that lose least of a normal distribution;
-even steps erred a fifth more on trained differences. With 8 bits the levels are even steps. What is
-no matrix (norms, biases) is small and kept as it is.
+A matrix is cut into groups of 64 values, row after row. A group is stored as 64 indices of levels
+and one scale in float16. With 4 bits there are 16 levels, those that lose least of a normal
+distribution; the error of even steps was a fifth larger on trained differences. With 8 bits the
+levels are even steps. Parameters that are not matrices (norms, biases) are small and are stored
+exactly.
 
-Only products of two float32 numbers and sums of two are needed to read weights back, so every
-machine reads the same bits.
+Reading weights back takes only products and sums of two float32 numbers, so every machine reads
+the same bits.
 """
 
 from __future__ import annotations
@@ -31,61 +32,62 @@ _LEVELS = {
     4: torch.tensor(GAUSSIAN_LEVELS, dtype=torch.float32),
     8: torch.arange(-127, 128, dtype=torch.float32),
 }
-# Tried scales, as parts of the one that puts a group's largest value on the last level.
-_TRIED = {4: (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0), 8: (0.98, 1.0)}
-_AT_ONCE = 2**16  # groups, so that what is tried takes little memory
+# Scales to try, as fractions of the one that puts a group's largest value on the last level.
+_SCALES_TO_TRY = {4: (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0), 8: (0.98, 1.0)}
+_AT_ONCE = 2**16  # groups quantised together; bounds memory
 
 
 def quantise_difference(
     base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], bits: Bits
 ) -> dict[str, Tensor]:
-    """Makes the tensors that lead from base weights to trained ones.
+    """Quantises the difference between base weights and trained ones.
 
     Args:
         base: Base weights by name.
         tuned: Trained weights, of the same names and shapes.
-        bits: Per value of a matrix.
+        bits: Bits per value of a matrix.
 
     Returns:
-        Tensors to save, on CPU: of a matrix two, ``NAME:codes`` and ``NAME:scales``; of anything
-        else the trained values in float32.
+        Tensors to save, on CPU: for a matrix ``NAME:codes`` and ``NAME:scales``, for any other
+        parameter the trained values in float32.
 
     Raises:
         ValueError: If names or shapes differ, or a value is not finite.
     """
     if set(base) != set(tuned):
         odd = min(set(base) ^ set(tuned))
-        raise ValueError(f"base and trained weights must have the same names, not so {odd}")
+        msg = f"base and trained weights must have the same names; only one of them has {odd}"
+        raise ValueError(msg)
     made = {}
     for name, value in tuned.items():
-        own, start = (tensor.detach().float().cpu() for tensor in (value, base[name]))
-        if own.shape != start.shape:
-            msg = f"{name} has shape {tuple(own.shape)}, its base {tuple(start.shape)}"
+        trained, start = (tensor.detach().float().cpu() for tensor in (value, base[name]))
+        if trained.shape != start.shape:
+            msg = f"{name} has shape {tuple(trained.shape)}, its base has {tuple(start.shape)}"
             raise ValueError(msg)
-        if not own.isfinite().all():
-            raise ValueError(f"{name} holds NaN or infinite values")
-        if own.ndim < 2:
-            made[name] = own.clone()
+        if not trained.isfinite().all():
+            raise ValueError(f"{name} contains NaN or infinite values")
+        if trained.ndim < 2:
+            made[name] = trained.clone()
         else:
-            made[name + _CODES], made[name + _SCALES] = _quantise(_grouped(own - start), bits)
+            made[name + _CODES], made[name + _SCALES] = _quantise(_grouped(trained - start), bits)
     return made
 
 
 def apply_difference(
     base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Makes trained weights of base weights and what ``quantise_difference`` made.
+    """Adds a quantised difference to base weights.
 
     Args:
-        base: Base weights by name: these names, each of this shape, come back.
-        tensors: The tensors, as they were read from a file that anybody may have written.
+        base: Base weights by name; the result has the same names and shapes.
+        tensors: What ``quantise_difference`` returned, as read from an untrusted file.
 
     Returns:
         Trained weights in float32, on the CPU.
 
     Raises:
-        UnknownModelError: If a tensor is missing, unknown, of another shape or type, or holds what
-            no scale or weight can be. It names the tensor.
+        UnknownModelError: If a tensor is missing, unknown, of another shape or type, or not finite.
+            The message names the tensor.
     """
     left = dict(tensors)
     weights = {}
@@ -98,13 +100,14 @@ def apply_difference(
             groups = _dequantise(name, codes, scales, -(-start.numel() // _GROUP))
             weights[name] = start + groups.flatten()[: start.numel()].view_as(start)
     if left:
-        raise UnknownModelError(f"{min(left)} is a tensor that this checkpoint should not have")
+        msg = f"{min(left)} does not belong in this checkpoint; copy or download it again"
+        raise UnknownModelError(msg)
     return weights
 
 
 def _take(left: dict[str, Tensor], name: str) -> Tensor:
     if name not in left:
-        raise UnknownModelError(f"{name} is missing in the checkpoint; copy or download it again")
+        raise UnknownModelError(f"{name} is missing from the checkpoint; copy or download it again")
     return left.pop(name)
 
 
@@ -154,7 +157,7 @@ def _quantise(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
     codes = torch.cat([part[0] for part in parts])
     scales = torch.cat([part[1] for part in parts])
     if not scales.isfinite().all():
-        raise ValueError("weights differ from their base by more than float16 can say")
+        raise ValueError("weights differ from their base by more than float16 can hold")
     if bits == 4:
         codes = codes[:, ::2] << 4 | codes[:, 1::2]
     else:
@@ -163,7 +166,7 @@ def _quantise(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
-    """Numbers of levels, (groups, 64) uint8, and scales, (groups,) float16, of least squares.
+    """Indices of levels, (groups, 64) uint8, and scales, (groups,) float16, by least squares.
 
     For each tried scale the levels are chosen, then the best scale for these levels, rounded, and
     the levels for it.
@@ -174,7 +177,7 @@ def _nearest(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
     least = torch.full((len(groups),), torch.inf)
     codes = torch.zeros(groups.shape, dtype=torch.uint8)
     scales = torch.full((len(groups),), torch.inf, dtype=torch.float16)
-    for part in _TRIED[bits]:
+    for part in _SCALES_TO_TRY[bits]:
         first = levels[_choose(groups, peaks * part, borders)]
         squares = first.square().sum(dim=1, keepdim=True)
         best = (groups * first).sum(dim=1, keepdim=True) / squares.clamp(min=1e-9)

@@ -128,7 +128,7 @@ def test_answers_are_measured_at_another_chunk_size(
         *("qa", questions, "--model", tiny_folder, "--chunk-size", 99, "--out", tmp_path / "99")
     )
     assert code == 1
-    assert "chunk_size must lie in 1..max_chunk_size" in output
+    assert "chunk_size must be from 1 to max_chunk_size" in output
 
 
 def test_rows_are_chosen_by_kind(tiny_folder: Path, questions: Path, tmp_path: Path) -> None:

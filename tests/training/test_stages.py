@@ -191,7 +191,7 @@ def test_a_frozen_decoder_stays_as_it_was(run_folder: Path, tmp_path: Path) -> N
     ids = torch.arange(24).reshape(2, 12)
     plain = base.decoder(input_ids=ids).logits
     assert torch.equal(model.decoder(input_ids=ids).logits, plain)
-    with model.places.at(torch.ones(2, 12, dtype=torch.bool)):
+    with model.chunk_mask.using(torch.ones(2, 12, dtype=torch.bool)):
         assert not torch.allclose(model.decoder(input_ids=ids).logits, plain)
 
 

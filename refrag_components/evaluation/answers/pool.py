@@ -73,12 +73,12 @@ class PassagePool:
             return
         self._row.update({text: len(self.texts) + i for i, text in enumerate(new)})
         self.texts += new
-        self.vectors = np.concatenate([self.vectors, self._model.embed_passages(new)])
+        self.vectors = np.concatenate([self.vectors, self._model.search_vectors(new)])
         self._index = None
 
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Search vectors of questions, shape (n, d_enc), float32, length 1."""
-        return self._model.embed_passages(questions)
+        return self._model.search_vectors(questions)
 
     def search(self, questions: np.ndarray, count: int) -> list[list[str]]:
         """Finds the most similar passages.
@@ -105,7 +105,7 @@ class PassagePool:
 
     def _load(self, cache: Path | None, progress: Callable[[int], None] | None) -> np.ndarray:
         if cache is None:
-            return self._model.embed_passages(self.texts, progress=progress)
+            return self._model.search_vectors(self.texts, progress=progress)
         digest = hashlib.blake2b(self._model.config.encoder.encode(), digest_size=8)
         for text in self.texts:
             digest.update(text.encode(errors="surrogatepass") + b"\0")
@@ -116,7 +116,7 @@ class PassagePool:
                 return np.asarray(kept, dtype=np.float32)
         except (OSError, ValueError):
             pass  # there is none, or a copy was cut short
-        vectors = self._model.embed_passages(self.texts, progress=progress)
+        vectors = self._model.search_vectors(self.texts, progress=progress)
         with atomic_file(path) as scratch, scratch.open("wb") as file:
             np.save(file, vectors.astype(np.float16))
         return vectors

@@ -136,7 +136,7 @@ def test_every_passage_and_every_search_is_done_once(
     """For all sets, numbers of passages, methods and budgets."""
     encoded: list[str] = []
     embedded: list[str] = []
-    encode, embed = tiny_model.encode_passages, tiny_model.embed_passages
+    encode, embed = tiny_model.encode_passages, tiny_model.search_vectors
 
     def encoding(texts, **options):  # type: ignore[no-untyped-def]
         encoded.extend(texts)
@@ -147,7 +147,7 @@ def test_every_passage_and_every_search_is_done_once(
         return embed(texts, **options)
 
     monkeypatch.setattr(tiny_model, "encode_passages", encoding)
-    monkeypatch.setattr(tiny_model, "embed_passages", embedding)
+    monkeypatch.setattr(tiny_model, "search_vectors", embedding)
     methods = [FULL, *(kind("recent", p) for p in (0.1, 0.5) for kind in (Keep, Drop, SameText))]
     settings = [Setting("given", 2), *(Setting("strong", n) for n in (1, 2, 4))]
     sets = {"a": questions[:3], "b": questions[3:]}
