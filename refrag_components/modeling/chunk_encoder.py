@@ -172,7 +172,7 @@ class ChunkEncoder(nn.Module):
         ids = np.asarray(encoding.ids, dtype=np.int64)
         starts = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
         covering = covering_tokens(passage.offsets[:, 1].astype(np.int64), starts)
-        if not len(ids):  # white space only: the special tokens stand for all chunks
+        if not len(ids):  # white space only: each chunk gets the first position
             return [
                 EncoderWindow(self._with_specials(ids), np.zeros((passage.n_chunks, 2), np.int64))
             ]

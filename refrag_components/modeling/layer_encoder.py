@@ -76,10 +76,10 @@ class LayerEncoder(nn.Module):
         At each position within the chunk the state, and except at the last position the token, is
         multiplied by a random rotation, which tells the positions apart.
         """
-        for place in self.place:
-            place += _STATE_WEIGHT * nn.init.orthogonal_(torch.empty_like(place))
-        for mix in self.mix[:-1]:
-            mix += _TOKEN_WEIGHT / 2**0.5 * nn.init.orthogonal_(torch.empty_like(mix))
+        for matrix in self.place:
+            matrix += _STATE_WEIGHT * nn.init.orthogonal_(torch.empty_like(matrix))
+        for matrix in self.mix[:-1]:
+            matrix += _TOKEN_WEIGHT / 2**0.5 * nn.init.orthogonal_(torch.empty_like(matrix))
 
     @property
     def width(self) -> int:

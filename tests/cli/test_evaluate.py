@@ -197,8 +197,8 @@ def test_a_missing_matplotlib_is_told_before_the_work(
     ("arguments", "message"),
     [
         (("--policy", "clairvoyance"), "unknown selection"),
-        (("--method", "clairvoyance"), "choose among none, full, gold"),
-        (("--expanded", "1.5"), "lie in 0..1"),
+        (("--method", "clairvoyance"), "choose from none, full, gold"),
+        (("--expanded", "1.5"), "from 0 to 1"),
         (("--retrieval", "psychic"), "given, strong, weak"),
         (("--passages", "0"), "got 0"),
         (("--pool", "nowhere.jsonl"), "cannot read passages"),

@@ -163,15 +163,15 @@ def test_over_sets_each_counts_the_same_and_one_without_such_questions_does_not(
     assert (rows["all"]["items"], rows["not shown"]["items"]) == (40, 30)
 
 
-def test_intervals_over_clusters_stand_beside_those_over_questions() -> None:
-    """Twenty questions on each of thirty passages are no six hundred cases."""
+def test_intervals_are_over_questions_and_over_clusters() -> None:
+    """Twenty questions on each of thirty passages are not six hundred independent cases."""
     rng = np.random.default_rng(0)
-    luck, other = (np.repeat(rng.random(30), 20) for _ in range(2))
+    first, other = (np.repeat(rng.random(30), 20) for _ in range(2))
     passages = [[f"p{i // 20}"] for i in range(600)]
     results = [
         result("a", KEEP, other, passages=passages),
         result("a", DROP, np.full(600, 0.6), passages=passages),
-        result("a", FULL, luck, passages=passages),
+        result("a", FULL, first, passages=passages),
     ]
     (table,) = summarise(results)
     assert table["clusters"] == {"passages": 30, "articles": 30}
