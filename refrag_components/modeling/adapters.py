@@ -1,4 +1,4 @@
-"""Low-rank adapters: one for all positions, one for chunk embeddings alone."""
+"""Low-rank adapters: one for all positions, one for chunk embeddings only."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ThreadChunkMask(ChunkMask, threading.local):
     """A mask per thread: other threads read other prompts with the same decoder."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """A copy of a model has a mask of its own."""
+        """A copy of a model gets a separate mask."""
         return ThreadChunkMask, ()
 
 
@@ -121,7 +121,7 @@ class FoldedWeights:
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """Uses the base weights alone inside the ``with`` block."""
+        """Uses only the base weights inside the ``with`` block."""
         before = [(layer, layer.folded) for layers in self._groups for layer in layers]
         for layer, _ in before:
             layer.folded = _frozen(layer)

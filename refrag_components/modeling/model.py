@@ -96,7 +96,7 @@ class RefragModel(nn.Module):
         self.config = config
         self.decoder: Any = decoder
         self.tokenizer: Any = tokenizer
-        self.encoder: Any = encoder  # training reads what a ChunkEncoder alone has
+        self.encoder: Any = encoder  # training uses attributes that only ChunkEncoder has
         self.retriever = retriever
         embedding: Any = decoder.get_input_embeddings().weight
         scale = float(embedding.detach().float().std())
