@@ -190,9 +190,9 @@ def test_a_context_without_an_answering_passage_is_none(tiny_model: RefragModel)
 def test_a_context_beyond_the_window_is_cut_and_counted(
     tiny_model: RefragModel, answers: tuple[str, ...]
 ) -> None:
-    own = replace(question(7), answers=answers)
+    long_question = replace(question(7), answers=answers)
     passages = (TEXT[0], " ".join(TEXT * 4), " ".join(TEXT[1:] * 2))
-    context = Context(own, passages, (0, 2, 1))
+    context = Context(long_question, passages, (0, 2, 1))
     prompts = build(tiny_model, [context], ("recent", "similarity"))
     (prompt,) = prompts.prompts
     room = tiny_model.window - max(8, len(prompt.answer_ids))
@@ -204,14 +204,15 @@ def test_a_context_beyond_the_window_is_cut_and_counted(
     assert TEXT[0] in text
     assert passages[2] in text  # the most similar whole, the least similar cut
     assert passages[1][:40] in text
-    assert own.text in text
+    assert long_question.text in text
     for method in default_methods(("recent", "similarity"), (0.1, 0.9, 1.0)):
         row = method.row(prompt)
         assert len(row.token_ids) <= room
         wanted_more = method.selection is not None and (method.fraction or 0) >= 0.9
         assert row.cut == (method == FULL or wanted_more)
     generator = RefragGenerator(tiny_model, policy="similarity", budget=FractionBudget(1.0))
-    request = Request(render(messages(own.text, passages), tiny_model.tokenizer), own.text)
+    parts = render(messages(long_question.text, passages), tiny_model.tokenizer)
+    request = Request(parts, long_question.text)
     wanted = max(8, len(prompt.answer_ids))
     expanded = generator.prepare(request, max_tokens=wanted).report.context_positions
     assert Keep("similarity", 1.0).row(prompt).context_positions == expanded
