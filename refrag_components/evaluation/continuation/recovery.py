@@ -1,4 +1,4 @@
-"""Log-perplexity of a continuation after no, compressed and full context, with equal weights."""
+"""Log-perplexity of a continuation without context, and with it compressed or in full."""
 
 from __future__ import annotations
 
