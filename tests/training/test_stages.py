@@ -356,7 +356,7 @@ def test_the_adapter_matrices_that_start_at_zero_learn_faster(
         (
             "[model]\ndecoder='a'\nencoder='b'\nchunk_size=9\n[reconstruction]\nsteps=1\n"
             "[continual]\nsteps=1\n",
-            "chunk_size must lie in",
+            "chunk_size must be from 1",
         ),
         (
             "[model]\ndecoder='a'\nencoder='b'\n[reconstruction]\nsteps=1\nchunk_sizes=[4,32]\n"
