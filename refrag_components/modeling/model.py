@@ -18,7 +18,7 @@ from refrag_components.atomic import atomic_folder
 from refrag_components.modeling.adapters import (
     CHUNK_ADAPTER,
     EVERYWHERE,
-    ChunkPlaces,
+    ChunkMask,
     fold_adapters,
 )
 from refrag_components.modeling.checkpoint_files import (
@@ -65,10 +65,11 @@ class RefragModel(ModelParts):
 
         Raises:
             DownloadError: If base weights cannot be fetched.
-            UnknownModelError: If no encoder can be made of the decoder's layers.
+            UnknownModelError: If no encoder can be made from the decoder's layers.
         """
-        local = {part: Path(getattr(config, part)) for part in _PARTS}
-        model = cls._assemble(config, {part: own for part, own in local.items() if own.is_dir()})
+        paths = {part: Path(getattr(config, part)) for part in _PARTS}
+        local = {part: path for part, path in paths.items() if path.is_dir()}
+        model = cls._assemble(config, local)
         if config.encoder_layers:
             parts: tuple[Any, ...] = (model.encoder, model.projector)
             for part in parts:
@@ -85,17 +86,18 @@ class RefragModel(ModelParts):
         dtype: torch.dtype | None = None,
         chunk_size: int | None = None,
     ) -> RefragModel:
-        """Loads a checkpoint for inference; adapters are merged into their base weights.
+        """Loads a checkpoint for inference.
 
-        But for the chunk adapter, which works at chunk embeddings alone.
+        Adapters are merged into their base weights, except the chunk adapter, which works at chunk
+        embeddings only.
 
         Args:
             name_or_path: A bundled checkpoint's name, a checkpoint folder, or a Hugging Face hub
                 id "org/name".
-            device: Where to put it; CUDA where there is one, else CPU.
-            dtype: Of the decoder; bfloat16 on CUDA, float32 on CPU. Encoder and projector stay
-                in float32: they are small and their output is stored.
-            chunk_size: Another k than the checkpoint's default, at most its ``max_chunk_size``.
+            device: Where to put it; by default CUDA if available, else CPU.
+            dtype: Type of the decoder; by default bfloat16 on CUDA, float32 on CPU. Encoder and
+                projector stay in float32: they are small and their output is stored.
+            chunk_size: A k other than the checkpoint's default, at most its ``max_chunk_size``.
 
         Raises:
             UnknownModelError: If there is no such checkpoint, or it is incomplete.
@@ -116,16 +118,16 @@ class RefragModel(ModelParts):
 
     @classmethod
     def for_training(cls, folder: str | os.PathLike[str]) -> RefragModel:
-        """Loads a checkpoint folder to be trained further, on CPU in float32.
+        """Loads a checkpoint folder for further training, on CPU in float32.
 
-        Adapters are kept apart and trainable. Where the encoder is made of the decoder's layers,
-        all weights are but the table of token embeddings.
+        Adapters are kept separate and trainable. If the encoder is made of the decoder's layers,
+        all weights are trainable except the table of token embeddings.
         """
         source = checkpoint_folder(str(folder))
         model = cls._load(source)
         if model.config.encoder_layers:
             model.decoder.get_input_embeddings().weight.requires_grad_(False)
-            model._loaded_weights = None  # they will no longer be the model's
+            model._loaded_weights = None  # training changes them
             return model
         for part in _PARTS:
             if (source / f"{part}_adapter").is_dir():
@@ -138,13 +140,13 @@ class RefragModel(ModelParts):
 
     @classmethod
     def _load(cls, folder: Path, chunk_size: int | None = None) -> RefragModel:
-        """Base weights, full weights and projector of a checkpoint folder, without adapters."""
+        """Loads base weights, full weights and projector of a checkpoint folder, not adapters."""
         config = RefragConfig.from_folder(folder)
         check_files(folder, config)  # before base weights are fetched
         if chunk_size is not None:
             config = config.at_chunk_size(chunk_size)
-        own = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
-        model = cls._assemble(config, own)
+        carried = {part: folder / part for part in _PARTS if (folder / part).is_dir()}
+        model = cls._assemble(config, carried)
         if config.encoder_layers:
             model._loaded_weights = LoadedWeights(folder)
             load_weights(model._trainable(), folder)
@@ -156,7 +158,7 @@ class RefragModel(ModelParts):
 
     @classmethod
     def _assemble(cls, config: RefragConfig, carried: dict[str, Path]) -> RefragModel:
-        """Puts the parts together; ``carried`` are bases that no public name leads to."""
+        """Puts the parts together; ``carried`` are folders of bases that have no public name."""
         decoder, encoder = (
             carried.get(part) or base_folder(getattr(config, part)) for part in _PARTS
         )
@@ -185,7 +187,7 @@ class RefragModel(ModelParts):
         from peft import PeftModel
 
         if part == "encoder":
-            # The file, not the merged weights: those differ in the last bits between machines.
+            # Hash the file: merged weights differ in the last bits between machines.
             self._encoder_digest += state_digest(load_file(folder / ADAPTER_FILE))
         owner, name = (self, "decoder") if part == "decoder" else (self.encoder, "model")
         with quietly():
@@ -201,20 +203,20 @@ class RefragModel(ModelParts):
 
         with quietly():
             adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
-        fold_adapters(adapted, self.places)
+        fold_adapters(adapted, self.chunk_mask)
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
         self.loaded_adapters.append(LoadedAdapter(folder))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, bits: Bits = 4) -> None:
-        """Writes the checkpoint: what training changed, plus bases that no public name leads to.
+        """Writes the checkpoint: what training changed, plus bases that have no public name.
 
         What was loaded for inference, adapters or whole weights, is written as it was loaded. The
-        folder appears at once, complete.
+        folder appears in one step, complete.
 
         Args:
-            folder: Where to.
-            bits: Per value of a matrix where the encoder is made of the decoder's layers and all
-                weights train: 4 to ship them, 8 to train on from there.
+            folder: Folder to write to.
+            bits: Bits per value of a matrix, if the encoder is made of the decoder's layers and all
+                weights train: 4 to ship them, 8 to continue training from there.
         """
         with atomic_folder(Path(folder), replace=True) as scratch:
             if self.policies:
@@ -228,7 +230,7 @@ class RefragModel(ModelParts):
             (scratch / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
 
     def _trainable(self) -> dict[str, dict[str, Tensor]]:
-        """All weights but the table of token embeddings, by part."""
+        """All weights except the table of token embeddings, by part."""
         table = self.decoder.get_input_embeddings().weight
         return {
             part: {n: p for n, p in getattr(self, part).named_parameters() if p is not table}
@@ -239,7 +241,7 @@ class RefragModel(ModelParts):
         if self._loaded_weights:
             self._loaded_weights.copy(folder)
         else:
-            with torch.random.fork_rng(devices=[]):  # training draws on as if nothing was saved
+            with torch.random.fork_rng(devices=[]):  # saving does not change what training draws
                 base = self._assemble(self.config, self._carried)
             save_weights(self._trainable(), base._trainable(), folder, bits)
         for part, carried in self._carried.items():
@@ -282,9 +284,9 @@ class RefragModel(ModelParts):
 
 
 def fold_adapters_for_training(model: RefragModel) -> None:
-    """Folds the adapters of decoder and encoder, with places that all threads see.
+    """Folds the adapters of decoder and encoder, with one chunk mask for all threads.
 
-    The backward pass on a GPU, which may compute layers again, has a thread of its own.
+    The backward pass on a GPU, which may recompute layers, runs in a separate thread.
     """
-    model.places = ChunkPlaces()
-    fold_adapters(model, model.places)
+    model.chunk_mask = ChunkMask()
+    fold_adapters(model, model.chunk_mask)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refrag_components.exceptions import FingerprintMismatchError
-from refrag_components.modeling.adapters import ChunkPlaces, PlacesOfThisThread
+from refrag_components.modeling.adapters import ChunkMask, ThreadChunkMask
 from refrag_components.modeling.checkpoint_files import LoadedAdapter, state_digest
 from refrag_components.modeling.chunk_encoder import ChunkEncoder
 from refrag_components.modeling.config import RefragConfig
@@ -42,11 +42,11 @@ class ModelParts(nn.Module):
         tokenizer: The decoder's fast tokenizer.
         encoder: Chunks to chunk vectors.
         projector: Chunk vectors to chunk embeddings.
-        retriever: Passages and questions to search vectors (a Hugging Face encoder, untouched).
-        policies: Networks of the learned policies by name; empty where none was trained.
-        loaded_adapters: Those in the weights of a model that was loaded for inference.
-        places: Tells the decoder's chunk adapter where chunk embeddings stand; whoever hands the
-            decoder any sets them for that pass.
+        retriever: Passages and questions to search vectors (a Hugging Face encoder, unchanged).
+        policies: Networks of the learned policies by name; empty if none was trained.
+        loaded_adapters: Adapters in the weights of a model that was loaded for inference.
+        chunk_mask: Tells the decoder's chunk adapter which positions are chunk embeddings; whoever
+            passes chunk embeddings to the decoder sets it for that pass.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class ModelParts(nn.Module):
         self.config = config
         self.decoder: Any = decoder
         self.tokenizer: Any = tokenizer
-        self.encoder: Any = encoder  # training reads what a ChunkEncoder alone has
+        self.encoder: Any = encoder  # training uses attributes that only ChunkEncoder has
         self.retriever = retriever
         embedding: Any = decoder.get_input_embeddings().weight
         scale = float(embedding.detach().float().std())
         self.projector = make_projector(config, encoder.width, embedding.shape[1], scale)
         self.policies = nn.ModuleDict()
-        self.places: ChunkPlaces = PlacesOfThisThread()
+        self.chunk_mask: ChunkMask = ThreadChunkMask()
         self.chunker = Chunker(tokenizer, config.chunk_size)
         self._encoder_digest = encoder_digest(encoder)
         self._carried: dict[str, Path] = {}
@@ -86,14 +86,14 @@ class ModelParts(nn.Module):
 
     @property
     def window(self) -> int:
-        """The decoder's longest input in positions."""
+        """Longest input of the decoder in positions."""
         return position_limit(self.decoder.config, self.tokenizer)
 
     @cached_property  # asking a tokenizer for its vocabulary takes 50 ms
     def first_token_id(self) -> int:
-        """The token before a chunk embedding that would otherwise come first.
+        """The token that goes before a chunk embedding which would otherwise come first.
 
-        The document separator where the vocabulary has one, else BOS, else EOS.
+        The document separator if the vocabulary has one, else BOS, else EOS.
         """
         separator = self.tokenizer.get_vocab().get("<|endoftext|>")
         candidates = (separator, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
@@ -103,14 +103,14 @@ class ModelParts(nn.Module):
     def fingerprint(self) -> str:
         """Short hash of encoder weights, pooling, chunk size and both tokenizers (hex).
 
-        Chunk vectors of another fingerprint mean nothing to this model. It describes the weights
-        as they were loaded: after training, save the checkpoint and load it again.
+        Chunk vectors with another fingerprint are useless to this model. The fingerprint describes
+        the weights as they were loaded: after training, save the checkpoint and load it again.
         """
         config = self.config
         digest = hashlib.blake2b(self._encoder_digest, digest_size=8)
         digest.update(f"{config.chunk_size} {config.pooling} {config.contextual}".encode())
         digest.update(tokenizer_digest(self.tokenizer))
-        if config.encoder_layers:  # search vectors are stored beside the chunk vectors
+        if config.encoder_layers:  # search vectors are stored with the chunk vectors
             digest.update(config.encoder.encode())
         else:
             digest.update(tokenizer_digest(self.encoder.tokenizer))
@@ -128,12 +128,12 @@ class ModelParts(nn.Module):
         Vectors are rounded to float16 so that fresh ones equal stored ones.
 
         Args:
-            texts: Passages; an empty one gives no chunks.
-            batch_size: Encoder windows a forward pass.
+            texts: Passages; an empty one has no chunks.
+            batch_size: Encoder windows per forward pass.
             progress: Called with the number of encoder windows done after each pass.
 
         Returns:
-            One ``ChunkVectors`` a passage.
+            One ``ChunkVectors`` per passage, in order.
         """
         passages = self.chunker.chunk(texts)
         encoded = self.encoder.encode(passages, batch_size=batch_size, progress=progress)
@@ -150,7 +150,7 @@ class ModelParts(nn.Module):
     def encode_questions(
         self, texts: Sequence[str], *, batch_size: int = 256
     ) -> list[EncodedQuestion]:
-        """Encodes questions for policies, each different one once.
+        """Encodes questions for policies; equal questions are encoded once.
 
         Args:
             texts: Questions; a blank one has no vectors.
@@ -182,7 +182,7 @@ class ModelParts(nn.Module):
 
         Returns:
             Chunk embeddings, shape (total chunks, d_dec), or on a rung of g chunks ceil(n_chunks /
-            g) for each passage; the decoder's dtype.
+            g) per passage; the decoder's dtype.
 
         Raises:
             FingerprintMismatchError: If a passage was encoded by another model.
@@ -191,7 +191,7 @@ class ModelParts(nn.Module):
         for passage in passages:
             if passage.fingerprint != self.fingerprint:
                 msg = (
-                    f"chunk vectors carry fingerprint {passage.fingerprint}, this model has "
+                    f"the chunk vectors have fingerprint {passage.fingerprint}, this model has "
                     f"{self.fingerprint}; encode the passage again with this model"
                 )
                 raise FingerprintMismatchError(msg)
@@ -209,21 +209,21 @@ class ModelParts(nn.Module):
         counts: Sequence[int] | None = None,
         rung: int | None = None,
     ) -> Tensor:
-        """Chunk vectors to chunk embeddings: what a projector reads is decided here alone.
+        """Maps chunk vectors to chunk embeddings; decides, here only, what the projector reads.
 
         Args:
             vectors: Chunk vectors of passages in order, shape (chunks, d_enc), float32.
-            token_ids: Token ids of each chunk, any where it has none, shape (chunks, k).
+            token_ids: Token ids of each chunk, padded with any id, shape (chunks, k).
             used: True where ``token_ids`` holds a token, same shape.
-            counts: Chunks of each passage; needed where a rung joins chunks.
+            counts: Chunks of each passage; needed if the rung joins chunks.
             rung: Tokens per chunk embedding, one of the checkpoint's rungs; the smallest if None.
 
         Returns:
-            Chunk embeddings, shape (chunks, d_dec), or on a rung of g chunks ceil(count / g) for
-            each passage; the projector's dtype.
+            Chunk embeddings, shape (chunks, d_dec), or on a rung of g chunks ceil(count / g) per
+            passage; the projector's dtype.
 
         Raises:
-            ValueError: If the checkpoint does not have this rung, or if counts are needed.
+            ValueError: If the checkpoint does not have this rung, or if counts are missing.
         """
         rungs = self.config.rungs
         rung = rung or rungs[0]
@@ -241,25 +241,28 @@ class ModelParts(nn.Module):
         embeddings: Tensor = self.projector(vectors, tokens)
         return embeddings
 
-    def embed_passages(
+    def search_vectors(
         self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
-        """Search vectors of passages, shape (n, retriever.width), float32, length 1.
+        """Embeds passages or questions for search.
 
         Args:
-            texts: Any number of passages.
-            progress: Called with the number of passages embedded after each forward pass.
+            texts: Any number of passages or questions.
+            progress: Called with the number of texts embedded after each forward pass.
+
+        Returns:
+            Search vectors, shape (n, retriever.width), float32, each of length 1.
         """
         return self.retriever.embed(texts, device=self.device, progress=progress)
 
-    def embed_query(self, text: str) -> np.ndarray:
-        """Search vector of a question, shape (retriever.width,), float32, length 1."""
-        rows: np.ndarray = self.embed_passages([text])[0]
-        return rows
+    def search_vector(self, text: str) -> np.ndarray:
+        """Search vector of one text, shape (retriever.width,), float32, of length 1."""
+        row: np.ndarray = self.search_vectors([text])[0]
+        return row
 
 
 def encoder_digest(encoder: ChunkEncoder | LayerEncoder) -> bytes:
-    """Hash of an encoder's weights, those that it shares included."""
+    """Hash of an encoder's weights, including those that it shares with the decoder."""
     if isinstance(encoder, LayerEncoder):
         return state_digest(encoder.state_dict() | {"table": encoder.table})
     return state_digest(encoder.model.state_dict())

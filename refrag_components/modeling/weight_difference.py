@@ -1,13 +1,14 @@
-"""Trained weights as a coarse difference to the base weights that everybody has.
+"""Trained weights as a coarsely quantised difference to public base weights.
 
 A matrix is cut into groups of 64 values, row after row. A value is a level times the scale of its
-group. With 4 bits there are 16 levels, those that lose least of a normal distribution; even steps
-erred a fifth more on trained differences. With 8 bits the levels are even steps. A scale is a whole
-number of up to 8 bits times the matrix's unit: with scales in float16 the error was the same to
-four digits. What is not a matrix (norms, biases) is small and kept as it is.
+group, and is stored as the index of its level. With 4 bits there are 16 levels, those that lose
+least of a normal distribution; the error of even steps was a fifth larger on trained differences.
+With 8 bits the levels are even steps. A scale is an 8-bit integer times one unit per matrix; with
+scales in float16 the error was the same to four digits. Parameters that are not matrices (norms,
+biases) are small and are stored exactly.
 
-Only products of two float32 numbers and sums of two are needed to read weights back, so every
-machine reads the same bits.
+Reading weights back takes only products and sums of two float32 numbers, so every machine reads
+the same bits.
 """
 
 from __future__ import annotations
@@ -33,44 +34,47 @@ _LEVELS = {
     4: torch.tensor(GAUSSIAN_LEVELS, dtype=torch.float32),
     8: torch.arange(-127, 128, dtype=torch.float32),
 }
-# Tried scales, as parts of the one that puts a group's largest value on the last level.
-_TRIED = {4: (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0), 8: (1.0,)}
-_AT_ONCE = 2**16  # groups, so that what is tried takes little memory
+# Scales to try, as fractions of the one that puts a group's largest value on the last level.
+_SCALES_TO_TRY = {4: (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0), 8: (1.0,)}
+_AT_ONCE = 2**16  # groups quantised together; bounds memory
 
 
 def quantise_difference(
     base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], bits: Bits
 ) -> dict[str, Tensor]:
-    """Makes the tensors that lead from base weights to trained ones, where the trained ones are.
+    """Quantises the difference between base weights and trained ones.
+
+    It is computed on the device of the trained weights.
 
     Args:
         base: Base weights by name.
         tuned: Trained weights, of the same names and shapes.
-        bits: Per value of a matrix.
+        bits: Bits per value of a matrix.
 
     Returns:
-        Tensors to save, on CPU: of a matrix three, ``NAME:codes``, ``NAME:scales`` and
-        ``NAME:unit``; of anything else the trained values in float32.
+        Tensors to save, on CPU: for a matrix ``NAME:codes``, ``NAME:scales`` and ``NAME:unit``, for
+        any other parameter the trained values in float32.
 
     Raises:
         ValueError: If names or shapes differ, or a value is not finite.
     """
     if set(base) != set(tuned):
         odd = min(set(base) ^ set(tuned))
-        raise ValueError(f"base and trained weights must have the same names, not so {odd}")
+        msg = f"base and trained weights must have the same names; only one of them has {odd}"
+        raise ValueError(msg)
     made = {}
     for name, value in tuned.items():
-        own = value.detach().float()
-        start = base[name].detach().float().to(own.device)  # a GPU is far faster
-        if own.shape != start.shape:
-            msg = f"{name} has shape {tuple(own.shape)}, its base {tuple(start.shape)}"
+        trained = value.detach().float()
+        start = base[name].detach().float().to(trained.device)  # a GPU is far faster
+        if trained.shape != start.shape:
+            msg = f"{name} has shape {tuple(trained.shape)}, its base has {tuple(start.shape)}"
             raise ValueError(msg)
-        if not own.isfinite().all():
-            raise ValueError(f"{name} holds NaN or infinite values")
-        if own.ndim < 2:
-            made[name] = own.cpu().clone()
+        if not trained.isfinite().all():
+            raise ValueError(f"{name} contains NaN or infinite values")
+        if trained.ndim < 2:
+            made[name] = trained.cpu().clone()
         else:
-            quantised = _quantise(_grouped(own - start), bits)
+            quantised = _quantise(_grouped(trained - start), bits)
             codes, scales, unit = (tensor.cpu() for tensor in quantised)
             made |= {name + _CODES: codes, name + _SCALES: scales, name + _UNIT: unit}
     return made
@@ -79,18 +83,18 @@ def quantise_difference(
 def apply_difference(
     base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Makes trained weights of base weights and what ``quantise_difference`` made.
+    """Adds a quantised difference to base weights.
 
     Args:
-        base: Base weights by name: these names, each of this shape, come back.
-        tensors: The tensors, as they were read from a file that anybody may have written.
+        base: Base weights by name; the result has the same names and shapes.
+        tensors: What ``quantise_difference`` returned, as read from an untrusted file.
 
     Returns:
         Trained weights in float32, on the CPU.
 
     Raises:
-        UnknownModelError: If a tensor is missing, unknown, of another shape or type, or holds what
-            no scale or weight can be. It names the tensor.
+        UnknownModelError: If a tensor is missing, unknown, of another shape or type, or not finite.
+            The message names the tensor.
     """
     left = dict(tensors)
     weights = {}
@@ -103,13 +107,14 @@ def apply_difference(
             groups = _dequantise(name, codes, scales, unit, -(-start.numel() // _GROUP))
             weights[name] = start + groups.flatten()[: start.numel()].view_as(start)
     if left:
-        raise UnknownModelError(f"{min(left)} is a tensor that this checkpoint should not have")
+        msg = f"{min(left)} does not belong in this checkpoint; copy or download it again"
+        raise UnknownModelError(msg)
     return weights
 
 
 def _take(left: dict[str, Tensor], name: str) -> Tensor:
     if name not in left:
-        raise UnknownModelError(f"{name} is missing in the checkpoint; copy or download it again")
+        raise UnknownModelError(f"{name} is missing from the checkpoint; copy or download it again")
     return left.pop(name)
 
 
@@ -155,15 +160,15 @@ def _grouped(values: Tensor) -> Tensor:
 
 
 def _quantise(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes as they are saved, scales, (groups,) uint8, and the unit, ()."""
+    """Codes as they are saved, scales in units, (groups,) uint8, and the unit, ()."""
     parts = groups.split(_AT_ONCE)
     best = torch.cat([_best_scales(part, bits) for part in parts])
     unit = best.amax() / _LARGEST_SCALE
     if not unit.isfinite():
-        raise ValueError("weights differ from their base by more than float32 can say")
+        raise ValueError("weights differ from their base by more than float32 can hold")
     wanted = (best / torch.where(unit > 0, unit, 1.0)).split(_AT_ONCE)
     nearest = [_nearest(*pair, unit, bits) for pair in zip(parts, wanted, strict=True)]
-    codes, scales = (torch.cat(own) for own in zip(*nearest, strict=True))
+    codes, scales = (torch.cat(pieces) for pieces in zip(*nearest, strict=True))
     if bits == 4:
         codes = codes[:, ::2] << 4 | codes[:, 1::2]
     else:
@@ -172,25 +177,28 @@ def _quantise(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _best_scales(groups: Tensor, bits: Bits) -> Tensor:
-    """Scales of least squares, (groups,): levels for each tried one, the best scale for these."""
+    """Scales by least squares, (groups,), float32.
+
+    For each tried scale the levels are chosen, then the best scale for these levels.
+    """
     levels = _LEVELS[bits].to(groups.device)
     peaks = groups.abs().amax(dim=1) / levels[-1]
-    most = groups.new_full((len(groups),), -torch.inf)  # explained of a group's squares
+    explained = groups.new_full((len(groups),), -torch.inf)  # part of a group's sum of squares
     best = groups.new_zeros(len(groups))
-    for part in _TRIED[bits]:
-        chosen = levels[_choose(groups, peaks * part, bits)]
+    for fraction in _SCALES_TO_TRY[bits]:
+        chosen = levels[_choose(groups, peaks * fraction, bits)]
         products, squares = (groups * chosen).sum(dim=1), chosen.square().sum(dim=1)
         scale = products / squares.clamp(min=1e-9)
-        better = products * scale > most
-        most = torch.where(better, products * scale, most)
+        better = products * scale > explained
+        explained = torch.where(better, products * scale, explained)
         best = torch.where(better, scale, best)
     return best
 
 
 def _nearest(groups: Tensor, wanted: Tensor, unit: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
-    """Numbers of levels, (groups, 64) uint8, and scales in units, (groups,) uint8.
+    """Indices of levels, (groups, 64) uint8, and scales in units, (groups,) uint8.
 
-    Of the two whole scales about the wanted one the better.
+    The wanted scale is rounded down or up to a whole number of units, whichever has less error.
     """
     levels = _LEVELS[bits].to(groups.device)
     least = groups.new_full((len(groups),), torch.inf)
@@ -208,7 +216,7 @@ def _nearest(groups: Tensor, wanted: Tensor, unit: Tensor, bits: Bits) -> tuple[
 
 
 def _choose(groups: Tensor, scales: Tensor, bits: Bits) -> Tensor:
-    """Number of the nearest level of each value, (groups, 64), int64."""
+    """Index of the nearest level of each value, (groups, 64), int64."""
     divided = groups / torch.where(scales > 0, scales, 1.0).unsqueeze(1)
     if bits == 8:
         return divided.round().clamp(-127, 127).long() + 127

@@ -92,15 +92,15 @@ def test_a_rung_that_the_checkpoint_lacks_is_refused(
 
 
 def test_another_chunk_size_is_refused(layered_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"makes chunks of 4 tokens.* one of its rungs"):
+    with pytest.raises(ValueError, match=r"works with chunks of 4 tokens only.* one of its rungs"):
         RefragModel.from_pretrained(layered_folder, device="cpu", chunk_size=8)
 
 
 def test_search_vectors_are_the_hugging_face_encoders(
     layered_model: RefragModel, tiny_model: RefragModel
 ) -> None:
-    vectors = layered_model.embed_passages(TEXT)
-    np.testing.assert_array_equal(vectors, tiny_model.embed_passages(TEXT))
+    vectors = layered_model.search_vectors(TEXT)
+    np.testing.assert_array_equal(vectors, tiny_model.search_vectors(TEXT))
     assert vectors.shape == (len(TEXT), layered_model.retriever.width)
 
 
@@ -171,7 +171,7 @@ def test_files_are_split_and_read_together(
 
 def test_files_of_two_savings_are_not_mixed(copied: Path) -> None:
     shutil.copy(file_of(copied, "decoder"), copied / "decoder-00001-of-00002.safetensors")
-    with pytest.raises(UnknownModelError, match="two sets of weights of the decoder"):
+    with pytest.raises(UnknownModelError, match="two versions of the decoder's weights"):
         RefragModel.from_pretrained(copied)
 
 
@@ -196,9 +196,9 @@ def test_a_missing_or_damaged_file_is_named_before_bases_are_fetched(
 @pytest.mark.parametrize(
     ("part", "name", "message"),
     [
-        ("decoder", "model.layers.1.mlp.up_proj.weight:codes", "is missing in the checkpoint"),
-        ("encoder", "place:scales", "is missing in the checkpoint"),
-        ("projector", "8.gain", "is missing in the checkpoint"),
+        ("decoder", "model.layers.1.mlp.up_proj.weight:codes", "is missing from the checkpoint"),
+        ("encoder", "place:scales", "is missing from the checkpoint"),
+        ("projector", "8.gain", "is missing from the checkpoint"),
     ],
 )
 def test_a_missing_tensor_is_named(copied: Path, part: str, name: str, message: str) -> None:
@@ -229,7 +229,7 @@ def test_weights_that_were_replaced_are_not_saved_as_loaded(copied: Path, tmp_pa
 def test_a_decoder_without_so_many_layers_is_refused(tiny_base: tuple[Path, Path]) -> None:
     decoder, encoder = map(str, tiny_base)
     config = RefragConfig(decoder=decoder, encoder=encoder, encoder_layers=3, token_mlp=0)
-    with pytest.raises(UnknownModelError, match="has 2 layers, encoder_layers=3 is more"):
+    with pytest.raises(UnknownModelError, match="has 2 layers; encoder_layers=3 is more"):
         RefragModel.from_base(config)
 
 
@@ -238,7 +238,7 @@ def test_a_decoder_without_so_many_layers_is_refused(tiny_base: tuple[Path, Path
     [tiny_decoder_config(tie_word_embeddings=False), tiny_decoder_config(GPT2Config, n_inner=64)],
     ids=["untied llama", "gpt2"],
 )
-def test_all_of_other_decoders_is_saved_but_the_token_table(
+def test_other_decoders_are_saved_whole_except_the_token_table(
     decoder: PretrainedConfig, tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = RefragConfig(
