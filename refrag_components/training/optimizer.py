@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,12 @@ class MuonAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": 1e-8}
         super().__init__([group for group in groups if group["params"]], defaults)
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Changes the weights by their gradients.
@@ -83,13 +89,13 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            trained = [p for p in group["params"] if p.grad is not None]
+            trained: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if trained:
                 (self._muon if group["muon"] else self._adamw)(group, trained)
         return loss
 
-    def _muon(self, group: dict[str, Any], matrices: list[nn.Parameter]) -> None:
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+    def _muon(self, group: dict[str, Any], matrices: list[Tensor]) -> None:
+        by_shape: dict[torch.Size, list[Tensor]] = {}
         for matrix in matrices:
             by_shape.setdefault(matrix.shape, []).append(matrix)
         for shape, alike in by_shape.items():
@@ -101,7 +107,7 @@ class MuonAdamW(torch.optim.Optimizer):
             size = _ADAMW_SIZE * max(shape[-2:]) ** 0.5
             torch._foreach_add_(alike, list(steps.unbind()), alpha=-group["lr"] * size)
 
-    def _adamw(self, group: dict[str, Any], others: list[nn.Parameter]) -> None:
+    def _adamw(self, group: dict[str, Any], others: list[Tensor]) -> None:
         gradients = [_gradient(p) for p in others]
         means = [self._moment(p, "mean") for p in others]
         squares = [self._moment(p, "square") for p in others]
@@ -116,7 +122,7 @@ class MuonAdamW(torch.optim.Optimizer):
         rate = group["lr"] / (1 - first ** group["steps"])
         torch._foreach_addcdiv_(others, means, roots, value=-rate)
 
-    def _moment(self, parameter: nn.Parameter, name: str) -> Tensor:
+    def _moment(self, parameter: Tensor, name: str) -> Tensor:
         state = self.state[parameter]
         if name not in state:
             state[name] = torch.zeros_like(parameter)
@@ -124,6 +130,6 @@ class MuonAdamW(torch.optim.Optimizer):
         return moment
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
