@@ -13,6 +13,7 @@ import numpy as np
 
 from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
 from refrag_components.index.catalog import Catalog, PassageRow
+from refrag_components.index.consent import record_agreement
 from refrag_components.index.folder import (
     META_FILE,
     SEARCH_FILE,
@@ -103,7 +104,8 @@ class RefragIndex:
             codec: How the folder stores chunk vectors: "float32", "float16", "int8" or
                 "rotated4".
             passage_tokens: Maximum number of tokens per passage.
-            model_name: Where the model comes from, remembered for whoever opens the index later.
+            model_name: Where the model comes from, remembered for whoever opens the index later;
+                the command line loads it without asking on this machine alone.
             store: Where chunk vectors are kept instead of the folder, for this index alone: a
                 store, or the URL of one, see ``open_store``. The URL is kept without its password.
 
@@ -127,13 +129,15 @@ class RefragIndex:
         )
         known = (path / META_FILE).exists()
         remembered = Meta.read(path, model.fingerprint).store if known else name
-        user = user_store(remembered, store)  # before the folder can remember a wrong URL
+        user = user_store(path, remembered, store)  # before the folder can remember a wrong URL
         if not known:
             wanted.write(path)
         meta = Meta.read(path, model.fingerprint)
         if model_name not in (None, meta.model):
             meta = replace(meta, model=model_name)
             meta.write(path)
+        if model_name is not None:
+            record_agreement(path, "model", model_name)
         return cls(path, model, meta, user)
 
     @classmethod
@@ -149,17 +153,20 @@ class RefragIndex:
         Args:
             folder: The folder.
             model: The model that made it.
-            store: Its store, if that was passed as an object or if its URL needs a password.
+            store: Its store, if that was passed as an object, if its URL needs a password, or if
+                nobody on this machine has given its URL before: one that only the folder names is
+                not followed, since whoever made the folder may have chosen it.
 
         Raises:
-            IndexFolderError: If the folder holds no index, or one with another store.
+            IndexFolderError: If the folder holds no index, or one with another store or with one
+                that has to be given.
             FingerprintMismatchError: If another model made it.
             StoreError: If the store cannot be opened.
         """
         path = Path(folder)
         meta = Meta.read(path, model.fingerprint)
         check_store(path, meta.store, store_name(store))
-        return cls(path, model, meta, user_store(meta.store, store))
+        return cls(path, model, meta, user_store(path, meta.store, store))
 
     def __enter__(self) -> RefragIndex:
         return self

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
 from refrag_components.stores.client import ClientStore, key_id, pages
+from refrag_components.stores.qdrant_files import check_pickles
 from refrag_components.stores.url import local_path, split_options, split_url
 from refrag_components.vectors import ChunkVectors
 
@@ -45,8 +47,8 @@ class QdrantStore(ClientStore[QdrantClient]):
     that is killed may have stored some of a batch.
 
     Where the client runs the database itself (":memory:" or a path), threads take turns and one
-    process at a time may use it; the client keeps such files pickled, so open none that you do not
-    trust.
+    process at a time may use it. The client keeps such files pickled; ``from_url`` opens them only
+    if they hold nothing but data, but a client that you make yourself runs what they name.
 
     Args:
         client: The user's client.
@@ -89,6 +91,7 @@ class QdrantStore(ClientStore[QdrantClient]):
         parts = split_url(rest)
         if not parts.netloc:
             path, named = local_path(rest, "collection")
+            check_pickles(Path(path))
             try:
                 client = QdrantClient(path=path, force_disable_check_same_thread=True)
             except Exception as error:
