@@ -30,7 +30,7 @@ __all__ = [
 
 META_FILE = "meta.json"
 STORE_FILE = "store.sqlite"
-SEARCH_FILE = "index.faiss"
+SEARCH_FILE = "search.npy"
 
 _FORMAT = 1
 
@@ -168,6 +168,7 @@ class Meta:
             IndexFolderError: If the folder holds no index that this library can read.
             FingerprintMismatchError: If another model made it.
         """
+        _check_links(folder)
         try:
             content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
             version = content["format"]
@@ -213,6 +214,19 @@ class Meta:
                 scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise IndexFolderError(_unfit(folder, error)) from error
+
+
+def _check_links(folder: Path) -> None:
+    """Refuses files that lie elsewhere: whoever made the folder would choose what is overwritten.
+
+    Raises:
+        IndexFolderError: If one is a link that leads out of the folder.
+    """
+    journals = (f"{STORE_FILE}{end}" for end in ("-journal", "-shm", "-wal"))
+    for path in (folder / name for name in (META_FILE, STORE_FILE, SEARCH_FILE, *journals)):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            msg = f"{path} is a link that leads out of the folder; put the file itself there"
+            raise IndexFolderError(msg)
 
 
 def _unfit(folder: Path, error: OSError) -> str:

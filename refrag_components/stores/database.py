@@ -179,9 +179,14 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
+        # The file may be anybody's: what its schema says is not to run, and pages are checked.
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
         _claim(connection, path)
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
+        # What is deleted is overwritten: whoever asks for deletion means the bytes.
+        connection.execute("PRAGMA secure_delete=ON")
         # Damaged text is for those who read it to recognise.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
     except BaseException:
@@ -195,6 +200,13 @@ def _claim(connection: sqlite3.Connection, path: Path) -> None:
     query = "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
     owner, tables = connection.execute(query).fetchone()
     if owner == _APPLICATION_ID:
+        query = "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"
+        if (strange := connection.execute(query).fetchone()) is not None:
+            msg = (
+                f"{path} has the {strange[0]} {strange[1]!r}, which this library never makes; "
+                "delete the file and build it again"
+            )
+            raise StoreError(msg)
         return
     if owner or tables:
         msg = f"{path} is another program's SQLite file and was left as it is; choose another path"

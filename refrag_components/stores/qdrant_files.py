@@ -22,8 +22,7 @@ __all__ = ["check_pickles"]
 _PLAIN = {(kind.__module__, kind.__qualname__): kind for kind in (UUID, date, datetime)}
 # A view could show other rows to the next who looks.
 _IS_TABLE = (
-    "SELECT count(*) FROM sqlite_master "
-    "WHERE name = 'points' AND type = 'table' AND rootpage > 0"
+    "SELECT count(*) FROM sqlite_master WHERE name = 'points' AND type = 'table' AND rootpage > 0"
 )
 _MODELS = "qdrant_client.http.models.models"
 

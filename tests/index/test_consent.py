@@ -14,12 +14,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 import pytest
 
 from refrag_components.exceptions import IndexFolderError, StoreError
 from refrag_components.index import RefragIndex, index_info
 from refrag_components.index.consent import has_agreed, record_agreement
+from refrag_components.index.search import _digest
 from refrag_components.stores import open_store
 from refrag_components.vectors import passage_key
 from tests.fake_model import FakeModel, check
@@ -182,9 +184,7 @@ def test_an_index_that_came_from_elsewhere_asks_once(tmp_path: Path, model: Fake
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"a": 1}', b"\xff", b"[" * 100_000])
-def test_a_damaged_record_agrees_to_nothing_and_is_replaced(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_a_damaged_record_agrees_to_nothing_and_is_replaced(tmp_path: Path, content: bytes) -> None:
     record_agreement(tmp_path, "store", "sqlite:///a")
     path = platformdirs.user_data_path("refrag-components") / "agreed.json"
     path.write_bytes(content)
@@ -202,3 +202,75 @@ def test_folders_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     record_agreement(tmp_path, "model", "somebody/model")
     path = platformdirs.user_data_path("refrag-components") / "agreed.json"
     assert list(json.loads(path.read_text())) == [str(tmp_path.resolve())]
+
+
+@pytest.mark.parametrize("name", ["meta.json", "store.sqlite", "search.npy", "store.sqlite-wal"])
+def test_files_that_are_links_out_of_the_folder_are_refused(
+    foreign: Path, model: FakeModel, tmp_path: Path, name: str
+) -> None:
+    victim = tmp_path / "precious"
+    victim.write_bytes((foreign / name).read_bytes() if (foreign / name).exists() else b"mine")
+    before = victim.read_bytes()
+    (foreign / name).unlink(missing_ok=True)
+    (foreign / name).symlink_to(victim)
+    for use in (RefragIndex.open, lambda *a: RefragIndex.create(*a, passage_tokens=8)):
+        with pytest.raises(IndexFolderError, match="leads out of the folder"):
+            use(foreign, model)
+    with pytest.raises(IndexFolderError, match="leads out of the folder"):
+        index_info(foreign)
+    assert victim.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON facts BEGIN DELETE FROM passages; END",
+        "CREATE VIEW v AS WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i FROM n) "
+        "SELECT i FROM n",
+    ],
+)
+def test_a_database_that_would_do_things_by_itself_is_refused(
+    foreign: Path, model: FakeModel, statement: str
+) -> None:
+    with closing(sqlite3.connect(foreign / "store.sqlite")) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises(StoreError, match="never makes"):
+        RefragIndex.open(foreign, model)
+
+
+def test_the_search_file_is_read_as_plain_arrays(foreign: Path, model: FakeModel) -> None:
+    """FAISS reads what a file says without checking it; NumPy's arrays hold nothing but numbers."""
+    with (foreign / "search.npy").open("rb") as file:
+        ids, vectors = (np.load(file, allow_pickle=False) for _ in range(2))
+    assert (ids.dtype, vectors.dtype) == (np.int64, np.float32)
+    assert len(ids) == len(vectors) == 1
+
+
+@pytest.mark.parametrize("content", ["pickle", "huge", "other shape", "nan"])
+def test_a_search_file_with_anything_else_is_built_again(
+    foreign: Path, model: FakeModel, tmp_path: Path, content: str
+) -> None:
+    """Its digest is right: whoever writes the file writes the digest beside it."""
+    path = foreign / "search.npy"
+    with path.open("wb") as file:
+        if content == "pickle":
+            np.save(file, np.array([Code(tmp_path / "ran")], dtype=object), allow_pickle=True)
+        elif content == "huge":
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<i8", "fortran_order": False, "shape": (2**60,)}
+            )
+        elif content == "other shape":
+            np.save(file, np.arange(3))
+            np.save(file, np.zeros((2, 2), np.float32))
+        else:
+            np.save(file, np.arange(1))
+            np.save(file, np.full((1, 64), np.nan, np.float32))
+    with closing(sqlite3.connect(foreign / "store.sqlite")) as connection, connection:
+        query = "SELECT value FROM facts WHERE name = 'search file'"
+        _, *position = json.loads(connection.execute(query).fetchone()[0])
+        with path.open("rb") as file:
+            saved = json.dumps([_digest(file, position), *position])
+        connection.execute("UPDATE facts SET value = ? WHERE name = 'search file'", (saved,))
+    with RefragIndex.open(foreign, model) as index:
+        check(index, model)
+    assert not (tmp_path / "ran").exists()
