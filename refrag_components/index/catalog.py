@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.database import Database
 from refrag_components.text.documents import Document
@@ -211,7 +212,10 @@ class Catalog:
             try:
                 if passage_key(text, self._fingerprint) != key:
                     raise ValueError("text and key do not belong together")
-                passages[number] = IndexedPassage(key, text, path, json.loads(metadata))
+                facts = parse_json(metadata)
+                if not isinstance(facts, dict):
+                    raise TypeError("the metadata is not an object")
+                passages[number] = IndexedPassage(key, text, path, facts)
             except (TypeError, ValueError) as error:
                 logger.warning("%s: passage %d is damaged: %s", self._database.path, number, error)
         return passages

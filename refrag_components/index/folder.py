@@ -7,11 +7,14 @@ import os
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import faiss
 import numpy as np
+from pydantic import Field
 
 from refrag_components.atomic import atomic_file
+from refrag_components.checking import checked, parse_json
 from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
 from refrag_components.index.catalog import Catalog
 from refrag_components.index.store import check_store
@@ -33,6 +36,9 @@ STORE_FILE = "store.sqlite"
 SEARCH_FILE = "search.npy"
 
 _FORMAT = 1
+
+# Names are shown on terminals, which follow control characters.
+_Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
 @dataclass(frozen=True)
@@ -144,12 +150,12 @@ class Meta:
         store: Where chunk vectors are kept, see ``store_name``.
     """
 
-    model: str | None
-    fingerprint: str
-    chunk_size: int
+    model: _Name | None
+    fingerprint: _Name
+    chunk_size: Annotated[int, Field(ge=1, lt=2**31)]
     codec: Codec
-    passage_tokens: int
-    store: str | None = None
+    passage_tokens: Annotated[int, Field(ge=1, lt=2**31)]
+    store: _Name | None = None
 
     def __post_init__(self) -> None:
         codec_named(self.codec)
@@ -170,10 +176,10 @@ class Meta:
         """
         _check_links(folder)
         try:
-            content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-            version = content["format"]
-            content.setdefault("store")  # missing in folders from before there were stores
-            meta = cls(**{name: content[name] for name in cls.__dataclass_fields__})
+            content = parse_json((folder / META_FILE).read_bytes())
+            version = checked(int, content["format"])
+            named = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+            meta = checked(cls, named) if version == _FORMAT else None
         except (FileNotFoundError, NotADirectoryError) as error:
             msg = f"{folder} holds no index; make one with `refrag index` or RefragIndex.create"
             raise IndexFolderError(msg) from error
@@ -183,7 +189,9 @@ class Meta:
                 "folder"
             )
             raise IndexFolderError(msg) from error
-        if version != _FORMAT:
+        except OSError as error:
+            raise IndexFolderError(f"{folder / META_FILE} cannot be read: {error}") from error
+        if meta is None:
             msg = (
                 f"{folder} has format {version}, but this library reads {_FORMAT}; update the "
                 "library"

@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 
 from refrag_components.atomic import atomic_file
+from refrag_components.checking import parse_json
 from refrag_components.index.catalog import Catalog, Position
 from refrag_components.stores.database import Database
 
@@ -110,7 +111,7 @@ class PassageSearch:
         if saved is None:  # a new index
             return
         try:
-            digest, *position = json.loads(saved)
+            digest, *position = parse_json(saved)
             with self.path.open("rb") as file:
                 if _digest(file, position) != digest:
                     raise ValueError("it is not the file that was saved last")

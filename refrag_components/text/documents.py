@@ -21,6 +21,7 @@ from bs4 import BeautifulSoup, NavigableString, Tag
 from pypdf import PdfReader
 from pypdf.errors import DependencyError
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import DocumentError
 
 __all__ = [
@@ -88,10 +89,11 @@ class Document:
     def __post_init__(self) -> None:
         try:
             metadata = json.dumps(dict(self.metadata), sort_keys=True, default=_plain)
-        except (TypeError, ValueError) as error:
+            plain = parse_json(metadata)
+        except (RecursionError, TypeError, ValueError) as error:
             msg = f"the metadata of {self.path or 'a text'} cannot be kept: {error}"
             raise DocumentError(msg) from error
-        object.__setattr__(self, "metadata", json.loads(metadata))
+        object.__setattr__(self, "metadata", plain)
         if not self.digest:
             content = f"[{json.dumps(self.text)}, {metadata}]".encode()
             digest = hashlib.blake2b(content, digest_size=16).hexdigest()
