@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from refrag_components.atomic import atomic_folder
 from refrag_components.exceptions import FingerprintMismatchError
@@ -31,8 +31,11 @@ from refrag_components.modeling.checkpoint_files import (
     ADAPTER_FILE,
     PROJECTOR_FILE,
     LoadedAdapter,
+    check_adapter,
     check_files,
+    damage_named,
     halve,
+    read_tensors,
     save_adapter,
     state_digest,
 )
@@ -54,7 +57,7 @@ from refrag_components.modeling.weight_difference import Bits
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
-from refrag_components.weights.loading import load_pretrained, quietly
+from refrag_components.weights.loading import load_pretrained, load_tokenizer, quietly
 from refrag_components.weights.lookup import base_folder, checkpoint_folder
 
 if TYPE_CHECKING:
@@ -156,12 +159,13 @@ class RefragModel(nn.Module):
         folder = checkpoint_folder(str(name_or_path))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        model = cls._load(folder, chunk_size)
-        for part in _PARTS:
-            if (folder / f"{part}_adapter").is_dir():
-                model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
-        if (folder / CHUNK_ADAPTER).is_dir():
-            model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
+        with damage_named(folder):
+            model = cls._load(folder, chunk_size)
+            for part in _PARTS:
+                if (folder / f"{part}_adapter").is_dir():
+                    model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
+            if (folder / CHUNK_ADAPTER).is_dir():
+                model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
         model.to(device)
         model.decoder.to(dtype)
         return model.eval()
@@ -174,6 +178,11 @@ class RefragModel(nn.Module):
         all weights are but the table of token embeddings.
         """
         source = checkpoint_folder(str(folder))
+        with damage_named(source):
+            return cls._load_to_train(source)
+
+    @classmethod
+    def _load_to_train(cls, source: Path) -> RefragModel:
         model = cls._load(source)
         if model.config.encoder_layers:
             model.decoder.get_input_embeddings().weight.requires_grad_(False)
@@ -202,7 +211,7 @@ class RefragModel(nn.Module):
             load_weights(model._trainable(), folder)
             model._encoder_digest += encoder_files_digest(folder)
         else:
-            model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
+            model.projector.load_state_dict(read_tensors(folder / PROJECTOR_FILE))
         model.policies = load_networks(folder / POLICY_FILE, model.encoder.width)
         return model
 
@@ -213,7 +222,7 @@ class RefragModel(nn.Module):
             carried.get(part) or base_folder(getattr(config, part)) for part in _PARTS
         )
         causal = load_pretrained(AutoModelForCausalLM, decoder)
-        tokenizer = AutoTokenizer.from_pretrained(decoder)
+        tokenizer = load_tokenizer(decoder)
         chunk_encoder: ChunkEncoder | LayerEncoder
         if config.encoder_layers:
             chunk_encoder = LayerEncoder(
@@ -225,7 +234,7 @@ class RefragModel(nn.Module):
         else:
             chunk_encoder = ChunkEncoder(
                 load_encoder(encoder),
-                AutoTokenizer.from_pretrained(encoder),
+                load_tokenizer(encoder),
                 pooling=config.pooling,
                 contextual=config.contextual,
             )
@@ -243,6 +252,7 @@ class RefragModel(nn.Module):
         with quietly():
             base = getattr(owner, name)
             adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+        check_adapter(adapted, EVERYWHERE, folder)
         if not trainable:
             adapted = adapted.merge_and_unload()
             self.loaded_adapters.append(LoadedAdapter(folder))
@@ -253,6 +263,7 @@ class RefragModel(nn.Module):
 
         with quietly():
             adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
+        check_adapter(adapted, CHUNK_ADAPTER, folder)
         fold_adapters(adapted, self.places)
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
         self.loaded_adapters.append(LoadedAdapter(folder))

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["load_pretrained", "quietly"]
+from refrag_components.exceptions import UnknownModelError
+
+__all__ = ["load_pretrained", "load_tokenizer", "quietly"]
 
 logger = logging.getLogger(__name__)
+
+_LAYERS = 10_000  # more than any model has; they are built before anything else is checked
+
+# A folder names neither code to run nor anything to fetch, and nothing in it is unpickled.
+_TRUST: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 @contextmanager
@@ -48,13 +56,47 @@ def load_pretrained(auto_class: Any, folder: Path) -> Any:
     Args:
         auto_class: ``AutoModel`` or another auto class.
         folder: Model folder in Hugging Face format.
+
+    Raises:
+        UnknownModelError: If its config names code from elsewhere or a model without end.
     """
+    _check_config(AutoConfig.from_pretrained(folder, **_TRUST).to_dict(), folder)
     torch.backends.cuda.enable_cudnn_sdp(False)
     with quietly():
         model, found = auto_class.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            **_TRUST,
         )
     missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
     if missing:  # nothing here uses a pooler
         logger.warning("weights missing in %s: %d, such as %s", folder, len(missing), min(missing))
     return model
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Loads the tokenizer of a model folder."""
+    return AutoTokenizer.from_pretrained(folder, **_TRUST)
+
+
+def _check_config(config: Any, folder: Path) -> None:
+    """Refuses implementations on the hub, which transformers would fetch, and endless layers."""
+    remaining = [config]
+    while remaining:
+        value = remaining.pop()
+        if isinstance(value, dict):
+            remaining += value.values()
+            for name, chosen in value.items():
+                if str(name).endswith("layers") and isinstance(chosen, int) and chosen > _LAYERS:
+                    msg = f"{folder} has a config.json that asks for {chosen:.3g} layers"
+                    raise UnknownModelError(msg)
+                if str(name).endswith("_implementation") and "/" in str(chosen):
+                    msg = (
+                        f"{folder} wants code from elsewhere to run ({name}: {chosen}); remove "
+                        "that from its config.json"
+                    )
+                    raise UnknownModelError(msg)
+        elif isinstance(value, (list, tuple)):
+            remaining += value
