@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import UnknownModelError
 
 __all__ = ["load_pretrained", "load_tokenizer", "quietly"]
@@ -58,9 +59,10 @@ def load_pretrained(auto_class: Any, folder: Path) -> Any:
         folder: Model folder in Hugging Face format.
 
     Raises:
-        UnknownModelError: If its config names code from elsewhere or a model without end.
+        UnknownModelError: If its config cannot be read, or names code from elsewhere or layers
+            without end.
     """
-    _check_config(AutoConfig.from_pretrained(folder, **_TRUST).to_dict(), folder)
+    _check_config(folder)
     torch.backends.cuda.enable_cudnn_sdp(False)
     with quietly():
         model, found = auto_class.from_pretrained(
@@ -81,9 +83,12 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, **_TRUST)
 
 
-def _check_config(config: Any, folder: Path) -> None:
+def _check_config(folder: Path) -> None:
     """Refuses implementations on the hub, which transformers would fetch, and endless layers."""
-    remaining = [config]
+    try:
+        remaining = [parse_json((folder / "config.json").read_bytes())]
+    except (OSError, ValueError) as error:
+        raise UnknownModelError(f"{folder} has no readable config.json: {error}") from error
     while remaining:
         value = remaining.pop()
         if isinstance(value, dict):
