@@ -48,7 +48,8 @@ def checked(kind: type[_Value], value: object) -> _Value:
     try:
         text = _SURROGATES.sub("\ufffd", json.dumps(value, ensure_ascii=False))
         # As JSON, because in Python pydantic's strictness takes no list for a tuple.
-        return _adapter(kind).validate_json(text, strict=True)
+        value_of_kind: _Value = _adapter(kind).validate_json(text, strict=True)
+        return value_of_kind
     except ValidationError as error:
         raise ValueError("; ".join(map(_described, error.errors()[:3]))) from error
     except RecursionError as error:
@@ -58,7 +59,7 @@ def checked(kind: type[_Value], value: object) -> _Value:
 
 
 @cache
-def _adapter(kind: type[_Value]) -> TypeAdapter[_Value]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

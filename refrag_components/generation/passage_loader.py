@@ -78,7 +78,7 @@ class PassageLoader:
             rows = store.mget(keys)
         except (RefragError, OSError) as raised:
             rows, error = [None] * len(keys), _described("read", raised)
-        flaws = [None if row is None else self._flaw(row) for row in rows]
+        flaws = self._flaws(texts, rows)
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
         missing = [i for i, row in enumerate(usable) if row is None]
         fresh = iter(self._model.encode_passages([texts[i] for i in missing]))
@@ -92,6 +92,23 @@ class PassageLoader:
             LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=error)
             for passage, row, flaw in zip(vectors, usable, flaws, strict=True)
         ]
+
+    def _flaws(self, texts: list[str], rows: list[ChunkVectors | None]) -> list[str | None]:
+        """Why each of a store's rows cannot be used; None where it can, or where there is none."""
+        flaws = [None if row is None else self._flaw(row) for row in rows]
+        sound = [
+            (i, row)
+            for i, (row, flaw) in enumerate(zip(rows, flaws, strict=True))
+            if row is not None and flaw is None
+        ]
+        differ = self._model.token_check.differ(
+            [texts[i] for i, _ in sound], [row.token_ids for _, row in sound]
+        )
+        for (i, _), differs in zip(sound, differ, strict=True):
+            if differs:
+                flaws[i] = "their token ids say something else than the passage"
+                logger.warning("a store holds other token ids than the passage's own")
+        return flaws
 
     def _flaw(self, row: ChunkVectors) -> str | None:
         """Why a store's row does not belong to this model; None if it does."""

@@ -126,7 +126,7 @@ class PassageSearch:
 def _arrays(index: Any) -> tuple[np.ndarray, np.ndarray]:
     """Ids, shape (n,), int64, and vectors, shape (n, d), float32, of an index."""
     n, d = index.ntotal, index.d
-    flat = faiss.downcast_index(index.index)
+    flat: Any = faiss.downcast_index(index.index)
     vectors = faiss.rev_swig_ptr(flat.get_xb(), n * d)
     return faiss.vector_to_array(index.id_map), vectors.reshape(n, d)
 

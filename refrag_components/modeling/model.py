@@ -55,6 +55,7 @@ from refrag_components.modeling.trained_weights import (
 )
 from refrag_components.modeling.weight_difference import Bits
 from refrag_components.text.chunking import Chunker
+from refrag_components.text.token_check import TokenCheck
 from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
 from refrag_components.weights.loading import load_pretrained, load_tokenizer, quietly
@@ -344,6 +345,11 @@ class RefragModel(nn.Module):
         return str(info)
 
     # -- facts ----------------------------------------------------------------------------------
+
+    @cached_property
+    def token_check(self) -> TokenCheck:
+        """Tells token ids that are not a passage's own."""
+        return TokenCheck(self.tokenizer)
 
     @property
     def device(self) -> torch.device:
