@@ -28,7 +28,7 @@ from refrag_components.index.store import UserStore, check_store, store_name, us
 from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
-from refrag_components.text.documents import SUFFIXES, Document, Skipped, find_files, load_document
+from refrag_components.text.documents import SUFFIXES, Document, DocumentReader, Skipped, find_files
 from refrag_components.text.splitting import split_passages, token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key, unit_rows
@@ -196,7 +196,8 @@ class RefragIndex:
         """Brings the index up to date with the files below a folder.
 
         New files are added, changed ones replaced, unchanged ones left as they are. Documents
-        whose files are gone, or can no longer be read, are removed.
+        whose files are gone, or can no longer be read, are removed. Links that lead out of the
+        folder, or to hidden files in it, are skipped, and so is what takes too long to read.
 
         Args:
             folder: Folder of the files.
@@ -207,7 +208,7 @@ class RefragIndex:
             DocumentError: If there is no such folder, or no file in it can be read.
         """
         root = Path(folder).resolve()
-        report = self.add(self._load(find_files(root)), batch_size=batch_size, progress=progress)
+        report = self.add(self._load(root), batch_size=batch_size, progress=progress)
         if not report.added + report.updated + report.unchanged:
             msg = f"{root} holds no file that can be read (types: {', '.join(SUFFIXES)})"
             if report.skipped:
@@ -329,9 +330,14 @@ class RefragIndex:
 
     # -- the steps of adding --------------------------------------------------------------------
 
-    def _load(self, files: Iterator[Path]) -> Iterator[Document | Skipped]:
-        for path in files:
-            yield load_document(path, known_digest=self._catalog.digest(str(path)) or "")
+    def _load(self, root: Path) -> Iterator[Document | Skipped]:
+        files = find_files(root)  # at once, for its errors
+        return self._read(files, root)
+
+    def _read(self, files: Iterator[Path], root: Path) -> Iterator[Document | Skipped]:
+        with DocumentReader(root) as reader:
+            for path in files:
+                yield reader.load(path, known_digest=self._catalog.digest(str(path)) or "")
 
     def _split(self, text: str) -> list[str]:
         return split_passages(encodable(text), self._count_tokens, self._meta.passage_tokens)
