@@ -48,8 +48,8 @@ def checked(kind: type[_Value], value: object) -> _Value:
     try:
         text = _SURROGATES.sub("\ufffd", json.dumps(value, ensure_ascii=False))
         # As JSON, because in Python pydantic's strictness takes no list for a tuple.
-        value_of_kind: _Value = _adapter(kind).validate_json(text, strict=True)
-        return value_of_kind
+        adapter: TypeAdapter[_Value] = _adapter(kind)  # type: ignore[arg-type]
+        return adapter.validate_json(text, strict=True)
     except ValidationError as error:
         raise ValueError("; ".join(map(_described, error.errors()[:3]))) from error
     except RecursionError as error:
@@ -59,7 +59,7 @@ def checked(kind: type[_Value], value: object) -> _Value:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

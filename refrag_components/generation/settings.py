@@ -67,11 +67,12 @@ class AnswerSettings(BaseModel):
     engine: SkipValidation[Engine | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[str | Policy] = DEFAULT_POLICY
     budget: SkipValidation[float | Budget] = 0.25
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    stop: list[str] | None = None
-    seed: int | None = None
+    # Checked by ``SamplingParams``, which converts nothing: True is not one token.
+    max_tokens: SkipValidation[int] = 256
+    temperature: SkipValidation[float] = 0.0
+    top_p: SkipValidation[float] = 1.0
+    stop: SkipValidation[list[str] | None] = None
+    seed: SkipValidation[int | None] = None
     device: str | None = None
 
     _model_field: ClassVar[str] = "model"
@@ -140,6 +141,6 @@ class AnswerSettings(BaseModel):
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            stop=self.stop or (),
+            stop=() if self.stop is None else self.stop,
             seed=self.seed,
         )

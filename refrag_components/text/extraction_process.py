@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import threading
-from typing import BinaryIO
+from typing import IO
 
 from refrag_components.exceptions import DocumentError
 
@@ -166,7 +166,7 @@ def _ask(process: subprocess.Popen[bytes], data: bytes, suffix: str) -> tuple[bo
     return bool(found), text.decode("utf-8", "surrogatepass"), bool(spent)
 
 
-def _exactly(stream: BinaryIO | io.BufferedIOBase, size: int) -> bytes:
+def _exactly(stream: IO[bytes], size: int) -> bytes:
     if size > 4 * MAX_CHARACTERS or len(data := stream.read(size)) < size:
         raise ValueError("the answer is incomplete")
     return data
