@@ -13,6 +13,7 @@ import numpy as np
 
 from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
 from refrag_components.index.catalog import Catalog, PassageRow
+from refrag_components.index.cleaning import clean_up
 from refrag_components.index.consent import record_agreement
 from refrag_components.index.folder import (
     META_FILE,
@@ -36,12 +37,6 @@ from refrag_components.vectors import Codec, passage_key, unit_rows
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
 _BATCHES_PER_COMMIT = 2  # each pass of the model takes texts of similar lengths from these
-
-# Seconds after which a run that has stored chunk vectors but not their document counts as killed.
-# If it is alive after all, it only loses time: what the store lacks is encoded when it is read.
-_PATIENCE = 3600.0
-
-_KEYS_PER_DELETION = 1000
 
 
 class RefragIndex:
@@ -385,17 +380,7 @@ class RefragIndex:
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _clean_up(self) -> None:
-        """Deletes chunk vectors that no document needs any longer or a killed run left behind."""
-        self._catalog.discard_overdue(_PATIENCE)
-        keys = self._catalog.discarded(_KEYS_PER_DELETION)
-        while keys:
-            # The store may be another database. What is discarded is therefore committed before it
-            # is deleted there, and stays recorded until it is; other processes, which await a key
-            # before they look for it in the store, wait meanwhile.
-            with self._database.write():
-                self.store.mdelete(self._catalog.unused(keys))
-                self._catalog.forget_discarded(keys)
-            keys = self._catalog.discarded(_KEYS_PER_DELETION)
+        clean_up(self._catalog, self._database, self.store)
 
     def _refresh_search(self) -> None:
         self._search.sync()

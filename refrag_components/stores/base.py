@@ -76,6 +76,9 @@ class BaseChunkStore(ABC):
             for key in page:
                 yield key
 
+    def scrub(self) -> None:  # noqa: B027 - a store in memory keeps nothing of what it forgot
+        """Removes what deleted values left behind on disk, as far as a client of the store can."""
+
     def close(self) -> None:  # noqa: B027 - a store in memory has nothing to close
         """Releases what the store holds open; closing twice is harmless."""
 

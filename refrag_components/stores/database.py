@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 from refrag_components.exceptions import StoreError
 
 __all__ = ["Database"]
+
+logger = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x52465247  # "RFRG": tells our files from other programs' SQLite files
 _BUSY_SECONDS = 60.0
@@ -85,6 +88,19 @@ class Database:
         """Runs SQL statements, each of them "CREATE ... IF NOT EXISTS"."""
         with self.read() as connection:
             connection.executescript(schema)
+
+    def scrub(self) -> None:
+        """Writes the file anew without what was deleted, and empties its log.
+
+        Raises:
+            StoreError: If SQLite fails, for example because others are writing.
+        """
+        with self.read() as connection:
+            connection.execute("VACUUM")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            msg = "%s is being read; its log keeps what was deleted until all who read it are done"
+            logger.warning(msg, self.path)
 
     def close(self) -> None:
         """Closes the file; closing twice is harmless."""

@@ -129,6 +129,19 @@ class LanceDBStore(RowStore):
             self._on_latest(lambda: self._table.delete(_among(keys)))
             self._writes += 1
 
+    def scrub(self) -> None:
+        """Writes the table anew and removes all earlier versions: they hold what was deleted.
+
+        Raises:
+            StoreError: If another process is writing; try again then.
+        """
+        with self._lock:
+            # Compaction would leave files in which little was deleted as they are.
+            self._on_latest(lambda: self._table.update(values_sql={"value": "value"}))
+            with client_errors(self.label, _ADVICE):
+                self._table.optimize(cleanup_older_than=_ALL, delete_unverified=True)
+                self._table.optimize(cleanup_older_than=_ALL, delete_unverified=True)
+
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``."""
         where = f"left(key, {len(prefix)}) = {_quoted(prefix)}" if prefix else None

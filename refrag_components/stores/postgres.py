@@ -120,6 +120,20 @@ class PostgresStore(RowStore):
         with self._transaction() as connection:
             connection.execute(query, [sorted(keys)])
 
+    def scrub(self) -> None:
+        """Frees the room of deleted rows (VACUUM), unless the connection is the user's own.
+
+        What was deleted may stand in the server's log and in backups until these are rotated.
+        """
+        if self._own_pool is None:
+            return
+        with self._errors(), self._own_pool.connection() as connection:
+            connection.set_autocommit(True)
+            try:
+                connection.execute(self._sql("VACUUM {table}"))
+            finally:
+                connection.set_autocommit(False)
+
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``, in ascending order."""
         return keys_in_order(self._page, prefix or "", _KEYS_PER_PAGE)
