@@ -18,14 +18,18 @@ def forget_texts(store: ChunkStore, texts: Iterable[str], fingerprint: str) -> N
 
     Args:
         store: Where they are kept.
-        texts: The passages, exactly as they were retrieved. What is not stored is ignored.
+        texts: The passages, as they were retrieved; those that an index or a retriever stored are
+            found with white space around them too. What is not stored is ignored.
         fingerprint: Of the model that encoded them; a store that several models share has them
             once for each.
 
     Raises:
         StoreError: If the store cannot be written.
     """
-    _delete(store, (passage_key(text, fingerprint) for text in texts))
+    _delete(
+        store,
+        (passage_key(own, fingerprint) for text in texts for own in {text, text.strip()}),
+    )
 
 
 def forget_everything(store: ChunkStore) -> None:

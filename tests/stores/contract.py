@@ -66,7 +66,7 @@ class StoreContract:
 
     def test_forgets_by_text_and_by_tenant(self, store: ChunkStore) -> None:
         store.mset((key(i), make(i)) for i in range(5))
-        forget_texts(store, ["passage 1", "passage 3", "never stored"], "abc123")
+        forget_texts(store, [" passage 1\n", "passage 3", "never stored"], "abc123")
         assert store.mget([key(1), key(2), key(3)]) == [None, make(2), None]
         forget_texts(store, ["passage 2"], "another model")
         assert store.mget([key(2)]) == [make(2)]
