@@ -83,6 +83,7 @@ def ask(
             if delta.report is not None:
                 output.line()
                 _summarise(delta.report, [hit.source for hit in hits])
+        generator.flush()  # before the store is closed
 
 
 def _number(budget: str) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.exceptions import RefragError
+from refrag_components.generation.store_guard import StoreGuards
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.vectors import ChunkVectors, passage_key
 
@@ -42,7 +42,8 @@ class LoadedPassage:
 class PassageLoader:
     """Loads the chunk vectors of passages and stores those it had to compute.
 
-    A store only saves time: what it lacks, garbles or fails to deliver is encoded.
+    A store only saves time: what it lacks, garbles or fails to deliver in time is encoded, and
+    written back behind the answer's back.
 
     Args:
         model: Encodes what no store knows.
@@ -52,6 +53,7 @@ class PassageLoader:
     def __init__(self, model: RefragModel, store: ChunkStore) -> None:
         self._model = model
         self._store = store
+        self._guards = StoreGuards()
 
     def load(self, parts: Sequence[PassagePart]) -> list[LoadedPassage]:
         """Loads passages, each distinct one once.
@@ -71,23 +73,27 @@ class PassageLoader:
                 loaded[id(store), text] = passage
         return [loaded[id(store), part.text] for part, store in zip(parts, stores, strict=True)]
 
+    def flush(self, seconds: float | None = None) -> bool:
+        """Waits until what was encoded is stored, or the store has failed.
+
+        Args:
+            seconds: For at most so long; None without limit.
+
+        Returns:
+            Whether nothing is left to be written.
+        """
+        return self._guards.flush(seconds)
+
     def _load_from(self, store: ChunkStore, texts: list[str]) -> list[LoadedPassage]:
         keys = [passage_key(text, self._model.fingerprint) for text in texts]
-        error = None
-        try:
-            rows = store.mget(keys)
-        except (RefragError, OSError) as raised:
-            rows, error = [None] * len(keys), _described("read", raised)
+        guard = self._guards.of(store)
+        rows, error = guard.read(store, keys)
         flaws = self._flaws(texts, rows)
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
         missing = [i for i, row in enumerate(usable) if row is None]
         fresh = iter(self._model.encode_passages([texts[i] for i in missing]))
         vectors = [next(fresh) if row is None else row for row in usable]
-        if missing and error is None:
-            try:
-                store.mset([(keys[i], vectors[i]) for i in missing])
-            except (RefragError, OSError) as raised:
-                error = _described("written", raised)
+        guard.write(store, [(keys[i], vectors[i]) for i in missing])
         return [
             LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=error)
             for passage, row, flaw in zip(vectors, usable, flaws, strict=True)
@@ -123,8 +129,3 @@ class PassageLoader:
         if not np.isfinite(row.vectors).all():
             return "they hold NaN or infinite values"
         return None
-
-
-def _described(action: str, error: Exception) -> str:
-    logger.warning("chunk vectors could not be %s: %s", action, error)
-    return f"chunk vectors could not be {action}: {error}"

@@ -39,7 +39,12 @@ class BaseChunkStore(ABC):
     """Base of the library's stores: a ``ChunkStore`` that ``with`` closes and that can be awaited.
 
     The asynchronous methods run the others in a thread, so the event loop is not blocked.
+
+    Attributes:
+        timeout: Seconds that an answer waits for the store before it goes on without; may be set.
     """
+
+    timeout: float = 5.0
 
     @abstractmethod
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:

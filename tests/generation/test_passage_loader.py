@@ -146,6 +146,8 @@ def test_a_store_that_fails_costs_time_and_nothing_else(
     tiny_model: RefragModel, reads: bool, writes: bool, error: str
 ) -> None:
     loader = PassageLoader(tiny_model, _BrokenStore(reads=reads, writes=writes))
+    loader.load([PassagePart(TEXT[0])])
+    loader.flush()  # that it cannot be written is known later
     loaded = loader.load([PassagePart(TEXT[0])])[0]
     assert loaded.vectors == tiny_model.encode_passages([TEXT[0]])[0]
     assert not loaded.cached
