@@ -91,7 +91,7 @@ class RefragRetriever(BaseRetriever):
         store = generator.store if self.store is None else self.store
         self._register(documents, store)
         passages = [PassagePart(document.page_content.strip()) for document in documents]
-        loaded = PassageLoader(generator.model, store).load(passages)
+        loaded = PassageLoader(generator.model, store, waits=True).load(passages)
         return [
             RefragDocument(
                 id=document.id,

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 
-from refrag_components.generation.store_guard import StoreGuards
+from refrag_components.generation.store_guard import StoreGuard, guard_of, time_limit
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.vectors import ChunkVectors, passage_key
 
@@ -48,12 +49,15 @@ class PassageLoader:
     Args:
         model: Encodes what no store knows.
         store: Store of the passages that do not name one themselves.
+        waits: Whether ``load`` waits, as long as for reading, until what it encoded is stored. In
+            the batch of an answer it must not: others would wait too.
     """
 
-    def __init__(self, model: RefragModel, store: ChunkStore) -> None:
+    def __init__(self, model: RefragModel, store: ChunkStore, *, waits: bool = False) -> None:
         self._model = model
         self._store = store
-        self._guards = StoreGuards()
+        self._waits = waits
+        self._guards: WeakSet[StoreGuard] = WeakSet()
 
     def load(self, parts: Sequence[PassagePart]) -> list[LoadedPassage]:
         """Loads passages, each distinct one once.
@@ -82,11 +86,12 @@ class PassageLoader:
         Returns:
             Whether nothing is left to be written.
         """
-        return self._guards.flush(seconds)
+        return all([guard.flush(seconds) for guard in list(self._guards)])
 
     def _load_from(self, store: ChunkStore, texts: list[str]) -> list[LoadedPassage]:
         keys = [passage_key(text, self._model.fingerprint) for text in texts]
-        guard = self._guards.of(store)
+        guard = guard_of(store)
+        self._guards.add(guard)
         rows, error = guard.read(store, keys)
         flaws = self._flaws(texts, rows)
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
@@ -94,6 +99,8 @@ class PassageLoader:
         fresh = iter(self._model.encode_passages([texts[i] for i in missing]))
         vectors = [next(fresh) if row is None else row for row in usable]
         guard.write(store, [(keys[i], vectors[i]) for i in missing])
+        if self._waits and missing:
+            guard.flush(time_limit(store))
         return [
             LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=error)
             for passage, row, flaw in zip(vectors, usable, flaws, strict=True)

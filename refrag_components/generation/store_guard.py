@@ -25,7 +25,7 @@ from refrag_components.vectors import ChunkVectors
 if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
-__all__ = ["StoreGuard", "StoreGuards"]
+__all__ = ["StoreGuard", "guard_of", "time_limit"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class StoreGuard:
     ) -> tuple[list[ChunkVectors | None], str | None]:
         """Rows, and why there are none."""
         nothing: list[ChunkVectors | None] = [None] * len(keys)
-        limit = store.timeout if isinstance(store, BaseChunkStore) else BaseChunkStore.timeout
+        limit = time_limit(store)
         call = _Call(lambda: store.mget(keys))
         call.start()
         call.join(limit)
@@ -220,38 +220,38 @@ class StoreGuard:
                     self._waiting.clear()
 
 
-class StoreGuards:
-    """The guard of each store; a store that nobody else uses any longer takes its guard along."""
+def guard_of(store: ChunkStore) -> StoreGuard:
+    """The guard that all of this process share of a store; it goes when the store goes."""
+    number = id(store)
+    with _lock:
+        reference, guard = _by_store.get(number, (lambda: None, None))
+        if guard is None or reference() is not store:
+            guard = StoreGuard()
+            try:
+                reference = weakref.ref(store, lambda gone: _drop(number, gone))
+            except TypeError:  # it cannot be referred to so; a guard for this call must do
+                return guard
+            _by_store[number] = reference, guard
+        return guard
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._guards: dict[int, tuple[Callable[[], object], StoreGuard]] = {}
 
-    def of(self, store: ChunkStore) -> StoreGuard:
-        """The store's guard."""
-        number = id(store)
-        with self._lock:
-            reference, guard = self._guards.get(number, (lambda: None, None))
-            if guard is None or reference() is not store:
-                guard = StoreGuard()
-                try:
-                    reference = weakref.ref(store, lambda _: self._guards.pop(number, None))
-                except TypeError:  # it cannot be referred to so; a guard for this call must do
-                    return guard
-                self._guards[number] = reference, guard
-            return guard
+def time_limit(store: ChunkStore) -> float:
+    """Seconds that an answer waits for a store."""
+    return store.timeout if isinstance(store, BaseChunkStore) else BaseChunkStore.timeout
 
-    def flush(self, seconds: float | None = None) -> bool:
-        """Waits until nothing is left to be written to any store, see ``StoreGuard.flush``."""
-        with self._lock:
-            guards = [guard for _, guard in self._guards.values()]
-        return all([guard.flush(seconds) for guard in guards])
+
+def _drop(number: int, reference: Callable[[], object]) -> None:
+    # No lock: this may run in the middle of anything, and another store may have the number now.
+    if _by_store.get(number, (None,))[0] is reference:
+        _by_store.pop(number, None)
 
 
 def _described(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+_lock = threading.Lock()
+_by_store: dict[int, tuple[Callable[[], object], StoreGuard]] = {}
 _guards: weakref.WeakSet[StoreGuard] = weakref.WeakSet()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from refrag_components.generation import store_guard
 from refrag_components.generation.passage_loader import PassageLoader
-from refrag_components.generation.store_guard import StoreGuard, StoreGuards
+from refrag_components.generation.store_guard import StoreGuard, guard_of
 from refrag_components.modeling import RefragModel
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.stores.base import BaseChunkStore
@@ -211,17 +211,17 @@ def test_what_waits_to_be_written_is_bounded(
 
 
 def test_a_guard_does_not_keep_its_store() -> None:
-    guards, store = StoreGuards(), SickStore()
-    guard, reference = guards.of(store), weakref.ref(store)
-    assert guards.of(store) is guard
-    assert guards.of(SickStore()) is not guard
+    store = SickStore()
+    guard, reference, number = guard_of(store), weakref.ref(store), id(store)
+    assert guard_of(store) is guard
+    assert guard_of(SickStore()) is not guard
     guard.read(store, ["a"])
     guard.write(store, [("a", make(1))])
-    guards.flush()
+    guard.flush()
     del store
     gc.collect()
     assert reference() is None
-    assert guards._guards == {}
+    assert number not in store_guard._by_store
 
 
 def test_a_sick_store_of_one_tenant_does_not_touch_the_others(
@@ -242,14 +242,13 @@ def test_a_sick_store_of_one_tenant_does_not_touch_the_others(
 
 
 def test_threads_share_one_guard(store: SickStore) -> None:
-    guards = StoreGuards()
     found: list[list[ChunkVectors | None]] = []
 
     def work(number: int) -> None:
         for i in range(20):
             key = f"{number}.{i}"
-            guards.of(store).write(store, [(key, make(i))])
-            found.append(guards.of(store).read(store, [key, "a"])[0])
+            guard_of(store).write(store, [(key, make(i))])
+            found.append(guard_of(store).read(store, [key, "a"])[0])
 
     store.timeout = 60.0
     threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
@@ -257,6 +256,33 @@ def test_threads_share_one_guard(store: SickStore) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert guards.flush()
+    assert guard_of(store).flush()
     assert all(None not in rows for rows in found)
     assert len(store.inner) == 161
+
+
+def test_a_store_without_weak_references_is_guarded_too() -> None:
+    class Slotted:
+        __slots__ = ("inner",)
+
+        def __init__(self) -> None:
+            self.inner = MemoryStore()
+
+        def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
+            return self.inner.mget(keys)
+
+    store: Any = Slotted()
+    assert guard_of(store).read(store, ["a"]) == ([None], None)
+
+
+def test_retrievers_wait_for_writing_as_long_as_for_reading(
+    tiny_model: RefragModel, store: SickStore
+) -> None:
+    loader = PassageLoader(tiny_model, store, waits=True)
+    store.timeout = 60.0
+    loader.load([PassagePart(TEXT[0])])
+    assert len(store.inner) == 2
+    store.timeout = 0.05
+    store.takes.clear()
+    assert loader.load([PassagePart(TEXT[1])])[0].vectors.n_chunks
+    assert len(store.inner) == 2
