@@ -8,17 +8,17 @@ vectors, is a miss.
 from __future__ import annotations
 
 import atexit
-import contextvars
 import logging
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from refrag_components.exceptions import shown
 from refrag_components.stores.base import BaseChunkStore
+from refrag_components.stores.limits import Call
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors
 
@@ -68,23 +68,6 @@ class _Breaker:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-class _Call(threading.Thread):
-    """A call that may never come back."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        super().__init__(daemon=True, name="refrag-store")
-        context = contextvars.copy_context()
-        self._work = lambda: context.run(work)
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.result = self._work()
-        except BaseException as error:  # a store may raise anything; the caller hears of it
-            self.error = error
-
-
 class StoreGuard:
     """Reads and writes one store so that it cannot harm a request.
 
@@ -99,7 +82,7 @@ class StoreGuard:
         self._idle = threading.Condition(self._lock)
         self._reading = _Breaker("read", clock)
         self._writing = _Breaker("written", clock)
-        self._stuck: list[_Call] = []
+        self._stuck: list[Call] = []
         self._waiting: OrderedDict[str, ChunkVectors] = OrderedDict()
         self._writer: threading.Thread | None = None
         _guards.add(self)
@@ -176,7 +159,7 @@ class StoreGuard:
         """Rows, and why there are none."""
         nothing: list[ChunkVectors | None] = [None] * len(keys)
         limit = time_limit(store)
-        call = _Call(lambda: store.mget(keys))
+        call = Call(lambda: store.mget(keys))
         call.start()
         call.join(limit)
         if call.is_alive():

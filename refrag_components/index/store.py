@@ -8,7 +8,7 @@ from typing import NamedTuple
 from refrag_components.exceptions import IndexFolderError, StoreError
 from refrag_components.index.consent import has_agreed, record_agreement
 from refrag_components.stores import BaseChunkStore, ChunkStore, open_store
-from refrag_components.stores.url import split_url, without_password
+from refrag_components.stores.url import split_options, split_url, without_password
 
 __all__ = ["GIVEN", "UserStore", "check_store", "store_name", "user_store"]
 
@@ -41,7 +41,9 @@ def store_name(store: str | ChunkStore | None) -> str | None:
         raise StoreError(
             "an index outlives the process, so its store must too; give a path or a URL"
         )
-    return without_password(store) if "://" in store else str(Path(store).absolute())
+    if "://" not in store:
+        return str(Path(store).absolute())
+    return without_password(split_options(store, "timeout")[0])
 
 
 def check_store(folder: Path, remembered: str | None, requested: str | None) -> None:
