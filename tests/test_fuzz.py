@@ -70,6 +70,7 @@ class _Tenant:
             self.registry.register(passage, self.store)
         self.loader = PassageLoader(self.model, self.store)  # type: ignore[arg-type]
         self.loader.load([PassagePart(passage) for passage in self.passages])
+        self.loader.flush()
         self.resolver = Resolver(self.registry, fingerprint, self.store)
 
     def key(self, text: str) -> str:
@@ -217,6 +218,7 @@ def test_no_prompt_and_no_damage_yields_what_is_not_the_passages_own(
         _check_text(prompt, resolved, own)
         parts = [part for part in resolved.parts if isinstance(part, PassagePart)]
         loaded = own.loader.load(parts)
+        own.loader.flush()
         for part, passage in zip(parts, loaded, strict=True):
             assert passage.vectors == own.model.encode(part.text)
         found += len(parts)

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from refrag_components.exceptions import shown
@@ -211,7 +212,7 @@ def guard_of(store: ChunkStore) -> StoreGuard:
         if guard is None or reference() is not store:
             guard = StoreGuard()
             try:
-                reference = weakref.ref(store, lambda gone: _drop(number, gone))
+                reference = weakref.ref(store, partial(_drop, _by_store, number))
             except TypeError:  # it cannot be referred to so; a guard for this call must do
                 return guard
             _by_store[number] = reference, guard
@@ -223,10 +224,13 @@ def time_limit(store: ChunkStore) -> float:
     return store.timeout if isinstance(store, BaseChunkStore) else BaseChunkStore.timeout
 
 
-def _drop(number: int, reference: Callable[[], object]) -> None:
+_ByStore = dict[int, tuple[Callable[[], object], StoreGuard]]
+
+
+def _drop(guards: _ByStore, number: int, reference: Callable[[], object]) -> None:
     # No lock: this may run in the middle of anything, and another store may have the number now.
-    if _by_store.get(number, (None,))[0] is reference:
-        _by_store.pop(number, None)
+    if guards.get(number, (None,))[0] is reference:
+        guards.pop(number, None)
 
 
 def _described(error: BaseException) -> str:
@@ -234,7 +238,7 @@ def _described(error: BaseException) -> str:
 
 
 _lock = threading.Lock()
-_by_store: dict[int, tuple[Callable[[], object], StoreGuard]] = {}
+_by_store: _ByStore = {}
 _guards: weakref.WeakSet[StoreGuard] = weakref.WeakSet()
 
 

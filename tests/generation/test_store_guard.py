@@ -218,6 +218,9 @@ def test_a_guard_does_not_keep_its_store() -> None:
     guard.read(store, ["a"])
     guard.write(store, [("a", make(1))])
     guard.flush()
+    for thread in threading.enumerate():
+        if thread.name.startswith("refrag-store"):
+            thread.join()
     del store
     gc.collect()
     assert reference() is None
