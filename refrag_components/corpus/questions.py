@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from refrag_components.checking import checked, parse_json
 from refrag_components.corpus.tokenised import TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 
@@ -132,8 +132,8 @@ class QuestionSet:
             arrays = {
                 name: np.load(Path(folder) / f"{name}.npy", allow_pickle=False) for name in ARRAYS
             }
-            asked = json.loads((Path(folder) / ASKED).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            asked = checked(list[str], parse_json((Path(folder) / ASKED).read_bytes()))
+        except (OSError, SyntaxError, TypeError, ValueError) as error:
             msg = f"{folder} holds no questions ({error}); make it with `refrag train questions`"
             raise TrainingError(msg) from error
         return cls(TokenisedCorpus.load(Path(folder) / PASSAGES), asked, **arrays)

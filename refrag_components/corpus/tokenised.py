@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from refrag_components.atomic import atomic_folder
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling.chunk_encoder import covering_tokens
 from refrag_components.text.tokenization import content_tokenizer, encodable
@@ -62,7 +62,11 @@ class TokenisedCorpus:
                 np.load(Path(folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                 for name in ("tokens", "pieces", "steps")
             )
-        except (OSError, ValueError) as error:
+            shapes = {array.ndim for array in (tokens, pieces, steps)}
+            types = (tokens.dtype.kind, pieces.dtype.kind, steps.dtype)
+            if shapes != {1} or types != ("u", "u", np.uint8) or len(tokens) != len(steps):
+                raise ValueError("its arrays do not belong together")
+        except (OSError, SyntaxError, TypeError, ValueError) as error:
             msg = f"{folder} holds no tokenised text ({error}); make it with `refrag train prepare`"
             raise TrainingError(msg) from error
         covering = np.maximum(np.cumsum(steps, dtype=np.int32) - 1, 0)
@@ -175,30 +179,47 @@ def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
         if not path.is_file():
             msg = f"there is no file {path}"
             raise TrainingError(msg)
-        if path.name.endswith((".jsonl", ".jsonl.zst")):
-            with open_text(path) as lines:
-                for number, line in enumerate(lines, start=1):
-                    yield _text_of(line, path, number)
-        else:
-            yield path.read_text(encoding="utf-8")
+        try:
+            if path.name.endswith((".jsonl", ".jsonl.zst")):
+                with open_text(path) as lines:
+                    for number, line in enumerate(lines, start=1):
+                        yield _text_of(line, path, number)
+            else:
+                yield path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"{path} cannot be read: {error}") from error
 
 
-def open_text(path: Path) -> IO[str]:
-    """Opens a text file, decompressing ``.zst`` on the way."""
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Opens a text file, decompressing ``.zst`` on the way.
+
+    Raises:
+        OSError: If it cannot be read, in the block too.
+        UnicodeDecodeError: If it is not UTF-8, in the block too.
+    """
     if path.suffix != ".zst":
-        return path.open(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            yield file
+        return
     import zstandard
 
-    return io.TextIOWrapper(zstandard.open(path, "rb"), encoding="utf-8")
+    try:
+        with io.TextIOWrapper(zstandard.open(path, "rb"), encoding="utf-8") as file:
+            yield file
+    except zstandard.ZstdError as error:
+        raise OSError(f"{path} is damaged: {error}") from error
 
 
 def _text_of(line: str, path: Path, number: int) -> str:
     try:
-        text = json.loads(line)["text"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        text = parse_json(line)["text"]
+        if not isinstance(text, str):
+            raise TypeError(text)
+    except (KeyError, TypeError, ValueError) as error:
         msg = f'{path}, line {number}: expected a JSON object with a "text"'
         raise TrainingError(msg) from error
-    return str(text)
+    return text
 
 
 def smallest_type(size: int) -> type[np.unsignedinteger]:

@@ -139,6 +139,17 @@ class RefragGenerator:
         """
         return self._prepare([request], [max_tokens])[0]
 
+    def flush(self, seconds: float | None = None) -> bool:
+        """Waits until the chunk vectors of new passages are stored, which no answer waits for.
+
+        Args:
+            seconds: For at most so long; None without limit.
+
+        Returns:
+            Whether nothing is left to be written.
+        """
+        return self._loader.flush(seconds)
+
     def explain(self, prepared: Prepared) -> list[tuple[str, bool | None]]:
         """Tells what became of each span of a prompt.
 

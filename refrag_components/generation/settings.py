@@ -69,13 +69,14 @@ class AnswerSettings(BaseModel):
     engine: SkipValidation[Engine | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[str | Policy] = DEFAULT_POLICY
     budget: SkipValidation[float | Budget] = 0.25
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    stop: list[str] | None = None
-    seed: int | None = None
+    # Checked by ``SamplingParams``, which converts nothing: True is not one token.
+    max_tokens: SkipValidation[int] = 256
+    temperature: SkipValidation[float] = 0.0
+    top_p: SkipValidation[float] = 1.0
+    top_k: SkipValidation[int] = 0
+    repetition_penalty: SkipValidation[float] = 1.0
+    stop: SkipValidation[list[str] | None] = None
+    seed: SkipValidation[int | None] = None
     device: str | None = None
 
     _model_field: ClassVar[str] = "model"
@@ -165,6 +166,6 @@ class AnswerSettings(BaseModel):
             top_p=self.top_p,
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
-            stop=self.stop or (),
+            stop=() if self.stop is None else self.stop,
             seed=self.seed,
         )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.database import Database
 from refrag_components.text.documents import Document
@@ -114,6 +115,19 @@ class Catalog:
             query = "SELECT path FROM documents WHERE path >= ? AND path < ? ORDER BY path"
             return [path for (path,) in connection.execute(query, (first, last))]
 
+    def paths_with(self, text: str) -> list[str]:
+        """Paths of the documents that have a passage in which this text stands as it is."""
+        query = """SELECT DISTINCT path FROM documents
+            JOIN passages ON documents.id = passages.document
+            WHERE instr(passages.text, ?) > 0 ORDER BY path"""
+        with self._database.read() as connection:
+            return [path for (path,) in connection.execute(query, (encodable(text),))]
+
+    def all_paths(self) -> list[str]:
+        """Paths of all documents."""
+        with self._database.read() as connection:
+            return [path for (path,) in connection.execute("SELECT path FROM documents")]
+
     def counts(self, chunk_size: int) -> Counts:
         """How much it holds, with chunks of at most ``chunk_size`` tokens."""
         query = """SELECT (SELECT count(*) FROM documents), count(*),
@@ -180,11 +194,19 @@ class Catalog:
             connection.execute(query, before)
             connection.execute("DELETE FROM awaited WHERE since < ?", before)
 
-    def discarded(self, limit: int) -> list[str]:
-        """At most ``limit`` keys of removed or never finished passages, which may be unneeded."""
+    def discarded(self, after: int, limit: int) -> dict[int, str]:
+        """Keys of removed or never finished passages, which may be unneeded.
+
+        Args:
+            after: Row number to go on from; 0 begins.
+            limit: Maximum number of keys.
+
+        Returns:
+            Row number -> key, ascending.
+        """
         with self._database.read() as connection:
-            query = "SELECT key FROM discarded LIMIT ?"
-            return [key for (key,) in connection.execute(query, (limit,))]
+            query = "SELECT rowid, key FROM discarded WHERE rowid > ? ORDER BY rowid LIMIT ?"
+            return dict(connection.execute(query, (after, limit)).fetchall())
 
     def unused(self, keys: Iterable[str]) -> list[str]:
         """Those of the keys that no passage has and that are not awaited."""
@@ -193,10 +215,10 @@ class Catalog:
         with self._database.read() as connection:
             return [key for key in keys if not connection.execute(query, {"key": key}).fetchone()]
 
-    def forget_discarded(self, keys: Iterable[str]) -> None:
-        """Forgets that these keys were discarded: their chunk vectors are gone, or still needed."""
+    def forget_discarded(self, rows: Iterable[int]) -> None:
+        """Forgets what was discarded, by row: chunk vectors are gone, or still needed."""
         with self._database.write() as connection:
-            connection.executemany("DELETE FROM discarded WHERE key = ?", ((key,) for key in keys))
+            connection.executemany("DELETE FROM discarded WHERE rowid = ?", ((r,) for r in rows))
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -211,7 +233,10 @@ class Catalog:
             try:
                 if passage_key(text, self._fingerprint) != key:
                     raise ValueError("text and key do not belong together")
-                passages[number] = IndexedPassage(key, text, path, json.loads(metadata))
+                facts = parse_json(metadata)
+                if not isinstance(facts, dict):
+                    raise TypeError("the metadata is not an object")
+                passages[number] = IndexedPassage(key, text, path, facts)
             except (TypeError, ValueError) as error:
                 logger.warning("%s: passage %d is damaged: %s", self._database.path, number, error)
         return passages

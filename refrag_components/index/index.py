@@ -13,6 +13,8 @@ import numpy as np
 
 from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
 from refrag_components.index.catalog import Catalog, PassageRow
+from refrag_components.index.cleaning import clean_up
+from refrag_components.index.consent import record_agreement
 from refrag_components.index.folder import (
     META_FILE,
     SEARCH_FILE,
@@ -27,7 +29,7 @@ from refrag_components.index.store import UserStore, check_store, store_name, us
 from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
-from refrag_components.text.documents import SUFFIXES, Document, Skipped, find_files, load_document
+from refrag_components.text.documents import SUFFIXES, Document, DocumentReader, Skipped, find_files
 from refrag_components.text.splitting import split_passages, token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key, unit_rows
@@ -35,12 +37,6 @@ from refrag_components.vectors import Codec, passage_key, unit_rows
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
 _BATCHES_PER_COMMIT = 2  # each pass of the model takes texts of similar lengths from these
-
-# Seconds after which a run that has stored chunk vectors but not their document counts as killed.
-# If it is alive after all, it only loses time: what the store lacks is encoded when it is read.
-_PATIENCE = 3600.0
-
-_KEYS_PER_DELETION = 1000
 
 
 class RefragIndex:
@@ -103,7 +99,8 @@ class RefragIndex:
             codec: How the folder stores chunk vectors: "float32", "float16", "int8" or
                 "rotated4".
             passage_tokens: Maximum number of tokens per passage.
-            model_name: Where the model comes from, remembered for whoever opens the index later.
+            model_name: Where the model comes from, remembered for whoever opens the index later;
+                the command line loads it without asking on this machine alone.
             store: Where chunk vectors are kept instead of the folder, for this index alone: a
                 store, or the URL of one, see ``open_store``. The URL is kept without its password.
 
@@ -127,13 +124,15 @@ class RefragIndex:
         )
         known = (path / META_FILE).exists()
         remembered = Meta.read(path, model.fingerprint).store if known else name
-        user = user_store(remembered, store)  # before the folder can remember a wrong URL
+        user = user_store(path, remembered, store)  # before the folder can remember a wrong URL
         if not known:
             wanted.write(path)
         meta = Meta.read(path, model.fingerprint)
         if model_name not in (None, meta.model):
             meta = replace(meta, model=model_name)
             meta.write(path)
+        if model_name is not None:
+            record_agreement(path, "model", model_name)
         return cls(path, model, meta, user)
 
     @classmethod
@@ -149,17 +148,20 @@ class RefragIndex:
         Args:
             folder: The folder.
             model: The model that made it.
-            store: Its store, if that was passed as an object or if its URL needs a password.
+            store: Its store, if that was passed as an object, if its URL needs a password, or if
+                nobody on this machine has given its URL before: one that only the folder names is
+                not followed, since whoever made the folder may have chosen it.
 
         Raises:
-            IndexFolderError: If the folder holds no index, or one with another store.
+            IndexFolderError: If the folder holds no index, or one with another store or with one
+                that has to be given.
             FingerprintMismatchError: If another model made it.
             StoreError: If the store cannot be opened.
         """
         path = Path(folder)
         meta = Meta.read(path, model.fingerprint)
         check_store(path, meta.store, store_name(store))
-        return cls(path, model, meta, user_store(meta.store, store))
+        return cls(path, model, meta, user_store(path, meta.store, store))
 
     def __enter__(self) -> RefragIndex:
         return self
@@ -189,7 +191,8 @@ class RefragIndex:
         """Brings the index up to date with the files below a folder.
 
         New files are added, changed ones replaced, unchanged ones left as they are. Documents
-        whose files are gone, or can no longer be read, are removed.
+        whose files are gone, or can no longer be read, are removed. Links that lead out of the
+        folder, or to hidden files in it, are skipped, and so is what takes too long to read.
 
         Args:
             folder: Folder of the files.
@@ -200,7 +203,7 @@ class RefragIndex:
             DocumentError: If there is no such folder, or no file in it can be read.
         """
         root = Path(folder).resolve()
-        report = self.add(self._load(find_files(root)), batch_size=batch_size, progress=progress)
+        report = self.add(self._load(root), batch_size=batch_size, progress=progress)
         if not report.added + report.updated + report.unchanged:
             msg = f"{root} holds no file that can be read (types: {', '.join(SUFFIXES)})"
             if report.skipped:
@@ -322,9 +325,14 @@ class RefragIndex:
 
     # -- the steps of adding --------------------------------------------------------------------
 
-    def _load(self, files: Iterator[Path]) -> Iterator[Document | Skipped]:
-        for path in files:
-            yield load_document(path, known_digest=self._catalog.digest(str(path)) or "")
+    def _load(self, root: Path) -> Iterator[Document | Skipped]:
+        files = find_files(root)  # at once, for its errors
+        return self._read(files, root)
+
+    def _read(self, files: Iterator[Path], root: Path) -> Iterator[Document | Skipped]:
+        with DocumentReader(root) as reader:
+            for path in files:
+                yield reader.load(path, known_digest=self._catalog.digest(str(path)) or "")
 
     def _split(self, text: str) -> list[str]:
         return split_passages(encodable(text), self._count_tokens, self._meta.passage_tokens)
@@ -372,17 +380,7 @@ class RefragIndex:
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _clean_up(self) -> None:
-        """Deletes chunk vectors that no document needs any longer or a killed run left behind."""
-        self._catalog.discard_overdue(_PATIENCE)
-        keys = self._catalog.discarded(_KEYS_PER_DELETION)
-        while keys:
-            # The store may be another database. What is discarded is therefore committed before it
-            # is deleted there, and stays recorded until it is; other processes, which await a key
-            # before they look for it in the store, wait meanwhile.
-            with self._database.write():
-                self.store.mdelete(self._catalog.unused(keys))
-                self._catalog.forget_discarded(keys)
-            keys = self._catalog.discarded(_KEYS_PER_DELETION)
+        clean_up(self._catalog, self._database, self.store)
 
     def _refresh_search(self) -> None:
         self._search.sync()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from refrag_components.atomic import atomic_folder
 from refrag_components.modeling.adapters import (
@@ -25,8 +25,11 @@ from refrag_components.modeling.checkpoint_files import (
     ADAPTER_FILE,
     PROJECTOR_FILE,
     LoadedAdapter,
+    check_adapter,
     check_files,
+    damage_named,
     halve,
+    read_tensors,
     save_adapter,
     state_digest,
 )
@@ -44,7 +47,7 @@ from refrag_components.modeling.trained_weights import (
     save_weights,
 )
 from refrag_components.modeling.weight_difference import Bits
-from refrag_components.weights.loading import load_pretrained, quietly
+from refrag_components.weights.loading import load_pretrained, load_tokenizer, quietly
 from refrag_components.weights.lookup import base_folder, checkpoint_folder
 
 __all__ = ["RefragModel", "fold_adapters_for_training"]
@@ -106,12 +109,13 @@ class RefragModel(ModelParts):
         folder = checkpoint_folder(str(name_or_path))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        model = cls._load(folder, chunk_size)
-        for part in _PARTS:
-            if (folder / f"{part}_adapter").is_dir():
-                model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
-        if (folder / CHUNK_ADAPTER).is_dir():
-            model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
+        with damage_named(folder):
+            model = cls._load(folder, chunk_size)
+            for part in _PARTS:
+                if (folder / f"{part}_adapter").is_dir():
+                    model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
+            if (folder / CHUNK_ADAPTER).is_dir():
+                model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
         model.to(device)
         model.decoder.to(dtype)
         return model.eval()
@@ -124,6 +128,11 @@ class RefragModel(ModelParts):
         all weights are trainable except the table of token embeddings.
         """
         source = checkpoint_folder(str(folder))
+        with damage_named(source):
+            return cls._load_to_train(source)
+
+    @classmethod
+    def _load_to_train(cls, source: Path) -> RefragModel:
         model = cls._load(source)
         if model.config.encoder_layers:
             model.decoder.get_input_embeddings().weight.requires_grad_(False)
@@ -152,7 +161,7 @@ class RefragModel(ModelParts):
             load_weights(model._trainable(), folder)
             model._encoder_digest += encoder_files_digest(folder)
         else:
-            model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
+            model.projector.load_state_dict(read_tensors(folder / PROJECTOR_FILE))
         model.policies = load_networks(folder / POLICY_FILE, model.encoder.width)
         return model
 
@@ -163,7 +172,7 @@ class RefragModel(ModelParts):
             carried.get(part) or base_folder(getattr(config, part)) for part in _PARTS
         )
         causal = load_pretrained(AutoModelForCausalLM, decoder)
-        tokenizer = AutoTokenizer.from_pretrained(decoder)
+        tokenizer = load_tokenizer(decoder)
         chunk_encoder: ChunkEncoder | LayerEncoder
         if config.encoder_layers:
             chunk_encoder = LayerEncoder(
@@ -175,7 +184,7 @@ class RefragModel(ModelParts):
         else:
             chunk_encoder = ChunkEncoder(
                 load_encoder(encoder),
-                AutoTokenizer.from_pretrained(encoder),
+                load_tokenizer(encoder),
                 pooling=config.pooling,
                 contextual=config.contextual,
             )
@@ -193,6 +202,7 @@ class RefragModel(ModelParts):
         with quietly():
             base = getattr(owner, name)
             adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+        check_adapter(adapted, EVERYWHERE, folder)
         if not trainable:
             adapted = adapted.merge_and_unload()
             self.loaded_adapters.append(LoadedAdapter(folder))
@@ -203,6 +213,7 @@ class RefragModel(ModelParts):
 
         with quietly():
             adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
+        check_adapter(adapted, CHUNK_ADAPTER, folder)
         fold_adapters(adapted, self.chunk_mask)
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
         self.loaded_adapters.append(LoadedAdapter(folder))

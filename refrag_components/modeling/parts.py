@@ -24,6 +24,7 @@ from refrag_components.modeling.projector import Ladder, make_projector
 from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.modeling.trained_weights import LoadedWeights
 from refrag_components.text.chunking import Chunker
+from refrag_components.text.token_check import TokenCheck
 from refrag_components.text.tokenization import tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
 
@@ -88,6 +89,11 @@ class ModelParts(nn.Module):
     def window(self) -> int:
         """Longest input of the decoder in positions."""
         return position_limit(self.decoder.config, self.tokenizer)
+
+    @cached_property
+    def token_check(self) -> TokenCheck:
+        """Tells token ids that are not a passage's own."""
+        return TokenCheck(self.tokenizer)
 
     @cached_property  # asking a tokenizer for its vocabulary takes 50 ms
     def first_token_id(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, ClassVar
 
-from refrag_components.exceptions import BudgetError
+from refrag_components.exceptions import BudgetError, shown
 
 if TYPE_CHECKING:  # the command line shows what budgets there are, and numpy takes time
     import numpy as np
@@ -57,7 +57,7 @@ class FractionBudget(Budget):
     meaning: ClassVar[str] = "a fraction of the chunks (a number in 0..1, such as 0.25)"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.fraction <= 1.0:
+        if not (_is_real(self.fraction) and 0.0 <= self.fraction <= 1.0):
             raise BudgetError(_refusal(self.fraction))
 
     @property
@@ -89,7 +89,7 @@ class PositionBudget(Budget):
     )
 
     def __post_init__(self) -> None:
-        if self.positions < 1:
+        if not (_is_whole(self.positions) and self.positions >= 1):
             raise BudgetError(_refusal(self.positions))
 
     @property
@@ -107,7 +107,10 @@ class PositionBudget(Budget):
                 "fraction"
             )
             raise BudgetError(msg)
-        return int((lengths - 1).cumsum().searchsorted(spare, side="right"))
+        wanted = (lengths - 1).cumsum()
+        if not len(wanted) or spare >= wanted[-1]:  # it may be too large for an array
+            return len(wanted)
+        return int(wanted.searchsorted(spare, side="right"))
 
 
 #: The kinds of budget.
@@ -127,12 +130,20 @@ def parse_budget(value: float | Budget) -> Budget:
     """
     if isinstance(value, Budget):
         return value
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 2:
+    if _is_whole(value) and value >= 2:
         return PositionBudget(int(value))
-    if isinstance(value, Real) and not isinstance(value, bool) and 0.0 <= value <= 1.0:
+    if _is_real(value) and 0.0 <= value <= 1.0:
         return FractionBudget(float(value))
     raise BudgetError(_refusal(value))
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _refusal(value: object) -> str:
-    return f"budget {value!r} is not {' or '.join(kind.meaning for kind in BUDGETS)}"
+    return f"budget {shown(value)} is not {' or '.join(kind.meaning for kind in BUDGETS)}"

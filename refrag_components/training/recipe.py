@@ -6,8 +6,11 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import ConfigDict, Field
+
+from refrag_components.checking import checked
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.modeling.config import RefragConfig
@@ -27,6 +30,11 @@ MOST_PASSAGES = 8
 
 _ROOM_TO_ASK = 96  # tokens: a chat's opening, a sentence and what is missing in it
 
+# What a recipe may say; checked where it is read.
+_Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Weight = Annotated[float, Field(ge=0)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
@@ -39,9 +47,11 @@ class LoraSettings:
             stay as good to search by, and indexes stay valid when the decoder learns on.
     """
 
-    decoder_rank: int = 16
-    chunk_rank: int = 48
-    encoder_rank: int = 32
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
+    decoder_rank: Annotated[int, Field(ge=0)] = 16
+    chunk_rank: Annotated[int, Field(ge=0)] = 48
+    encoder_rank: Annotated[int, Field(ge=0)] = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,37 +119,39 @@ class StageSettings:
         evaluate_every: Steps between evaluations.
     """
 
-    steps: int
-    max_seconds: float | None = None
-    positions: int = 49152
-    encoder_lr: float = 1e-3
-    decoder_lr: float = 4e-4
-    chunk_adapter_lr: float = 4e-4
-    loraplus_lr_ratio: float = 8.0
-    chunk_sizes: tuple[int, ...] = (8,)
-    reconstruction_tokens: int = 256
-    context_tokens: tuple[int, ...] = (1024,)
-    output_tokens: int = 256
-    expanded: tuple[float, ...] = (0.0, 0.0, 0.1, 0.25, 1.0)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
+    steps: _Count
+    max_seconds: _Weight | None = None
+    positions: _Count = 49152
+    encoder_lr: _Weight = 1e-3
+    decoder_lr: _Weight = 4e-4
+    chunk_adapter_lr: _Weight = 4e-4
+    loraplus_lr_ratio: _Weight = 8.0
+    chunk_sizes: tuple[_Count, ...] = (8,)
+    reconstruction_tokens: _Count = 256
+    context_tokens: tuple[_Count, ...] = (1024,)
+    output_tokens: _Count = 256
+    expanded: tuple[_Share, ...] = (0.0, 0.0, 0.1, 0.25, 1.0)
     runs: tuple[int, ...] = (1,)
-    recent_share: float = 0.0
-    shuffled_share: float = 0.0
-    reconstruction_share: float = 0.0
-    curriculum_steps: int = 0
-    recall_share: float = 0.0
-    cloze_share: float = 0.0
-    conversation_share: float = 0.0
-    favoured_share: float = 0.0
-    max_passages: int = 10
-    distillation: float = 0.0
+    recent_share: _Share = 0.0
+    shuffled_share: _Share = 0.0
+    reconstruction_share: _Share = 0.0
+    curriculum_steps: Annotated[int, Field(ge=0)] = 0
+    recall_share: _Share = 0.0
+    cloze_share: _Share = 0.0
+    conversation_share: _Share = 0.0
+    favoured_share: _Share = 0.0
+    max_passages: _Count = 10
+    distillation: _Weight = 0.0
     base_teacher: bool = False
-    alignment: float = 0.0
-    context_alignment: float = 0.0
-    next_token: float = 1.0
+    alignment: _Weight = 0.0
+    context_alignment: _Weight = 0.0
+    next_token: _Weight = 1.0
     gradient_checkpointing: bool = False
-    warmup: float = 0.04
-    save_every: int = 200
-    evaluate_every: int = 500
+    warmup: _Share = 0.04
+    save_every: _Count = 200
+    evaluate_every: _Count = 500
 
     @property
     def reads_full_text(self) -> bool:
@@ -223,11 +235,12 @@ class Recipe:
         """
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             msg = f"cannot read the recipe {path}: {error}"
             raise TrainingError(msg) from error
         try:
             return cls(
+                seed=checked(int, values.pop("seed", 0)),
                 model=_build(RefragConfig, values.pop("model")),
                 lora=_build(LoraSettings, values.pop("lora", {})),
                 continual=_build(StageSettings, values.pop("continual")),
@@ -240,7 +253,7 @@ class Recipe:
                     )
                     if stage in values
                 },
-                **values,
+                **_none_left(values),
             )
         except KeyError as error:
             msg = f"the recipe {path} has no [{error.args[0]}] table"
@@ -250,9 +263,15 @@ class Recipe:
             raise TrainingError(msg) from error
 
 
-def _build(kind: type[Any], values: dict[str, Any]) -> Any:
-    known = {entry.name for entry in dataclasses.fields(kind)}
-    if unknown := sorted(set(values) - known):
+def _build(kind: type[Any], values: object) -> Any:
+    known = {entry.name for entry in dataclasses.fields(kind) if entry.init}
+    if isinstance(values, dict) and (unknown := sorted(set(values) - known)):
         msg = f"unknown entries {unknown}; known are {sorted(known)}"
         raise ValueError(msg)
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return checked(kind, values)
+
+
+def _none_left(values: dict[str, Any]) -> dict[str, Any]:
+    if values:
+        raise ValueError(f"unknown entries {sorted(values)}")
+    return values

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
+from refrag_components.checking import parse_json
 from refrag_components.corpus import TokenisedCorpus
 from refrag_components.evaluation.continuation.recovery import quick_recovery
 from refrag_components.training.callbacks import Clock, Fading
@@ -201,8 +202,8 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     )
     for checkpoint in found:
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            parse_json((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             continue
         return checkpoint
     return None

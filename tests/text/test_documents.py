@@ -12,11 +12,13 @@ from refrag_components.exceptions import DocumentError
 from refrag_components.text import documents
 from refrag_components.text.documents import (
     Document,
+    DocumentReader,
     Skipped,
     find_files,
     load_document,
     load_documents,
 )
+from refrag_components.text.extraction import extract
 
 
 def pdf(*pages: str) -> bytes:
@@ -245,15 +247,14 @@ def test_skips_an_encrypted_pdf(tmp_path: Path) -> None:
     assert reason(result) == "is encrypted; save it without a password"
 
 
-def test_skips_a_pdf_whose_cipher_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_skips_a_pdf_whose_cipher_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise DependencyError("cryptography is required")
 
     data = encrypted(pdf("Closed"), "user", "secret")
     monkeypatch.setattr(PdfReader, "decrypt", refuse)
-    assert "is encrypted" in reason(load(tmp_path / "a.pdf", data))
+    with pytest.raises(DocumentError, match="is encrypted"):
+        extract(data, ".pdf")
 
 
 @pytest.mark.parametrize("content", [b"", b"%PDF-1.4 nothing more", pdf("text")[:150], b"\0" * 99])
@@ -266,9 +267,11 @@ def test_skips_a_scanned_pdf(tmp_path: Path) -> None:
 
 
 def test_damaged_pdfs_never_crash(tmp_path: Path) -> None:
-    whole = pdf("Some text")
-    for position in range(0, len(whole), 7):
-        load(tmp_path / "a.pdf", whole[:position] + b"\xff<<[(" + whole[position + 5 :])
+    whole, path = pdf("Some text"), tmp_path / "a.pdf"
+    with DocumentReader() as reader:
+        for position in range(0, len(whole), 7):
+            path.write_bytes(whole[:position] + b"\xff<<[(" + whole[position + 5 :])
+            reader.load(path)
 
 
 # -- documents ----------------------------------------------------------------------------------

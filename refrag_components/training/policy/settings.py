@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
 
 __all__ = ["PolicySettings"]
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +44,23 @@ class PolicySettings:
         evaluation_batches: Held-out steps that an evaluation looks at.
     """
 
-    steps: int = 300
-    max_seconds: float | None = None
-    warm_up: int = 60
-    examples: int = 64
-    samples: int = 8
-    updates: int = 4
-    clip: float = 0.2
-    learning_rate: float = 1e-3
-    chunk_sizes: tuple[int, ...] = (4,)
-    expanded: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)
-    context_tokens: int = 1024
-    output_tokens: int = 256
-    question_share: float = 0.0
-    max_passages: int = 10
-    positions: int = 65536
-    save_every: int = 50
-    evaluate_every: int = 50
-    evaluation_batches: int = 6
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
+    steps: _Count = 300
+    max_seconds: Annotated[float, Field(ge=0)] | None = None
+    warm_up: Annotated[int, Field(ge=0)] = 60
+    examples: _Count = 64
+    samples: _Count = 8
+    updates: _Count = 4
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    learning_rate: Annotated[float, Field(ge=0)] = 1e-3
+    chunk_sizes: Annotated[tuple[_Count, ...], Field(min_length=1)] = (4,)
+    expanded: Annotated[tuple[_Share, ...], Field(min_length=1)] = (0.05, 0.1, 0.25, 0.5)
+    context_tokens: _Count = 1024
+    output_tokens: _Count = 256
+    question_share: _Share = 0.0
+    max_passages: _Count = 10
+    positions: _Count = 65536
+    save_every: _Count = 50
+    evaluate_every: _Count = 50
+    evaluation_batches: _Count = 6

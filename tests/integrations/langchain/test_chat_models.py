@@ -19,7 +19,6 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
-from pydantic import ValidationError
 
 from langchain_refrag import ChatRefrag, RefragLLM, RefragRetriever
 from refrag_components.engines.layout import TextSegment
@@ -387,8 +386,9 @@ class TestErrors:
             chat.invoke(QUESTION, **settings)
 
     def test_wrong_types(self, tiny_folder: Path) -> None:
-        with pytest.raises(ValidationError):
-            ChatRefrag(model=str(tiny_folder), max_tokens="many")  # type: ignore[arg-type]
+        for wrong in ("many", "5", True):
+            with pytest.raises(SamplingError, match="max_tokens"):
+                ChatRefrag(model=str(tiny_folder), max_tokens=wrong)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("question", ["", "  \n", []])
     def test_empty_question(self, chat: ChatRefrag, question: Any) -> None:
