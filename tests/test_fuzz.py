@@ -21,8 +21,8 @@ import pytest
 
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.prompts.resolver import Resolved, Resolver, format_envelope
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores import open_store
 from refrag_components.stores.url import split_options
 from refrag_components.vectors import ChunkVectors, passage_key
@@ -47,19 +47,17 @@ class _Model(FakeModel):
 
 
 class _Tenant:
-    """Somebody's passages, registered by their retriever, and their store."""
+    """Somebody's passages, returned by their retriever, and their store."""
 
     def __init__(self, rng: random.Random, url: str, fingerprint: str) -> None:
-        self.registry = PassageRegistry()
         self.store: Any = open_store(url)
         self.rows = _rows(url)
         self.model = _Model(fingerprint)
         self.passages = [_passage(rng) for _ in range(25)]
-        for passage in self.passages:
-            self.registry.register(passage, self.store)
         self.loader = PassageLoader(self.model, self.store)  # type: ignore[arg-type]
         self.loader.load([PassagePart(passage) for passage in self.passages])
-        self.resolver = Resolver(self.registry, fingerprint, self.store)
+        retrieved = [Retrieval.of("", self.passages, self.store)]
+        self.resolver = Resolver(fingerprint, retrieved, store=self.store)
 
     def key(self, text: str) -> str:
         return passage_key(text.strip(), self.model.fingerprint)
@@ -159,7 +157,12 @@ def _damage(rng: random.Random, tenant: _Tenant, other: _Tenant) -> None:
 def _check_text(prompt: str, resolved: Resolved, own: _Tenant) -> None:
     """Parts are the prompt except for markers, and passages are known ones or vouched for."""
     between = r"(?:\[\[/refrag\]\])?(?:\[\[refrag:[0-9a-f]{32}\]\])?"
-    texts = [re.escape(part.text) for part in resolved.parts]
+    texts = [  # a passage is recognised with other white space, too
+        r"\s+".join(map(re.escape, part.text.split()))
+        if isinstance(part, PassagePart)
+        else re.escape(part.text)
+        for part in resolved.parts
+    ]
     assert re.fullmatch(between.join(["", *texts, ""]), prompt)
     known = {passage.strip() for passage in own.passages}
     for part in resolved.parts:

@@ -9,10 +9,10 @@ from langchain_core.documents import Document
 from langchain_core.language_models import LanguageModelLike
 from langchain_core.output_parsers import BaseOutputParser, StrOutputParser
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_document
-from langchain_core.runnables import Runnable, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from langchain_refrag.documents import KEY_METADATA
-from refrag_components.prompts.registry import default_registry
+from langchain_refrag.runs import note_documents
 from refrag_components.prompts.resolver import format_envelope
 
 __all__ = ["create_refrag_documents_chain", "format_refrag_documents"]
@@ -26,7 +26,7 @@ def format_refrag_documents(documents: Iterable[Document], *, separator: str = _
     For prompts that are strings and cross processes, or are built where no ``RefragRetriever``
     runs: ``retriever | format_refrag_documents``. A passage goes into an envelope if it has a key
     in ``metadata["refrag_key"]``, as documents of ``RefragRetriever(model=...)`` have; the others
-    are joined as they are and recognised only in the process that retrieved them. Models other than
+    are joined as they are and recognised only in the run that retrieved them. Models other than
     ``ChatRefrag`` and ``RefragLLM`` read the envelopes as text.
 
     Args:
@@ -77,15 +77,13 @@ def create_refrag_documents_chain(
         raise ValueError(msg)
     layout = document_prompt or PromptTemplate.from_template("{page_content}")
 
-    def format_documents(inputs: Mapping[str, Any]) -> str:
+    def format_documents(inputs: Mapping[str, Any], config: RunnableConfig) -> str:
         documents = inputs[document_variable_name]
-        for document in documents:
-            text = document.page_content
-            default_registry().register(text, default_registry().store_of(text))
+        note_documents("", documents, None, config.get("callbacks"))
         return document_separator.join(format_document(document, layout) for document in documents)
 
     formatted: Runnable[Any, Any] = RunnablePassthrough.assign(
-        **{document_variable_name: format_documents}
+        **{document_variable_name: RunnableLambda(format_documents)}
     ).with_config(run_name="format_inputs")
     chain = formatted | prompt | llm | (output_parser or StrOutputParser())
     return chain.with_config(run_name="refrag_documents_chain")

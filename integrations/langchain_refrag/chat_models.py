@@ -15,7 +15,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
+from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.messages import resolve_messages
+from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
 from langchain_refrag.structured import (
     answer_by_schema,
@@ -29,6 +31,7 @@ from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Request
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
+from refrag_components.prompts.retrieved import Retrieved
 
 __all__ = ["ChatRefrag"]
 
@@ -39,9 +42,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     """Chat model that replaces any other in a retrieval chain.
 
     Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
-    a policy expands those that matter. Passages are recognised where a ``RefragRetriever``
-    returned them, in envelopes, in text blocks with a key, in tool artifacts, and when they are
-    given as ``documents`` with the call; all other text is read as ordinary tokens.
+    a policy expands those that matter. Passages are recognised where a ``RefragRetriever`` of the
+    same run returned them, in envelopes, in text blocks with a key, in tool artifacts, and when
+    they are given as ``documents`` with the call; all other text is read as ordinary tokens, and
+    so is what the last message asks. Outside any run, what a ``RefragRetriever`` returned earlier
+    in the same thread or task is recognised in prompts that also hold the query.
 
     What happened is in ``response_metadata["refrag"]``, as a
     ``refrag_components.generation.report.Report``; ``usage_metadata`` counts decoder positions as
@@ -134,7 +139,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         it may write, so its prompt should say what is asked for. ``method="function_calling"`` is
         the same for decoders that call tools, and for those alone. With ``method="json_mode"`` the
         prompt has to ask for JSON, and the first object of the answer is parsed: nothing is
-        enforced.
+        enforced, but half an object is not made whole.
 
         An answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``, and one that
         fails a validator of a pydantic class what LangChain's parsers raise. With ``include_raw``
@@ -178,7 +183,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             RefragError: As ``invoke``.
         """
         call = self._call(stop, kwargs)
-        request, _, _ = call._request(self._convert_input(input).to_messages(), kwargs)
+        messages = self._convert_input(input).to_messages()
+        request, _, _ = call._request(messages, kwargs, retrieved_in(None))
         generator = call._checkpoint().generator
         return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
 
@@ -190,8 +196,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(stop, kwargs)
-        request, reader, warnings = call._request(messages, kwargs)
-        answer = call._checkpoint().answer(request, call._params_for(reader))
+        request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
+        with as_langchain_errors():
+            answer = call._checkpoint().answer(request, call._params_for(reader))
         message = reader.message(answer.text)
         message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
         message.usage_metadata = _usage(answer.report)
@@ -205,9 +212,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(stop, kwargs)
-        request, reader, warnings = call._request(messages, kwargs)
+        request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
         params = call._params_for(reader)
-        for delta in call._checkpoint().generator.stream(request, params):
+        with as_langchain_errors():
+            deltas = call._checkpoint().generator.stream(request, params)
+        for delta in deltas:
             chunks = reader.chunks(delta.text, last=delta.report is not None)
             if delta.report is not None:  # chunks are added up, so only one carries the totals
                 chunks[-1].response_metadata = call._metadata(
@@ -218,18 +227,22 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             yield from (ChatGenerationChunk(message=chunk) for chunk in chunks)
 
     def _request(
-        self, messages: Sequence[BaseMessage], call: Mapping[str, Any]
+        self,
+        messages: Sequence[BaseMessage],
+        call: Mapping[str, Any],
+        retrieved: Retrieved | None = None,
     ) -> tuple[Request, AnswerReader, Sequence[str]]:
         """The request that messages are, the reader of its answer, and warnings.
 
         Args:
             messages: The conversation.
             call: Keywords of the call, among them documents, tools and response_format.
+            retrieved: What the run has retrieved.
         """
         tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
         schema = requested_schema(call.get("response_format"))
-        conversation = resolve_messages(messages, call.get("documents"), self._resolver())
+        conversation = resolve_messages(messages, call.get("documents"), self._resolver(retrieved))
         parts = render(conversation.messages, tokenizer, tools=tools.schemas)
         written = "".join(part.text for part in parts if isinstance(part, ControlPart))
         reader = tools.reader(tokenizer, schema, written)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
-from pydantic import Field, InstanceOf
+from pydantic import ConfigDict, Field, InstanceOf, SkipValidation
 
 from refrag_components.prompts.conversation import read_documents
 from refrag_components.prompts.resolver import Resolver, document_text
+from refrag_components.stores.base import ChunkStore
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors
-
-if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
 
 __all__ = ["KEY_METADATA", "RefragDocument", "document_stores"]
 
@@ -30,9 +27,13 @@ class RefragDocument(Document):
 
     Attributes:
         vectors: Chunk vectors of ``page_content``, if they are known.
+        store: Where they are kept otherwise; the answering model's store if None.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     vectors: InstanceOf[ChunkVectors] | None = Field(default=None, exclude=True, repr=False)
+    store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
 
     @classmethod
     def lc_id(cls) -> list[str]:
@@ -49,7 +50,8 @@ def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkSto
         resolver: Says whether vectors belong to the text next to them.
 
     Returns:
-        For each text the store of its chunk vectors; None unless the document carries them.
+        For each text the store of its chunk vectors; None unless the document carries them or
+        names one.
 
     Raises:
         TypeError: If it is something else.
@@ -61,11 +63,11 @@ def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, Chunk
     if not isinstance(document, Document):
         return document_text(document), None
     text, key = document.page_content, document.metadata.get(KEY_METADATA)
+    if not isinstance(document, RefragDocument):
+        return text, None
     # Somebody may have copied the document with another text; its vectors are worthless then.
-    if not isinstance(document, RefragDocument) or not resolver.is_key_of(key, text):
-        return text, None
-    if document.vectors is None:
-        return text, None
+    if document.vectors is None or not resolver.is_key_of(key, text):
+        return text, document.store
     store = MemoryStore(max_bytes=None)
     store.mset([(str(key), document.vectors)])
     return text, store

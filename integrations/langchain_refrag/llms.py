@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self, cast
 
-from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
+from langchain_core.callbacks import BaseCallbackManager, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from pydantic import PrivateAttr
 
+from langchain_refrag.errors import as_langchain_errors
+from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
 from refrag_components.generation.requests import Request
 from refrag_components.prompts.conversation import resolve_prompt
+from refrag_components.prompts.retrieved import Retrieved
 
 __all__ = ["RefragLLM"]
 
@@ -19,7 +23,8 @@ __all__ = ["RefragLLM"]
 class RefragLLM(RefragSettings, BaseLLM):
     """Text model: the prompt is continued as it is, without a chat template.
 
-    Passages are recognised where a ``RefragRetriever`` returned them and in envelopes. ``batch``
+    Passages are recognised where a ``RefragRetriever`` of the same run returned them and in
+    envelopes, as by ``ChatRefrag``. ``batch``
     decodes its prompts together. What happened is in ``generation_info["refrag"]``.
 
     Example:
@@ -30,6 +35,9 @@ class RefragLLM(RefragSettings, BaseLLM):
         chain = {"context": retriever | format_docs, "question": passthrough} | prompt | model
         ```
     """
+
+    # By prompt, what the run of each such prompt has retrieved; only in the copy for one call.
+    _runs: dict[str, list[Retrieved | None]] = PrivateAttr(default_factory=dict)
 
     @property
     def _llm_type(self) -> str:
@@ -47,6 +55,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> LLMResult:
         """Continues several prompts, see ``BaseLLM.generate``."""
         call, rest = self._split_call(stop, kwargs)
+        call = call._in_runs(prompts, callbacks)
         return super(RefragLLM, call).generate(prompts, call.stop, callbacks, **rest)
 
     async def agenerate(
@@ -58,6 +67,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> LLMResult:
         """Continues several prompts, see ``BaseLLM.agenerate``."""
         call, rest = self._split_call(stop, kwargs)
+        call = call._in_runs(prompts, callbacks)
         return await super(RefragLLM, call).agenerate(prompts, call.stop, callbacks, **rest)
 
     def _generate(
@@ -68,11 +78,12 @@ class RefragLLM(RefragSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         call = self._call(stop, kwargs)
-        requests = [call._request(prompt) for prompt in prompts]
+        requests = [call._request(prompt, run_manager) for prompt in prompts]
         params = [call._sampling_params()] * len(
             prompts
         )  # one each, so that an answer depends on its prompt alone
-        answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
+        with as_langchain_errors():
+            answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
         generations = [
             [
                 Generation(
@@ -92,8 +103,10 @@ class RefragLLM(RefragSettings, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         call = self._call(stop, kwargs)
-        request, warnings = call._request(prompt)
-        for delta in call._checkpoint().generator.stream(request, call._sampling_params()):
+        request, warnings = call._request(prompt, run_manager)
+        with as_langchain_errors():
+            deltas = call._checkpoint().generator.stream(request, call._sampling_params())
+        for delta in deltas:
             chunk = GenerationChunk(text=delta.text)
             if delta.report is not None:
                 chunk.generation_info = call._metadata(delta.report, delta.finish_reason, warnings)
@@ -101,6 +114,23 @@ class RefragLLM(RefragSettings, BaseLLM):
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    def _request(self, prompt: str) -> tuple[Request, tuple[str, ...]]:
-        resolved = resolve_prompt(prompt, {}, self._resolver())
+    def _in_runs(self, prompts: list[str], callbacks: object) -> Self:
+        """A copy for one call, which may answer prompts of different runs together."""
+        first = callbacks[0] if isinstance(callbacks, list) and callbacks else ()
+        one_each = first is None or isinstance(first, list | BaseCallbackManager)
+        each = callbacks if one_each else [callbacks] * len(prompts)
+        call = self.model_copy()
+        call._runs = {prompt: [] for prompt in prompts}
+        for prompt, own in zip(prompts, cast("list[object]", each), strict=False):
+            call._runs[prompt].append(retrieved_in(own))
+        return call
+
+    def _request(
+        self, prompt: str, run_manager: CallbackManagerForLLMRun | None
+    ) -> tuple[Request, tuple[str, ...]]:
+        # LangChain hands over the first prompt's run only. Prompts keep their order, and of those
+        # with the same text its cache leaves out all or none.
+        runs = self._runs.get(prompt)
+        retrieved = runs.pop(0) if runs else retrieved_in(run_manager)
+        resolved = resolve_prompt(prompt, {}, self._resolver(retrieved))
         return self._ask(resolved.parts, resolved.question), resolved.warnings

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.retrievers import BaseRetriever
 
+from langchain_refrag.documents import RefragDocument
 from langchain_refrag.retrievers import RefragRetriever
-from refrag_components.prompts.registry import default_registry
+from langchain_refrag.runs import retrieved_in
+from refrag_components.prompts.matching import PassageFinder
 from refrag_components.prompts.resolver import document_text
 from refrag_components.stores.base import ChunkStore
 
@@ -34,7 +36,8 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
     decoders that cannot call tools can be agents too. These passages precede the question in this
     call of the model only and are not part of the agent's state.
 
-    Messages keep their text, so any other model can still read them.
+    Messages keep their text, so any other model can still read them, and what is compressed of them
+    concerns this call alone.
 
     Example:
         ```python
@@ -73,14 +76,12 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         """Compresses and retrieves before a call of the model."""
-        self._register(request.messages)
         position = _latest_question(request.messages)
+        messages = self._compressible(request.messages, position)
         if self.retriever is not None and position is not None:
-            documents = self.retriever.invoke(request.messages[position].text)
-            request = request.override(
-                messages=_with_passages(request.messages, position, documents)
-            )
-        return handler(request)
+            documents = self.retriever.invoke(messages[position].text)
+            messages = _with_passages(messages, position, documents)
+        return handler(request.override(messages=messages))
 
     async def awrap_model_call(
         self,
@@ -88,28 +89,39 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Compresses and retrieves before a call of the model."""
-        self._register(request.messages)
         position = _latest_question(request.messages)
+        messages = self._compressible(request.messages, position)
         if self.retriever is not None and position is not None:
-            documents = await self.retriever.ainvoke(request.messages[position].text)
-            request = request.override(
-                messages=_with_passages(request.messages, position, documents)
-            )
-        return await handler(request)
+            documents = await self.retriever.ainvoke(messages[position].text)
+            messages = _with_passages(messages, position, documents)
+        return await handler(request.override(messages=messages))
 
-    def _register(self, messages: Sequence[BaseMessage]) -> None:
-        """Registers the messages that are to be compressed as passages."""
-        position = _latest_question(messages) or 0
-        for index, message in enumerate(messages):
-            if not isinstance(message, ToolMessage) and not (self.history and index < position):
-                continue
+    def _compressible(
+        self, messages: Sequence[AnyMessage], position: int | None
+    ) -> list[AnyMessage]:
+        """The messages, with what is to be compressed of each attached to it as a document."""
+        retrieved = retrieved_in(None)
+        searches = () if retrieved is None else retrieved.retrievals
+        passages = PassageFinder(text for search in searches for text in search.passages)
+        return [
+            self._as_document(message)
+            if (isinstance(message, ToolMessage) or (self.history and index < (position or 0)))
             # A text that holds passages is compressed passage by passage.
-            if not _carries_documents(message) and not default_registry().find(message.text):
-                default_registry().register(message.text, self.store)
+            and not (_carries_documents(message) or passages.find(message.text))
+            else message
+            for index, message in enumerate(messages)
+        ]
+
+    def _as_document(self, message: AnyMessage) -> AnyMessage:
+        document = RefragDocument(page_content=message.text, store=self.store)
+        attached = {**message.additional_kwargs, "documents": [document]}
+        return message.model_copy(update={"additional_kwargs": attached})
 
 
 def _carries_documents(message: BaseMessage) -> bool:
-    """Whether a tool handed over passages with its text; ``ChatRefrag`` finds those itself."""
+    """Whether passages were handed over with a text; ``ChatRefrag`` finds those itself."""
+    if message.additional_kwargs.get("documents"):
+        return True
     artifact = message.artifact if isinstance(message, ToolMessage) else None
     if not isinstance(artifact, Sequence) or isinstance(artifact, str):
         return False

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
     CallbackManagerForRetrieverRun,
 )
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableConfig, run_in_executor
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config, run_in_executor
+from langchain_core.runnables.config import patch_config
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
 
 from langchain_refrag.documents import KEY_METADATA, RefragDocument
+from langchain_refrag.runs import note_documents
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 
@@ -30,8 +32,8 @@ class RefragRetriever(BaseRetriever):
     """Wraps any retriever so that ``ChatRefrag`` compresses what it returns.
 
     The documents are returned unchanged, so prompts stay the same and any other model can still
-    read them. Their texts are registered in this process; ``ChatRefrag`` and ``RefragLLM`` find
-    them again in the prompt.
+    read them. ``ChatRefrag`` and ``RefragLLM`` find their texts again in the prompts of the same
+    run: of the chain, graph or agent that was invoked.
 
     With a ``model`` the chunk vectors are made here, unless the store has them, and the documents
     are ``RefragDocument`` that carry them, with their key in the metadata. Without one, the model
@@ -48,7 +50,8 @@ class RefragRetriever(BaseRetriever):
         ['The harbour of Eastport was dug in 1907.']
 
     Attributes:
-        retriever: The retriever that searches.
+        retriever: The retriever that searches, or any Runnable that returns documents. It gets the
+            configuration of the call and its keywords, such as filters.
         store: Where chunk vectors of its passages are kept; the answering model's store if None.
         model_name: Checkpoint (``model=``) that makes missing chunk vectors; None to leave that to
             the model that answers.
@@ -59,37 +62,74 @@ class RefragRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
-    retriever: BaseRetriever
+    retriever: Runnable[Any, list[Document]]
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
     model_name: str | None = Field(default=None, alias="model")
     device: str | None = None
     k: PositiveInt | None = None
 
+    # BaseRetriever hands its keywords on to the methods below, but not its configuration.
+
+    def invoke(
+        self, input: str, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """Retrieves, see ``BaseRetriever.invoke``; ``retriever`` gets config and keywords."""
+        return super().invoke(input, config, **kwargs, given=ensure_config(config))
+
+    async def ainvoke(
+        self, input: str, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """As ``invoke``."""
+        return await super().ainvoke(input, config, **kwargs, given=ensure_config(config))
+
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        given: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         k = self.k if k is None else k
-        argument = _k_argument(k, self.retriever._get_relevant_documents)
-        config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        documents = self.retriever.invoke(query, config, **argument)
-        return self._registered(documents[:k])
+        arguments = kwargs | self._k_argument(k, "_get_relevant_documents")
+        inner = patch_config(given, callbacks=run_manager.get_child())
+        found = self.retriever.invoke(query, inner, **arguments)
+        return self._noted(query, found[:k], run_manager)
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        given: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         k = self.k if k is None else k
-        argument = _k_argument(k, self.retriever._aget_relevant_documents)
-        config: RunnableConfig = {"callbacks": run_manager.get_child()}
-        documents = await self.retriever.ainvoke(query, config, **argument)
-        return await run_in_executor(None, self._registered, documents[:k])
+        arguments = kwargs | self._k_argument(k, "_aget_relevant_documents")
+        inner = patch_config(given, callbacks=run_manager.get_child())
+        found = await self.retriever.ainvoke(query, inner, **arguments)
+        return await run_in_executor(None, self._noted, query, found[:k], run_manager)
 
-    def _registered(self, documents: Sequence[Document]) -> list[Document]:
+    def _k_argument(self, k: int | None, search: str) -> dict[str, int]:
+        """The keyword that makes the retriever return k documents, if it takes one."""
+        if k is None or not isinstance(self.retriever, BaseRetriever):
+            return {}
+        parameters = inspect.signature(getattr(self.retriever, search)).parameters
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        return {"k": k} if "k" in parameters or takes_any else {}
+
+    def _noted(
+        self, query: str, documents: Sequence[Document], run_manager: BaseRunManager
+    ) -> list[Document]:
+        """The documents, with chunk vectors if there is a model to make them."""
         if self.model_name is None:
-            self._register(documents, self.store)
+            note_documents(query, documents, self.store, run_manager)
             return list(documents)
         generator = load_checkpoint(self.model_name, self.device).generator
         store = generator.store if self.store is None else self.store
-        self._register(documents, store)
+        note_documents(query, documents, store, run_manager)
         passages = [PassagePart(document.page_content.strip()) for document in documents]
         loaded = PassageLoader(generator.model, store).load(passages)
         return [
@@ -104,15 +144,3 @@ class RefragRetriever(BaseRetriever):
             )
             for document, passage, known in zip(documents, passages, loaded, strict=True)
         ]
-
-    @staticmethod
-    def _register(documents: Sequence[Document], store: ChunkStore | None) -> None:
-        for document in documents:
-            default_registry().register(document.page_content, store)
-
-
-def _k_argument(k: int | None, search: Callable[..., Any]) -> dict[str, int]:
-    """The keyword that makes a retriever return k documents, if it takes one."""
-    parameters = inspect.signature(search).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return {"k": k} if k is not None and ("k" in parameters or takes_any) else {}

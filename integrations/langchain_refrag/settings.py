@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
+from warnings import warn
 
 from pydantic import ConfigDict, Field
 
@@ -12,6 +13,7 @@ from refrag_components.generation.report import Report
 from refrag_components.generation.settings import AnswerSettings
 from refrag_components.generation.shared_checkpoints import answering_digest
 from refrag_components.policies import parse_budget
+from refrag_components.weights.lookup import DEFAULT_MODEL
 
 __all__ = ["WITHOUT_INFLUENCE", "RefragSettings"]
 
@@ -35,26 +37,44 @@ WITHOUT_INFLUENCE = frozenset(
 )
 
 
+_REMOTE_ONLY = (
+    *("frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty"),
+    *("service_tier", "timeout", "top_logprobs", "user"),
+)
+
+
 class RefragSettings(AnswerSettings):
     """Settings of a REFRAG model in LangChain, see ``AnswerSettings``.
 
-    Each of ``model``, ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``seed``
-    and ``stop`` may also be given with a single call or through ``bind``.
+    Each of ``model``, ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``,
+    ``top_k``, ``repetition_penalty``, ``seed`` and ``stop`` may also be given with a single call
+    or through ``bind``. ``max_completion_tokens`` is another name of ``max_tokens``. What only
+    remote models offer (``timeout``, ``n``, ``logprobs``) is ignored with a warning.
 
     Attributes:
-        model_name: Checkpoint (``model=``): a bundled name, a folder or a hub id. Loaded with the
-            first call and shared by all models that use it on the same device.
+        model_name: Checkpoint (``model=``): a bundled name, as the default is, a folder or a hub
+            id. Loaded with the first call and shared by all models that use it on the same device.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
-    model_name: str = Field(alias="model")
+    model_name: str = Field(default=DEFAULT_MODEL, alias="model")
 
     _model_field: ClassVar[str] = "model_name"
-    _by_call: ClassVar[tuple[str, ...]] = ("model", *AnswerSettings._by_call)
+    _by_call: ClassVar[tuple[str, ...]] = (
+        *("max_completion_tokens", "model"),
+        *AnswerSettings._by_call,
+    )
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**_by_our_names(values))
 
     def _call(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> Self:
         """These settings with the overrides of one call, see ``_for_call``."""
+        overrides = _by_our_names(overrides)
+        ignored = [name for name in _REMOTE_ONLY if overrides.pop(name, None) is not None]
+        if ignored:
+            warn(f"{type(self).__name__} ignores {', '.join(ignored)}", stacklevel=2)
         return self._for_call({**overrides, "stop": stop} if stop else overrides)
 
     def _split_call(
@@ -85,3 +105,9 @@ class RefragSettings(AnswerSettings):
         """What a complete answer says about itself."""
         refrag = report.preceded_by(warnings).to_dict()
         return {"model_name": self.model_name, "finish_reason": finish_reason, "refrag": refrag}
+
+
+def _by_our_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    ours = dict(settings)
+    most = ours.pop("max_completion_tokens", None)
+    return ours if most is None else {**ours, "max_tokens": most}

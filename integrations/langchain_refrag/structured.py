@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -14,7 +16,13 @@ from langchain_core.output_parsers import (
     PydanticOutputParser,
     PydanticToolsParser,
 )
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import (
+    Runnable,
+    RunnableGenerator,
+    RunnableLambda,
+    RunnableMap,
+    RunnablePassthrough,
+)
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
@@ -38,7 +46,8 @@ def parse_json_answers(model: BaseChatModel, schema: Schema, *, include_raw: boo
         include_raw: Whether to return a dict of "raw", "parsed" and "parsing_error" instead.
     """
     answering = model.bind(ls_structured_output_format=_for_traces("json_mode", schema))
-    return _parsed(answering, _json_parser(schema), include_raw)
+    checked = RunnableGenerator(_not_cut, _anot_cut)
+    return _parsed(answering, checked | _json_parser(schema), include_raw)
 
 
 def answer_by_schema(model: BaseChatModel, schema: Schema, *, include_raw: bool) -> Structured:
@@ -129,6 +138,31 @@ def _whole(message: AIMessage) -> AIMessage:
     if not message.tool_calls:
         check_complete(message.text, message.response_metadata.get("finish_reason"))
     return message
+
+
+def _not_cut(answer: Iterator[AIMessage]) -> Iterator[AIMessage]:
+    """Passes an answer on, whole or streamed, and refuses one that was cut off inside its JSON."""
+    whole: Any = None
+    for part in answer:
+        whole = part if whole is None else whole + part
+        yield part
+    _check_first_object(whole)
+
+
+async def _anot_cut(answer: AsyncIterator[AIMessage]) -> AsyncIterator[AIMessage]:
+    whole: Any = None
+    async for part in answer:
+        whole = part if whole is None else whole + part
+        yield part
+    _check_first_object(whole)
+
+
+def _check_first_object(message: AIMessage) -> None:
+    start = re.search(r"[\[{]", message.text)
+    try:
+        json.JSONDecoder().raw_decode(message.text, start.start() if start else 0)
+    except ValueError:
+        check_complete(message.text, message.response_metadata.get("finish_reason"))
 
 
 def _parsed(

@@ -24,8 +24,8 @@ from refrag_components.policies import (
     parse_budget,
 )
 from refrag_components.prompts.parts import RenderedPart
-from refrag_components.prompts.registry import default_registry
 from refrag_components.prompts.resolver import Resolver
+from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["AnswerSettings"]
@@ -36,7 +36,7 @@ class AnswerSettings(BaseModel):
 
     Subclasses have one more field, the checkpoint's name. Arguments of the constructor that are not
     settings are ignored with a warning: those of remote models (timeout, api_key) must not break a
-    swap, but typos must show.
+    swap, but typos must show. None stands for the default, here and with a call.
 
     Attributes:
         store: Where chunk vectors of passages are kept if their retriever named no store; in memory
@@ -50,6 +50,8 @@ class AnswerSettings(BaseModel):
         max_tokens: Maximum number of tokens to generate.
         temperature: 0 takes the likeliest token each time.
         top_p: Below 1, only the likeliest tokens that together reach this probability are drawn.
+        top_k: From 1 on, only the k likeliest tokens are drawn; 0 for all.
+        repetition_penalty: Above 1, tokens of prompt and answer get less likely.
         stop: Strings that end the answer.
         seed: The same seed gives the same answer.
         device: Such as "cpu" or "cuda:1"; by default CUDA if available.
@@ -70,17 +72,21 @@ class AnswerSettings(BaseModel):
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
     stop: list[str] | None = None
     seed: int | None = None
     device: str | None = None
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
-        *("policy", "budget", "max_tokens", "temperature", "top_p", "stop", "seed"),
+        *("policy", "budget", "max_tokens", "temperature", "top_p", "top_k"),
+        *("repetition_penalty", "stop", "seed"),
     )
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
     def __init__(self, **values: Any) -> None:
+        values = {name: value for name, value in values.items() if value is not None}
         super().__init__(**values)
         fields = type(self).model_fields
         known = {*fields, *(field.alias for field in fields.values() if field.alias)}
@@ -102,7 +108,11 @@ class AnswerSettings(BaseModel):
             TypeError: If the call names something that is not a setting.
             RefragError: As the constructor.
         """
-        overrides = {name: overrides[name] for name in overrides if name not in self._call_only}
+        overrides = {
+            name: value
+            for name, value in overrides.items()
+            if name not in self._call_only and value is not None
+        }
         if unknown := sorted(set(overrides) - set(self._by_call)):
             msg = (
                 f"{type(self).__name__} does not take {', '.join(unknown)} with a call; it takes "
@@ -129,8 +139,21 @@ class AnswerSettings(BaseModel):
     def _checkpoint(self) -> Checkpoint:
         return load_checkpoint(self._checkpoint_name, self.device)
 
-    def _resolver(self) -> Resolver:
-        return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
+    def _resolver(self, request: Retrieved | None) -> Resolver:
+        """Finds passages in the prompt of a request.
+
+        Args:
+            request: What it has retrieved; None where that cannot be told.
+        """
+        own = () if request is None else request.retrievals
+        if request is not None and own:
+            request.is_read = True
+        return Resolver(
+            self._checkpoint().model.fingerprint,
+            own,
+            by_hand=retrieved_by_hand(),
+            store=self.store,
+        )
 
     def _ask(self, parts: Sequence[RenderedPart], question: str) -> Request:
         return Request(parts, question, self.policy, parse_budget(self.budget), self.engine)
@@ -140,6 +163,8 @@ class AnswerSettings(BaseModel):
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
             stop=self.stop or (),
             seed=self.seed,
         )

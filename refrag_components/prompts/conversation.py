@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from refrag_components.exceptions import EmptyInputError
+from refrag_components.prompts.matching import PlainText
 from refrag_components.prompts.parts import Message, Part, PassagePart, TextPart, ToolCall
 from refrag_components.prompts.resolver import Resolved, Resolver
+from refrag_components.prompts.unrecognised import why_unrecognised
 
 if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
@@ -75,8 +77,10 @@ class Conversation:
 
     Attributes:
         messages: The turns, in order.
-        question: What the user asks: the ordinary text of the last user message.
-        warnings: About texts that claimed to be a passage and could not be resolved.
+        question: What the user asks: the ordinary text of the last user message, or the query in
+            it if passages stand beside it, so that the rest is a template.
+        warnings: About texts that claimed to be a passage and could not be resolved, and about
+            passages that were retrieved and are not found.
     """
 
     messages: tuple[Message, ...]
@@ -90,8 +94,8 @@ class ResolvedPrompt:
 
     Attributes:
         parts: Text and passages, in order.
-        question: What it asks: its ordinary text.
-        warnings: About texts that claimed to be a passage and could not be resolved.
+        question: What it asks: its ordinary text, or the query in it if it holds passages.
+        warnings: As for ``Conversation``.
     """
 
     parts: tuple[Part, ...]
@@ -126,9 +130,10 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
     """Resolves the passages in messages.
 
     Passages come as ``documents``, as documents of a message, as blocks with a key, as blocks that
-    are one passage, in envelopes, and as text that a retriever registered. Documents are compressed
+    are one passage, in envelopes, and as text that a retriever returned. Documents are compressed
     where their text occurs. Those whose text does not occur are put before the last user message
-    or, if they are attached to a message, before that message.
+    or, if they are attached to a message, before that message. What the last user message asks is
+    never compressed: see ``Resolver.resolve_asking``.
 
     Args:
         turns: What the model received.
@@ -143,30 +148,41 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
         raise EmptyInputError(msg)
     question_index = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=-1)
     question_index %= len(turns)  # without a user message the last turn asks
-    if not turns[question_index].text.strip():
+    asking = turns[question_index]
+    if not asking.text.strip():
         msg = "the question is empty; the last user message must hold text"
         raise EmptyInputError(msg)
     everything = "\n".join(turn.text for turn in turns)
+    resolver = resolver.for_prompt(everything)
+    resolved = {
+        index: [_resolve_block(block, _known(turn, documents), resolver) for block in turn.blocks]
+        for index, turn in enumerate(turns)
+        if index != question_index
+    }
+    elsewhere = _passages(block for blocks in resolved.values() for block in blocks)
+    resolved[question_index] = _resolve_asking(
+        asking.blocks, _known(asking, documents), resolver, elsewhere
+    )
     messages: list[Message] = []
     warnings: list[str] = []
     for index, turn in enumerate(turns):
         parts = _passages_before(turn.text, turn.attached, resolver)
         if index == question_index:
             parts += _passages_before(everything, documents, resolver)
-        known = {**turn.mentioned, **turn.attached, **documents}
-        for block in turn.blocks:
-            resolved = _resolve_block(block, known, resolver)
-            parts += resolved.parts
-            warnings += resolved.warnings
+        for block in resolved[index]:
+            parts += block.parts
+            warnings += block.warnings
         messages.append(Message(turn.role, tuple(parts), turn.calls, turn.tool))
-    question = _question(messages[question_index].parts, turns[question_index].text)
-    return Conversation(tuple(messages), question, tuple(warnings))
+    asked = [part for block in resolved[question_index] for part in block.parts]
+    warnings += _unrecognised([p for m in messages for p in m.parts], everything, resolver)
+    return Conversation(tuple(messages), _question(asked, asking.text, resolver), tuple(warnings))
 
 
 def resolve_prompt(prompt: str, documents: Documents, resolver: Resolver) -> ResolvedPrompt:
     """Resolves the passages in a prompt that is continued as it is.
 
-    Documents whose text it does not contain are put first.
+    Documents whose text it does not contain are put first. What it asks is not compressed, as in
+    the last user message of a conversation.
 
     Raises:
         EmptyInputError: If the prompt is blank.
@@ -174,18 +190,27 @@ def resolve_prompt(prompt: str, documents: Documents, resolver: Resolver) -> Res
     if not prompt.strip():
         msg = "the prompt is empty; pass some text"
         raise EmptyInputError(msg)
-    resolved = resolver.resolve_text(prompt, documents)
+    resolver = resolver.for_prompt(prompt)
+    (resolved,) = _resolve_asking([Block(prompt)], documents, resolver, set())
     parts = (*_passages_before(prompt, documents, resolver), *resolved.parts)
-    return ResolvedPrompt(parts, _question(resolved.parts, prompt), resolved.warnings)
+    warnings = (*resolved.warnings, *_unrecognised(parts, prompt, resolver))
+    return ResolvedPrompt(parts, _question(resolved.parts, prompt, resolver), warnings)
+
+
+def _known(turn: Turn, documents: Documents) -> Documents:
+    return {**turn.mentioned, **turn.attached, **documents}
 
 
 def _passages_before(text: str, documents: Documents, resolver: Resolver) -> list[Part]:
     """Lays out the documents that a text does not contain, each followed by a blank line."""
+    if not documents:
+        return []
+    plain = PlainText(text)
     parts: list[Part] = []
     missing = {
         passage: store
         for document, store in documents.items()
-        if (passage := document.strip()) and passage not in text
+        if (passage := document.strip()) and not plain.holds(passage)
     }
     for passage, store in missing.items():
         parts += [*resolver.passage_parts(passage, store), TextPart("\n\n")]
@@ -193,16 +218,64 @@ def _passages_before(text: str, documents: Documents, resolver: Resolver) -> lis
 
 
 def _resolve_block(block: Block, documents: Documents, resolver: Resolver) -> Resolved:
+    marked = _resolve_marked(block, resolver)
+    return marked or _with_warning(block, resolver.resolve_text(block.text, documents))
+
+
+def _resolve_asking(
+    blocks: Sequence[Block], documents: Documents, resolver: Resolver, elsewhere: set[str]
+) -> list[Resolved]:
+    """The blocks of the message that asks; some ordinary words always remain if there are any."""
+    marked = [_resolve_marked(block, resolver) for block in blocks]
+    elsewhere |= _passages(filter(None, marked))
+    resolved = [
+        known or resolver.resolve_asking(block.text, documents, elsewhere)
+        for block, known in zip(blocks, marked, strict=True)
+    ]
+    if not any(character.isalnum() for each in resolved for character in _ordinary(each.parts)):
+        resolved = [
+            known or resolver.resolve_envelopes(block.text)
+            for block, known in zip(blocks, marked, strict=True)
+        ]
+    return [
+        each if known else _with_warning(block, each)
+        for block, known, each in zip(blocks, marked, resolved, strict=True)
+    ]
+
+
+def _resolve_marked(block: Block, resolver: Resolver) -> Resolved | None:
     if block.is_passage or resolver.is_key_of(block.key, block.text):
         return Resolved(resolver.passage_parts(block.text))
-    resolved = resolver.resolve_text(block.text, documents)
+    return None
+
+
+def _with_warning(block: Block, resolved: Resolved) -> Resolved:
     if block.key is None:
         return resolved
     warning = "the key of a text block does not belong to its text for this model; it was ignored"
     return Resolved(resolved.parts, (*resolved.warnings, warning))
 
 
-def _question(parts: Sequence[Part], text: str) -> str:
+def _unrecognised(parts: Sequence[Part], prompt: str, resolver: Resolver) -> list[str]:
+    """A warning if the request retrieved passages and none of them is found in its prompt."""
+    passages = [passage for each in resolver.retrieved for passage in each.passages]
+    if any(isinstance(part, PassagePart) for part in parts) or resolver.find_retrieved(prompt):
+        return []
+    why = why_unrecognised(passages, prompt)
+    return [] if why is None else [why]
+
+
+def _question(parts: Sequence[Part], text: str, resolver: Resolver) -> str:
     """The ordinary text; if there is none, the question is about a passage itself."""
-    ordinary = "".join(part.text for part in parts if not isinstance(part, PassagePart))
-    return ordinary.strip() or text.strip()
+    ordinary = _ordinary(parts).strip()
+    if any(isinstance(part, PassagePart) for part in parts):
+        return resolver.query_in(ordinary) or ordinary or text.strip()
+    return ordinary
+
+
+def _passages(resolved: Iterable[Resolved]) -> set[str]:
+    return {part.text for each in resolved for part in each.parts if isinstance(part, PassagePart)}
+
+
+def _ordinary(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts if not isinstance(part, PassagePart))

@@ -11,14 +11,16 @@ cannot reach another passage; whatever does not resolve stays ordinary text: slo
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from refrag_components.prompts.matching import Match, PassageFinder, PlainText
 from refrag_components.prompts.parts import Part, PassagePart, TextPart
-from refrag_components.prompts.registry import PassageRegistry
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.vectors import passage_key
 
 if TYPE_CHECKING:
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Resolved", "Resolver", "document_text", "format_envelope"]
 
+logger = logging.getLogger(__name__)
+
 _MARKER = re.compile(r"\[\[refrag:(?P<key>[^\[\]\s]*)\]\]|\[\[/refrag\]\]")
+_NOT_ASKED_FOR = (
+    "a prompt holds passages that were retrieved in this thread or task, but not the query, and "
+    "nothing ties both together; they are read as tokens. Retrieve and answer in one chain, or "
+    "pass the passages with the call as documents="
+)
 _DOCUMENT_TEXT = ("page_content", "text", "content")
 
 
@@ -68,7 +77,8 @@ class Resolved:
 
     Attributes:
         parts: Ordinary text and passages in text order; together they hold every character of the
-            text except the markers of well-formed envelopes.
+            text except the markers of well-formed envelopes. Where a formatter has changed a
+            passage's white space or escaped its characters, the passage stands as it was retrieved.
         warnings: About texts that claimed to be a passage and were read as ordinary text.
     """
 
@@ -82,25 +92,58 @@ class _Span(NamedTuple):
     start: int
     end: int
     parts: tuple[Part, ...]
+    passage: str | None = None  # what was recognised by its text alone
 
 
 class Resolver:
-    """Finds passages in text.
+    """Finds passages in the texts of one request.
 
-    Whitespace around a passage is not part of it and stays ordinary text.
+    White space around a passage is not part of it and stays ordinary text.
 
     Args:
-        registry: Passages that were retrieved in this process.
         fingerprint: Of the model that will read the passages; part of every valid key.
-        store: Store of the passages that neither bring a store nor were registered with one.
+        retrieved: What the request itself has retrieved. Its passages are recognised, and their
+            chunk vectors are in the store of their retriever, if it has one.
+        by_hand: What was retrieved in this thread or task, for a request that has retrieved
+            nothing that is known to be its own. It counts only in a prompt that also asks what was
+            searched for, and there ``store`` comes before that of the retriever.
+        store: The answering model's store, of the passages for which nobody names another.
     """
 
     def __init__(
-        self, registry: PassageRegistry, fingerprint: str, store: ChunkStore | None = None
+        self,
+        fingerprint: str,
+        retrieved: Sequence[Retrieval] = (),
+        *,
+        by_hand: Sequence[Retrieval] = (),
+        store: ChunkStore | None = None,
     ) -> None:
-        self._registry = registry
         self._fingerprint = fingerprint
+        self._retrieved = tuple(retrieved)
+        self._by_hand = () if retrieved else tuple(by_hand)
         self._store = store
+        self._finders: dict[tuple[str, ...], PassageFinder] = {}
+
+    @property
+    def retrieved(self) -> tuple[Retrieval, ...]:
+        """What the request itself has retrieved."""
+        return self._retrieved
+
+    def for_prompt(self, prompt: str) -> Resolver:
+        """A resolver of the texts of one prompt.
+
+        Args:
+            prompt: All these texts; what was retrieved by hand counts if they hold its query. A
+                prompt that seems to lack it is logged, not reported: it may be another user's.
+        """
+        asked_for = _asked_for(self._by_hand, PlainText(prompt)) if self._by_hand else ()
+        if (
+            self._by_hand
+            and not asked_for
+            and PassageFinder(self._by_hand[-1].passages).find(prompt)
+        ):
+            logger.warning(_NOT_ASKED_FOR)
+        return Resolver(self._fingerprint, self._retrieved, by_hand=asked_for, store=self._store)
 
     def is_key_of(self, key: object, text: str) -> bool:
         """Whether a key was made from exactly this passage for this model."""
@@ -129,23 +172,55 @@ class Resolver:
 
         Args:
             text: Text of one message or prompt.
-            documents: Passages besides the registered ones that are known to belong to the text,
+            documents: Passages besides the retrieved ones that are known to belong to the text,
                 each with the store of its chunk vectors if there is one.
         """
-        given = PassageRegistry(max_passages=max(len(documents or {}), 1))
-        for document, store in (documents or {}).items():
-            given.register(document, store)
         envelopes, warnings = self._envelopes(text)
-        spans = [*envelopes, *self._matches(given, text), *self._matches(self._registry, text)]
-        parts: list[Part] = []
-        position = 0
-        for span in sorted(spans, key=lambda span: (span.start, -span.end)):
-            if span.start < position:
-                continue
-            parts += [TextPart(text[position : span.start]), *span.parts]
-            position = span.end
-        parts.append(TextPart(text[position:]))
-        return Resolved(tuple(part for part in parts if part.text), warnings)
+        return Resolved(_cut(text, [*envelopes, *self._matches(text, documents or {})]), warnings)
+
+    def resolve_asking(
+        self, text: str, documents: Mapping[str, ChunkStore | None], elsewhere: set[str]
+    ) -> Resolved:
+        """Takes a text of the message that asks apart, which may hold context and a question.
+
+        What was searched for is never a passage here, nor is a passage that stands elsewhere in
+        the prompt: it may be quoted, or be what the question says word for word.
+
+        Args:
+            text: As for ``resolve_text``.
+            documents: As for ``resolve_text``.
+            elsewhere: Passages that stand elsewhere; those of this text are added.
+        """
+        envelopes, warnings = self._envelopes(text)
+        context: list[_Span] = []
+        if matches := list(self._matches(text, documents)):
+            plain = PlainText(text)
+            asked = [place for query in self._queries for place in plain.places_of(query)]
+            for span in sorted(matches, key=_order):
+                quoted = any(start <= span.start and span.end <= end for start, end in asked)
+                if span.passage is not None and span.passage not in elsewhere and not quoted:
+                    elsewhere.add(span.passage)
+                    context.append(span)
+        return Resolved(_cut(text, [*envelopes, *context]), warnings)
+
+    def resolve_envelopes(self, text: str) -> Resolved:
+        """Takes a text apart in which only envelopes are passages."""
+        envelopes, warnings = self._envelopes(text)
+        return Resolved(_cut(text, envelopes), warnings)
+
+    def query_in(self, text: str) -> str | None:
+        """The longest query of the request that a text contains as whole words, if any."""
+        held = (query for query in self._queries if query in text and _has_words(text, query))
+        return max(held, key=len, default=None)
+
+    def find_retrieved(self, text: str) -> list[Match]:
+        """Where what was retrieved stands in a text."""
+        retrievals = (*self._retrieved, *self._by_hand)
+        return self._find(text, (passage for each in retrievals for passage in each.passages))
+
+    @property
+    def _queries(self) -> set[str]:
+        return {each.query for each in (*self._retrieved, *self._by_hand) if each.query}
 
     def _envelopes(self, text: str) -> tuple[list[_Span], tuple[str, ...]]:
         """Well-formed envelopes: two neighbouring markers around a passage with its own key."""
@@ -165,13 +240,72 @@ class Resolver:
         )
         return envelopes, (warning,)
 
-    def _matches(self, registry: PassageRegistry, text: str) -> Iterator[_Span]:
-        for start, end in registry.find(text):
-            passage = text[start:end]
-            yield _Span(start, end, (self._passage(passage, registry.store_of(passage)),))
+    def _matches(self, text: str, documents: Mapping[str, ChunkStore | None]) -> Iterator[_Span]:
+        stores = {document.strip(): store for document, store in documents.items()}
+        for match in self._find(text, stores):
+            yield self._span(match, stores[match.passage])
+        for match in self.find_retrieved(text):
+            yield self._span(match, None)
+
+    def _find(self, text: str, passages: Iterable[str]) -> list[Match]:
+        wanted = tuple(passages)
+        if wanted not in self._finders:  # the texts of a prompt mostly have the same passages
+            self._finders[wanted] = PassageFinder(wanted)
+        return self._finders[wanted].find(text)
+
+    def _span(self, match: Match, store: ChunkStore | None) -> _Span:
+        part = self._passage(match.passage, store)
+        return _Span(match.start, match.end, (part,), match.passage)
 
     def _passage(self, text: str, store: ChunkStore | None) -> PassagePart:
-        for known in (store, self._registry.store_of(text), self._store):
+        own, by_hand = _store_of(text, self._retrieved), _store_of(text, self._by_hand)
+        for known in (store, own, self._store, by_hand):
             if known is not None:  # an empty store is false
                 return PassagePart(text, known)
         return PassagePart(text)
+
+
+def _order(span: _Span) -> tuple[int, int]:
+    return span.start, -span.end
+
+
+def _cut(text: str, spans: Sequence[_Span]) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    position = 0
+    for span in sorted(spans, key=_order):
+        if span.start < position:
+            continue
+        parts += [TextPart(text[position : span.start]), *span.parts]
+        position = span.end
+    parts.append(TextPart(text[position:]))
+    return tuple(part for part in parts if part.text)
+
+
+def _store_of(text: str, retrievals: Sequence[Retrieval]) -> ChunkStore | None:
+    """The store of the retriever that returned a passage last and has one."""
+    for retrieval in reversed(retrievals):
+        if text in retrieval.passages and (store := retrieval.store) is not None:
+            return store
+    return None
+
+
+def _asked_for(retrievals: Sequence[Retrieval], prompt: PlainText) -> tuple[Retrieval, ...]:
+    """The searches whose query stands in a prompt, not only as words of a longer passage."""
+    possible = [each for each in retrievals if each.query and prompt.holds(each.query)]
+    passages = [passage for each in possible for passage in each.passages]
+    matches = PassageFinder(passages).find(prompt.text)
+
+    def stands(query: str) -> bool:
+        for start, end in prompt.places_of(query):
+            if not any(
+                match.start <= start and end <= match.end and end - start < match.end - match.start
+                for match in matches
+            ):
+                return True
+        return False
+
+    return tuple(each for each in possible if stands(each.query))
+
+
+def _has_words(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None

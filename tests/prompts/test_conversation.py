@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from refrag_components.exceptions import EmptyInputError
@@ -13,8 +15,8 @@ from refrag_components.prompts.conversation import (
     resolve_turns,
 )
 from refrag_components.prompts.parts import Part, PassagePart
-from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.prompts.resolver import Resolver, document_text
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 
@@ -25,11 +27,18 @@ QUESTION = "When was the harbour dug?"
 
 @pytest.fixture
 def resolver() -> Resolver:
-    return Resolver(PassageRegistry(), "f")
+    return Resolver("f")
 
 
 def passages(parts: tuple[Part, ...]) -> list[str]:
     return [part.text for part in parts if isinstance(part, PassagePart)]
+
+
+def shown(parts: Sequence[Part]) -> str:
+    """The text with passages in brackets."""
+    return "".join(
+        f"[{part.text}]" if isinstance(part, PassagePart) else part.text for part in parts
+    )
 
 
 def user(*texts: str) -> Turn:
@@ -96,3 +105,89 @@ def test_documents_are_a_list() -> None:
     for wrong in (HARBOUR, 3, {"text": RAIN}):
         with pytest.raises(TypeError, match="list of documents"):
             read_documents(wrong, lambda own: (document_text(own), None))
+
+
+class TestWhatIsAskedIsNeverCompressed:
+    """Passages are context only where they are context."""
+
+    FAQ = "Which plug do I need for the charger model ZX-20 in Malta?"
+    OTHER = "Which plug do I need for the charger model ZX-20 in Iceland?"
+    CONTEXT = f"Q: {FAQ}\nA: Type G.\n\nQ: {OTHER}\nA: Type F."
+
+    def read(self, *turns: Turn, query: str = FAQ, found: Sequence[str] = (FAQ, OTHER)) -> str:
+        """The last message with passages in brackets."""
+        resolver = Resolver("f", [Retrieval.of(query, found)])
+        conversation = resolve_turns(turns, {}, resolver)
+        return shown(conversation.messages[-1].parts)
+
+    def test_a_question_that_is_a_passage_word_for_word(self) -> None:
+        template = f"Answer from these:\n{self.CONTEXT}\n\nQuestion: {self.FAQ}"
+        assert self.read(user(template)) == template.replace(self.OTHER, f"[{self.OTHER}]")
+
+    def test_also_if_the_query_was_rewritten(self) -> None:
+        template = f"Answer from these:\n{self.CONTEXT}\n\nQuestion: {self.FAQ}"
+        marked = self.read(user(template), query="plug Malta")
+        assert marked.endswith(f"Question: {self.FAQ}")
+        assert f"[{self.OTHER}]" in marked
+
+    def test_context_in_another_message(self) -> None:
+        read = self.read(
+            Turn("system", [Block(self.CONTEXT)]), user(f"Proofread this: {self.FAQ}"), query="x"
+        )
+        assert read == f"Proofread this: {self.FAQ}"
+
+    def test_a_query_around_a_passage(self) -> None:
+        asked = f"Proofread this: {self.FAQ}"
+        read = self.read(user(f"{self.CONTEXT}\n\nQuestion: {asked}"), query=asked)
+        assert read.startswith(f"Q: [{self.FAQ}]")
+        assert read.endswith(asked)
+
+    @pytest.mark.parametrize("asked", [FAQ, f" {FAQ}\n", f'"{FAQ}"', f"{FAQ}\n\n{OTHER}"])
+    def test_words_always_remain(self, asked: str) -> None:
+        assert self.read(user(asked), query="x") == asked
+
+    def test_documents_of_the_call(self) -> None:
+        conversation = resolve_turns([user(self.FAQ)], {self.FAQ: None}, Resolver("f"))
+        assert shown(conversation.messages[0].parts) == self.FAQ
+
+    def test_a_prompt_without_messages(self) -> None:
+        prompt = f"{self.CONTEXT}\n\nQuestion: {self.FAQ}\nAnswer:"
+        resolver = Resolver("f", [Retrieval.of(self.FAQ, [self.FAQ, self.OTHER])])
+        read = shown(resolve_prompt(prompt, {}, resolver).parts)
+        assert read == prompt.replace(self.OTHER, f"[{self.OTHER}]")
+
+    def test_history_is_of_its_own_message(self) -> None:
+        history = Turn("assistant", [Block(HARBOUR)], attached={HARBOUR: None})
+        asking = user(f"Is this right? {HARBOUR}")
+        said, asked = resolve_turns([history, asking], {}, Resolver("f")).messages
+        assert (shown(said.parts), shown(asked.parts)) == (f"[{HARBOUR}]", asking.text)
+
+
+class TestPassagesThatAreNotFound:
+    RETRIEVED = (Retrieval.of(QUESTION, [f"{HARBOUR}\n{RAIN}", RAIN[:20]]),)
+
+    @pytest.mark.parametrize(
+        ("context", "cause"),
+        [
+            (f"> {HARBOUR}\n> {RAIN}", "other characters between"),
+            (f"{HARBOUR} {RAIN}"[:100] + "...", "cut off"),
+            (f"...{RAIN}", "only their ends"),
+            ("Nothing of it.", "rewritten or left out"),
+        ],
+    )
+    def test_the_cause_is_named(self, context: str, cause: str) -> None:
+        turns = [Turn("system", [Block(context)]), user(QUESTION)]
+        resolver = Resolver("f", self.RETRIEVED)
+        (warning,) = resolve_turns(turns, {}, resolver).warnings
+        assert "of 1 passages that were retrieved" in warning
+        assert cause in warning
+        assert HARBOUR not in warning
+        assert resolve_prompt(f"{context}\n{QUESTION}", {}, resolver).warnings == (warning,)
+
+    def test_nothing_to_say(self) -> None:
+        found = user(f"{HARBOUR}\n\n{RAIN}\n\n{QUESTION}")
+        short = (Retrieval.of(QUESTION, ["In 1907."]),)
+        by_hand = Resolver("f", by_hand=self.RETRIEVED)  # it may be somebody else's
+        assert resolve_turns([found], {}, Resolver("f", self.RETRIEVED)).warnings == ()
+        assert resolve_turns([user(QUESTION)], {}, Resolver("f", short)).warnings == ()
+        assert resolve_turns([user(QUESTION)], {}, by_hand).warnings == ()

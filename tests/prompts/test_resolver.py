@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import json
+import weakref
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refrag_components.prompts.parts import Part, PassagePart, TextPart
-from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.prompts.resolver import Resolver, document_text, format_envelope
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 
@@ -22,14 +26,14 @@ def envelope(text: str, fingerprint: str = FINGERPRINT) -> str:
     return format_envelope(text, passage_key(text.strip(), fingerprint))
 
 
-@pytest.fixture
-def registry() -> PassageRegistry:
-    return PassageRegistry()
+def after(*passages: str, query: str = "", store: MemoryStore | None = None) -> Resolver:
+    """A resolver of a request that has retrieved passages."""
+    return Resolver(FINGERPRINT, [Retrieval.of(query, passages, store)])
 
 
 @pytest.fixture
-def resolver(registry: PassageRegistry) -> Resolver:
-    return Resolver(registry, FINGERPRINT)
+def resolver() -> Resolver:
+    return Resolver(FINGERPRINT)
 
 
 def parts_of(resolver: Resolver, text: str) -> list[Part]:
@@ -118,72 +122,123 @@ class TestEnvelopes:
         text = f"{LAKE}[[/refrag]]"
         assert format_envelope(text, passage_key(text, FINGERPRINT)) == text
 
-    def test_forged_key_cannot_reach_the_store_of_another(
-        self, registry: PassageRegistry, resolver: Resolver
-    ) -> None:
-        registry.register(MOUNTAIN, MemoryStore())
+    def test_forged_key_cannot_reach_the_store_of_another(self) -> None:
+        store = MemoryStore()
         forged = f"[[refrag:{passage_key(MOUNTAIN, FINGERPRINT)}]]{LAKE}[[/refrag]]"
-        assert parts_of(resolver, forged) == [TextPart(forged)]
+        assert parts_of(after(MOUNTAIN, store=store), forged) == [TextPart(forged)]
 
 
-class TestRegisteredPassages:
-    def test_found_in_an_unmarked_prompt(
-        self, registry: PassageRegistry, resolver: Resolver
-    ) -> None:
-        registry.register(LAKE)
-        assert parts_of(resolver, f"Context: {LAKE}\n\nWhy?") == [
+class TestRetrievedPassages:
+    def test_found_in_an_unmarked_prompt(self) -> None:
+        assert parts_of(after(LAKE), f"Context: {LAKE}\n\nWhy?") == [
             TextPart("Context: "),
             PassagePart(LAKE),
             TextPart("\n\nWhy?"),
         ]
 
-    def test_bring_their_store(self, registry: PassageRegistry, resolver: Resolver) -> None:
+    def test_bring_their_store(self) -> None:
         store = MemoryStore()
-        registry.register(LAKE, store)
         for text in (LAKE, envelope(LAKE)):
-            (part,) = parts_of(resolver, text)
+            (part,) = parts_of(after(LAKE, store=store), text)
             assert isinstance(part, PassagePart)
             assert part.store is store
 
-    def test_passage_that_spells_out_an_envelope_stays_whole(
-        self, registry: PassageRegistry, resolver: Resolver
-    ) -> None:
+    def test_do_not_keep_their_store_alive(self) -> None:
+        store = MemoryStore()
+        resolver, own = after(LAKE, store=store), weakref.ref(store)
+        del store
+        assert own() is None
+        assert parts_of(resolver, LAKE) == [PassagePart(LAKE)]
+
+    def test_passage_that_spells_out_an_envelope_stays_whole(self) -> None:
         passage = f"{LAKE} {envelope(MOUNTAIN)} <|im_end|>"
-        registry.register(passage)
-        assert parts_of(resolver, f"Context: {passage}") == [
+        assert parts_of(after(passage), f"Context: {passage}") == [
             TextPart("Context: "),
             PassagePart(passage),
         ]
 
-    def test_envelope_around_a_registered_passage_loses_its_markers(
-        self, registry: PassageRegistry, resolver: Resolver
-    ) -> None:
-        registry.register(LAKE)
-        assert parts_of(resolver, f"a {envelope(LAKE)} b") == [
+    def test_envelope_around_a_retrieved_passage_loses_its_markers(self) -> None:
+        assert parts_of(after(LAKE), f"a {envelope(LAKE)} b") == [
             TextPart("a "),
             PassagePart(LAKE),
             TextPart(" b"),
         ]
 
+    def test_reach_the_decoder_as_they_were_retrieved(self) -> None:
+        passage = 'The lake lies between\n\n    Zug, Schwyz & "Lucerne".'
+        for formatted in (json.dumps([passage]), html.escape(passage), " ".join(passage.split())):
+            parts = parts_of(after(passage), f"a {formatted} b")
+            assert [part for part in parts if isinstance(part, PassagePart)] == [
+                PassagePart(passage)
+            ]
+            assert parts[0].text.startswith("a ")
+            assert parts[-1].text.endswith(" b")
+
+
+class TestByHand:
+    """What was retrieved in this thread, for a model that is called outside any run."""
+
+    QUERY = "How large is the lake?"
+
+    def resolver(
+        self, theirs: MemoryStore | None = None, own: MemoryStore | None = None
+    ) -> Resolver:
+        return Resolver(FINGERPRINT, by_hand=[Retrieval.of(self.QUERY, [LAKE], theirs)], store=own)
+
+    @pytest.mark.parametrize(
+        ("prompt", "counts"),
+        [
+            (f"{LAKE}\n\n{QUERY}", True),
+            (f"Q: {QUERY}\nContext: {LAKE}", True),
+            (f"Proofread this: {LAKE}", False),
+            (f"{LAKE}\n\nHow deep is it?", False),
+        ],
+    )
+    def test_counts_where_its_query_stands(self, prompt: str, counts: bool) -> None:
+        parts = parts_of(self.resolver().for_prompt(prompt), prompt)
+        assert (PassagePart(LAKE) in parts) is counts
+
+    def test_a_query_that_only_stands_inside_the_passage_is_not_asked(self) -> None:
+        by_hand = [Retrieval.of("cantons", [LAKE])]
+        for prompt, counts in ((f"Proofread: {LAKE}", False), (f"{LAKE} Which cantons?", True)):
+            resolver = Resolver(FINGERPRINT, by_hand=by_hand).for_prompt(prompt)
+            assert (PassagePart(LAKE) in parts_of(resolver, prompt)) is counts
+
+    def test_own_searches_leave_it_aside(self) -> None:
+        retrieved = [Retrieval.of("x", [MOUNTAIN])]
+        prompt = f"{LAKE}\n\n{self.QUERY}"
+        by_hand = [Retrieval.of(self.QUERY, [LAKE])]
+        resolver = Resolver(FINGERPRINT, retrieved, by_hand=by_hand).for_prompt(prompt)
+        assert parts_of(resolver, prompt) == [TextPart(prompt)]
+
+    def test_the_models_own_store_comes_first(self) -> None:
+        prompt, theirs, own = f"{LAKE}\n\n{self.QUERY}", MemoryStore(), MemoryStore()
+        for store, expected in ((own, own), (None, theirs)):
+            part = parts_of(self.resolver(theirs, store).for_prompt(prompt), prompt)[0]
+            assert isinstance(part, PassagePart)
+            assert part.store is expected
+
+    def test_what_is_not_recognised_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        self.resolver().for_prompt(f"{LAKE}\n\nHow deep is it?")
+        assert "documents=" in caplog.text
+        assert LAKE not in caplog.text
+
 
 class TestDocuments:
-    def test_are_found_like_registered_ones(self, resolver: Resolver) -> None:
+    def test_are_found_like_retrieved_ones(self, resolver: Resolver) -> None:
         store = MemoryStore()
         resolved = resolver.resolve_text(f"a {LAKE} b", {f" {LAKE}\n": store})
         assert resolved.parts == (TextPart("a "), PassagePart(LAKE), TextPart(" b"))
         assert isinstance(part := resolved.parts[1], PassagePart)
         assert part.store is store
 
-    def test_use_the_registered_store_without_their_own(
-        self, registry: PassageRegistry, resolver: Resolver
-    ) -> None:
+    def test_use_the_store_of_their_retriever_without_their_own(self) -> None:
         store = MemoryStore()
-        registry.register(LAKE, store)
-        (part,) = resolver.resolve_text(LAKE, {LAKE: None}).parts
+        (part,) = after(LAKE, store=store).resolve_text(LAKE, {LAKE: None}).parts
         assert isinstance(part, PassagePart)
         assert part.store is store
 
-    def test_do_not_stay_registered(self, resolver: Resolver) -> None:
+    def test_are_of_one_text_only(self, resolver: Resolver) -> None:
         resolver.resolve_text(LAKE, {LAKE: None})
         assert parts_of(resolver, LAKE) == [TextPart(LAKE)]
 
@@ -244,11 +299,8 @@ PIECES = st.one_of(
 
 @example(envelope(LAKE) + "[", set())
 @given(st.lists(PIECES, max_size=12).map("".join), st.sets(PIECES, max_size=3))
-def test_nothing_is_invented_and_nothing_is_lost(text: str, registered: set[str]) -> None:
-    registry = PassageRegistry()
-    for passage in registered:
-        registry.register(passage)
-    resolved = Resolver(registry, FINGERPRINT).resolve_text(text, {MOUNTAIN: None})
+def test_nothing_is_invented_and_nothing_is_lost(text: str, retrieved: set[str]) -> None:
+    resolved = after(*retrieved).resolve_text(text, {MOUNTAIN: None})
     rest = text
     for part in resolved.parts:
         closed = rest.startswith(end := "[[/refrag]]") and not part.text.startswith(end)

@@ -12,8 +12,9 @@ from langchain_core.retrievers import BaseRetriever
 
 from langchain_refrag import ChatRefrag
 from refrag_components.generation.shared_checkpoints import load_checkpoint
-from refrag_components.prompts import registry
-from refrag_components.prompts.registry import PassageRegistry
+from refrag_components.prompts import retrieved
+from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
+from refrag_components.stores.base import ChunkStore
 from tests.integrations.langchain.scripted import ScriptedEngine, follow_tools
 from tests.tiny import TOOL_TEMPLATE
 
@@ -34,11 +35,16 @@ class ListRetriever(BaseRetriever):
 
 
 @pytest.fixture(autouse=True)
-def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> PassageRegistry:
-    """No passage of another test is known."""
-    fresh = PassageRegistry()
-    monkeypatch.setattr(registry, "_default", fresh)
-    return fresh
+def nothing_retrieved() -> None:
+    """No passage of another test is known in this thread."""
+    retrieved._requests.set(())
+
+
+def retrieve(query: str, *passages: str, store: ChunkStore | None = None) -> None:
+    """As if a ``RefragRetriever`` had returned passages here, outside any run."""
+    request = Retrieved()
+    begin_request(request)
+    request.add(Retrieval.of(query, passages, store))
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from pydantic import BaseModel
 import langchain_refrag
 from langchain_refrag import ChatRefrag, RefragMiddleware, RefragRetriever
 from refrag_components.exceptions import ToolCallingError
-from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.stores import MemoryStore, SQLiteStore
 from tests.integrations.langchain.conftest import HARBOUR, RAIN, ListRetriever
 from tests.integrations.langchain.scripted import ScriptedEngine
@@ -72,15 +71,13 @@ class TestPlainAgent:
         agent_model: ChatRefrag,
         list_retriever: ListRetriever,
         tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         saver = InMemorySaver()
         model = agent_model.model_copy(update={"store": SQLiteStore(tmp_path / "chunks")})
         form = "content_and_artifact"
         agent = self.make(model, list_retriever, form, checkpointer=saver)
         agent.invoke(asked(QUESTION), THREAD)
-        # The registry of another process knows none of the passages; they are in the artifact.
-        monkeypatch.setattr("refrag_components.prompts.registry._default", PassageRegistry())
+        # Another run has retrieved none of the passages; they are in the artifact.
         model = agent_model.model_copy(update={"store": SQLiteStore(tmp_path / "chunks")})
         state = create_agent(model, checkpointer=saver).invoke(asked("And why?"), THREAD)
         last = reports(state)[-1]

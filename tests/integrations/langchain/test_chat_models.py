@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
-from langchain_refrag import ChatRefrag, RefragRetriever
+from langchain_refrag import ChatRefrag, RefragLLM, RefragRetriever
 from refrag_components.engines.layout import TextSegment
 from refrag_components.exceptions import (
     BudgetError,
@@ -28,10 +30,9 @@ from refrag_components.exceptions import (
 )
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import FractionBudget, RandomPolicy
-from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
-from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
+from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever, retrieve
 from tests.integrations.langchain.passes import Passes
 from tests.integrations.langchain.scripted import ScriptedEngine
 
@@ -39,9 +40,8 @@ QUESTION = "When was the harbour dug?"
 
 
 def prompt(*passages: str, question: str = QUESTION) -> list[BaseMessage]:
-    """Messages with registered passages."""
-    for passage in passages:
-        default_registry().register(passage)
+    """Messages with retrieved passages."""
+    retrieve(question, *passages)
     context = "\n\n".join(passages)
     return [SystemMessage(f"Answer from the context:\n\n{context}"), HumanMessage(question)]
 
@@ -176,18 +176,19 @@ class TestStreams:
         assert answer.response_metadata["finish_reason"] == "stop"
 
 
+QUESTIONS = (QUESTION, "How many?", "Who says so?", "What next?")
 PROMPTS = [
     [HumanMessage(f"Context: {passage}\n\n{question}")]
     for passage in (HARBOUR, RAIN, PRICES)
-    for question in (QUESTION, "How many?", "Who says so?", "What next?")
+    for question in QUESTIONS
 ]
 
 
 class TestConcurrency:
     @pytest.fixture
     def expected(self, chat: ChatRefrag) -> list[str]:
-        for passage in (HARBOUR, RAIN, PRICES):
-            default_registry().register(passage)
+        for question in QUESTIONS:
+            retrieve(question, HARBOUR, RAIN, PRICES)
         return [str(chat.invoke(messages).content) for messages in PROMPTS]
 
     def test_batch(self, chat: ChatRefrag, expected: list[str]) -> None:
@@ -213,6 +214,7 @@ class TestConcurrency:
 
     def test_threads(self, chat: ChatRefrag, expected: list[str]) -> None:
         def work(i: int) -> str:
+            retrieve(QUESTIONS[i % len(QUESTIONS)], HARBOUR, RAIN, PRICES)
             if i % 3 == 0:
                 return "".join(str(c.content) for c in chat.stream(PROMPTS[i]))
             return str(chat.invoke(PROMPTS[i]).content)
@@ -273,6 +275,43 @@ class TestSettings:
         with pytest.raises(UnknownPolicyError):
             chat.invoke(QUESTION, policy=RandomPolicy)
 
+    def test_none_stands_for_the_default(self, chat: ChatRefrag) -> None:
+        settings: dict[str, Any] = {
+            name: None
+            for name in (*ChatRefrag._by_call, "timeout", "api_key", "device", "store", "engine")
+        }
+        with warnings.catch_warnings(action="error"):
+            made = ChatRefrag(**{**settings, "model": chat.model_name})
+            asked = chat.invoke(QUESTION, **{name: None for name in ChatRefrag._by_call})
+        assert made._identifying_params == ChatRefrag(model=chat.model_name)._identifying_params
+        assert asked.content == chat.invoke(QUESTION).content
+
+    def test_names_of_other_providers(self, chat: ChatRefrag, tiny_folder: Path) -> None:
+        short = ChatRefrag(model=str(tiny_folder), max_completion_tokens=2)  # type: ignore[call-arg]
+        assert short.max_tokens == 2
+        assert report(chat.invoke(QUESTION, max_completion_tokens=2))["output_tokens"] <= 2
+        llm = RefragLLM(model=str(tiny_folder))
+        result = llm.generate([QUESTION], max_completion_tokens=2).generations[0][0]
+        assert result.generation_info is not None
+        assert result.generation_info["refrag"]["output_tokens"] <= 2
+
+    def test_what_only_remote_models_offer(self, chat: ChatRefrag) -> None:
+        with pytest.warns(UserWarning, match="ChatRefrag ignores logprobs, n, timeout"):
+            chat.invoke(QUESTION, timeout=3, n=2, logprobs=True)
+        with pytest.warns(UserWarning, match="RefragLLM ignores timeout"):
+            RefragLLM(model=chat.model_name).bind(timeout=3).invoke(QUESTION)
+
+    def test_every_way_to_draw(self, chat: ChatRefrag) -> None:
+        greedy = chat.invoke(QUESTION).content
+        assert chat.invoke(QUESTION, temperature=2.0, top_k=1).content == greedy
+        assert chat.invoke(QUESTION, repetition_penalty=9.0).content != greedy
+        own = chat.model_copy(update={"repetition_penalty": 9.0})
+        assert own.invoke(QUESTION).content == chat.invoke(QUESTION, repetition_penalty=9.0).content
+        assert own._identifying_params != chat._identifying_params
+
+    def test_the_bundled_checkpoint_is_the_default(self) -> None:
+        assert ChatRefrag().model_name == RefragLLM().model_name == "refrag-smollm2-135m"
+
     def test_unknown_settings_are_named(self, tiny_folder: Path) -> None:
         with pytest.warns(UserWarning, match="ChatRefrag ignores api_key, buget"):
             ChatRefrag(model=str(tiny_folder), buget=1.0, api_key="x")  # type: ignore[call-arg]
@@ -297,6 +336,8 @@ class TestErrors:
             ({"top_p": 0.0}, SamplingError),
             ({"max_tokens": 0}, SamplingError),
             ({"seed": -1}, SamplingError),
+            ({"top_k": -1}, SamplingError),
+            ({"repetition_penalty": 0.0}, SamplingError),
         ],
     )
     def test_bad_settings(
@@ -317,6 +358,26 @@ class TestErrors:
             chat.invoke(question)
         with pytest.raises(EmptyInputError):
             list(chat.stream(question))
+
+
+class TestOverflow:
+    """LangChain's middleware recovers from its own error only."""
+
+    LONG: ClassVar[list[BaseMessage]] = [HumanMessage("x " * 2000)]
+
+    async def test_is_an_error_by_either_name(self, chat: ChatRefrag) -> None:
+        for error in (ContextOverflowError, ContextWindowError):
+            with pytest.raises(error, match="shorten the prompt"):
+                chat.invoke(self.LONG)
+            with pytest.raises(error, match="shorten the prompt"):
+                await chat.ainvoke(self.LONG)
+            with pytest.raises(error, match="shorten the prompt"):
+                list(chat.stream(self.LONG))
+            llm = RefragLLM(model=chat.model_name)
+            with pytest.raises(error, match="shorten the prompt"):
+                llm.invoke("x " * 2000)
+            with pytest.raises(error, match="shorten the prompt"):
+                list(llm.stream("x " * 2000))
 
 
 class TestHostileText:

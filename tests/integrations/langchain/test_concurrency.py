@@ -15,8 +15,7 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_refrag import ChatRefrag
 from refrag_components.generation.shared_checkpoints import load_checkpoint
-from refrag_components.prompts.registry import default_registry
-from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
+from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, retrieve
 from tests.integrations.langchain.passes import Passes
 
 CALLERS = 64
@@ -29,9 +28,11 @@ Call = tuple[list[BaseMessage], dict[str, Any]]
 
 def call(caller: int) -> Call:
     """What a caller asks: each something else, of other lengths, passages and settings."""
-    passages = "\n\n".join(PASSAGES[i % 3] for i in range(caller, caller + 1 + caller % 3))
+    passages = [PASSAGES[i % 3] for i in range(caller, caller + 1 + caller % 3)]
+    retrieve(f"Question {caller}", *passages)
+    context = "\n\n".join(passages)
     messages: list[BaseMessage] = [
-        HumanMessage(f"Context: {passages}\n\nQuestion {caller}: {'what then, ' * (caller % 5)}?")
+        HumanMessage(f"Context: {context}\n\nQuestion {caller}: {'what then, ' * (caller % 5)}?")
     ]
     return messages, {"budget": caller % 3 / 2, "max_tokens": 3 + caller % 6}
 
@@ -46,12 +47,6 @@ def sampled(caller: int) -> Call:
 
 
 WAYS = pytest.mark.parametrize("ask", [greedy, sampled])
-
-
-@pytest.fixture
-def registered() -> None:
-    for passage in PASSAGES:
-        default_registry().register(passage)
 
 
 @pytest.fixture
@@ -75,9 +70,7 @@ def expected(chat: ChatRefrag, ask: Callable[[int], Call]) -> list[str]:
 
 
 @WAYS
-def test_threads(
-    chat: ChatRefrag, registered: None, passes: Passes, ask: Callable[[int], Call]
-) -> None:
+def test_threads(chat: ChatRefrag, passes: Passes, ask: Callable[[int], Call]) -> None:
     alone = expected(chat, ask)
     passes.start(BATCHED)
     together = Barrier(CALLERS)
@@ -96,9 +89,7 @@ def test_threads(
 
 
 @WAYS
-async def test_tasks(
-    chat: ChatRefrag, registered: None, passes: Passes, ask: Callable[[int], Call]
-) -> None:
+async def test_tasks(chat: ChatRefrag, passes: Passes, ask: Callable[[int], Call]) -> None:
     alone = expected(chat, ask)
     passes.start(AT_ONCE)
 
@@ -114,9 +105,7 @@ async def test_tasks(
 
 
 @pytest.mark.parametrize("seed", [None, 7])
-async def test_batches(
-    tiny_folder: Path, registered: None, passes: Passes, seed: int | None
-) -> None:
+async def test_batches(tiny_folder: Path, passes: Passes, seed: int | None) -> None:
     settings = {} if seed is None else {"temperature": 1.0, "seed": seed}
     chat = ChatRefrag(model=str(tiny_folder), max_tokens=6, **settings)  # type: ignore[arg-type]
     prompts = [call(caller)[0] for caller in range(16)]

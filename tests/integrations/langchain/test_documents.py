@@ -13,7 +13,6 @@ from langchain_core.load import dumps, loads
 from langchain_core.prompts import PromptTemplate, format_document
 
 from langchain_refrag.documents import KEY_METADATA, RefragDocument, document_stores
-from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.vectors import ChunkVectors, passage_key
 from tests.integrations.langchain.conftest import HARBOUR, RAIN
@@ -80,7 +79,7 @@ def test_other_values_are_no_vectors() -> None:
 
 
 class TestStores:
-    resolver = Resolver(PassageRegistry(), FINGERPRINT)
+    resolver = Resolver(FINGERPRINT)
 
     def test_vectors_that_belong_to_the_text(
         self, document: RefragDocument, vectors: ChunkVectors
@@ -94,7 +93,7 @@ class TestStores:
         assert document_stores([changed], self.resolver) == {RAIN: None}
 
     def test_vectors_of_another_model_are_dropped(self, document: RefragDocument) -> None:
-        resolver = Resolver(PassageRegistry(), "another model")
+        resolver = Resolver("another model")
         assert document_stores([document], resolver) == {HARBOUR: None}
 
     def test_no_documents(self) -> None:

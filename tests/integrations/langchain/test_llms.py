@@ -13,8 +13,7 @@ from langchain_core.prompts import PromptTemplate
 from langchain_refrag import RefragLLM, RefragRetriever
 from refrag_components.exceptions import BudgetError, EmptyInputError, UnknownPolicyError
 from refrag_components.generation.shared_checkpoints import load_checkpoint
-from refrag_components.prompts.registry import default_registry
-from tests.integrations.langchain.conftest import HARBOUR, RAIN, ListRetriever
+from tests.integrations.langchain.conftest import HARBOUR, RAIN, ListRetriever, retrieve
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def llm(tiny_folder: Path) -> RefragLLM:
 
 
 def prompt(passage: str) -> str:
-    default_registry().register(passage)
+    retrieve("When?", passage)
     return f"Context: {passage}\nQuestion: When?\nAnswer:"
 
 

@@ -22,8 +22,8 @@ from langchain_core.messages import (
 from langchain_refrag.messages import Conversation, resolve_messages
 from refrag_components.exceptions import EmptyInputError
 from refrag_components.prompts.parts import PassagePart, TextPart
-from refrag_components.prompts.registry import PassageRegistry
 from refrag_components.prompts.resolver import Resolver, format_envelope
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
@@ -33,8 +33,8 @@ QUESTION = "When was the harbour dug?"
 
 
 @pytest.fixture
-def resolver(fresh_registry: PassageRegistry) -> Resolver:
-    return Resolver(fresh_registry, FINGERPRINT)
+def resolver() -> Resolver:
+    return Resolver(FINGERPRINT)
 
 
 def passages(conversation: Conversation) -> list[str]:
@@ -187,17 +187,16 @@ def test_fourth_way_envelopes(resolver: Resolver) -> None:
     assert "[[" not in text(conversation)
 
 
-def test_fifth_way_registered_passages(resolver: Resolver, fresh_registry: PassageRegistry) -> None:
+def test_fifth_way_retrieved_passages() -> None:
     store = MemoryStore()
-    fresh_registry.register(HARBOUR, store)
+    resolver = Resolver(FINGERPRINT, [Retrieval.of(QUESTION, [HARBOUR], store)])
     prompt = f"Context:\n{HARBOUR}\n\nQuestion: {QUESTION}"
     conversation = resolve_messages([HumanMessage(prompt)], None, resolver)
     (part,) = [p for p in conversation.messages[0].parts if isinstance(p, PassagePart)]
     assert part == PassagePart(HARBOUR)
     assert part.store is store
     assert text(conversation) == prompt
-    assert HARBOUR not in conversation.question
-    assert QUESTION in conversation.question
+    assert conversation.question == QUESTION
 
 
 class TestConversations:
@@ -219,12 +218,11 @@ class TestConversations:
         conversation = resolve_messages([SystemMessage(QUESTION)], None, resolver)
         assert conversation.question == QUESTION
 
-    def test_question_may_be_a_passage(
-        self, resolver: Resolver, fresh_registry: PassageRegistry
-    ) -> None:
-        fresh_registry.register(HARBOUR)
+    def test_question_may_be_a_passage(self) -> None:
+        resolver = Resolver(FINGERPRINT, [Retrieval.of(QUESTION, [HARBOUR])])
         conversation = resolve_messages([HumanMessage(HARBOUR)], None, resolver)
         assert conversation.question == HARBOUR
+        assert passages(conversation) == []  # it is asked, not context
 
     @pytest.mark.parametrize(
         "messages",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
 
 from langchain_refrag import RefragDocument, RefragRetriever
 from refrag_components.exceptions import UnknownModelError
-from refrag_components.prompts.registry import PassageRegistry
+from refrag_components.prompts.retrieved import retrieved_by_hand
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
 
@@ -57,13 +60,12 @@ def test_documents_with_vectors_keep_all_else(
         assert after.metadata.items() > before.metadata.items()
 
 
-def test_passages_and_their_store_are_registered(
-    list_retriever: ListRetriever, fresh_registry: PassageRegistry
-) -> None:
+def test_passages_and_their_store_are_noted(list_retriever: ListRetriever) -> None:
     store = MemoryStore()
     RefragRetriever(retriever=list_retriever, store=store).invoke("x")
-    assert len(fresh_registry) == 3
-    assert fresh_registry.store_of(RAIN) is store
+    (retrieval,) = retrieved_by_hand()
+    assert (retrieval.query, retrieval.passages) == ("x", (HARBOUR, RAIN, PRICES))
+    assert retrieval.store is store
     assert len(store) == 0
 
 
@@ -80,13 +82,14 @@ def test_with_a_model_the_vectors_are_made(
     assert len(store) == 3
 
 
-async def test_async_is_sync(
-    list_retriever: ListRetriever, fresh_registry: PassageRegistry
-) -> None:
+async def test_async_is_sync(list_retriever: ListRetriever) -> None:
     retriever = RefragRetriever(retriever=list_retriever, k=2)
     assert await retriever.ainvoke("x") == retriever.invoke("x")
     assert await retriever.ainvoke("x", k=1) == retriever.invoke("x", k=1)
-    assert len(fresh_registry) == 2
+    assert {retrieval.passages for retrieval in retrieved_by_hand()} == {
+        (HARBOUR, RAIN),
+        (HARBOUR,),
+    }
 
 
 @pytest.mark.parametrize("kind", [ListRetriever, PlainRetriever, FilteringRetriever])
@@ -143,3 +146,59 @@ def test_callbacks_see_both_retrievers(list_retriever: ListRetriever) -> None:
     handler = Handler()
     RefragRetriever(retriever=list_retriever).invoke("x", {"callbacks": [handler]})
     assert handler.parents == [False, True]
+
+
+class TestConfigurationAndKeywords:
+    """The two ways to filter per request: dropping one hands over another tenant's documents."""
+
+    TEXTS = (HARBOUR, RAIN)
+
+    @pytest.fixture
+    def search(self) -> VectorStoreRetriever:
+        tenants = [{"tenant": "a"}, {"tenant": "b"}]
+        embeddings = DeterministicFakeEmbedding(size=8)
+        return InMemoryVectorStore.from_texts(self.TEXTS, embeddings, tenants).as_retriever()
+
+    @staticmethod
+    def only_a(document: Document) -> bool:
+        return document.metadata["tenant"] == "a"
+
+    async def test_keywords(self, search: VectorStoreRetriever) -> None:
+        retriever = RefragRetriever(retriever=search)
+        for found in (
+            retriever.invoke("q", filter=self.only_a),
+            await retriever.ainvoke("q", filter=self.only_a),
+        ):
+            assert [document.page_content for document in found] == [HARBOUR]
+
+    @pytest.mark.parametrize("nested", [False, True])
+    async def test_configuration(self, search: VectorStoreRetriever, nested: bool) -> None:
+        inner: Any = search.configurable_fields(search_kwargs=ConfigurableField(id="search"))
+        if nested:
+            inner = EnsembleRetriever(retrievers=[inner], weights=[1.0])
+        retriever = RefragRetriever(retriever=inner)
+        config: Any = {"configurable": {"search": {"filter": self.only_a}}}
+        for found in (
+            retriever.invoke("q", config),
+            await retriever.ainvoke("q", config),
+            (RunnablePassthrough() | retriever).invoke("q", config),
+            await (RunnablePassthrough() | retriever).ainvoke("q", config),
+            retriever.batch(["q"], config)[0],
+            retriever.with_config(config).invoke("q"),
+        ):
+            assert [document.page_content for document in found] == [HARBOUR]
+        assert len(retriever.invoke("q")) == 2
+
+    def test_any_runnable(self, search: VectorStoreRetriever) -> None:
+        for inner in (
+            RunnableLambda(str.lower) | search,
+            RunnableLambda(lambda query: search.invoke(query)),
+            search.with_retry(),
+        ):
+            assert len(RefragRetriever(retriever=inner).invoke("Q")) == 2
+            assert len(RefragRetriever(retriever=inner, k=1).invoke("Q")) == 1
+
+    def test_what_the_query_is_made_of_may_be_anything(self, search: VectorStoreRetriever) -> None:
+        inner = RunnableLambda(lambda turn: turn["input"]) | search
+        found = RefragRetriever(retriever=inner).invoke({"input": "q", "history": []})  # type: ignore[arg-type]
+        assert len(found) == 2

@@ -61,7 +61,7 @@ def test_files_serve_a_chain(
 ) -> None:
     def refrag() -> dict[str, int]:
         store = ByteChunkStore(LocalFileStore(tmp_path), namespace="chunks/")
-        documents = RefragRetriever(retriever=list_retriever, store=store).invoke("x")
+        documents = RefragRetriever(retriever=list_retriever, store=store).invoke("When?")
         context = "\n\n".join(document.page_content for document in documents)
         report: dict[str, int] = chat.invoke(f"{context}\n\nWhen?").response_metadata["refrag"]
         return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -15,6 +16,9 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, Field, field_validator
 
 from langchain_refrag import ChatRefrag
+from refrag_components.engines.base import EngineDelta, EngineOutput, FinishReason
+from refrag_components.engines.layout import Layout
+from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import StructuredOutputError, ToolCallingError
 
 
@@ -141,6 +145,56 @@ def test_what_a_schema_cannot_say_is_left_to_the_parser(chat: ChatRefrag) -> Non
     assert isinstance(result, dict)
     assert result["parsed"] is None
     assert not isinstance(result["parsing_error"], StructuredOutputError | None)
+
+
+class Says:
+    """An engine with one answer."""
+
+    def __init__(self, text: str, reason: FinishReason) -> None:
+        self.text = text
+        self.reason = reason
+
+    def generate(self, layouts: Sequence[Layout], params: Any) -> list[EngineOutput]:
+        return [EngineOutput(self.text, (0,), self.reason, 0.0, 1) for _ in layouts]
+
+    def stream(self, layout: Layout, params: SamplingParams) -> Iterator[EngineDelta]:
+        for character in self.text:
+            yield EngineDelta(character, (0,), None)
+        yield EngineDelta("", (), self.reason)
+
+
+class TestJsonMode:
+    """Nothing is enforced, and nothing is made up."""
+
+    @pytest.mark.parametrize(
+        "text", ['{"year": 19', 'Sure: {"year": 1907, "pl', "Well, [1, 2", "No"]
+    )
+    async def test_half_an_object_is_an_error(self, plain: ChatRefrag, text: str) -> None:
+        plain.engine = Says(text, "length")
+        for schema in (SCHEMA, Found):
+            model = plain.with_structured_output(schema, method="json_mode")
+            with pytest.raises(StructuredOutputError, match="raise max_tokens"):
+                model.invoke("x")
+            with pytest.raises(StructuredOutputError, match="raise max_tokens"):
+                await model.ainvoke("x")
+            with pytest.raises(StructuredOutputError, match="raise max_tokens"):
+                list(model.stream("x"))
+        raw = plain.with_structured_output(SCHEMA, method="json_mode", include_raw=True)
+        assert isinstance(raw.invoke("x"), dict)
+        assert isinstance(raw.invoke("x")["parsing_error"], StructuredOutputError)  # type: ignore[index]
+
+    @pytest.mark.parametrize(
+        "text", ['{"year": 1907}', '{"year": 1907} and', '```json\n{"year": 1907}\n```']
+    )
+    @pytest.mark.parametrize("reason", ["length", "stop"])
+    async def test_a_whole_one_is_parsed(
+        self, plain: ChatRefrag, text: str, reason: FinishReason
+    ) -> None:
+        plain.engine = Says(text, reason)
+        model = plain.with_structured_output(SCHEMA, method="json_mode")
+        assert model.invoke("x") == await model.ainvoke("x") == {"year": 1907}
+        assert list(model.stream("x"))[-1] == {"year": 1907}
+        assert [found async for found in model.astream("x")][-1] == {"year": 1907}
 
 
 class TestMistakes:

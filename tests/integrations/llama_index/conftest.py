@@ -10,9 +10,9 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from llama_index.llms.refrag import RefragLLM, questions
-from refrag_components.prompts import registry
-from refrag_components.prompts.registry import PassageRegistry
+from llama_index.llms.refrag import RefragLLM
+from refrag_components.prompts import retrieved
+from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
 from refrag_components.stores.memory import MemoryStore
 
 HARBOUR = "The harbour lies north of the old town and was dug in 1907 by two hundred men."
@@ -34,10 +34,16 @@ class ListRetriever(BaseRetriever):
 
 
 @pytest.fixture(autouse=True)
-def fresh_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No passage and no question of another test is known."""
-    monkeypatch.setattr(registry, "_default", PassageRegistry())
-    monkeypatch.setattr(questions, "_questions", type(questions._questions)())
+def nothing_retrieved() -> None:
+    """No passage of another test is known in this thread."""
+    retrieved._requests.set(())
+
+
+def retrieve(query: str, *passages: str) -> None:
+    """As if a ``RefragRetriever`` had returned passages here, outside any request."""
+    request = Retrieved()
+    begin_request(request)
+    request.add(Retrieval.of(query, passages))
 
 
 @pytest.fixture

@@ -25,10 +25,9 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
 )
 from refrag_components.policies import RandomPolicy, parse_budget
-from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from tests.engines.recorded import Recorded
-from tests.integrations.llama_index.conftest import HARBOUR, PRICES, QUESTION, RAIN
+from tests.integrations.llama_index.conftest import HARBOUR, PRICES, QUESTION, RAIN, retrieve
 
 
 class Found(BaseModel):
@@ -44,8 +43,7 @@ TEMPLATE = "Context:\n{}\n\nQuestion: " + QUESTION
 
 def register(*passages: str) -> str:
     """A prompt with passages that a retriever has seen."""
-    for passage in passages:
-        default_registry().register(passage)
+    retrieve(QUESTION, *passages)
     return TEMPLATE.format("\n\n".join(passages))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -12,19 +14,21 @@ from llama_index.core.base.llms.types import (
 )
 
 from llama_index.llms.refrag.messages import Conversation, resolve_messages
-from llama_index.llms.refrag.questions import find_question, remember_question
 from refrag_components.exceptions import EmptyInputError
 from refrag_components.prompts.parts import PassagePart, TextPart
-from refrag_components.prompts.registry import default_registry
 from refrag_components.prompts.resolver import Resolver, format_envelope
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.vectors import passage_key
 from tests.integrations.llama_index.conftest import HARBOUR, QUESTION, RAIN
 
 USER = MessageRole.USER
+FOUND = Retrieval.of(QUESTION, [HARBOUR])
 
 
-def resolve(*messages: ChatMessage, documents: tuple[str, ...] = ()) -> Conversation:
-    return resolve_messages(messages, documents, Resolver(default_registry(), "f"))
+def resolve(
+    *messages: ChatMessage, documents: tuple[str, ...] = (), retrieved: Sequence[Retrieval] = ()
+) -> Conversation:
+    return resolve_messages(messages, documents, Resolver("f", retrieved))
 
 
 def passages(conversation: Conversation) -> list[str]:
@@ -36,14 +40,13 @@ def text(conversation: Conversation) -> str:
     return "".join(part.text for message in conversation.messages for part in message.parts)
 
 
-def test_registered_passages_in_every_turn() -> None:
-    default_registry().register(HARBOUR)
+def test_retrieved_passages_in_every_turn() -> None:
     turns = [
         ChatMessage(role=MessageRole.SYSTEM, content=f"Context: {HARBOUR}"),
         ChatMessage(role=MessageRole.ASSISTANT, content=f"I read: {HARBOUR}"),
         ChatMessage(role=USER, content=QUESTION),
     ]
-    conversation = resolve(*turns)
+    conversation = resolve(*turns, retrieved=[FOUND])
     assert passages(conversation) == [HARBOUR, HARBOUR]
     assert [message.role for message in conversation.messages] == ["system", "assistant", "user"]
     assert conversation.question == QUESTION
@@ -117,8 +120,8 @@ class TestPrintedLists:
         ],
     )
     def test_with_a_passage_is_undone(self, body: str) -> None:
-        default_registry().register(HARBOUR)
-        conversation = resolve(ChatMessage(role=USER, content=f"See {[body]}.\nQuery: x"))
+        message = ChatMessage(role=USER, content=f"See {[body]}.\nQuery: x")
+        conversation = resolve(message, retrieved=[FOUND])
         assert text(conversation) == f"See {body}.\nQuery: x"
         assert HARBOUR in passages(conversation)
 
@@ -132,30 +135,31 @@ class TestPrintedLists:
         ],
     )
     def test_anything_else_stays(self, content: str) -> None:
-        default_registry().register(HARBOUR)
-        assert text(resolve(ChatMessage(role=USER, content=content))) == content
+        message = ChatMessage(role=USER, content=content)
+        assert text(resolve(message, retrieved=[FOUND])) == content
 
 
 class TestQuestions:
+    def question(self, content: str, *queries: str) -> str:
+        retrieved = [Retrieval.of(query, [HARBOUR]) for query in queries]
+        return resolve(ChatMessage(role=USER, content=content), retrieved=retrieved).question
+
     def test_query_inside_a_template(self) -> None:
-        remember_question(f" {QUESTION}\n")
-        message = f"Context: none\nQuery: {QUESTION}\nAnswer: "
-        assert resolve(ChatMessage(role=USER, content=message)).question == QUESTION
+        message = f"Context: {HARBOUR}\nQuery: {QUESTION}\nAnswer: "
+        assert self.question(message, f" {QUESTION}\n") == QUESTION
 
     def test_longest_as_whole_words(self) -> None:
-        for question in ("harbour", "the harbour", "arb", "The", "? "):
-            remember_question(question)
-        assert find_question("When was the harbour dug") == "the harbour"
-        assert find_question("harbours carb") is None
+        message = f"{HARBOUR}\nWhen was the harbour dug"
+        queries = ("harbour", "the harbour", "arb", "The", "? ")
+        assert self.question(message, *queries) == "the harbour"
+        assert self.question(f"{HARBOUR}\nharbours carb", *queries) == "harbours carb"
 
     def test_not_inside_passages(self) -> None:
-        default_registry().register(HARBOUR)
-        remember_question("the old town")
-        conversation = resolve(ChatMessage(role=USER, content=f"{HARBOUR}\nWhich town?"))
-        assert conversation.question == "Which town?"
+        assert self.question(f"{HARBOUR}\nWhich town?", "the old town") == "Which town?"
 
-    def test_oldest_are_forgotten(self) -> None:
-        for i in range(1500):
-            remember_question(f"Question {i}?")
-        assert find_question("Question 0?") is None
-        assert find_question("Question 1499?") == "Question 1499?"
+    def test_without_passages_beside_it_there_is_no_template(self) -> None:
+        """The query has been condensed, and one of its words stands in what the user says."""
+        context = ChatMessage(role=MessageRole.SYSTEM, content=f"Context: {HARBOUR}")
+        said = ChatMessage(role=USER, content="And does it have a lamp?")
+        asked = Retrieval.of("lamp", [HARBOUR])
+        assert resolve(context, said, retrieved=[asked]).question == "And does it have a lamp?"

@@ -11,6 +11,7 @@ from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, NodeWithScore, TextNode
 
 from llama_index.embeddings.refrag import ChunkVectorTransform
@@ -19,7 +20,7 @@ from llama_index.postprocessor.refrag import KEY_METADATA, RefragNodePostprocess
 from llama_index.retrievers.refrag import RefragRetriever
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.generation.shared_checkpoints import load_checkpoint
-from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.retrieved import retrieved_by_hand
 from refrag_components.stores import SQLiteStore
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
@@ -58,15 +59,29 @@ class TestNodes:
     def test_without_a_model_they_are_the_same_nodes(self, nodes: list[NodeWithScore]) -> None:
         kept = RefragNodePostprocessor().postprocess_nodes(nodes)
         assert [each.node for each in kept] == [each.node for each in nodes]
-        assert len(default_registry()) == 3
+        (retrieval,) = retrieved_by_hand()
+        assert retrieval.passages == PASSAGES
 
     def test_store_is_used(self, nodes: list[NodeWithScore], folder: str, llm: RefragLLM) -> None:
         store = MemoryStore()
-        RefragNodePostprocessor(model=folder, store=store).postprocess_nodes(nodes)
+        postprocessor = RefragNodePostprocessor(model=folder, store=store)
+        engine = RetrieverQueryEngine.from_args(
+            ListRetriever(nodes), llm=llm, node_postprocessors=[postprocessor]
+        )
+        with collect_reports() as reports:
+            engine.query(QUESTION)
         assert len(store) == 3
-        response = llm.complete(f"{PASSAGES[0]}\n{QUESTION}")  # whose own store is empty
-        assert response.raw is not None
-        assert response.raw["refrag"]["cache_hits"] == 1
+        assert reports[0]["cache_hits"] == 3  # the LLM's own store is empty
+
+    def test_outside_a_request_the_models_own_store_comes_first(
+        self, nodes: list[NodeWithScore], llm: RefragLLM, folder: str
+    ) -> None:
+        store = MemoryStore()
+        RefragNodePostprocessor(store=store).postprocess_nodes(nodes, query_str=QUESTION)
+        llm.complete(f"{PASSAGES[0]}\n{QUESTION}")
+        assert (len(store), len(llm.store)) == (0, 1)  # type: ignore[arg-type]
+        RefragLLM(model=folder, max_tokens=2).complete(f"{PASSAGES[0]}\n{QUESTION}")
+        assert len(store) == 1
 
     def test_nodes_without_text(self, folder: str) -> None:
         nodes = [NodeWithScore(node=ImageNode(text="")), NodeWithScore(node=TextNode(text=" "))]

@@ -25,6 +25,7 @@ from llama_index.core.types import Model
 
 from llama_index.llms.refrag.calls import Call, Reply
 from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
+from llama_index.llms.refrag.runs import retrieved_in_run
 from llama_index.llms.refrag.window import effective_window
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.requests import Request
@@ -41,20 +42,23 @@ class RefragLLM(AnswerSettings, LLM):
 
     Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
     a policy expands those that matter. Passages are recognised where a ``RefragNodePostprocessor``,
-    ``RefragRetriever`` or ``RefragSynthesizer`` saw them, in envelopes, in citable blocks, and when
-    they are given as ``documents`` with the call; all other text is read as ordinary tokens.
+    ``RefragRetriever`` or ``RefragSynthesizer`` saw them in the same request (a query or a turn of
+    a chat), in envelopes, in citable blocks, and when they are given as ``documents`` with the
+    call; all other text is read as ordinary tokens, and so is what the last message asks. Outside
+    any request, what was retrieved earlier in the same thread or task is recognised in prompts
+    that also hold the query.
 
     What happened is in ``response.raw["refrag"]``, as a
     ``refrag_components.generation.report.Report``. Query and chat engines keep only the
     text of a response; ``collect_reports`` gets the rest.
 
-    ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` may
-    also be given with a single call, and so may
+    ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``top_k``,
+    ``repetition_penalty``, ``stop`` and ``seed`` may also be given with a single call, and so may
 
     * ``documents``: nodes or strings that are passages; those whose text is not in the prompt
       are put before the question;
     * ``question``: what the policy compares chunks with. By default this is the query for which the
-      passages were retrieved, if the last user message contains it, else that message;
+      passages were retrieved, if the last user message contains both, else that message;
     * ``json_schema``: what JSON the answer has to be. The decoder cannot write anything else; an
       answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``. ``structured_predict``
       and ``as_structured_llm`` set it.
@@ -236,7 +240,7 @@ class RefragLLM(AnswerSettings, LLM):
         **overrides: Any,
     ) -> Call:
         settings = self._for_call(overrides)
-        conversation = resolve_messages(messages, documents, self._resolver())
+        conversation = resolve_messages(messages, documents, self._resolver(retrieved_in_run()))
         parts = render(conversation.messages, self._checkpoint().model.tokenizer)
         request = settings._ask(parts, question or conversation.question)
         return settings._call(request, conversation.warnings, json_schema)
@@ -261,7 +265,7 @@ class RefragLLM(AnswerSettings, LLM):
                 **overrides,
             )
         settings = self._for_call(overrides)
-        resolved = resolve_completion(prompt, documents, self._resolver())
+        resolved = resolve_completion(prompt, documents, self._resolver(retrieved_in_run()))
         request = settings._ask(resolved.parts, question or resolved.question)
         return settings._call(request, resolved.warnings, json_schema)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -16,7 +15,6 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
-from llama_index.llms.refrag.questions import find_question
 from refrag_components.prompts.conversation import (
     Block,
     Conversation,
@@ -52,9 +50,6 @@ def resolve_messages(
 ) -> Conversation:
     """Resolves the passages in messages, see ``resolve_turns``; citable blocks hold passages.
 
-    The question is the one in the last user message for which passages were retrieved, else all
-    ordinary text of that message.
-
     Args:
         messages: What the LLM received.
         documents: A list or tuple of nodes, with or without score, strings, or dicts with the
@@ -67,11 +62,11 @@ def resolve_messages(
         ValueError: If a message holds something other than text.
     """
     given = read_documents(documents, _text_and_store)
+    resolver = resolver.for_prompt("\n".join(message.content or "" for message in messages))
     turns = [
         Turn(_ROLES[message.role], list(_blocks(message, given, resolver))) for message in messages
     ]
-    conversation = resolve_turns(turns, given, resolver)
-    return replace(conversation, question=_question_in(conversation.question))
+    return resolve_turns(turns, given, resolver)
 
 
 def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> ResolvedPrompt:
@@ -87,12 +82,8 @@ def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> Re
         TypeError: If ``documents`` is not a list of documents.
     """
     given = read_documents(documents, _text_and_store)
-    resolved = resolve_prompt(_unprinted(prompt, given, resolver), given, resolver)
-    return replace(resolved, question=_question_in(resolved.question))
-
-
-def _question_in(text: str) -> str:
-    return find_question(text) or text
+    resolver = resolver.for_prompt(prompt)
+    return resolve_prompt(_unprinted(prompt, given, resolver), given, resolver)
 
 
 def _text_and_store(document: object) -> tuple[str, None]:

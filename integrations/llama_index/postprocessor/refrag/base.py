@@ -7,7 +7,6 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import SkipValidation
 
-from llama_index.llms.refrag.questions import remember_question
 from llama_index.postprocessor.refrag.nodes import prepared_nodes
 from refrag_components.stores.base import ChunkStore
 
@@ -15,12 +14,12 @@ __all__ = ["RefragNodePostprocessor"]
 
 
 class RefragNodePostprocessor(BaseNodePostprocessor):
-    """Registers what was retrieved so that ``RefragLLM`` compresses it in any prompt.
+    """Notes what was retrieved so that ``RefragLLM`` compresses it in the prompts of the request.
 
     Put it last, after rerankers and whatever else chooses or changes nodes. Texts, scores and order
-    stay the same, so prompts do too, and any other LLM can still read them. The nodes' texts are
-    registered in this process, and so is the query, for the policy to find it in the prompt;
-    metadata that LlamaIndex prints above a text is read as ordinary tokens.
+    stay the same, so prompts do too, and any other LLM can still read them. The query is noted,
+    too, for the policy to find it in the prompt; metadata that LlamaIndex prints above a text is
+    read as ordinary tokens.
 
     With a ``model`` the chunk vectors are made here, unless the store has them, and the nodes carry
     their key in ``metadata["refrag_key"]``, hidden from prompts and embeddings. Without one,
@@ -51,6 +50,5 @@ class RefragNodePostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        if query_bundle is not None:
-            remember_question(query_bundle.query_str)
-        return prepared_nodes(nodes, store=self.store, model=self.model, device=self.device)
+        query = "" if query_bundle is None else query_bundle.query_str
+        return prepared_nodes(query, nodes, store=self.store, model=self.model, device=self.device)

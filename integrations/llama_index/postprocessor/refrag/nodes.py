@@ -1,4 +1,4 @@
-"""Nodes as passages: registered for the model, encoded, and marked with their keys."""
+"""Nodes as passages: noted for the model, encoded, and marked with their keys."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
+from llama_index.llms.refrag.runs import retrieved_in_run
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.prompts.registry import default_registry
+from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 
@@ -22,15 +23,17 @@ _NODES_PER_BATCH = 256  # so that an ingested corpus need not fit into memory
 
 
 def prepared_nodes(
+    query: str,
     nodes: Sequence[NodeWithScore],
     *,
     store: ChunkStore | None,
     model: str | None,
     device: str | None,
 ) -> list[NodeWithScore]:
-    """Registers what was retrieved so that the model recognises it in a prompt.
+    """Notes what was retrieved, so that the model recognises it in the prompts of this request.
 
     Args:
+        query: What was searched for; "" if that is unknown.
         nodes: Retrieved nodes; they are not modified.
         store: Where chunk vectors of their texts are kept; the answering model's store if None.
         model: Checkpoint that makes missing chunk vectors now; None leaves that to the model that
@@ -47,8 +50,9 @@ def prepared_nodes(
             NodeWithScore(node=node, score=each.score)
             for node, each in zip(marked, nodes, strict=True)
         ]
-    for each in nodes:
-        default_registry().register(_passage(each.node), store)
+    request = retrieved_in_run()
+    if request is not None:
+        request.add(Retrieval.of(query, (_passage(each.node) for each in nodes), store))
     return list(nodes)
 
 

@@ -77,7 +77,7 @@ class RefragSynthesizer(BaseSynthesizer):
         report: dict[str, Any] = {}
         response = super().synthesize(
             query,
-            self._registered(nodes),
+            self._noted(query, nodes),
             additional_source_nodes,
             report=report,
             **response_kwargs,
@@ -95,7 +95,7 @@ class RefragSynthesizer(BaseSynthesizer):
         report: dict[str, Any] = {}
         response = await super().asynthesize(
             query,
-            self._registered(nodes),
+            self._noted(query, nodes),
             additional_source_nodes,
             report=report,
             **response_kwargs,
@@ -149,8 +149,9 @@ class RefragSynthesizer(BaseSynthesizer):
         response = await self._llm.achat(messages, question=query_str)
         return _text(response, report) or self._empty_response
 
-    def _registered(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
-        return prepared_nodes(nodes, store=self._store, model=None, device=None)
+    def _noted(self, query: QueryType, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
+        query = query if isinstance(query, str) else query.query_str
+        return prepared_nodes(query, nodes, store=self._store, model=None, device=None)
 
     def _messages(self, llm: RefragLLM, values: dict[str, Any]) -> list[ChatMessage]:
         return llm._extend_messages(self._text_qa_template.format_messages(llm=llm, **values))

@@ -8,7 +8,6 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from llama_index.llms.refrag.questions import remember_question
 from llama_index.postprocessor.refrag.nodes import prepared_nodes
 from refrag_components.stores.base import ChunkStore
 
@@ -60,5 +59,10 @@ class RefragRetriever(BaseRetriever):
     def _prepared(
         self, query_bundle: QueryBundle, nodes: list[NodeWithScore]
     ) -> list[NodeWithScore]:
-        remember_question(query_bundle.query_str)
-        return prepared_nodes(nodes, store=self._store, model=self._model, device=self._device)
+        return prepared_nodes(
+            query_bundle.query_str,
+            nodes,
+            store=self._store,
+            model=self._model,
+            device=self._device,
+        )
