@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
 __all__ = ["LoadedPassage", "PassageLoader"]
+
+_AT_ONCE = 32  # passages that are encoded before others may encode theirs
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class PassageLoader:
     def __init__(self, model: RefragModel, store: ChunkStore) -> None:
         self._model = model
         self._store = store
+        self._encoding = threading.Lock()
 
     def load(self, parts: Sequence[PassagePart]) -> list[LoadedPassage]:
         """Loads passages, each distinct one once.
@@ -81,7 +85,7 @@ class PassageLoader:
         flaws = [None if row is None else self._flaw(row) for row in rows]
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
         missing = [i for i, row in enumerate(usable) if row is None]
-        fresh = iter(self._model.encode_passages([texts[i] for i in missing]))
+        fresh = iter(self._encode([texts[i] for i in missing]))
         vectors = [next(fresh) if row is None else row for row in usable]
         if missing and error is None:
             try:
@@ -92,6 +96,17 @@ class PassageLoader:
             LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=error)
             for passage, row, flaw in zip(vectors, usable, flaws, strict=True)
         ]
+
+    def _encode(self, texts: list[str]) -> list[ChunkVectors]:
+        """Encodes a few passages at a time, because requests that encode take turns.
+
+        Threads that encode at the same time would take each other's processors away.
+        """
+        encoded: list[ChunkVectors] = []
+        for start in range(0, len(texts), _AT_ONCE):
+            with self._encoding:
+                encoded += self._model.encode_passages(texts[start : start + _AT_ONCE])
+        return encoded
 
     def _flaw(self, row: ChunkVectors) -> str | None:
         """Why a store's row does not belong to this model; None if it does."""
