@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import replace
 from typing import Any, ClassVar
 from warnings import warn
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import (
     BaseChatModel,
     LangSmithParams,
@@ -34,7 +36,7 @@ from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Request
+from refrag_components.generation.requests import Answer, AnswerDelta, Request
 from refrag_components.generation.shared_checkpoints import decoder_window
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
@@ -241,11 +243,24 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         call = self._call(stop, kwargs)
         request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
         with as_langchain_errors():
-            answer = call._checkpoint().answer(request, call._params_for(reader))
-        message = reader.message(answer.text)
-        message.response_metadata = call._metadata(answer.report, answer.finish_reason, warnings)
-        message.usage_metadata = _usage(answer.report)
-        return ChatResult(generations=[ChatGeneration(message=message)])
+            params = call._params_for(reader)
+            (answer,) = call._checkpoint().generator.generate([request], params)
+        return call._result(answer, reader, warnings)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = self._call(stop, kwargs)
+        retrieved = retrieved_in(run_manager)
+        request, reader, warnings = await to_thread(call._request, messages, kwargs, retrieved)
+        with as_langchain_errors():
+            params = call._params_for(reader)
+            answer = await call._checkpoint().generator.agenerate(request, params)
+        return call._result(answer, reader, warnings)
 
     def _stream(
         self,
@@ -259,15 +274,45 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         params = call._params_for(reader)
         with as_langchain_errors():
             deltas = call._checkpoint().generator.stream(request, params)
-        for delta in deltas:
-            chunks = reader.chunks(delta.text, last=delta.report is not None)
-            if delta.report is not None:  # chunks are added up, so only one carries the totals
-                chunks[-1].response_metadata = call._metadata(
-                    delta.report, delta.finish_reason, warnings
-                )
-                chunks[-1].usage_metadata = _usage(delta.report)
-                chunks[-1].chunk_position = "last"
-            yield from (ChatGenerationChunk(message=chunk) for chunk in chunks)
+        with closing(deltas):
+            for delta in deltas:
+                yield from call._chunks(delta, reader, warnings)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call = self._call(stop, kwargs)
+        retrieved = retrieved_in(run_manager)
+        request, reader, warnings = await to_thread(call._request, messages, kwargs, retrieved)
+        params = call._params_for(reader)
+        with as_langchain_errors():
+            deltas = await call._checkpoint().generator.astream(request, params)
+        async with aclosing(deltas):
+            async for delta in deltas:
+                for chunk in call._chunks(delta, reader, warnings):
+                    yield chunk
+
+    def _result(self, answer: Answer, reader: AnswerReader, warnings: Sequence[str]) -> ChatResult:
+        message = reader.message(answer.text)
+        message.response_metadata = self._metadata(answer.report, answer.finish_reason, warnings)
+        message.usage_metadata = _usage(answer.report)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _chunks(
+        self, delta: AnswerDelta, reader: AnswerReader, warnings: Sequence[str]
+    ) -> Iterator[ChatGenerationChunk]:
+        chunks = reader.chunks(delta.text, last=delta.report is not None)
+        if delta.report is not None:  # chunks are added up, so only one carries the totals
+            chunks[-1].response_metadata = self._metadata(
+                delta.report, delta.finish_reason, warnings
+            )
+            chunks[-1].usage_metadata = _usage(delta.report)
+            chunks[-1].chunk_position = "last"
+        return (ChatGenerationChunk(message=chunk) for chunk in chunks)
 
     def _request(
         self,

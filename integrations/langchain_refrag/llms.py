@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from asyncio import TaskGroup, to_thread
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, closing
 from typing import Any, Self, cast
 
-from langchain_core.callbacks import BaseCallbackManager, CallbackManagerForLLMRun, Callbacks
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackManager,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import PrivateAttr
@@ -13,7 +20,7 @@ from pydantic import PrivateAttr
 from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
-from refrag_components.generation.requests import Request
+from refrag_components.generation.requests import Answer, AnswerDelta, Request
 from refrag_components.prompts.conversation import resolve_prompt
 from refrag_components.prompts.retrieved import Retrieved
 
@@ -84,16 +91,28 @@ class RefragLLM(RefragSettings, BaseLLM):
         )  # one each, so that an answer depends on its prompt alone
         with as_langchain_errors():
             answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
-        generations = [
-            [
-                Generation(
-                    text=answer.text,
-                    generation_info=call._metadata(answer.report, answer.finish_reason, warnings),
-                )
-            ]
-            for answer, (_, warnings) in zip(answers, requests, strict=True)
-        ]
-        return LLMResult(generations=generations, llm_output={"model_name": call.model_name})
+        return call._result(answers, [warnings for _, warnings in requests])
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        call = self._call(stop, kwargs)
+        requests = [await to_thread(call._request, prompt, run_manager) for prompt in prompts]
+        generator, params = call._checkpoint().generator, call._sampling_params()
+        with as_langchain_errors():
+            try:
+                async with TaskGroup() as group:
+                    tasks = [
+                        group.create_task(generator.agenerate(request, params))
+                        for request, _ in requests
+                    ]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return call._result([task.result() for task in tasks], [w for _, w in requests])
 
     def _stream(
         self,
@@ -106,13 +125,49 @@ class RefragLLM(RefragSettings, BaseLLM):
         request, warnings = call._request(prompt, run_manager)
         with as_langchain_errors():
             deltas = call._checkpoint().generator.stream(request, call._sampling_params())
-        for delta in deltas:
-            chunk = GenerationChunk(text=delta.text)
-            if delta.report is not None:
-                chunk.generation_info = call._metadata(delta.report, delta.finish_reason, warnings)
-            if run_manager:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+        with closing(deltas):
+            for delta in deltas:
+                chunk = call._chunk(delta, warnings)
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        call = self._call(stop, kwargs)
+        request, warnings = await to_thread(call._request, prompt, run_manager)
+        with as_langchain_errors():
+            params = call._sampling_params()
+            deltas = await call._checkpoint().generator.astream(request, params)
+        async with aclosing(deltas):
+            async for delta in deltas:
+                chunk = call._chunk(delta, warnings)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _result(self, answers: Sequence[Answer], warnings: Sequence[Sequence[str]]) -> LLMResult:
+        generations = [
+            [
+                Generation(
+                    text=answer.text,
+                    generation_info=self._metadata(answer.report, answer.finish_reason, own),
+                )
+            ]
+            for answer, own in zip(answers, warnings, strict=True)
+        ]
+        return LLMResult(generations=generations, llm_output={"model_name": self.model_name})
+
+    def _chunk(self, delta: AnswerDelta, warnings: Sequence[str]) -> GenerationChunk:
+        chunk = GenerationChunk(text=delta.text)
+        if delta.report is not None:
+            chunk.generation_info = self._metadata(delta.report, delta.finish_reason, warnings)
+        return chunk
 
     def _in_runs(self, prompts: list[str], callbacks: object) -> Self:
         """A copy for one call, which may answer prompts of different runs together."""
@@ -125,9 +180,7 @@ class RefragLLM(RefragSettings, BaseLLM):
             call._runs[prompt].append(retrieved_in(own))
         return call
 
-    def _request(
-        self, prompt: str, run_manager: CallbackManagerForLLMRun | None
-    ) -> tuple[Request, tuple[str, ...]]:
+    def _request(self, prompt: str, run_manager: object) -> tuple[Request, tuple[str, ...]]:
         # LangChain hands over the first prompt's run only. Prompts keep their order, and of those
         # with the same text its cache leaves out all or none.
         runs = self._runs.get(prompt)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from refrag_components.engines.base import Engine, EngineDelta, EngineOutput, FinishReason
+from refrag_components.engines.base import (
+    AsyncEngine,
+    Engine,
+    EngineDelta,
+    EngineOutput,
+    FinishReason,
+)
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
 
 __all__ = [
+    "AsyncEngine",
     "Engine",
     "EngineDelta",
     "EngineOutput",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import SamplingParams
 
-__all__ = ["Engine", "EngineDelta", "EngineOutput", "FinishReason"]
+__all__ = ["AsyncEngine", "Engine", "EngineDelta", "EngineOutput", "FinishReason"]
 
 FinishReason = Literal["stop", "length"]
 
@@ -50,7 +50,11 @@ class EngineOutput:
 
 
 class Engine(Protocol):
-    """Runs the decoder on layouts. Implementations may be called from several threads."""
+    """Runs the decoder on layouts.
+
+    Implementations may be called from several threads, and decode their calls together as they see
+    fit: each caller waits for its own answer only. Who closes a stream wants no more of it.
+    """
 
     def generate(
         self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
@@ -71,11 +75,20 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(self, layout: Layout, params: SamplingParams) -> Iterator[EngineDelta]:
+    def stream(self, layout: Layout, params: SamplingParams) -> Generator[EngineDelta]:
         """Streams the answer to one layout; the texts joined are what ``generate`` returns.
 
         Raises:
             ContextWindowError: If the layout leaves no room for an answer.
             StructuredOutputError: If the answer cannot be made to fit its schema.
         """
+        ...
+
+
+@runtime_checkable
+class AsyncEngine(Protocol):
+    """An engine that needs no thread for each of its streams."""
+
+    def astream(self, layout: Layout, params: SamplingParams) -> AsyncGenerator[EngineDelta]:
+        """As ``Engine.stream``, to be called in the event loop that reads it."""
         ...

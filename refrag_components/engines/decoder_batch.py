@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.modeling.huggingface import cache_argument, forward_arguments
@@ -150,6 +151,51 @@ class DecoderBatch:
         self._positions, self.logits = self._positions[rows], self.logits[rows]
         self._mask = None if self._mask is None else self._mask[rows]
 
+    @property
+    def _layers(self) -> list[Any]:
+        return list(self._cache.layers)
+
+    @property
+    def length(self) -> int:
+        """Positions of the longest row, with the padding before it."""
+        return int(self._cache.get_seq_length())
+
+    @property
+    def can_join(self) -> bool:
+        """Whether all of the cache is keys and values that padding can be put in front of."""
+        return all(type(layer) is DynamicLayer and layer.is_initialized for layer in self._layers)
+
+    @torch.inference_mode()
+    def join(self, other: DecoderBatch) -> None:
+        """Appends the rows of another batch, which must not be used any longer.
+
+        The shorter batch is padded on the left, as prompts of different lengths are.
+        """
+        length = max(self.length, other.length)
+        masks = [_padded_mask(batch, length) for batch in (self, other)]
+        for layer, joining in zip(self._layers, other._layers, strict=True):
+            layer.keys = torch.cat([_padded(layer.keys, length), _padded(joining.keys, length)])
+            layer.values = torch.cat(
+                [_padded(layer.values, length), _padded(joining.values, length)]
+            )
+        self._positions = torch.cat([self._positions, other._positions])
+        self.logits = torch.cat([self.logits, other.logits])
+        self._mask = None if all(mask.all() for mask in masks) else torch.cat(masks)
+
+    @torch.inference_mode()
+    def trim(self) -> None:
+        """Drops the positions that are padding in every row, once the longest row has left."""
+        if self._mask is None or not self.can_join:
+            return
+        unused = int(self._mask.any(dim=0).int().argmax())
+        if not unused:
+            return
+        for layer in self._layers:
+            layer.keys = layer.keys[:, :, unused:].contiguous()
+            layer.values = layer.values[:, :, unused:].contiguous()
+        mask = self._mask[:, unused:]
+        self._mask = None if mask.all() else mask
+
     @torch.inference_mode()
     def after(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Scores further tokens; leaves the batch as it was.
@@ -191,6 +237,18 @@ class DecoderBatch:
 def _longer(mask: Tensor | None, count: int) -> Tensor | None:
     """The mask with ``count`` more positions in use; None stays None."""
     return None if mask is None else torch.cat([mask, mask.new_ones(len(mask), count)], dim=1)
+
+
+def _padded(states: Tensor, length: int) -> Tensor:
+    """Keys or values, shape (rows, heads, n, width), with zeros in front up to ``length``."""
+    return torch.nn.functional.pad(states, (0, 0, length - states.shape[2], 0))
+
+
+def _padded_mask(batch: DecoderBatch, length: int) -> Tensor:
+    mask = batch._mask
+    if mask is None:
+        mask = batch._positions.new_ones(len(batch._positions), batch.length)
+    return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
 
 
 def _row(layout: Layout, first_row: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from refrag_components.engines.base import EngineDelta, EngineOutput, FinishReason
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.base import EngineDelta, EngineOutput
 from refrag_components.engines.json_schema import JsonGrammars
 from refrag_components.engines.layout import Layout, TextSegment
+from refrag_components.engines.row import Listener, Row
 from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
 from refrag_components.engines.text_stream import TextStream
+from refrag_components.engines.worker import Worker
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.modeling.huggingface import end_token_ids
 from refrag_components.text.tokenization import content_tokenizer
@@ -25,20 +27,24 @@ if TYPE_CHECKING:
 
 __all__ = ["TransformersEngine"]
 
+_Event = EngineDelta | BaseException
+
 
 class TransformersEngine:
     """Decodes layouts with the model's decoder.
 
-    It can be called from several threads: each call has a separate cache.
+    Calls from all threads and tasks are decoded together, whenever they come: an answer joins the
+    running batch between two steps and leaves it with its last token, or as soon as its caller is
+    interrupted or cancelled, or closes its stream. Calls take turns.
 
     Args:
         model: Provides the decoder, the tokenizer and the embeddings.
         batch_size: Maximum number of layouts to decode together; bounds memory.
     """
 
-    def __init__(self, model: RefragModel, *, batch_size: int = 16) -> None:
+    def __init__(self, model: RefragModel, *, batch_size: int = 32) -> None:
         self._model = model
-        self._batch_size = batch_size
+        self._worker = Worker(model, max_rows=batch_size)
         self._tokenizer = content_tokenizer(model.tokenizer)
         self._end_ids = end_token_ids(model.decoder, model.tokenizer)
         self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
@@ -62,24 +68,69 @@ class TransformersEngine:
         """
         started = time.perf_counter()
         each = params_by_row(params, len(layouts))
-        rows = [self._row(*pair) for pair in zip(layouts, each, strict=True)]
-        by_length = sorted(rows, key=lambda row: row.layout.n_positions)
-        for start in range(0, len(by_length), self._batch_size):
-            for _ in self._decode(by_length[start : start + self._batch_size]):
-                pass
-        return [row.output(started) for row in rows]
+        ended: SimpleQueue[_Answer] = SimpleQueue()
+        answers = [_Answer(layout, started, ended) for layout in layouts]
+        rows = [
+            self._row(answer.layout, row_params, answer)
+            for answer, row_params in zip(answers, each, strict=True)
+        ]
+        self._worker.submit(rows)
+        try:
+            for _ in rows:
+                if (error := ended.get().error) is not None:
+                    raise error
+        finally:
+            for row in rows:
+                row.withdraw()
+        return [answer.output() for answer in answers]
 
-    def stream(self, layout: Layout, params: SamplingParams) -> Iterator[EngineDelta]:
+    def stream(self, layout: Layout, params: SamplingParams) -> Generator[EngineDelta]:
         """Streams the answer to one layout; the texts joined are what ``generate`` returns.
 
         Raises:
             ContextWindowError: If the layout leaves no room for an answer.
             StructuredOutputError: If the answer cannot be made to fit its schema.
         """
-        row = self._row(layout, params)
-        return (delta for deltas in self._decode([row]) for delta in deltas)
+        events: SimpleQueue[_Event] = SimpleQueue()
+        row = self._row(layout, params, events.put)
 
-    def _row(self, layout: Layout, params: SamplingParams) -> _Row:
+        def deltas() -> Generator[EngineDelta]:
+            self._worker.submit([row])
+            try:
+                while True:
+                    delta = _delta(events.get())
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
+            finally:
+                row.withdraw()
+
+        return deltas()
+
+    def astream(self, layout: Layout, params: SamplingParams) -> AsyncGenerator[EngineDelta]:
+        """As ``stream``, without a thread of its own and without blocking the event loop."""
+        events: asyncio.Queue[_Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def tell(event: _Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        row = self._row(layout, params, tell)
+
+        async def deltas() -> AsyncGenerator[EngineDelta]:
+            self._worker.submit([row])
+            try:
+                while True:
+                    delta = _delta(await events.get())
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
+            finally:
+                row.withdraw()
+
+        return deltas()
+
+    def _row(self, layout: Layout, params: SamplingParams, listener: Listener) -> Row:
         room = self._model.window - layout.n_positions
         if room < 1:
             msg = (
@@ -91,7 +142,7 @@ class TransformersEngine:
         ids = torch.from_numpy(_visible_ids(layout)).to(self._model.device)
         schema = params.answer_schema
         constraint = None if schema is None else self._grammars.processor(schema)
-        return _Row(
+        return Row(
             layout,
             max_tokens=min(params.max_tokens, room),
             sampler=Sampler(params, ids, constraint),
@@ -102,85 +153,48 @@ class TransformersEngine:
                 skip_special_tokens=params.skip_special_tokens,
             ),
             end_ids=self._end_ids,
+            listener=listener,
         )
 
-    def _decode(self, rows: Sequence[_Row]) -> Iterator[list[EngineDelta]]:
-        """Decodes a batch step by step; yields one delta for each unfinished row."""
-        with torch.inference_mode():
-            inputs = embed_layouts(self._model, [row.layout for row in rows])
-        batch = DecoderBatch(self._model, inputs)
-        running = list(rows)
-        while running:
-            tokens = _sample(batch.logits, [row.sampler for row in running])
-            token_ids = tokens.tolist()  # the only wait for the device in a step
-            yield [row.take(token) for row, token in zip(running, token_ids, strict=True)]
-            unfinished = [i for i, row in enumerate(running) if row.finish_reason is None]
-            if unfinished and len(unfinished) < len(running):
-                indices = torch.tensor(unfinished, device=tokens.device)
-                batch.keep(indices)
-                tokens = tokens[indices]
-            running = [running[i] for i in unfinished]
-            if running:
-                batch.step(tokens)
 
+class _Answer:
+    """Collects the deltas of one answer; reports itself when there are no more."""
 
-@torch.inference_mode()
-def _sample(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Chooses each row's next token, shape (rows,)."""
-    return torch.cat([sampler(row) for sampler, row in zip(samplers, logits, strict=True)])
-
-
-class _Row:
-    """One answer in the making.
-
-    Attributes:
-        layout: The prompt.
-        sampler: Chooses the tokens.
-        finish_reason: None until the last token has been added.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        *,
-        max_tokens: int,
-        sampler: Sampler,
-        text: TextStream,
-        end_ids: frozenset[int],
-    ) -> None:
+    def __init__(self, layout: Layout, started: float, ended: SimpleQueue[_Answer]) -> None:
         self.layout = layout
-        self.sampler = sampler
-        self.finish_reason: FinishReason | None = None
-        self._max_tokens = max_tokens
-        self._stream = text
-        self._end_ids = end_ids
-        self._token_ids: list[int] = []
-        self._texts: list[str] = []
+        self.error: BaseException | None = None
+        self._started = started
+        self._ended = ended
+        self._deltas: list[EngineDelta] = []
         self._first_token_at = 0.0
 
-    def take(self, token_id: int) -> EngineDelta:
-        """Adds a generated token; sets ``finish_reason`` if it is the last one."""
-        if not self._token_ids:
+    def __call__(self, event: _Event) -> None:
+        if isinstance(event, BaseException):
+            self.error = event
+            self._ended.put(self)
+            return
+        if not self._deltas:
             self._first_token_at = time.perf_counter()
-        self._token_ids.append(token_id)
-        ended = token_id in self._end_ids
-        text = "" if ended else self._stream.push(token_id)
-        if ended or self._stream.stopped or len(self._token_ids) == self._max_tokens:
-            text += self._stream.finish()  # which may complete a stop string
-            self.finish_reason = "stop" if ended or self._stream.stopped else "length"
-        self._texts.append(text)
-        return EngineDelta(text, (token_id,), self.finish_reason)
+        self._deltas.append(event)
+        if event.finish_reason is not None:
+            self._ended.put(self)
 
-    def output(self, started: float) -> EngineOutput:
-        """The finished answer; ``started`` is ``time.perf_counter`` at the start of the call."""
-        assert self.finish_reason is not None
+    def output(self) -> EngineOutput:
+        reason = self._deltas[-1].finish_reason
+        assert reason is not None
         return EngineOutput(
-            text="".join(self._texts),
-            token_ids=tuple(self._token_ids),
-            finish_reason=self.finish_reason,
-            time_to_first_token=self._first_token_at - started,
+            text="".join(delta.text for delta in self._deltas),
+            token_ids=tuple(i for delta in self._deltas for i in delta.token_ids),
+            finish_reason=reason,
+            time_to_first_token=self._first_token_at - self._started,
             prompt_positions=self.layout.n_positions,
         )
+
+
+def _delta(event: _Event) -> EngineDelta:
+    if isinstance(event, BaseException):
+        raise event
+    return event
 
 
 def _visible_ids(layout: Layout) -> np.ndarray:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.engines.base import Engine
+from refrag_components.engines.base import AsyncEngine, Engine, EngineDelta
+from refrag_components.engines.in_threads import stream_in_threads
 from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
     from refrag_components.modeling.encoded_question import EncodedQuestion
     from refrag_components.stores.base import ChunkStore
+    from refrag_components.text.chunking import ChunkedPassage
 
 __all__ = ["RefragGenerator"]
 
@@ -124,16 +129,62 @@ class RefragGenerator:
                 answers[i] = Answer(output.text, output.finish_reason, report)
         return [answers[i] for i in range(len(requests))]
 
-    def stream(self, request: Request, params: SamplingParams) -> Iterator[AnswerDelta]:
+    def stream(self, request: Request, params: SamplingParams) -> Generator[AnswerDelta]:
         """Streams the answer to one request; the texts joined are what ``generate`` returns.
+
+        Closing the stream ends the decoding.
 
         Raises:
             RefragError: As ``generate``; raised by this call, not with the first delta.
         """
-        started = time.perf_counter()
+        growing = _Growing(time.perf_counter())
         prepared = self.prepare(request, max_tokens=params.max_tokens)
         engine = self.engine if request.engine is None else request.engine
-        return _stream(engine, prepared, params, started)
+        deltas = engine.stream(prepared.layout, params)
+
+        def answer() -> Generator[AnswerDelta]:
+            growing.report = prepared.report
+            with closing(deltas):
+                for delta in deltas:
+                    yield from growing.deltas(delta)
+
+        return answer()
+
+    async def agenerate(self, request: Request, params: SamplingParams) -> Answer:
+        """As ``generate`` for one request, without blocking the event loop.
+
+        When the task is cancelled, the decoding ends.
+        """
+        texts: list[str] = []
+        async with aclosing(await self.astream(request, params)) as deltas:
+            async for delta in deltas:
+                texts.append(delta.text)
+        assert delta.finish_reason is not None and delta.report is not None
+        return Answer("".join(texts), delta.finish_reason, delta.report)
+
+    async def astream(
+        self, request: Request, params: SamplingParams
+    ) -> AsyncGenerator[AnswerDelta]:
+        """As ``stream``, without blocking the event loop; await it for the stream.
+
+        Only the preparation takes a thread, and from an engine without ``astream`` each token.
+        """
+        growing = _Growing(time.perf_counter())
+        prepared = await asyncio.to_thread(self.prepare, request, max_tokens=params.max_tokens)
+        engine = self.engine if request.engine is None else request.engine
+        if isinstance(engine, AsyncEngine):
+            deltas = engine.astream(prepared.layout, params)
+        else:
+            deltas = stream_in_threads(engine.stream(prepared.layout, params))
+
+        async def answer() -> AsyncGenerator[AnswerDelta]:
+            growing.report = prepared.report
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    for part in growing.deltas(delta):
+                        yield part
+
+        return answer()
 
     def prepare(self, request: Request, *, max_tokens: int = 1) -> Prepared:
         """Does everything except decoding: loads chunk vectors, chooses, lays out.
@@ -187,6 +238,8 @@ class RefragGenerator:
     def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
         terms = [self._terms(request) for request in requests]  # first: a mistake costs no encoding
         prompts = [[_blank_as_text(part) for part in request.parts] for request in requests]
+        for parts, request_terms in zip(prompts, terms, strict=True):
+            self._refuse_overlong(parts, request_terms)
         passages = [[part for part in parts if isinstance(part, PassagePart)] for parts in prompts]
         loaded = iter(
             self._loader.load([part for prompt_parts in passages for part in prompt_parts])
@@ -211,6 +264,26 @@ class RefragGenerator:
         check_rest(rest)
         return _Terms(request.question, policy, policy.budget(budget), rest)
 
+    def _refuse_overlong(self, parts: Sequence[RenderedPart], terms: _Terms) -> None:
+        """Counts a prompt that may be too long, because encoding it takes far longer than counting.
+
+        Raises:
+            ContextWindowError: If it does not fit whatever becomes of the chunks.
+        """
+        if sum(len(part.text.encode("utf-8", "replace")) for part in parts) < self.model.window:
+            return  # a token takes a byte at least
+        texts = [part.text for part in parts if isinstance(part, PassagePart)]
+        chunks = self._chunks(self.model.chunker.chunk(texts))
+        n_text = 0
+        for _, run in groupby(parts, key=lambda part: isinstance(part, PassagePart)):
+            n_text += len(self._prompts.encode([p for p in run if not isinstance(p, PassagePart)]))
+        self._context_limit(n_text, _least(chunks, terms), 1)
+
+    def _chunks(self, passages: Sequence[ChunkVectors] | Sequence[ChunkedPassage]) -> Chunks:
+        lengths = [np.zeros(0, np.int64), *(passage.chunk_lengths for passage in passages)]
+        counts = np.array([passage.n_chunks for passage in passages], dtype=np.int64)
+        return Chunks(counts, np.concatenate(lengths), self.model.config.rungs)
+
     def _draft(
         self,
         terms: _Terms,
@@ -222,13 +295,7 @@ class RefragGenerator:
         text_positions = sum(
             len(content) for _, content in spans if isinstance(content, np.ndarray)
         )
-        chunks = Chunks(
-            np.array([passage.vectors.n_chunks for passage in loaded], dtype=np.int64),
-            np.concatenate(
-                [np.zeros(0, np.int64), *(passage.vectors.chunk_lengths for passage in loaded)]
-            ),
-            self.model.config.rungs,
-        )
+        chunks = self._chunks([passage.vectors for passage in loaded])
         limit = self._context_limit(text_positions, _least(chunks, terms), max_tokens)
         return _Draft(terms, parts, loaded, max_tokens, spans, chunks, limit)
 
@@ -341,16 +408,26 @@ class _Draft:
         return only_choice(self.chunks, self.terms.budget, self.terms.rest, self.limit)
 
 
-def _stream(
-    engine: Engine, prepared: Prepared, params: SamplingParams, started: float
-) -> Iterator[AnswerDelta]:
-    report = prepared.report
-    for delta in engine.stream(prepared.layout, params):
+class _Growing:
+    """An engine's deltas as those of an answer, with what happened on the last one.
+
+    Attributes:
+        report: What has happened so far.
+    """
+
+    report: Report
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+
+    def deltas(self, delta: EngineDelta) -> Iterator[AnswerDelta]:
+        """None while no text is certain, else one."""
+        report = self.report
         if report.time_to_first_token is None:
-            report = replace(report, time_to_first_token=time.perf_counter() - started)
-        report = replace(report, output_tokens=report.output_tokens + len(delta.token_ids))
+            report = replace(report, time_to_first_token=time.perf_counter() - self._started)
+        self.report = replace(report, output_tokens=report.output_tokens + len(delta.token_ids))
         if delta.finish_reason is not None:
-            yield AnswerDelta(delta.text, delta.finish_reason, report)
+            yield AnswerDelta(delta.text, delta.finish_reason, self.report)
         elif delta.text:
             yield AnswerDelta(delta.text)
 

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from refrag_components.forking import OwnLock
 from refrag_components.generation.store_guard import StoreGuard, guard_of, time_limit
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.vectors import ChunkVectors, passage_key
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
 __all__ = ["LoadedPassage", "PassageLoader"]
+
+_AT_ONCE = 32  # passages that are encoded before others may encode theirs
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class PassageLoader:
         self._store = store
         self._waits = waits
         self._guards: WeakSet[StoreGuard] = WeakSet()
+        self._encoding = OwnLock()
 
     def load(self, parts: Sequence[PassagePart]) -> list[LoadedPassage]:
         """Loads passages, each distinct one once.
@@ -96,7 +100,7 @@ class PassageLoader:
         flaws = self._flaws(texts, rows)
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
         missing = [i for i, row in enumerate(usable) if row is None]
-        fresh = iter(self._model.encode_passages([texts[i] for i in missing]))
+        fresh = iter(self._encode([texts[i] for i in missing]))
         vectors = [next(fresh) if row is None else row for row in usable]
         guard.write(store, [(keys[i], vectors[i]) for i in missing])
         if self._waits and missing:
@@ -122,6 +126,17 @@ class PassageLoader:
                 flaws[i] = "their token ids say something else than the passage"
                 logger.warning("a store holds other token ids than the passage's own")
         return flaws
+
+    def _encode(self, texts: list[str]) -> list[ChunkVectors]:
+        """Encodes a few passages at a time, because requests that encode take turns.
+
+        Threads that encode at the same time would take each other's processors away.
+        """
+        encoded: list[ChunkVectors] = []
+        for start in range(0, len(texts), _AT_ONCE):
+            with self._encoding:
+                encoded += self._model.encode_passages(texts[start : start + _AT_ONCE])
+        return encoded
 
     def _flaw(self, row: ChunkVectors) -> str | None:
         """Why a store's row does not belong to this model; None if it does."""

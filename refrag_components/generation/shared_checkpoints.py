@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +12,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from refrag_components.engines import SamplingParams
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.forking import OwnLock
-from refrag_components.generation.batching import Batcher
 from refrag_components.generation.generator import RefragGenerator
-from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.modeling.huggingface import position_limit
@@ -37,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoint:
-    """A loaded checkpoint and what all its users share: weights, store in memory, batches.
+    """A loaded checkpoint and what all its users share: weights, store in memory, engine.
 
     Args:
         model: Ready for inference.
@@ -45,26 +41,18 @@ class Checkpoint:
 
     Attributes:
         digest: Tells a checkpoint from a later one in the same folder.
-        generator: Answers requests; keeps the chunk vectors of passages that name no store.
+        generator: Answers requests, all that run at the same time together; keeps the chunk vectors
+            of passages that name no store.
     """
 
     def __init__(self, model: RefragModel, digest: str) -> None:
         self.digest = digest
         self.generator = RefragGenerator(model)
-        self._batcher = Batcher[tuple[Request, SamplingParams], Answer](self._answer_all)
 
     @property
     def model(self) -> RefragModel:
         """The REFRAG model."""
         return self.generator.model
-
-    def answer(self, request: Request, params: SamplingParams) -> Answer:
-        """Answers a request, together with those that other threads make meanwhile."""
-        return self._batcher((request, params))
-
-    def _answer_all(self, calls: Sequence[tuple[Request, SamplingParams]]) -> list[Answer]:
-        requests, params = zip(*calls, strict=True)
-        return self.generator.generate(requests, params)
 
 
 @dataclass(frozen=True)

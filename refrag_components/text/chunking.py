@@ -50,6 +50,13 @@ class ChunkedPassage:
         last = np.minimum(first + self.chunk_size, len(self.token_ids)) - 1
         return np.stack([first, last], axis=1)
 
+    @property
+    def chunk_lengths(self) -> np.ndarray:
+        """Tokens of each chunk, shape (n_chunks,), int64."""
+        first, last = self.bounds.T
+        lengths: np.ndarray = last + 1 - first
+        return lengths
+
     def chunk_texts(self) -> list[str]:
         """The characters that each chunk's tokens cover, in order."""
         return [

@@ -113,3 +113,32 @@ def test_scores_after_more_tokens_are_those_of_steps(
         for i in range(tokens.shape[1]):
             batch.step(tokens[rows, i])
             torch.testing.assert_close(batch.logits, scores[:, i], atol=2e-5, rtol=1e-4)
+
+
+def test_rows_that_join_and_leave_are_decoded_as_alone(tiny_model: RefragModel) -> None:
+    question = text_segment(tiny_model, "Where is the harbour?")
+    short = Layout((question, segment(tiny_model, TEXT[0], 0.0)))
+    long = Layout((question, *(segment(tiny_model, text, 1.0) for text in TEXT), question))
+    tokens = torch.tensor([20, 21, 22])
+
+    def start(layout: Layout) -> DecoderBatch:
+        return DecoderBatch(tiny_model, embed_layouts(tiny_model, [layout]))
+
+    alone = [start(layout) for layout in (short, long)]
+    joined, joining = start(short), start(long)
+    for batch in (alone[0], joined):
+        batch.step(tokens[:1])
+    joined.join(joining)
+    for token in tokens:
+        expected = torch.cat([batch.logits for batch in alone])
+        torch.testing.assert_close(joined.logits, expected, atol=2e-5, rtol=1e-4)
+        joined.step(token.expand(2))
+        for batch in alone:
+            batch.step(token[None])
+    joined.keep(torch.tensor([0]))
+    assert joined.length > alone[0].length
+    joined.trim()
+    assert joined.length == alone[0].length
+    joined.step(tokens[:1])
+    alone[0].step(tokens[:1])
+    torch.testing.assert_close(joined.logits, alone[0].logits, atol=2e-5, rtol=1e-4)

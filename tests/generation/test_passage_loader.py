@@ -59,7 +59,7 @@ def test_each_passage_is_encoded_once_and_then_remembered(
     parts = [PassagePart(TEXT[i]) for i in (0, 1, 0, 2)]
     first = loader.load(parts)
     second = loader.load(parts)
-    assert encoded == [[TEXT[0], TEXT[1], TEXT[2]], []]
+    assert encoded == [[TEXT[0], TEXT[1], TEXT[2]]]
     assert [p.cached for p in first] == [False] * 4
     assert [p.cached for p in second] == [True] * 4
     assert [p.vectors for p in first] == [p.vectors for p in second]

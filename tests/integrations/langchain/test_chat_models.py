@@ -21,6 +21,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 
 from langchain_refrag import ChatRefrag, RefragLLM, RefragRetriever
+from refrag_components.engines import TransformersEngine
 from refrag_components.engines.layout import TextSegment
 from refrag_components.exceptions import (
     BudgetError,
@@ -35,8 +36,8 @@ from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget, RandomPolicy
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
+from tests.engines.steps import Steps
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever, retrieve
-from tests.integrations.langchain.passes import Passes
 from tests.integrations.langchain.scripted import ScriptedEngine
 
 QUESTION = "When was the harbour dug?"
@@ -200,13 +201,12 @@ class TestConcurrency:
     def test_batch_is_decoded_together(
         self, chat: ChatRefrag, expected: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        checkpoint = load_checkpoint(chat.model_name, chat.device)
-        passes = Passes(checkpoint, checkpoint.generator.generate)
-        monkeypatch.setattr(checkpoint.generator, "generate", passes)
-        passes.start(len(PROMPTS))
+        engine = load_checkpoint(chat.model_name, chat.device).generator.engine
+        assert isinstance(engine, TransformersEngine)
+        steps = Steps(engine, monkeypatch)
+        steps.hold(until=len(PROMPTS))
         chat.batch(PROMPTS, {"max_concurrency": len(PROMPTS)})
-        assert sum(passes.sizes) == len(PROMPTS)
-        assert len(passes.sizes) < len(PROMPTS)
+        assert max(steps.sizes) > 1
 
     async def test_async(self, chat: ChatRefrag, expected: list[str]) -> None:
         batch = await chat.abatch(PROMPTS[:3])

@@ -137,15 +137,15 @@ class RefragLLM(AnswerSettings, LLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """As ``chat``, in a thread."""
+        """As ``chat``, without blocking the event loop; a cancelled task ends the decoding."""
         call = await asyncio.to_thread(self._chat_call, messages, **kwargs)
-        return _chat_response(await asyncio.to_thread(call.reply))
+        return _chat_response(await call.areply())
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
-        """As ``stream_chat``, in a thread."""
+        """As ``stream_chat``, without blocking the event loop."""
         call = await asyncio.to_thread(self._chat_call, messages, **kwargs)
         replies = await call.areplies()
         return (_chat_response(reply) async for reply in replies)
@@ -177,15 +177,15 @@ class RefragLLM(AnswerSettings, LLM):
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
-        """As ``complete``, in a thread."""
+        """As ``complete``, without blocking the event loop."""
         call = await asyncio.to_thread(self._complete_call, prompt, formatted, **kwargs)
-        return _completion_response(await asyncio.to_thread(call.reply))
+        return _completion_response(await call.areply())
 
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
-        """As ``stream_complete``, in a thread."""
+        """As ``stream_complete``, without blocking the event loop."""
         call = await asyncio.to_thread(self._complete_call, prompt, formatted, **kwargs)
         replies = await call.areplies()
         return (_completion_response(reply) async for reply in replies)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
 from refrag_components.engines import SamplingParams
 from refrag_components.engines.json_schema import check_complete
 from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Request
+from refrag_components.generation.requests import Answer, AnswerDelta, Request
 from refrag_components.generation.shared_checkpoints import Checkpoint
 
 __all__ = ["Call", "Reply"]
@@ -50,14 +50,20 @@ class Call:
     warnings: Sequence[str]
 
     def reply(self) -> Reply:
-        """Answers, together with calls that other threads make meanwhile.
+        """Answers.
 
         Raises:
             StructuredOutputError: If the answer was cut off before its JSON was complete.
         """
-        answer = self.checkpoint.answer(self.request, self.params)
-        if self.params.answer_schema is not None:
-            check_complete(answer.text, answer.finish_reason)
+        (answer,) = self.checkpoint.generator.generate([self.request], self.params)
+        return self._reply(answer)
+
+    async def areply(self) -> Reply:
+        """As ``reply``, without blocking the event loop; a cancelled task ends the decoding."""
+        return self._reply(await self.checkpoint.generator.agenerate(self.request, self.params))
+
+    def _reply(self, answer: Answer) -> Reply:
+        self._check(answer.text, answer.finish_reason)
         return Reply(answer.text, answer.text, self._raw(answer.report, answer.finish_reason))
 
     def replies(self) -> Generator[Reply]:
@@ -66,24 +72,35 @@ class Call:
 
         def grow() -> Generator[Reply]:
             text = ""
-            for delta in deltas:
-                text += delta.text
-                raw = None if delta.report is None else self._raw(delta.report, delta.finish_reason)
-                yield Reply(text, delta.text, raw)
-                if self.params.answer_schema is not None:
-                    check_complete(text, delta.finish_reason)
+            with closing(deltas):
+                for delta in deltas:
+                    text += delta.text
+                    yield self._grown(text, delta)
+                    self._check(text, delta.finish_reason)
 
         return grow()
 
     async def areplies(self) -> AsyncGenerator[Reply]:
-        """As ``replies``, with every step in a thread so that the event loop is not blocked."""
-        replies = await asyncio.to_thread(self.replies)
+        """As ``replies``, without blocking the event loop."""
+        deltas = await self.checkpoint.generator.astream(self.request, self.params)
 
         async def grow() -> AsyncGenerator[Reply]:
-            while (reply := await asyncio.to_thread(next, replies, None)) is not None:
-                yield reply
+            text = ""
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    text += delta.text
+                    yield self._grown(text, delta)
+                    self._check(text, delta.finish_reason)
 
         return grow()
+
+    def _grown(self, text: str, delta: AnswerDelta) -> Reply:
+        raw = None if delta.report is None else self._raw(delta.report, delta.finish_reason)
+        return Reply(text, delta.text, raw)
+
+    def _check(self, text: str, finish_reason: str | None) -> None:
+        if self.params.answer_schema is not None:
+            check_complete(text, finish_reason)
 
     def _raw(self, report: Report, finish_reason: str | None) -> dict[str, Any]:
         report = report.preceded_by(self.warnings)

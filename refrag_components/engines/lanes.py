@@ -1,0 +1,148 @@
+"""Batches that are decoded step by step, and which rows join and leave between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.row import Row
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["Lanes", "alike"]
+
+_SLACK = 64  # positions by which short prompts may differ
+
+
+def alike(shorter: int, longer: int) -> bool:
+    """Whether prompts of two lengths may share a batch: at most about half of it is padding."""
+    return longer <= 2 * shorter + _SLACK
+
+
+class Lanes:
+    """Rows in batches of similar lengths; a step gives every row its next token.
+
+    A row joins the batch of its length, or starts one of its own where there is none or where the
+    decoder's cache cannot take it in (sliding windows, recurrent states). A short answer is
+    therefore never decoded at the price of a long prompt beside it. To be used by one thread.
+
+    Args:
+        model: Provides the decoder and the embeddings.
+    """
+
+    def __init__(self, model: RefragModel) -> None:
+        self._model = model
+        self._lanes: list[_Lane] = []
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows that are being decoded."""
+        return [row for lane in self._lanes for row in lane.rows]
+
+    def start(self, rows: Sequence[Row]) -> None:
+        """Runs the decoder on the prompts of rows, which then take part in the steps.
+
+        Rows that cannot be started fail; where several fail together, each is tried alone.
+        """
+        wanted = [row for row in rows if not row.ended]
+        if not wanted:
+            return
+        try:
+            self._lanes.append(_Lane(self._model, wanted))
+        except Exception as error:
+            if len(wanted) == 1:
+                wanted[0].fail(error)
+                return
+            for row in wanted:
+                self.start([row])
+        self._join()
+
+    def step(self) -> None:
+        """Adds a token to each row; rows that have ended leave."""
+        for lane in self._lanes:
+            lane.step()
+        self._lanes = [lane for lane in self._lanes if lane.rows]
+        self._join()
+
+    def _join(self) -> None:
+        by_length = sorted(self._lanes, key=lambda lane: lane.length)
+        self._lanes = by_length[:1]
+        for lane in by_length[1:]:
+            last = self._lanes[-1]
+            if last.can_join and alike(last.length, lane.length):
+                self._lanes[-1] = last.joined_by(lane)
+            else:
+                self._lanes.append(lane)
+
+
+class _Lane:
+    """Rows that are decoded in one batch."""
+
+    def __init__(self, model: RefragModel, rows: Sequence[Row]) -> None:
+        with torch.inference_mode():
+            inputs = embed_layouts(model, [row.layout for row in rows])
+        self._batch = DecoderBatch(model, inputs)
+        self.rows = list(rows)
+
+    @property
+    def length(self) -> int:
+        return self._batch.length
+
+    @property
+    def can_join(self) -> bool:
+        return self._batch.can_join
+
+    def joined_by(self, other: _Lane) -> _Lane:
+        self._batch.join(other._batch)
+        self.rows += other.rows
+        return self
+
+    def step(self) -> None:
+        try:
+            self._step()
+        except Exception as error:  # such as no memory left for one more position
+            for row in self.rows:
+                row.fail(error)
+            self.rows = []
+
+    def _step(self) -> None:
+        self._keep(i for i, row in enumerate(self.rows) if not row.ended)
+        if not self.rows:
+            return
+        tokens = _sample(self._batch.logits, self.rows)
+        token_ids = tokens.tolist()  # the only wait for the device in a step
+        for row, token_id in zip(self.rows, token_ids, strict=True):
+            row.take(token_id)
+        kept = self._keep(i for i, row in enumerate(self.rows) if not row.ended)
+        if self.rows:
+            self._batch.step(tokens if kept is None else tokens[kept])
+
+    def _keep(self, indices: Iterable[int]) -> Tensor | None:
+        """Drops all rows except some; returns their indices, or None if all of them stay."""
+        kept = list(indices)
+        if len(kept) == len(self.rows):
+            return None
+        self.rows = [self.rows[i] for i in kept]
+        chosen = torch.tensor(kept, dtype=torch.int64, device=self._batch.logits.device)
+        if kept:
+            self._batch.keep(chosen)
+            self._batch.trim()
+        return chosen
+
+
+@torch.inference_mode()
+def _sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Chooses each row's next token, shape (rows,); a row whose choice fails takes none."""
+    tokens = []
+    for row, scores in zip(rows, logits, strict=True):
+        try:
+            tokens.append(row.sampler(scores))
+        except Exception as error:
+            row.fail(error)
+            tokens.append(torch.zeros(1, dtype=torch.int64, device=scores.device))
+    return torch.cat(tokens)

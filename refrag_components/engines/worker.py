@@ -1,0 +1,93 @@
+"""The thread that decodes for all callers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from refrag_components.engines.lanes import Lanes, alike
+from refrag_components.engines.row import Row
+from refrag_components.engines.turns import Turns
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["Worker"]
+
+# Prompts that start together, in positions with padding: what runs already waits so long.
+_START_POSITIONS = 4096
+
+
+class Worker:
+    """Decodes the rows of all callers together; rows join and leave between steps.
+
+    The thread exists only while there are rows, so a worker that nobody uses costs nothing and
+    keeps no model alive. No caller decodes for others: one that is interrupted only withdraws its
+    own rows.
+
+    Args:
+        model: Provides the decoder and the embeddings.
+        max_rows: Rows that are decoded at the same time; bounds memory.
+    """
+
+    def __init__(self, model: RefragModel, *, max_rows: int) -> None:
+        self._model = model
+        self._max_rows = max_rows
+        self._thread: threading.Thread | None = None
+        self._reset()
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Decodes the rows of one call; returns at once."""
+        if os.getpid() != self._process:
+            self._reset()  # after a fork: the thread and the holder of the lock stayed behind
+        with self._lock:
+            self._turns.add(rows)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="refrag-decoding", daemon=True
+                )
+                self._thread.start()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._turns = Turns()
+        self._thread = None
+
+    def _run(self) -> None:
+        lanes = Lanes(self._model)
+        starting: list[Row] = []
+        try:
+            while True:
+                with self._lock:
+                    starting = self._turns.take(self._max_rows - len(lanes.rows))
+                    if not starting and not lanes.rows:
+                        self._thread = None
+                        return
+                for group in _groups(starting):
+                    lanes.start(group)
+                    lanes.step()  # those that run already wait for one group at a time
+                lanes.step()
+        except BaseException as error:  # nobody may wait forever
+            with self._lock:
+                self._thread = None
+                waiting = self._turns.take_all()
+            for row in (*lanes.rows, *starting, *waiting):
+                row.fail(error)
+            raise
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Rows of similar lengths, the shortest first, few enough to start together."""
+    group: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.layout.n_positions):
+        length = row.layout.n_positions
+        full = (len(group) + 1) * length > _START_POSITIONS
+        if group and (full or not alike(group[0].layout.n_positions, length)):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

@@ -1,0 +1,65 @@
+"""RefragLLM in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage
+
+from llama_index.llms.refrag import RefragLLM
+from refrag_components.engines import TransformersEngine
+from refrag_components.exceptions import ContextWindowError
+from tests.engines.steps import Steps
+
+PROMPT = "Tell me about the harbour."
+
+
+@pytest.fixture
+def steps(llm: RefragLLM, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    engine = llm._checkpoint().generator.engine
+    assert isinstance(engine, TransformersEngine)
+    return Steps(engine, monkeypatch)
+
+
+@pytest.mark.parametrize("way", ["achat", "acomplete", "astream_chat", "astream_complete"])
+async def test_a_cancelled_call_stops_at_the_next_step(
+    llm: RefragLLM, steps: Steps, way: str
+) -> None:
+    asked = [ChatMessage(content=PROMPT)] if way.endswith("chat") else PROMPT
+
+    async def call() -> None:
+        answer = await getattr(llm, way)(asked, max_tokens=200)
+        if "stream" in way:
+            async for _ in answer:
+                pass
+
+    steps.hold(until=1)
+    steps.allow(2)
+    task = asyncio.create_task(call())
+    await asyncio.to_thread(steps.wait, 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    steps.hold(until=0)
+    steps.allow(None)
+    assert await llm.acomplete(PROMPT, max_tokens=2)
+    assert len(steps.sizes) <= 3
+
+
+async def test_tasks_are_answered_together_as_alone(llm: RefragLLM, steps: Steps) -> None:
+    prompts = [f"{PROMPT} {'again ' * i}" for i in range(12)]
+    alone = [llm.complete(prompt).text for prompt in prompts]
+    steps.hold(until=len(prompts))
+    answers = await asyncio.gather(*(llm.acomplete(prompt) for prompt in prompts))
+    assert [answer.text for answer in answers] == alone
+    assert max(steps.sizes) > 1
+
+
+async def test_one_bad_prompt_disturbs_nobody(llm: RefragLLM) -> None:
+    alone = llm.complete(PROMPT).text
+    answers = await asyncio.gather(
+        llm.acomplete(PROMPT), llm.acomplete("x " * 20000), return_exceptions=True
+    )
+    assert str(answers[0]) == alone
+    assert isinstance(answers[1], ContextWindowError)
