@@ -16,7 +16,6 @@ import pytest
 
 from refrag_components.exceptions import StoreError
 from refrag_components.forking import OwnLock
-from refrag_components.generation.batching import Batcher
 from refrag_components.generation.store_guard import StoreGuard
 from refrag_components.index import RefragIndex
 from refrag_components.stores import MemoryStore
@@ -190,34 +189,6 @@ def test_what_is_in_memory_is_there_in_a_child(elsewhere: Callable[[OwnLock], No
         store.mset([("b", make(2))])
 
     assert in_child(work) == 0
-
-
-def test_a_child_does_not_answer_its_parents_callers() -> None:
-    begun, release = threading.Event(), threading.Event()
-    seen: list[int] = []
-
-    def run(items: object) -> list[int]:
-        begun.set()
-        release.wait()
-        seen.extend(list(items))  # type: ignore[call-overload]
-        return list(items)  # type: ignore[call-overload]
-
-    batcher = Batcher[int, int](run)
-    threads = [threading.Thread(target=batcher, args=(i,)) for i in (1, 2, 3)]
-    threads[0].start()
-    begun.wait()
-    for thread in threads[1:]:
-        thread.start()
-
-    def work() -> None:
-        release.set()
-        assert batcher(9) == 9
-        assert seen == [9]
-
-    assert in_child(work) == 0
-    release.set()
-    for thread in threads:
-        thread.join()
 
 
 def test_a_guard_begins_anew_in_a_child() -> None:
