@@ -69,6 +69,30 @@ def test_expanded_chunks_are_exactly_their_tokens(tiny_model: RefragModel) -> No
     torch.testing.assert_close(rows[-len(tail) :], tiny_model.token_embeddings(tail))
 
 
+def test_each_passage_is_read_on_its_own_rung(layered_model: RefragModel) -> None:
+    first = TextSegment(np.array([layered_model.first_token_id]))
+    vectors = layered_model.encode_passages(TEXT[:4])
+    rungs = (16, 4, 0, 8)
+    segments = [
+        PassageSegment(own, np.zeros(own.n_chunks, bool), rung)
+        for own, rung in zip(vectors, rungs, strict=True)
+    ]
+    tokens = np.arange(vectors[3].n_chunks) < 2  # the first group of the last passage
+    segments[3] = PassageSegment(vectors[3], tokens, 8)
+    layouts = [Layout((first, *segments)), Layout((first, segments[1], first, segments[0]))]
+    rows = embed_layouts(layered_model, layouts).inputs_embeds
+    tables = {
+        rung: layered_model.chunk_embeddings([own], rung)
+        for own, rung in zip(vectors, rungs, strict=True)
+        if rung
+    }
+    text = layered_model.token_embeddings(vectors[3].token_ids[:8])
+    expected = torch.cat([tables[16], tables[4], text, tables[8][1:]])
+    torch.testing.assert_close(rows[0, -len(expected) :], expected)
+    assert layouts[0].n_positions == 1 + len(expected)
+    torch.testing.assert_close(rows[1, -len(tables[16]) :], tables[16])
+
+
 @pytest.mark.parametrize("expand", [0.0, 1.0])
 def test_scores_after_more_tokens_are_those_of_steps(
     tiny_model: RefragModel, expand: float
