@@ -38,8 +38,8 @@ WITHOUT_INFLUENCE = frozenset(
 class RefragSettings(AnswerSettings):
     """Settings of a REFRAG model in LangChain, see ``AnswerSettings``.
 
-    Each of ``model``, ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``seed``
-    and ``stop`` may also be given with a single call or through ``bind``.
+    Each of ``model``, ``policy``, ``budget``, ``rest``, ``max_tokens``, ``temperature``, ``top_p``,
+    ``seed`` and ``stop`` may also be given with a single call or through ``bind``.
 
     Attributes:
         model_name: Checkpoint (``model=``): a bundled name, a folder or a hub id. Loaded with the

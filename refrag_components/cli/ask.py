@@ -11,7 +11,7 @@ from rich.text import Text
 
 from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.policies.budget import BUDGETS, parse_budget
+from refrag_components.policies.budget import BUDGETS, RESTS, check_rest, parse_budget
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
@@ -40,9 +40,14 @@ def ask(
     budget: Annotated[
         str,
         typer.Option(
-            help=f"How much may expand: {', or '.join(kind.meaning for kind in BUDGETS)}."
+            help=f"How much may expand: {', or '.join(kind.meaning for kind in BUDGETS)}. "
+            "Positions are filled from the top: text, then ever coarser chunk embeddings."
         ),
     ] = "0.25",
+    rest: Annotated[
+        str,
+        typer.Option(help=f"What becomes of chunks that do not expand: {' or '.join(RESTS)}."),
+    ] = "compress",
     k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 5,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum length of the answer in tokens.")
@@ -65,6 +70,7 @@ def ask(
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
     allowed = parse_budget(_number(budget))
+    check_rest(rest)
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
@@ -72,7 +78,9 @@ def ask(
         hits = index.search(question, k)
         if not hits:
             raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")
-        generator = RefragGenerator(model, store=index.store, policy=policy, budget=allowed)
+        generator = RefragGenerator(
+            model, store=index.store, policy=policy, budget=allowed, rest=rest
+        )
         message = _message(question, [hit.text for hit in hits])
         request = Request(render([message], model.tokenizer), question)
         if explain:
@@ -129,7 +137,8 @@ def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text
 def _summarise(report: Report, sources: Sequence[str]) -> None:
     lines = [
         f"Context: {report.context_tokens} tokens in {report.context_positions} positions (rate "
-        f"{report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded",
+        f"{report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded, "
+        f"{report.compressed} compressed, {report.dropped} dropped",
         f"Passages: {report.cache_hits} from the store, {report.cache_misses} encoded now; "
         f"first token after {report.time_to_first_token:.2f} s",
         f"Sources: {', '.join(dict.fromkeys(sources))}",

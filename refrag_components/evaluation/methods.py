@@ -6,9 +6,10 @@ take names and descriptions from there.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy as np
 from refrag_components.evaluation.rows import Prompt, Row
 from refrag_components.evaluation.selections import SELECTIONS, check_selection
 from refrag_components.exceptions import EvaluationError
+from refrag_components.generation.choosing import Choice, choose
+from refrag_components.policies import FractionBudget, PositionBudget, Rest
 
 __all__ = [
     "COMPRESSED",
@@ -24,12 +27,16 @@ __all__ = [
     "GOLD",
     "METHODS",
     "NONE",
+    "POSITIONS",
     "AllCompressed",
     "AllText",
     "AnsweringPassages",
+    "Choices",
     "Drop",
     "FewerPassages",
     "Keep",
+    "Ladder",
+    "LadderText",
     "LastTokens",
     "Method",
     "NoContext",
@@ -40,6 +47,26 @@ __all__ = [
 
 #: Expanded fractions p at which selections are compared.
 FRACTIONS = (0.05, 0.1, 0.25, 0.5)
+
+#: Numbers of decoder positions that are filled from the top.
+POSITIONS = (64, 128)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the rows of a comparison may choose from.
+
+    Attributes:
+        selections: Names of selections.
+        fractions: Expanded fractions p, above 0.
+        positions: Numbers of decoder positions for all passages, at least 2.
+        rungs: The checkpoint's rungs beyond the finest: tokens per chunk embedding.
+    """
+
+    selections: Sequence[str] = SELECTIONS
+    fractions: Sequence[float] = FRACTIONS
+    positions: Sequence[int] = POSITIONS
+    rungs: Sequence[int] = ()
 
 
 class Method(ABC):
@@ -53,6 +80,9 @@ class Method(ABC):
         fraction: Fraction p of the chunks that expand, or that sets the number of positions; None
             if there is no such choice.
         selection: Name of what chooses chunks; None if nothing is chosen.
+        positions: Number of decoder positions that is filled; None if there is no such budget.
+        rung: Tokens per chunk embedding; None for the finest rung, or if the row has none or
+            several.
     """
 
     kind: ClassVar[str]
@@ -61,6 +91,8 @@ class Method(ABC):
     compresses: ClassVar[bool] = False
     fraction: float | None
     selection: str | None
+    positions: int | None = None
+    rung: int | None = None
 
     @property
     def name(self) -> str:
@@ -83,8 +115,8 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
-        """All rows of this kind for the given selections and fractions p above 0."""
+    def each(cls, choices: Choices) -> list[Self]:
+        """All rows of this kind."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +127,7 @@ class _Fixed(Method):
     selection = None
 
     @classmethod
-    def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
+    def each(cls, choices: Choices) -> list[Self]:
         """The one row."""
         return [cls()]
 
@@ -147,18 +179,37 @@ class AnsweringPassages(_Fixed):
         return prompt.as_text(selected, cut=cut)
 
 
-class AllCompressed(_Fixed):
+@dataclass(frozen=True)
+class AllCompressed(Method):
     """Chunk embeddings only."""
 
     kind = "compressed"
-    reads = "one chunk embedding per chunk (p=0)"
-    label = "p=0"
+    reads = "one chunk embedding per chunk (p=0), on each rung of the checkpoint"
     on_running_text = True
     compresses = True
+    fraction = None
+    selection = None
+    rung: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The kind, and the rung if it is not the finest."""
+        return self.kind if self.rung is None else f"{self.kind}-rung-{self.rung}"
+
+    @property
+    def label(self) -> str:
+        """The p and the rung."""
+        return "p=0" if self.rung is None else f"p=0, rung {self.rung}"
 
     def row(self, prompt: Prompt) -> Row:
         """The prompt with every chunk compressed."""
-        return prompt.compressed(np.zeros(len(prompt.lengths), dtype=bool))
+        nothing = prompt.chunks.every("compress", expanded=False)
+        return prompt.laid_out(_on_rung(nothing, self.rung))
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """One row per rung, the finest first."""
+        return [cls(), *map(cls, choices.rungs)]
 
 
 @dataclass(frozen=True)
@@ -187,15 +238,18 @@ class _AsManyPositions(Method):
         return f"{self.curve}, as p={self.fraction:g}"
 
     @classmethod
-    def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
+    def each(cls, choices: Choices) -> list[Self]:
         """One row per p, including p = 0."""
-        return [cls(p) for p in dict.fromkeys((0.0, *fractions))]
+        return [cls(p) for p in dict.fromkeys((0.0, *choices.fractions))]
 
     def _room(self, prompt: Prompt) -> int:
         """The most positions that any choice of a fraction p of the chunks takes."""
-        lengths = np.sort(prompt.lengths)[::-1]
-        expanded = np.arange(len(lengths)) < round(self.fraction * len(lengths))
-        return min(int(np.where(expanded, lengths, 1).sum()), prompt.limit)
+        chunks = prompt.chunks
+        gained = chunks.by_run(chunks.lengths) - chunks.by_run(np.ones_like(chunks.lengths))
+        scores = chunks.of_runs(gained).astype(np.float32)  # the runs that take most come first
+        budget = FractionBudget(self.fraction)
+        most = choose(scores, chunks, budget, "compress", sys.maxsize)
+        return min(chunks.positions(most), prompt.limit)
 
 
 class LastTokens(_AsManyPositions):
@@ -264,28 +318,51 @@ class _Selected(Method):
         return self.selection
 
     @classmethod
-    def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
+    def each(cls, choices: Choices) -> list[Self]:
         """One row per selection and p."""
-        return [cls(name, p) for p in fractions for name in dict.fromkeys(selections)]
+        names = dict.fromkeys(choices.selections)
+        return [cls(name, p) for p in choices.fractions for name in names]
+
+    def _chosen(self, prompt: Prompt) -> Choice:
+        """What becomes of the chunks with the rest compressed."""
+        return prompt.chosen(self.selection, FractionBudget(self.fraction))
 
 
+@dataclass(frozen=True)
 class Keep(_Selected):
     """Chosen chunks expand, the rest is compressed: what the generator does."""
 
     kind = "keep"
-    reads = "the chunks that a policy expands as text, one chunk embedding for every other chunk"
+    reads = (
+        "the chunks that a policy expands as text, one chunk embedding for every other chunk, on "
+        "each rung of the checkpoint"
+    )
     on_running_text = True
     compresses = True
+    rung: int | None = None
 
     @property
     def name(self) -> str:
-        """The selection and p."""
-        return f"{self.selection}-{self.fraction:g}"
+        """The selection and p, and the rung if it is not the finest."""
+        name = f"{self.selection}-{self.fraction:g}"
+        return name if self.rung is None else f"{name}-rung-{self.rung}"
+
+    @property
+    def curve(self) -> str:
+        """The selection, and the rung if it is not the finest."""
+        return self.selection if self.rung is None else f"{self.selection}, rung {self.rung}"
 
     def row(self, prompt: Prompt) -> Row:
         """Chosen chunks as tokens, chunk embeddings for the rest."""
-        expanded, cut = prompt.expanded(self.selection, self.fraction)
-        return prompt.compressed(expanded, cut=cut)
+        choice = self._chosen(prompt)
+        return prompt.laid_out(_on_rung(choice, self.rung), cut=bool(choice.warnings))
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """One row per selection, p and rung."""
+        names = dict.fromkeys(choices.selections)
+        rungs = (None, *choices.rungs)
+        return [cls(name, p, rung) for rung in rungs for p in choices.fractions for name in names]
 
 
 class Drop(_Selected):
@@ -301,8 +378,8 @@ class Drop(_Selected):
 
     def row(self, prompt: Prompt) -> Row:
         """Chosen chunks as tokens, nothing else of the context."""
-        expanded, cut = prompt.expanded(self.selection, self.fraction)
-        return prompt.as_text(prompt.in_context & expanded[prompt.chunk_of], cut=cut)
+        choice = self._chosen(prompt)  # as with the rest compressed, also where the window is short
+        return prompt.laid_out(prompt.dropping(choice), cut=bool(choice.warnings))
 
 
 class SameText(_Selected):
@@ -325,16 +402,88 @@ class SameText(_Selected):
         return f"{self.selection} as text"
 
     @classmethod
-    def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
+    def each(cls, choices: Choices) -> list[Self]:
         """One row per selection and p, including p = 0."""
-        return super().each(selections, tuple(dict.fromkeys((0.0, *fractions))))
+        fractions = tuple(dict.fromkeys((0.0, *choices.fractions)))
+        return super().each(replace(choices, fractions=fractions))
 
     def row(self, prompt: Prompt) -> Row:
         """The best chunks as tokens, as many as there are positions."""
-        expanded, cut = prompt.expanded(self.selection, self.fraction)
-        room = prompt.positions(expanded)
+        choice = self._chosen(prompt)
+        room = prompt.chunks.positions(choice)
         selected = prompt.best_chunks(prompt.scores[self.selection], room)
-        return prompt.as_text(selected, cut=cut)
+        return prompt.as_text(selected, cut=bool(choice.warnings))
+
+
+@dataclass(frozen=True)
+class _Filled(Method):
+    """A row whose number of positions is given, and filled from the top.
+
+    Raises:
+        EvaluationError: If the number is less than 2.
+        UnknownPolicyError: If there is no such selection.
+    """
+
+    fraction = None
+    selection: str
+    positions: int
+    _rest: ClassVar[Rest]
+
+    def __post_init__(self) -> None:
+        """Checks the name and the range."""
+        check_selection(self.selection)
+        if self.positions < 2:
+            msg = f"a number of positions must be at least 2, got {self.positions}"
+            raise EvaluationError(msg)
+
+    @property
+    def name(self) -> str:
+        """The selection, the positions and the kind."""
+        return f"{self.selection}-{self.positions}-{self.kind}"
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """One row per selection and number of positions."""
+        names = dict.fromkeys(choices.selections)
+        return [cls(name, number) for number in choices.positions for name in names]
+
+    def row(self, prompt: Prompt) -> Row:
+        """As the generator fills a budget of positions."""
+        choice = prompt.chosen(self.selection, PositionBudget(self.positions), self._rest)
+        return prompt.laid_out(choice, cut=prompt.limit < self.positions)
+
+
+class Ladder(_Filled):
+    """Best chunks as text, then passages on ever coarser rungs."""
+
+    kind = "ladder"
+    reads = (
+        "as much as a number of positions holds, filled from the top: the chunks that a policy "
+        "ranks first as text, then passages on ever coarser rungs; what does not fit is deleted"
+    )
+    compresses = True
+    _rest = "compress"
+
+    @property
+    def label(self) -> str:
+        """The positions and the selection."""
+        return f"{self.positions} positions, {self.selection}"
+
+
+class LadderText(_Filled):
+    """As many positions, all of them text."""
+
+    kind = "ladder-text"
+    reads = (
+        "the chunks that the policy ranks first as text, as many as the same number of positions "
+        "holds; all others are deleted"
+    )
+    _rest = "drop"
+
+    @property
+    def label(self) -> str:
+        """The positions, the selection, and that it is read as text."""
+        return f"{self.positions} positions, {self.selection} as text"
 
 
 #: All kinds of rows, in the order of tables.
@@ -348,6 +497,8 @@ METHODS: tuple[type[Method], ...] = (
     Keep,
     Drop,
     SameText,
+    Ladder,
+    LadderText,
 )
 
 NONE, FULL, GOLD, COMPRESSED = NoContext(), AllText(), AnsweringPassages(), AllCompressed()
@@ -360,6 +511,8 @@ def describe(method: Method) -> dict[str, Any]:
         "kind": method.kind,
         "selection": method.selection,
         "fraction": method.fraction,
+        "positions_allowed": method.positions,
+        "rung": method.rung,
         "label": method.label,
         "curve": method.curve,
         "compresses": method.compresses,
@@ -370,6 +523,8 @@ def default_methods(
     selections: Sequence[str] = SELECTIONS,
     fractions: Sequence[float] = FRACTIONS,
     *,
+    positions: Sequence[int] = POSITIONS,
+    rungs: Sequence[int] = (),
     kinds: Sequence[str] = (),
     running_text: bool = False,
 ) -> list[Method]:
@@ -378,13 +533,16 @@ def default_methods(
     Args:
         selections: Names of selections.
         fractions: Expanded fractions p, above 0.
+        positions: Numbers of decoder positions to fill.
+        rungs: The checkpoint's rungs beyond the finest.
         kinds: Kinds of rows, from ``METHODS``; all by default.
         running_text: Only kinds that can be measured on running text.
 
     Raises:
-        EvaluationError: If there is no such kind, or a fraction is outside its range.
+        EvaluationError: If there is no such kind, or a number is outside its range.
         UnknownPolicyError: If there is no such selection.
     """
+    choices = Choices(selections, fractions, positions, rungs)
     known = [method.kind for method in METHODS]
     if unknown := [kind for kind in kinds if kind not in known]:
         raise EvaluationError(f"unknown method {unknown[0]!r}; choose from {', '.join(known)}")
@@ -393,7 +551,12 @@ def default_methods(
         for method in METHODS
         if (not kinds or method.kind in kinds) and (method.on_running_text or not running_text)
     ]
-    return [row for method in chosen for row in method.each(selections, fractions)]
+    return [row for method in chosen for row in method.each(choices)]
+
+
+def _on_rung(choice: Choice, rung: int | None) -> Choice:
+    """The same chunks expand; the rest of every passage is on a coarser rung."""
+    return choice if rung is None else replace(choice, rungs=np.full_like(choice.rungs, rung))
 
 
 def _check_fraction(fraction: float) -> None:

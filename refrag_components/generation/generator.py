@@ -6,17 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from refrag_components.engines.base import Engine
-from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
+from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
-from refrag_components.generation.choosing import choose, only_choice
+from refrag_components.generation.choosing import Choice, Chunks, choose, only_choice
 from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
@@ -26,6 +25,8 @@ from refrag_components.policies import (
     FractionBudget,
     Policy,
     PolicyInputs,
+    Rest,
+    check_rest,
     make_policy,
 )
 from refrag_components.prompts.parts import ControlPart, PassagePart, RenderedPart, TextPart
@@ -55,9 +56,13 @@ class RefragGenerator:
         engine: Runs the decoder; transformers by default.
         policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` if the
             checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand.
+        budget: How much may expand (a fraction of the chunks) or enter (a number of positions),
+            see ``refrag_components.generation.choosing.choose``.
+        rest: What becomes of chunks that do not expand: "compress" makes chunk embeddings of them,
+            "drop" leaves them out.
 
     Raises:
+        BudgetError: If ``rest`` is neither.
         UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
     """
 
@@ -69,7 +74,9 @@ class RefragGenerator:
         engine: Engine | None = None,
         policy: str | Policy = DEFAULT_POLICY,
         budget: Budget = _BUDGET,
+        rest: Rest = "compress",
     ) -> None:
+        check_rest(rest)
         self.model = model
         self.store = MemoryStore() if store is None else store
         self.engine: Engine = TransformersEngine(model) if engine is None else engine
@@ -78,6 +85,7 @@ class RefragGenerator:
         self._named_policies: dict[str, Policy] = {}
         self.policy = self._policy(policy)
         self.budget = budget
+        self.rest: Rest = rest
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
@@ -92,8 +100,9 @@ class RefragGenerator:
             One answer per request, in order.
 
         Raises:
-            BudgetError: If a budget is smaller than the number of chunks.
-            ContextWindowError: If a prompt does not fit even with every chunk compressed.
+            ContextWindowError: If a prompt does not fit the decoder's window: its text alone, or,
+                if a fraction of the chunks is to expand and the rest to be compressed, with every
+                chunk compressed.
             EmptyInputError: If a question or a prompt is empty.
             UnknownPolicyError: If no policy has the name that a request asks for.
         """
@@ -143,8 +152,9 @@ class RefragGenerator:
         """Tells what became of each span of a prompt.
 
         Returns:
-            The prompt's characters in order: chunk by chunk with True if it expanded and False
-            if it was compressed, and None with ordinary text.
+            The prompt's characters in order, without those that were dropped: chunk by chunk with
+            True if it expanded, group by group (a chunk on the finest rung) with False if it was
+            compressed to one position, and None with ordinary text.
         """
         spans: list[tuple[str, bool | None]] = []
         for segment, text in zip(prepared.layout.segments, prepared.texts, strict=True):
@@ -153,10 +163,13 @@ class RefragGenerator:
                 continue
             passage = self.model.chunker.chunk([text])[0]
             ends = passage.offsets[passage.bounds[:-1, 1], 1].tolist()
-            bounds = pairwise([0, *ends, len(text)])
+            bounds = [0, *ends, len(text)]
+            # A group's embedding is at its first chunk, and covers the group's text.
+            begins = np.flatnonzero(segment.positions)
+            after = np.append(begins[1:], len(segment.expanded)) if segment.group else begins + 1
             spans += [
-                (text[start:end], bool(expanded))
-                for (start, end), expanded in zip(bounds, segment.expanded, strict=True)
+                (text[bounds[first] : bounds[end]], bool(segment.expanded[first]))
+                for first, end in zip(begins, after, strict=True)
             ]
         return [span for span in spans if span[0]]
 
@@ -175,7 +188,7 @@ class RefragGenerator:
         ]
         undecided = [draft.terms.question for draft in drafts if draft.only_choice is None]
         questions = iter(self.model.encode_questions(undecided))
-        return [self._lay_out(draft, *_choice(draft, questions)) for draft in drafts]
+        return [self._lay_out(draft, _choice(draft, questions)) for draft in drafts]
 
     def _terms(self, request: Request) -> _Terms:
         if not request.question.strip():
@@ -183,7 +196,9 @@ class RefragGenerator:
             raise EmptyInputError(msg)
         policy = self.policy if request.policy is None else self._policy(request.policy)
         budget = self.budget if request.budget is None else request.budget
-        return _Terms(request.question, policy, policy.budget(budget))
+        rest = self.rest if request.rest is None else request.rest
+        check_rest(rest)
+        return _Terms(request.question, policy, policy.budget(budget), rest)
 
     def _draft(
         self,
@@ -196,25 +211,34 @@ class RefragGenerator:
         text_positions = sum(
             len(content) for _, content in spans if isinstance(content, np.ndarray)
         )
-        lengths = np.concatenate(
-            [np.zeros(0, np.int64), *(passage.vectors.chunk_lengths for passage in loaded)]
+        chunks = Chunks(
+            np.array([passage.vectors.n_chunks for passage in loaded], dtype=np.int64),
+            np.concatenate(
+                [np.zeros(0, np.int64), *(passage.vectors.chunk_lengths for passage in loaded)]
+            ),
+            self.model.config.rungs,
         )
-        limit = self._context_limit(text_positions, len(lengths), max_tokens)
-        return _Draft(terms, parts, loaded, max_tokens, spans, lengths, limit)
+        limit = self._context_limit(text_positions, _least(chunks, terms), max_tokens)
+        return _Draft(terms, parts, loaded, max_tokens, spans, chunks, limit)
 
-    def _lay_out(self, draft: _Draft, expanded: np.ndarray, warnings: list[str]) -> Prepared:
-        ends = np.cumsum([passage.vectors.n_chunks for passage in draft.loaded])
-        masks = iter(np.split(expanded, ends))
-        segments = tuple(
-            TextSegment(content)
-            if isinstance(content, np.ndarray)
-            else PassageSegment(content, next(masks))
-            for _, content in draft.spans
+    def _lay_out(self, draft: _Draft, choice: Choice) -> Prepared:
+        warnings = list(choice.warnings)
+        masks = np.split(choice.expanded, draft.chunks.counts.cumsum())
+        passages = iter(
+            PassageSegment(passage.vectors, mask, int(rung))
+            for passage, mask, rung in zip(draft.loaded, masks, choice.rungs, strict=False)
+        )
+        segments = _without_separators(
+            [
+                TextSegment(content) if isinstance(content, np.ndarray) else next(passages)
+                for _, content in draft.spans
+            ],
+            [text for text, _ in draft.spans],
         )
         if not any(segment.n_positions for segment in segments):
             msg = "the prompt is empty; pass at least one message or some text"
             raise EmptyInputError(msg)
-        layout = Layout(segments)
+        layout = Layout(tuple(segments))
         room = self.model.window - layout.n_positions
         if draft.max_tokens > room:
             warnings.append(
@@ -250,15 +274,17 @@ class RefragGenerator:
             spans.insert(0, ("", np.asarray(opening, np.int64)))
         return spans
 
-    def _context_limit(self, text_positions: int, n_chunks: int, max_tokens: int) -> int:
+    def _context_limit(self, text_positions: int, least: int, max_tokens: int) -> int:
         """Decoder positions that the passages may take so that an answer still fits."""
         window = self.model.window
-        room = window - text_positions - n_chunks
+        room = window - text_positions - least
         if room < 1:
+            context = f" and at least {least} of context, one for each chunk," if least else ""
+            budget = ", or give a number of positions as the budget" if least else ""
             msg = (
-                f"the prompt takes {text_positions} positions of text and at least {n_chunks} of "
-                f"context, one for each chunk, and the decoder's window is {window}, so there is "
-                "no room for an answer; retrieve fewer passages or shorten the prompt"
+                f"the prompt takes {text_positions} positions of text{context} and the decoder's "
+                f"window is {window}, so there is no room for an answer; retrieve fewer passages "
+                f"or shorten the prompt{budget}"
             )
             raise ContextWindowError(msg)
         return window - text_positions - min(max_tokens, room, max(window // _ANSWER_SHARE, 1))
@@ -278,6 +304,7 @@ class _Terms:
     question: str
     policy: Policy
     budget: Budget
+    rest: Rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +312,7 @@ class _Draft:
     """A request whose passages are loaded and whose text is tokenised.
 
     Attributes:
-        lengths: Tokens of each chunk, shape (n_chunks,).
+        chunks: The chunks of its passages.
         limit: Decoder positions that the passages may take so that an answer still fits.
     """
 
@@ -294,13 +321,13 @@ class _Draft:
     loaded: Sequence[LoadedPassage]
     max_tokens: int
     spans: Sequence[tuple[str, np.ndarray | ChunkVectors]]
-    lengths: np.ndarray
+    chunks: Chunks
     limit: int
 
     @cached_property
-    def only_choice(self) -> np.ndarray | None:
-        """What expands, if no policy is needed to decide it."""
-        return only_choice(self.lengths, self.terms.budget, self.limit)
+    def only_choice(self) -> Choice | None:
+        """What becomes of the chunks, if no policy is needed to decide it."""
+        return only_choice(self.chunks, self.terms.budget, self.terms.rest, self.limit)
 
 
 def _stream(
@@ -317,13 +344,45 @@ def _stream(
             yield AnswerDelta(delta.text)
 
 
-def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> tuple[np.ndarray, list[str]]:
-    """What expands, and warnings; takes the next question if a policy has to choose."""
+def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> Choice:
+    """What becomes of the chunks; takes the next question if a policy has to choose."""
     if draft.only_choice is not None:
-        return draft.only_choice, []
+        return draft.only_choice
     inputs = PolicyInputs([passage.vectors for passage in draft.loaded], next(questions))
-    scores = draft.terms.policy.scores(inputs)
-    return choose(scores, draft.lengths, draft.terms.budget, draft.limit)
+    terms = draft.terms
+    scores = terms.policy.scores(inputs)
+    return choose(scores, draft.chunks, terms.budget, terms.rest, draft.limit)
+
+
+def _least(chunks: Chunks, terms: _Terms) -> int:
+    """The fewest positions that the passages can take."""
+    if terms.rest == "drop" or not isinstance(terms.budget, FractionBudget):
+        return 0
+    return chunks.positions(chunks.every(terms.rest, expanded=False))
+
+
+def _without_separators(segments: Sequence[Segment], texts: Sequence[str]) -> list[Segment]:
+    """Empties what separates two passages, white space only, if one of them is dropped.
+
+    A separator is left if something of the passage behind it is read, and of one before.
+    """
+    kept: list[Segment] = []
+    anything = False  # of a passage so far
+    for i, segment in enumerate(segments):
+        if isinstance(segment, PassageSegment):
+            anything = anything or segment.n_positions > 0
+            kept.append(segment)
+            continue
+        around = [*segments[max(i - 1, 0) : i], *segments[i + 1 : i + 2]]
+        between = len(around) == 2 and all(isinstance(s, PassageSegment) for s in around)
+        if not between or texts[i].strip():
+            anything = False
+            kept.append(segment)
+        elif anything and around[1].n_positions:
+            kept.append(segment)
+        else:
+            kept.append(TextSegment(segment.token_ids[:0]))
+    return kept
 
 
 def _blank_as_text(part: RenderedPart) -> RenderedPart:
@@ -350,10 +409,13 @@ def _report(
         rate=layout.rate,
         chunks=layout.n_chunks,
         expanded=layout.n_expanded,
+        compressed=layout.n_compressed,
+        dropped=layout.n_chunks - layout.n_expanded - layout.n_compressed,
         cache_hits=sum(passage.cached for passage in different),
         cache_misses=sum(not passage.cached for passage in different),
         fallbacks=len(flaws),
         policy=terms.policy.name,
         budget=terms.budget.number,
+        rest=terms.rest,
         warnings=[*sorted(errors), *dict.fromkeys(refused), *warnings],
     )

@@ -20,7 +20,9 @@ from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
     Policy,
+    Rest,
     check_policy,
+    check_rest,
     parse_budget,
 )
 from refrag_components.prompts.parts import RenderedPart
@@ -46,7 +48,9 @@ class AnswerSettings(BaseModel):
             policy, or "auto": ``learned-query`` if the checkpoint carries it, else
             ``late-interaction``.
         budget: How much may expand: a fraction of the chunks in 0..1, an int of at least 2
-            (decoder positions for all passages), or a budget.
+            (decoder positions for all passages, filled from the top: text first, then ever coarser
+            chunk embeddings), or a budget.
+        rest: What becomes of chunks that do not expand: "compress" or "drop".
         max_tokens: Maximum number of tokens to generate.
         temperature: 0 takes the likeliest token each time.
         top_p: Below 1, only the likeliest tokens that together reach this probability are drawn.
@@ -55,7 +59,7 @@ class AnswerSettings(BaseModel):
         device: Such as "cpu" or "cuda:1"; by default CUDA if available.
 
     Raises:
-        BudgetError: If the budget is none of these.
+        BudgetError: If the budget or the rest is none of these.
         SamplingError: If a sampling parameter is outside its range.
         UnknownModelError: If there is no such checkpoint.
         UnknownPolicyError: If no policy has that name.
@@ -67,6 +71,7 @@ class AnswerSettings(BaseModel):
     engine: SkipValidation[Engine | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[str | Policy] = DEFAULT_POLICY
     budget: SkipValidation[float | Budget] = 0.25
+    rest: SkipValidation[Rest] = "compress"
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
@@ -76,7 +81,7 @@ class AnswerSettings(BaseModel):
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
-        *("policy", "budget", "max_tokens", "temperature", "top_p", "stop", "seed"),
+        *("policy", "budget", "rest", "max_tokens", "temperature", "top_p", "stop", "seed"),
     )
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
@@ -124,6 +129,7 @@ class AnswerSettings(BaseModel):
         """Refuses settings that no call could work with, before a model is loaded."""
         check_policy(self.policy)
         parse_budget(self.budget)
+        check_rest(self.rest)
         self._sampling_params()
 
     def _checkpoint(self) -> Checkpoint:
@@ -133,7 +139,14 @@ class AnswerSettings(BaseModel):
         return Resolver(default_registry(), self._checkpoint().model.fingerprint, self.store)
 
     def _ask(self, parts: Sequence[RenderedPart], question: str) -> Request:
-        return Request(parts, question, self.policy, parse_budget(self.budget), self.engine)
+        return Request(
+            parts,
+            question,
+            policy=self.policy,
+            budget=parse_budget(self.budget),
+            rest=self.rest,
+            engine=self.engine,
+        )
 
     def _sampling_params(self) -> SamplingParams:
         return SamplingParams(

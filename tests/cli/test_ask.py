@@ -51,6 +51,23 @@ def test_a_budget_of_positions_is_kept(refrag: Run, index: Path, tiny_folder: Pa
     assert int(positions[1]) <= 30
 
 
+@pytest.mark.parametrize("budget", [2, 0.25])
+def test_the_rest_may_be_dropped(
+    refrag: Run, index: Path, tiny_folder: Path, budget: float
+) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--rest", "drop", "--budget", budget)
+    result = refrag("ask", index, QUESTION, *options)
+    counts = re.search(
+        r"(\d+) of (\d+) chunks expanded, (\d+) compressed, (\d+) dropped", result.stderr
+    )
+    assert counts is not None
+    expanded, chunks, compressed, dropped = map(int, counts.groups())
+    assert compressed == 0
+    assert dropped == chunks - expanded > 0
+    result = refrag("ask", index, QUESTION, "--model", "no-such-model", "--rest", "delete")
+    assert result.stderr.startswith("Error: rest 'delete' is not 'compress' or 'drop'")
+
+
 def test_explain_shows_every_chunk(refrag: Run, index: Path, tiny_folder: Path) -> None:
     options = ("--model", tiny_folder, "--max-tokens", 2, "--explain")
     result = refrag("ask", index, QUESTION, *options)

@@ -142,7 +142,13 @@ def write_result(folder: Path, result: Result, run: Mapping[str, Any]) -> None:
     columns = {name: _values(result.columns[name], kind) for name, kind in COLUMNS.items()}
     content = {
         "run": dict(run),
-        "method": {"kind": method.kind, "selection": method.selection, "p": method.fraction},
+        "method": {
+            "kind": method.kind,
+            "selection": method.selection,
+            "p": method.fraction,
+            "positions": method.positions,
+            "rung": method.rung,
+        },
         **{name: list(getattr(result, attribute)) for name, attribute in _LISTS.items()},
         **columns,
     }

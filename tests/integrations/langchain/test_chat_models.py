@@ -234,7 +234,12 @@ class TestSettings:
         none = report(chat.invoke(messages, policy="none"))
         assert (none["policy"], none["expanded"]) == ("none", 0)
         assert report(chat.invoke(messages, max_tokens=2))["output_tokens"] <= 2
-        assert report(chat.invoke(messages, budget=30))["context_positions"] <= 30
+        for positions in (2, 30):
+            refrag = report(chat.invoke(messages, budget=positions))
+            assert refrag["context_positions"] <= positions
+        dropped = report(chat.invoke(messages, rest="drop"))
+        assert (dropped["rest"], dropped["compressed"]) == ("drop", 0)
+        assert 0 < dropped["expanded"] == dropped["chunks"] - dropped["dropped"]
         assert report(chat.invoke(messages))["budget"] == 0.25
 
     def test_another_model_for_a_call(self, chat: ChatRefrag, other_folder: Path) -> None:
@@ -294,6 +299,8 @@ class TestErrors:
             ({"budget": "half"}, BudgetError),
             ({"budget": "0.5"}, BudgetError),
             ({"budget": float("nan")}, BudgetError),
+            ({"rest": "delete"}, BudgetError),
+            ({"rest": None}, BudgetError),
             ({"top_p": 0.0}, SamplingError),
             ({"max_tokens": 0}, SamplingError),
             ({"seed": -1}, SamplingError),

@@ -24,7 +24,7 @@ from refrag_components.exceptions import (
     UnknownModelError,
     UnknownPolicyError,
 )
-from refrag_components.policies import RandomPolicy, parse_budget
+from refrag_components.policies import RandomPolicy, Rest, parse_budget
 from refrag_components.prompts.registry import default_registry
 from refrag_components.stores.memory import MemoryStore
 from tests.engines.recorded import Recorded
@@ -91,9 +91,23 @@ class TestAnswers:
         assert report(expanded)["context_tokens"] > 0
         assert report(expanded)["positions"] == report(plain)["positions"]
         assert expanded.text == plain.text
-        by_budget = llm.complete(prompt, budget=1.0)
-        assert report(by_budget)["rate"] == 1.0
-        assert by_budget.text == plain.text
+        for budget, rest in ((1.0, "compress"), (1.0, "drop"), (1000, "compress"), (1000, "drop")):
+            by_budget = llm.complete(prompt, budget=budget, rest=rest)
+            assert report(by_budget)["rate"] == 1.0
+            assert by_budget.text == plain.text
+
+    def test_the_rest_may_be_dropped(self, folder: str) -> None:
+        prompt = register(HARBOUR, RAIN)
+        llm = RefragLLM(model=folder, rest="drop", max_tokens=4)
+        refrag = report(llm.complete(prompt))
+        assert (refrag["rest"], refrag["compressed"]) == ("drop", 0)
+        assert 0 < refrag["expanded"] == refrag["chunks"] - refrag["dropped"]
+        refrag = report(llm.complete(prompt, budget=20, rest="compress"))
+        assert refrag["rest"] == "compress"
+        assert refrag["compressed"] > 0
+        assert refrag["context_positions"] <= 20
+        with pytest.raises(BudgetError, match="'compress' or 'drop'"):
+            RefragLLM(model=folder, rest="delete")
 
     def test_complete_is_a_users_message(self, llm: RefragLLM) -> None:
         prompt = register(HARBOUR)
@@ -181,10 +195,11 @@ class TestSettings:
         assert windows[0] == windows[1] == 8192  # the decoder's own
         assert windows[1:] == sorted(set(windows[1:]))
 
+    @pytest.mark.parametrize("rest", ["compress", "drop"])
     @pytest.mark.parametrize("budget", [0.0, 0.25, 0.5, 1.0, 2, 500, 10_000])
-    def test_what_fits_the_window_fits_the_decoder(self, budget: float) -> None:
+    def test_what_fits_the_window_fits_the_decoder(self, budget: float, rest: Rest) -> None:
         window, chunk_size, answer, template = 8192, 8, 256, 200
-        effective = effective_window(window, chunk_size, parse_budget(budget), answer)
+        effective = effective_window(window, chunk_size, parse_budget(budget), rest, answer)
         context = effective - answer - template
         least = context / chunk_size if budget != 1.0 else context
         assert effective >= window

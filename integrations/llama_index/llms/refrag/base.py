@@ -48,8 +48,8 @@ class RefragLLM(AnswerSettings, LLM):
     ``refrag_components.generation.report.Report``. Query and chat engines keep only the
     text of a response; ``collect_reports`` gets the rest.
 
-    ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` may
-    also be given with a single call, and so may
+    ``policy``, ``budget``, ``rest``, ``max_tokens``, ``temperature``, ``top_p``, ``stop`` and
+    ``seed`` may also be given with a single call, and so may
 
     * ``documents``: nodes or strings that are passages; those whose text is not in the prompt
       are put before the question;
@@ -98,7 +98,7 @@ class RefragLLM(AnswerSettings, LLM):
         budget = make_policy(self.policy, model).budget(parse_budget(self.budget))
         return LLMMetadata(
             context_window=effective_window(
-                model.window, model.config.chunk_size, budget, self.max_tokens
+                model.window, model.config.chunk_size, budget, self.rest, self.max_tokens
             ),
             num_output=self.max_tokens,
             is_chat_model=True,
