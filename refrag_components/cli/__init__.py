@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from refrag_components.cli import ask, demo, download, evaluate, forget, index, info, train
+from refrag_components.cli import ask, bench, demo, download, evaluate, forget, index, info, train
 from refrag_components.cli.common import say, set_up
 from refrag_components.exceptions import RefragError
 
@@ -43,6 +43,7 @@ app.command("info")(info.info)
 app.command("download")(download.download)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -37,6 +37,14 @@ __all__ = ["ModelParts", "encoder_digest"]
 class ModelParts(nn.Module):
     """Decoder, encoder and projector, wherever they come from.
 
+    Args:
+        config: What the checkpoint is made of.
+        decoder: Hugging Face causal language model.
+        tokenizer: The decoder's fast tokenizer.
+        encoder: Chunks to chunk vectors.
+        retriever: Passages and questions to search vectors.
+        digest: Hash of the encoder's weights; computed if None.
+
     Attributes:
         config: What the checkpoint is made of.
         decoder: Hugging Face causal language model.
@@ -57,6 +65,8 @@ class ModelParts(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         encoder: ChunkEncoder | LayerEncoder,
         retriever: SearchEncoder,
+        *,
+        digest: bytes | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -70,7 +80,7 @@ class ModelParts(nn.Module):
         self.policies = nn.ModuleDict()
         self.chunk_mask: ChunkMask = ThreadChunkMask()
         self.chunker = Chunker(tokenizer, config.chunk_size)
-        self._encoder_digest = encoder_digest(encoder)
+        self._encoder_digest = encoder_digest(encoder) if digest is None else digest
         self._carried: dict[str, Path] = {}
         self.loaded_adapters: list[LoadedAdapter] = []
         self._loaded_weights: LoadedWeights | None = None
