@@ -55,12 +55,12 @@ def index(
     from refrag_components.index.folder import check_folder
     from refrag_components.index.store import store_name
     from refrag_components.stores import open_store
-    from refrag_components.text.documents import SUFFIXES, find_files
+    from refrag_components.text.documents import TYPES, find_files, is_supported
 
     # Mistakes should not wait for the model.
-    files = [path.suffix.lower() in SUFFIXES for path in find_files(folder)]
+    files = [is_supported(path) for path in find_files(folder)]
     if not any(files):
-        raise DocumentError(f"{folder} holds no file of a supported type: {', '.join(SUFFIXES)}")
+        raise DocumentError(f"{folder} holds no file that can be read: {TYPES}")
     check_folder(out, codec=codec, passage_tokens=passage_tokens, store=store_name(store))
     if store is not None:
         if codec != "float16":

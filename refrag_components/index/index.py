@@ -29,7 +29,7 @@ from refrag_components.index.store import UserStore, check_store, store_name, us
 from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
-from refrag_components.text.documents import SUFFIXES, Document, DocumentReader, Skipped, find_files
+from refrag_components.text.documents import TYPES, Document, DocumentReader, Skipped, find_files
 from refrag_components.text.splitting import split_passages, token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key, unit_rows
@@ -205,7 +205,7 @@ class RefragIndex:
         root = Path(folder).resolve()
         report = self.add(self._load(root), batch_size=batch_size, progress=progress)
         if not report.added + report.updated + report.unchanged:
-            msg = f"{root} holds no file that can be read (types: {', '.join(SUFFIXES)})"
+            msg = f"{root} holds no file that can be read ({TYPES})"
             if report.skipped:
                 first = report.skipped[0]
                 msg += f"; {len(report.skipped)} skipped, the first: {first.path} {first.reason}"

@@ -1,11 +1,11 @@
-"""Files to documents: text, Markdown, reStructuredText, HTML and PDF."""
+"""Files to documents."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path, PurePath
@@ -16,16 +16,19 @@ import numpy as np
 
 from refrag_components.checking import parse_json
 from refrag_components.exceptions import DocumentError
-from refrag_components.text.extraction import HTML_SUFFIXES, PDF_SUFFIX, extract
+from refrag_components.text.extraction import SUFFIXES, TEXT_NAMES, TYPES, Extracted, plain_text
 from refrag_components.text.extraction_process import ExtractionProcess
+from refrag_components.text.files import find_files
 
 __all__ = [
     "MAX_FILE_BYTES",
-    "SUFFIXES",
+    "READER_VERSION",
+    "TYPES",
     "Document",
     "DocumentReader",
     "Skipped",
     "find_files",
+    "is_supported",
     "load_document",
     "load_documents",
 ]
@@ -33,8 +36,8 @@ __all__ = [
 MAX_FILE_BYTES = 50 * 2**20
 """Larger files are skipped."""
 
-SUFFIXES = (*HTML_SUFFIXES, ".md", PDF_SUFFIX, ".rst", ".txt")
-"""Files with these suffixes are read, in upper or lower case."""
+READER_VERSION = 2
+"""Part of the digest of a file: raised when files are read differently, so that they are again."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Document:
         text: Its text.
         metadata: What comes back with its passages, as JSON values: dates, paths and UUIDs become
             strings, and numpy's numbers become plain ones.
-        digest: Changes when the document changes; computed from text and metadata unless given.
+        digest: Changes when the document changes; computed from the rest unless given.
+        title: Its title, which goes with each of its passages; "" if it has none.
+        warning: What may be wrong with the text; completes a sentence that begins with the path.
 
     Raises:
         DocumentError: If the metadata holds something that JSON cannot hold.
@@ -56,6 +61,8 @@ class Document:
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+    title: str = ""
+    warning: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -66,7 +73,8 @@ class Document:
             raise DocumentError(msg) from error
         object.__setattr__(self, "metadata", plain)
         if not self.digest:
-            content = f"[{json.dumps(self.text)}, {metadata}]".encode()
+            title = f", {json.dumps(self.title)}" if self.title else ""
+            content = f"[{json.dumps(self.text)}, {metadata}{title}]".encode()
             digest = hashlib.blake2b(content, digest_size=16).hexdigest()
             object.__setattr__(self, "digest", digest)
 
@@ -96,38 +104,26 @@ class Skipped:
     reason: str
 
 
-def load_documents(folder: str | os.PathLike[str]) -> Iterator[Document | Skipped]:
-    """Reads all files below a folder, one at a time, in the same order every time.
+def load_documents(
+    folder: str | os.PathLike[str], *, exclude: Sequence[str] = ()
+) -> Iterator[Document | Skipped]:
+    """Reads a file, or all files below a folder, one at a time, in the same order every time.
 
     Links that lead out of the folder are skipped.
 
+    Args:
+        folder: The file or folder.
+        exclude: See ``find_files``.
+
     Raises:
-        DocumentError: If there is no such folder.
+        DocumentError: If there is neither.
     """
-    return _load_all(find_files(folder), Path(folder).resolve())
+    return _load_all(find_files(folder, exclude=exclude), Path(folder).resolve())
 
 
 def _load_all(files: Iterator[Path], root: Path) -> Iterator[Document | Skipped]:
     with DocumentReader(root) as reader:
         yield from map(reader.load, files)
-
-
-def find_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Finds the files below a folder, in the order of their names, except hidden ones.
-
-    Returns:
-        Absolute paths. A folder that cannot be listed is returned itself, for ``load_document``
-        to report.
-
-    Raises:
-        DocumentError: If there is no such folder.
-    """
-    path = Path(folder).resolve()
-    if not path.exists():
-        raise DocumentError(f"{path} does not exist; name a folder with documents")
-    if not path.is_dir():
-        raise DocumentError(f"{path} is a file; name the folder that contains it")
-    return _walk(path)
 
 
 def load_document(path: Path, *, known_digest: str = "") -> Document | Skipped:
@@ -136,16 +132,22 @@ def load_document(path: Path, *, known_digest: str = "") -> Document | Skipped:
         return reader.load(path, known_digest=known_digest)
 
 
+def is_supported(path: Path) -> bool:
+    """Whether files with such a name are read."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (not suffix and path.name.lower() in TEXT_NAMES)
+
+
 class DocumentReader:
-    """Reads files one after another; ``with`` ends the process that reads HTML and PDF.
+    """Reads files one after another; ``with`` ends the process that reads most of them.
 
     Args:
-        root: Links to what is outside this folder, or hidden in it, are not followed; None follows
-            all links.
+        root: Links to what is outside this folder, or hidden in it, are not followed; None, or a
+            file, follows all links.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self._root = root
+        self._root = root if root is not None and root.is_dir() else None
         self._process = ExtractionProcess()
 
     def __enter__(self) -> DocumentReader:
@@ -157,7 +159,8 @@ class DocumentReader:
     def load(self, path: Path, *, known_digest: str = "") -> Document | Skipped:
         """Reads one file; anything wrong with it becomes the reason for skipping it.
 
-        HTML and PDF may take two minutes and two gigabytes each, and are read in another process.
+        All but plain text is read in another process, where a file may take two minutes and two
+        gigabytes.
 
         Args:
             path: The file.
@@ -170,14 +173,17 @@ class DocumentReader:
                 raise DocumentError("has a name that is not UTF-8")
             self._check_link(path)
             data = _read(path)
-            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
             suffix = path.suffix.lower()
-            text = "" if digest == known_digest else _text(data, suffix, self._process)
+            version = f"{READER_VERSION}{suffix}\0".encode()
+            digest = hashlib.blake2b(version + data, digest_size=16).hexdigest()
+            if digest == known_digest:
+                return Document(name, "", digest=digest)
+            text, title, warning = _extracted(data, suffix, self._process)
         except DocumentError as error:
             return Skipped(name, str(error))
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
             return Skipped(name, f"cannot be read: {getattr(error, 'strerror', None) or error}")
-        return Document(name, text, digest=digest)
+        return Document(name, text, digest=digest, title=title, warning=warning)
 
     def _check_link(self, path: Path) -> None:
         if self._root is None or not path.is_symlink() or not path.exists():
@@ -188,36 +194,14 @@ class DocumentReader:
             raise DocumentError("is a link that leads out of the folder, or to a hidden file")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    waiting = [folder]  # the next one last; no recursion, since folders nest without limit
-    folders = {folder}
-    while waiting:
-        path = waiting.pop()
-        if path not in folders:
-            yield path
-            continue
-        folders.remove(path)
-        try:
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
-        except OSError:
-            yield path
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            waiting.append(Path(entry.path))
-            if entry.is_dir(follow_symlinks=False):
-                folders.add(waiting[-1])
-
-
 def _read(path: Path) -> bytes:
     """The file's bytes, after the checks that need no bytes."""
     if not path.is_file():
         if path.is_dir() and not path.is_symlink():
             raise DocumentError("is a folder that cannot be listed")
         raise DocumentError("is not a regular file")
-    if path.suffix.lower() not in SUFFIXES:
-        raise DocumentError(f"is not one of {', '.join(SUFFIXES)}")
+    if not is_supported(path):
+        raise DocumentError(f"is of a type that is not read ({path.suffix.lower() or 'no suffix'})")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         megabytes = -(-size // 2**20)  # rounded up, so that it exceeds the limit
@@ -225,7 +209,5 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _text(data: bytes, suffix: str, process: ExtractionProcess) -> str:
-    if suffix in HTML_SUFFIXES or suffix == PDF_SUFFIX:
-        return process.extract(data, suffix)
-    return extract(data, suffix)
+def _extracted(data: bytes, suffix: str, process: ExtractionProcess) -> Extracted:
+    return plain_text(data, suffix) or process.extract(data, suffix)

@@ -1,137 +1,156 @@
-"""The text in a file's bytes: plain text, HTML and PDF.
+"""What a file says: its text as Markdown, by libraries that know its type.
 
-Whoever wrote the file may have meant to break its reader; see ``extraction_process``, in which HTML
-and PDF are read. This module therefore imports nothing else of weight.
+Whoever wrote the file may have meant to break its reader; see ``extraction_process``, in which all
+but plain text in UTF-8 is read. This module therefore imports what reads a type when it is met.
 """
 
 from __future__ import annotations
 
-import codecs
+import csv
 import io
-import logging
-import re
-
-from bs4 import BeautifulSoup, NavigableString, Tag
-from pypdf import PdfReader
-from pypdf.errors import DependencyError
+import json
+from typing import NamedTuple
 
 from refrag_components.exceptions import DocumentError
 
-__all__ = ["HTML_SUFFIXES", "PDF_SUFFIX", "extract"]
+__all__ = ["SUFFIXES", "TEXT_NAMES", "TYPES", "Extracted", "extract", "plain_text"]
 
-logger = logging.getLogger(__name__)
-
-HTML_SUFFIXES = (".htm", ".html")
-PDF_SUFFIX = ".pdf"
-
-_MARKS = (  # longest first: UTF-32's mark begins with UTF-16's
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+_HTML = (".htm", ".html", ".xhtml")
+_MARKDOWN = (".markdown", ".md", ".mdx")
+_OFFICE = (".docx", ".eml", ".epub", ".pptx", ".xlsx")
+_TABLES = (".csv", ".tsv")
+_CODE = (
+    ".c .cc .cfg .cpp .cs .css .go .h .hpp .ini .java .jl .js .json .jsonl .jsx .kt .lua .php .pl "
+    ".proto .py .pyi .r .rb .rs .scala .sh .sql .swift .toml .ts .tsx .xml .yaml .yml"
 )
-_HTML_BREAKS = {
-    tag: separator
-    for separator, tags in (
-        (
-            "\n\n",
-            "address article aside blockquote body div dl fieldset figure footer form h1 h2 h3 h4 "
-            "h5 h6 head header hr main nav ol p pre section table title ul",
-        ),
-        ("\n", "br caption dd dt figcaption li summary tr"),
-        (" ", "td th"),
-    )
-    for tag in tags.split()
-}
+_PLAIN = (".adoc", ".log", ".org", ".rst", ".tex", ".text", ".txt", *_CODE.split())
+
+SUFFIXES = tuple(sorted((*_HTML, *_MARKDOWN, *_OFFICE, *_PLAIN, *_TABLES, ".ipynb", ".pdf")))
+"""Files with these suffixes are read, in upper or lower case."""
+
+TEXT_NAMES = ("authors", "changelog", "changes", "copying", "dockerfile", "license", "makefile",
+    "news", "notice", "readme")  # fmt: skip
+"""Files with these names and no suffix are text, in upper or lower case."""
 
 
-def extract(data: bytes, suffix: str) -> str:
-    """The text of a file.
+TYPES = "text, Markdown, HTML, PDF, Office, books, mail, tables, notebooks and code"
+"""The same in words."""
+
+
+class Extracted(NamedTuple):
+    """What a file says.
+
+    Attributes:
+        text: Its text.
+        title: Its title; "" where it has none.
+        warning: What may be wrong with the text; completes a sentence that begins with the path.
+            "" where nothing is known to be.
+    """
+
+    text: str
+    title: str = ""
+    warning: str = ""
+
+
+def plain_text(data: bytes, suffix: str) -> Extracted | None:
+    """The text of a file in UTF-8 that needs no other reading; None if it does.
 
     Args:
         data: Its bytes.
-        suffix: Of its name, in lower case.
+        suffix: Of its name, in lower case; "" for one of ``TEXT_NAMES``.
+    """
+    if suffix not in ("", *_PLAIN) or b"\0" in data or b"\x1b$" in data or b"~{" in data:
+        return None
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None
+    return Extracted(text) if text else None
+
+
+def extract(data: bytes, suffix: str) -> Extracted:
+    """What a file says.
+
+    Args:
+        data: Its bytes.
+        suffix: Of its name, in lower case; "" for one of ``TEXT_NAMES``.
 
     Raises:
-        DocumentError: If there is none; the message completes a sentence that begins with a path.
+        DocumentError: If it says nothing; the message completes a sentence that begins with a path.
         MemoryError: If it takes more memory than there is.
     """
-    if suffix == PDF_SUFFIX:
-        text = _pdf_text(data)
-    else:
-        text = _decoded(data)
-        if suffix in HTML_SUFFIXES:
-            text = _html_text(text)
+    title, text, warning = _contents(data, suffix)
     text = text.strip()
     if not text:
-        scan = "; a scanned PDF needs text recognition first" if suffix == PDF_SUFFIX else ""
-        raise DocumentError(f"holds no text{scan}")
-    return text
+        raise DocumentError("holds no text")
+    return Extracted(text, title, warning)
 
 
-def _decoded(data: bytes) -> str:
-    """Text in UTF-8, in Unicode with a byte order mark, or else in Windows-1252."""
-    encodings = [name for mark, name in _MARKS if data.startswith(mark)][:1]
-    if not encodings and b"\0" in data:
-        raise DocumentError("is binary")
-    for encoding in encodings or ("utf-8", "cp1252"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise DocumentError("is in an unknown encoding; save it as UTF-8")
+def _contents(data: bytes, suffix: str) -> tuple[str, str, str]:
+    """Title, text and warning."""
+    if suffix == ".pdf":
+        from refrag_components.text.pdf import pdf_contents
+
+        return pdf_contents(data)
+    if suffix in _OFFICE:
+        from refrag_components.text.office import office_contents
+
+        return *office_contents(data, suffix), ""
+
+    from refrag_components.text.encodings import decode, decode_declared
+
+    source, guessed = decode_declared(data) if suffix in _HTML else decode(data)
+    warning = f"was read as {guessed}, which is a guess; save it as UTF-8" if guessed else ""
+    return *_text(source, suffix), warning
 
 
-def _html_text(source: str) -> str:
+def _text(source: str, suffix: str) -> tuple[str, str]:
+    """Title and text."""
+    if suffix in _HTML:
+        from refrag_components.text.html import html_title_and_text
+
+        return html_title_and_text(source)
+    if suffix in _MARKDOWN:
+        from refrag_components.text.markdown import markdown_title_and_text
+
+        return markdown_title_and_text(source)
+    if suffix in _TABLES:
+        return "", _table(source, "\t" if suffix == ".tsv" else ",;\t|")
+    if suffix == ".ipynb":
+        return _notebook(source)
+    return "", source
+
+
+def _table(source: str, delimiters: str) -> str:
+    from refrag_components.text.tables import markdown_table
+
+    dialect: str | type[csv.Dialect]
     try:
-        soup = BeautifulSoup(source, "html.parser")
-    except MemoryError:
-        raise
-    except Exception as error:  # some malformed markup makes the parser give up
-        raise DocumentError(f"is not readable HTML: {error}") from error
-    for tag in soup("noscript"):
-        tag.decompose()
-    preformatted = _inside(soup, "pre")
-    fragments = ["\n"]
-    for node in soup.descendants:
-        # Before a tag's content, and after the tag, which is where its next sibling begins.
-        tags = [node.previous_sibling, node if getattr(node, "contents", None) else None]
-        breaks = [_HTML_BREAKS.get(tag.name, "") for tag in tags if isinstance(tag, Tag)]
-        fragments.extend(filter(None, [max(breaks, key=len, default="")]))
-        if id(node) in preformatted:
-            fragments.append(str(node))
-        elif type(node) is NavigableString:  # its subclasses are comments, scripts and styles
-            text = re.sub(r"\s+", " ", node)
-            fragments.append(text.lstrip() if fragments[-1].endswith("\n") else text)
-    lines = (line.rstrip() for line in "".join(fragments).split("\n"))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
-
-
-def _inside(soup: BeautifulSoup, name: str) -> set[int]:
-    """Ids of all nodes inside tags of this name; each is looked at once, however they nest."""
-    inside: set[int] = set()
-    for tag in soup(name):
-        if id(tag) not in inside:
-            inside.update(map(id, tag.descendants))
-    return inside
-
-
-def _pdf_text(data: bytes) -> str:
-    text = None
+        dialect = csv.Sniffer().sniff(source[:8192], delimiters)
+    except csv.Error:
+        dialect = "excel-tab" if delimiters == "\t" else "excel"
+    reader = csv.reader(io.StringIO(source, newline=""), dialect)
     try:
-        reader = PdfReader(io.BytesIO(data))
-        if not reader.is_encrypted or reader.decrypt(""):
-            text = "\n\n".join(page.extract_text() for page in reader.pages)
-    except DependencyError:
-        logger.debug(
-            "a PDF is encrypted with a cipher that needs a package which is not installed",
-            exc_info=True,
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # broken PDFs make pypdf raise almost anything
-        raise DocumentError(f"is not a readable PDF: {error}") from error
-    if text is None:
-        raise DocumentError("is encrypted; save it without a password")
-    return text
+        rows = [row for row in reader if any(map(str.strip, row))]
+    except csv.Error:
+        return source
+    return markdown_table(rows)
+
+
+def _notebook(source: str) -> tuple[str, str]:
+    """Cells of a notebook; outputs are left out."""
+    try:
+        notebook = json.loads(source)
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
+        language = notebook["metadata"].get("language_info", {}).get("name", "")
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise DocumentError(f"is not a readable notebook: {error}") from error
+    from refrag_components.text.markdown import markdown_title_and_text
+
+    parts = []
+    for kind, text in cells:
+        if kind == "markdown":
+            parts.append(markdown_title_and_text(text)[1])
+        elif text.strip():
+            parts.append(f"```{language}\n{text}\n```")
+    return "", "\n\n".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""HTML and PDF are read in a process of their own, whose time and memory are limited.
+"""Files are read in a process of their own, whose time and memory are limited.
 
 A small file can keep its reader busy for hours, or fill the memory. The process that reads it is
 ended then, and another one reads the next file.
@@ -16,6 +16,7 @@ from typing import IO
 
 from refrag_components.exceptions import DocumentError
 from refrag_components.forking import OwnLock
+from refrag_components.text.extraction import Extracted
 
 __all__ = ["MAX_CHARACTERS", "MAX_MEMORY", "MAX_SECONDS", "ExtractionProcess", "serve"]
 
@@ -46,7 +47,7 @@ class ExtractionProcess:
         self._lock = OwnLock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def extract(self, data: bytes, suffix: str) -> str:
+    def extract(self, data: bytes, suffix: str) -> Extracted:
         """``extraction.extract`` within limits.
 
         Raises:
@@ -65,7 +66,7 @@ class ExtractionProcess:
             timer.daemon = True
             timer.start()
             try:
-                found, text, spent = _ask(process, data, suffix)
+                found, parts, spent = _ask(process, data, suffix)
             except (OSError, TypeError, ValueError) as error:
                 self._end()
                 if late.is_set():
@@ -81,8 +82,8 @@ class ExtractionProcess:
             if spent:  # the next file would find too little memory
                 self._end()
         if not found:
-            raise DocumentError(text)
-        return text
+            raise DocumentError(parts[0])
+        return Extracted(*parts)
 
     def close(self) -> None:
         """Ends the process; the next file starts another."""
@@ -132,6 +133,7 @@ def serve(seconds: float, memory: int) -> None:
     """
     from refrag_components.text.extraction import extract
 
+    parts: tuple[str, ...]
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = io.TextIOWrapper(io.BytesIO())  # nothing else may write between the answers
     _limit_memory(memory)
@@ -140,26 +142,30 @@ def serve(seconds: float, memory: int) -> None:
         data = requests.read(size)
         _limit_time(seconds)
         spent = False
+        found = False
         try:
-            text = extract(data, suffix)
-            if len(text) > MAX_CHARACTERS:
+            parts = extract(data, suffix)
+            if len(parts[0]) > MAX_CHARACTERS:
                 raise DocumentError(f"holds more than {MAX_CHARACTERS:,} characters of text")
             found = True
         except DocumentError as error:
-            found, text = False, str(error)
+            parts = (str(error),)
         except MemoryError:
             spent = True
-            found, text = False, f"takes more than {memory / 2**30:.3g} GB of memory to read"
+            parts = (f"takes more than {memory / 2**30:.3g} GB of memory to read",)
         except Exception as error:
-            found, text = False, f"cannot be read: {type(error).__name__}: {error}"
+            parts = (f"cannot be read: {type(error).__name__}: {error}",)
         _limit_time(None)
-        encoded = text.encode("utf-8", "surrogatepass")
-        answers.write(json.dumps([found, len(encoded), spent]).encode() + b"\n" + encoded)
+        encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+        header = json.dumps([found, [len(part) for part in encoded], spent]).encode()
+        answers.write(b"\n".join([header, b"".join(encoded)]))
         answers.flush()
 
 
-def _ask(process: subprocess.Popen[bytes], data: bytes, suffix: str) -> tuple[bool, str, bool]:
-    """Whether there is a text, the text or why there is none, and whether the process is spent.
+def _ask(
+    process: subprocess.Popen[bytes], data: bytes, suffix: str
+) -> tuple[bool, list[str], bool]:
+    """Whether there is a text, its parts or why there is none, and whether the process is spent.
 
     Raises:
         OSError: If the process has ended.
@@ -169,9 +175,11 @@ def _ask(process: subprocess.Popen[bytes], data: bytes, suffix: str) -> tuple[bo
     assert process.stdout is not None
     process.stdin.write(json.dumps([suffix, len(data)]).encode() + b"\n" + data)
     process.stdin.flush()
-    found, size, spent = json.loads(process.stdout.readline(1000))
-    text = _exactly(process.stdout, int(size))
-    return bool(found), text.decode("utf-8", "surrogatepass"), bool(spent)
+    found, sizes, spent = json.loads(process.stdout.readline(1000))
+    parts = [_exactly(process.stdout, int(size)) for size in sizes]
+    if len(parts) != (len(Extracted._fields) if found else 1):
+        raise ValueError("the answer has other parts")
+    return bool(found), [part.decode("utf-8", "surrogatepass") for part in parts], bool(spent)
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:

@@ -14,7 +14,7 @@ from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.codecs import CODECS
 from tests.cli.conftest import Run
 from tests.fake_model import FakeModel
-from tests.text.test_documents import pdf
+from tests.made_files import pdf
 
 
 def test_a_folder_is_indexed_and_what_was_done_is_told(
@@ -117,7 +117,7 @@ def test_a_folder_without_readable_files_is_told_before_the_model_loads(
     (tmp_path / "docs" / "image.png").touch()
     result = refrag("index", tmp_path / "docs", "--model", "no-such-model")
     assert result.exit_code == 1
-    assert "docs holds no file of a supported type: .htm, " in result.stderr
+    assert "docs holds no file that can be read: text, " in result.stderr
 
 
 def test_a_folder_with_other_files_is_not_taken_for_an_index(refrag: Run, docs: Path) -> None:

@@ -21,10 +21,10 @@ from refrag_components.text.documents import (
     find_files,
     load_documents,
 )
-from refrag_components.text.extraction import extract
+from refrag_components.text.extraction import Extracted, extract
 from refrag_components.text.extraction_process import ExtractionProcess
 from tests.fake_model import FakeModel
-from tests.text.test_documents import pdf
+from tests.made_files import pdf
 
 MALFORMED = "<p>Rain fell.</p><![if gte mso 9]><p>More</p><![endif]--><![CDATA[<!["
 
@@ -151,19 +151,19 @@ def test_what_takes_too_much_memory_is_skipped(
 
 def test_nested_preformatted_text_stays_as_it_is() -> None:
     source = "<pre>" * 400 + "<br>  x" * 400
-    assert extract(source.encode(), ".html").count("  x") >= 399
+    assert extract(source.encode(), ".html").text.count("  x") >= 399
 
 
 def test_a_reader_that_dies_is_replaced(process: ExtractionProcess, tmp_path: Path) -> None:
-    assert process.extract(b"<p>one", ".html") == "one"
+    assert process.extract(b"<p>one", ".html").text == "one"
     assert process._process is not None
     os.kill(process._process.pid, signal.SIGKILL)
     process._process.wait()
-    assert process.extract(b"<p>two", ".html") == "two"
+    assert process.extract(b"<p>two", ".html").text == "two"
 
 
 def test_threads_take_turns(process: ExtractionProcess) -> None:
-    results: dict[int, str] = {}
+    results: dict[int, Extracted] = {}
 
     def read(number: int) -> None:
         results[number] = process.extract(f"<p>{number}".encode() * 50, ".html")
@@ -173,7 +173,7 @@ def test_threads_take_turns(process: ExtractionProcess) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(set(text.split()) == {str(i)} for i, text in results.items())
+    assert all(set(found.text.split()) == {str(i)} for i, found in results.items())
 
 
 def test_the_process_ends_with_the_reader(tmp_path: Path) -> None:
