@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from refrag_components.engines.base import Engine, EngineDelta, EngineOutput
@@ -31,7 +31,7 @@ class OnRung:
         """As the engine's."""
         return self._engine.generate([self.layout(layout) for layout in layouts], params)
 
-    def stream(self, layout: Layout, params: SamplingParams) -> Iterator[EngineDelta]:
+    def stream(self, layout: Layout, params: SamplingParams) -> Generator[EngineDelta]:
         """As the engine's."""
         return self._engine.stream(self.layout(layout), params)
 

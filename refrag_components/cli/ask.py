@@ -72,7 +72,7 @@ def ask(
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
     allowed = parse_budget(_number(budget))
-    check_rest(rest)
+    left = check_rest(rest)
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
@@ -81,7 +81,7 @@ def ask(
         if not hits:
             raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")
         generator = RefragGenerator(
-            model, store=index.store, policy=policy, budget=allowed, rest=rest
+            model, store=index.store, policy=policy, budget=allowed, rest=left
         )
         message = _message(question, [hit.text for hit in hits])
         request = Request(render([message], model.tokenizer), question)

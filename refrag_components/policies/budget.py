@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, TypeGuard
 
 from refrag_components.exceptions import BudgetError, shown
 
@@ -113,21 +113,22 @@ def parse_budget(value: float | Budget) -> Budget:
     raise BudgetError(_refusal(value))
 
 
-def check_rest(value: object) -> None:
+def check_rest(value: object) -> Rest:
     """Refuses what cannot become of the rest.
 
     Raises:
         BudgetError: If it is none of ``RESTS``.
     """
     if value not in RESTS:
-        raise BudgetError(f"rest {value!r} is not {' or '.join(map(repr, RESTS))}")
+        raise BudgetError(f"rest {shown(value)} is not {' or '.join(map(repr, RESTS))}")
+    return value
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_real(value: object) -> bool:
+def _is_real(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
