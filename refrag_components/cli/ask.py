@@ -11,7 +11,7 @@ from rich.text import Text
 
 from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.policies.budget import BUDGETS, RESTS, check_rest, parse_budget
+from refrag_components.policies.budget import BUDGETS, RESTS, parse_budget, parse_rest
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def ask(
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
     allowed = parse_budget(_number(budget))
-    left = check_rest(rest)
+    left = parse_rest(rest)
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
