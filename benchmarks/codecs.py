@@ -4,9 +4,9 @@
     python benchmarks/codecs.py CORPUS QUESTIONS --out results.json
 
 CORPUS is held-out text, QUESTIONS a .jsonl or .jsonl.zst file as `refrag eval qa` reads it. Every
-chunk is compressed (p = 0). Log-perplexity of text is measured at each k given, answers at the
-checkpoint's own. Chunk vectors go through the codec's bytes and back, all else is the same, so that
-differences are paired: by window, by question.
+chunk is compressed (p = 0). Log-perplexity of text is measured at each given k, answers at the
+checkpoint's default k. Chunk vectors are packed and unpacked by the codec and nothing else changes,
+so differences are paired: by window, by question.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ ANSWER_TOKENS = 32
 
 
 def round_trip(vectors: np.ndarray, codec: Codec) -> np.ndarray:
-    """Chunk vectors as a store gives them back; any leading shape, float32."""
+    """Chunk vectors as a store returns them; any leading shape, float32."""
     rows = np.ascontiguousarray(vectors.reshape(-1, vectors.shape[-1]), dtype=np.float32)
     read = CODECS[codec].unpack(CODECS[codec].pack(rows), rows.shape)
     return np.array(read, np.float32).reshape(vectors.shape)
 
 
 def sizes(model: RefragModel, text: str) -> dict[int, dict[str, float]]:
-    """Bytes a token of a serialised passage of 256 tokens, by k and codec."""
+    """Bytes per token of a serialised passage of 256 tokens, by k and codec."""
     result = {}
     for k in (4, 8, 16):
         (passage,) = Chunker(model.tokenizer, k).chunk([text])
@@ -68,7 +68,7 @@ def sizes(model: RefragModel, text: str) -> dict[int, dict[str, float]]:
 
 
 def errors(vectors: np.ndarray, codec: Codec) -> dict[str, float]:
-    """How far decoded chunk vectors are from the exact ones."""
+    """Errors of decoded chunk vectors."""
     exact, read = vectors.astype(np.float64), round_trip(vectors, codec).astype(np.float64)
     lengths = np.linalg.norm(exact, axis=1)
     cosines = (exact * read).sum(axis=1) / (lengths * np.linalg.norm(read, axis=1))
@@ -82,7 +82,7 @@ def errors(vectors: np.ndarray, codec: Codec) -> dict[str, float]:
 
 @contextmanager
 def stored_as(model: RefragModel, codec: Codec) -> Iterator[None]:
-    """Lets everything that the encoder gives go through a codec."""
+    """Passes everything that the encoder returns through a codec."""
     handle = model.encoder.register_forward_hook(
         lambda _, __, output: torch.from_numpy(round_trip(output.numpy(), codec))
     )
@@ -139,7 +139,7 @@ def answers(
 
 
 def encode(model: RefragModel, texts: Sequence[str]) -> list[ChunkVectors]:
-    """Encodes passages without the rounding to float16 that ``encode_passages`` does."""
+    """Encodes passages without the rounding to float16 of ``encode_passages``."""
     chunked = model.chunker.chunk(texts)
     return [
         ChunkVectors(rows, passage.token_ids, passage.chunk_size, model.fingerprint)
@@ -161,7 +161,7 @@ def differences(values: np.ndarray) -> list[dict[str, Any]]:
 
 
 def say(line: str) -> None:
-    """Prints a line behind the processor time used so far."""
+    """Prints a line, preceded by the processor time used so far."""
     print(f"{time.process_time():7.0f} s  {line}", flush=True)
 
 
@@ -180,16 +180,18 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     corpus = TokenisedCorpus.load(arguments.corpus)
     questions = load_questions(arguments.questions, items=arguments.items)
-    questions = [question for question in questions if question.answers]  # the others have no F1
+    questions = [
+        question for question in questions if question.answers
+    ]  # without an answer there is no F1
     result: dict[str, Any] = {"windows": arguments.windows, "questions": len(questions)}
 
-    def keep(part: str, columns: np.ndarray) -> None:
+    def save(part: str, columns: np.ndarray) -> None:
         result[part] = dict(zip(CODECS, differences(columns), strict=True))
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     for k in arguments.chunk_size:
         model = RefragModel.from_pretrained(arguments.model, device="cpu", chunk_size=k)
-        keep(f"log_ppl_k{k}", log_ppl(model, corpus, k, arguments.windows))
+        save(f"log_ppl_k{k}", log_ppl(model, corpus, k, arguments.windows))
     model = RefragModel.from_pretrained(arguments.model, device="cpu")
     text = "\n\n".join(passage for q in questions[:5] for passage in (*q.needed, *q.others))
     result["bytes_a_token"] = sizes(model, text)
@@ -197,8 +199,8 @@ def main() -> None:
     f1, answer_log_ppl, vectors = answers(model, questions)
     result["chunk_vectors"] = len(vectors)
     result["errors"] = {codec: errors(vectors, codec) for codec in CODECS}
-    keep("f1", f1)
-    keep("answer_log_ppl", answer_log_ppl)
+    save("f1", f1)
+    save("answer_log_ppl", answer_log_ppl)
 
 
 if __name__ == "__main__":

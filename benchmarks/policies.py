@@ -1,10 +1,10 @@
-"""How often the answer to a question stands in what a policy expands, and in how many pieces.
+"""How often what a policy expands contains the answer to a question, and in how many spans.
 
     python benchmarks/policies.py QUESTIONS... --out results.json
 
 QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them; distractors come from the
-same file. Only questions whose answer stands word for word in a passage count. Nothing is
-generated: what a policy leaves compressed no decoder sees as text, whichever it is.
+same file. Only questions whose answer occurs word for word in a passage count. Nothing is
+generated: whatever the decoder, it does not see as text what a policy leaves compressed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ POLICIES = ("random", "similarity", "late-interaction")
 FRACTIONS = (0.05, 0.1, 0.25)
 
 
-def answer_places(passage: ChunkedPassage, answers: tuple[str, ...]) -> Iterator[np.ndarray]:
-    """For each place where an answer stands in a passage the numbers of its chunks."""
+def answer_chunks(passage: ChunkedPassage, answers: tuple[str, ...]) -> Iterator[np.ndarray]:
+    """For each occurrence of an answer in a passage the indices of its chunks."""
     first = passage.offsets[passage.bounds[:, 0], 0]
     last = passage.offsets[passage.bounds[:, 1], 1]
     for answer in filter(None, answers):
@@ -41,61 +41,62 @@ def answer_places(passage: ChunkedPassage, answers: tuple[str, ...]) -> Iterator
             yield np.flatnonzero((first < found.end()) & (last > found.start()))
 
 
-def shown(context: Context, chunked: dict[str, ChunkedPassage]) -> list[np.ndarray]:
-    """The same places among all chunks of a context, in passages that answer the question only."""
-    places = []
+def occurrences(context: Context, chunked: dict[str, ChunkedPassage]) -> list[np.ndarray]:
+    """The same among all chunks of a context, only in passages that answer the question."""
+    found = []
     first = 0
     for text in context.passages:
         if text in context.question.needed:
-            places += [
-                first + own for own in answer_places(chunked[text], context.question.answers)
-            ]
+            in_passage = answer_chunks(chunked[text], context.question.answers)
+            found += [first + chunks for chunks in in_passage]
         first += len(chunked[text].bounds)
-    return [own for own in places if len(own)]
+    return [chunks for chunks in found if len(chunks)]
 
 
 def measure(
     model: RefragModel, contexts: list[Context], codec: Codec = "float32"
 ) -> list[dict[str, Any]]:
-    """One row a policy and fraction."""
+    """One row per policy and fraction."""
     texts = list(dict.fromkeys(text for context in contexts for text in context.passages))
     chunked = dict(zip(texts, model.chunker.chunk(texts), strict=True))
-    encoded = [own.to_bytes(codec) for own in model.encode_passages(texts)]  # as a store has them
-    vectors = dict(zip(texts, map(ChunkVectors.from_bytes, encoded), strict=True))
-    found = [(context, places) for context in contexts if (places := shown(context, chunked))]
+    stored = [vectors.to_bytes(codec) for vectors in model.encode_passages(texts)]
+    vectors = dict(zip(texts, map(ChunkVectors.from_bytes, stored), strict=True))
+    found = [
+        (context, answers) for context in contexts if (answers := occurrences(context, chunked))
+    ]
     questions = model.encode_questions([context.question.text for context, _ in found])
     inputs = [
         PolicyInputs([vectors[text] for text in context.passages], question)
         for (context, _), question in zip(found, questions, strict=True)
     ]
-    lengths = [np.concatenate([p.chunk_lengths for p in own.passages]) for own in inputs]
+    lengths = [np.concatenate([p.chunk_lengths for p in prompt.passages]) for prompt in inputs]
     rows = []
-    for policy in (*POLICIES, *model.policies):  # and those that the checkpoint carries
+    for policy in (*POLICIES, *model.policies):  # and those of the checkpoint
         scores = chunk_scores(policy, model, inputs)
         for fraction in FRACTIONS:
             masks = [
-                select(own, counts, FractionBudget(fraction))
-                for own, counts in zip(scores, lengths, strict=True)
+                select(prompt_scores, counts, FractionBudget(fraction))
+                for prompt_scores, counts in zip(scores, lengths, strict=True)
             ]
             covered = [
-                any(mask[place].all() for place in places)
-                for mask, (_, places) in zip(masks, found, strict=True)
+                any(mask[chunks].all() for chunks in answers)
+                for mask, (_, answers) in zip(masks, found, strict=True)
             ]
-            pieces = [np.diff(mask.astype(int), prepend=0).clip(min=0).sum() for mask in masks]
+            spans = [np.diff(mask.astype(int), prepend=0).clip(min=0).sum() for mask in masks]
             rows.append(
                 {
                     "policy": policy,
                     "expanded": fraction,
                     "questions": len(found),
                     "covered": float(np.mean(covered)),
-                    "pieces": float(np.mean(pieces)),
+                    "pieces": float(np.mean(spans)),
                 }
             )
     return rows
 
 
 def main() -> None:
-    """Measures every set and writes what was found."""
+    """Measures every set and writes the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("questions", nargs="+", type=Path)
     parser.add_argument("--model", default="refrag-smollm2-135m")

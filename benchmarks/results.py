@@ -2,9 +2,10 @@
 
     python benchmarks/results.py OUT [TABLE...] [--by passage]
 
-Rows of several sets count every question the same. Brackets hold 95% bootstrap intervals, over
-questions or, as --by says, over all questions on one passage or one article at a time; bold is
-ahead of fewer passages in as many positions, beyond the interval of the paired difference.
+In rows over several sets every question counts the same. Brackets hold 95% bootstrap intervals,
+over questions or, with --by, over clusters of all questions on one passage or one article; bold
+means better than fewer passages in as many positions, with an interval of the paired difference
+that excludes 0.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ Difference = tuple[float, float, float]
 
 @cache
 def read(folder: Path, name: str, setting: Setting, method: Method) -> Result:
-    """What one method did on one set."""
+    """The result of one method on one set."""
     found = read_result(folder, name, setting, method)
     if found is None:
         raise FileNotFoundError(None, None, str(result_path(folder, name, setting, method)))
@@ -94,16 +95,16 @@ def read(folder: Path, name: str, setting: Setting, method: Method) -> Result:
 
 
 class Answers:
-    """What one measurement of ``refrag eval qa`` holds, question by question."""
+    """The results of one measurement of ``refrag eval qa``, question by question."""
 
-    #: What intervals are drawn over: clusters of questions, or questions themselves.
+    #: What intervals are drawn over: clusters of questions, or None for questions.
     by: ClassVar[Cluster | None] = None
 
     def __init__(self, out: Path, name: str = "qa", setting: Setting | None = None) -> None:
         self._out, self._name, self._setting = out, name, setting or Setting()
 
     def result(self, sets: Sequence[str], method: Method) -> Result:
-        """What a method did on the questions of some sets."""
+        """The result of a method on the questions of some sets."""
         results = [
             read(self._out / f"{self._name}-{name}", f"{name}.valid", self._setting, method)
             for name in sets
@@ -111,12 +112,12 @@ class Answers:
         return join_results(results, " and ".join(sets))
 
     def values(self, sets: Sequence[str], methods: Sequence[Method], column: str) -> np.ndarray:
-        """F1 in percent, other columns as they are; shape (questions of all sets, methods)."""
+        """F1 in percent, other columns unchanged; shape (questions of all sets, methods)."""
         columns = [self.result(sets, method).columns[column] for method in methods]
         return (100 if column == "f1" else 1) * np.stack(columns, axis=1)
 
     def draws(self, sets: Sequence[str], methods: Sequence[Method], column: str) -> np.ndarray:
-        """Bootstrap means of the same, shape (samples, methods)."""
+        """Bootstrap means of ``values``, shape (samples, methods)."""
         clusters = None
         if self.by is not None:
             clusters = [self.result(sets, methods[0]).clusters(self.by)]
@@ -129,14 +130,14 @@ class Answers:
         column: str,
         pairs: Sequence[tuple[int, int]],
     ) -> list[Difference]:
-        """Mean and interval of the paired difference of two methods, for each pair of them."""
+        """Mean and interval of the paired difference, for each pair of methods."""
         draws = self.draws(sets, methods, column)
         means = self.values(sets, methods, column).mean(axis=0)
         return [(means[a] - means[b], *interval(draws[:, a] - draws[:, b])) for a, b in pairs]
 
 
 def method(way: str, p: float) -> Method:
-    """What a selection, or plain text, has at p."""
+    """The row of a selection, or of plain text, at p."""
     plain = {LastTokens.kind: LastTokens, FewerPassages.kind: FewerPassages}
     return plain[way](p) if way in plain else Keep(way, p)
 
@@ -147,22 +148,22 @@ def table(head: Cells, rows: Sequence[Cells]) -> None:
 
 
 def groups() -> dict[str, list[str]]:
-    """Every set by itself, then all of them."""
+    """Every set separately, then all of them together."""
     return {label: [name] for name, label in SETS.items()} | {"all": POOLED["all"]}
 
 
 def answers_table(out: Path, column: str, digits: int) -> None:
-    """One row a set: fixed ways, the default policy, and fewer passages at equal positions."""
+    """One row per set: fixed rows, the default policy, fewer passages at equal positions."""
     answers, methods = Answers(out), [*MAIN, *FEWER]
     rows = []
     for label, sets in groups().items():
         values = answers.values(sets, methods, column)
         cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
-        pairs = ((2, 5), (3, 6), (4, 7))  # each p beside fewer passages
+        pairs = ((2, 5), (3, 6), (4, 7))  # each p and fewer passages in as many positions
         found = answers.differences(sets, methods, column, pairs)
-        for (own, _), (_, low, high) in zip(pairs, found, strict=True):
+        for (column_index, _), (_, low, high) in zip(pairs, found, strict=True):
             if low > 0 if column == "f1" else high < 0:
-                cells[own] = f"**{cells[own]}**"
+                cells[column_index] = f"**{cells[column_index]}**"
         rows.append([label, f"{len(values):,}", *cells])
     if column == "f1":
         positions = answers.values(["squad"], methods, "positions").mean(axis=0)
@@ -171,7 +172,7 @@ def answers_table(out: Path, column: str, digits: int) -> None:
 
 
 def f1(out: Path) -> None:
-    """F1, and the decoder positions that it takes on SQuAD."""
+    """F1, and decoder positions on SQuAD."""
     answers_table(out, "f1", 1)
 
 
@@ -181,7 +182,7 @@ def nats(out: Path) -> None:
 
 
 def shares(out: Path) -> None:
-    """F1 as a share of that of all text."""
+    """F1 as a share of the F1 of all text."""
     answers = Answers(out)
     compared = [*MAIN[2:], *FEWER[1:]]
     rows = []
@@ -201,7 +202,7 @@ def shares(out: Path) -> None:
 
 
 def choices(out: Path) -> None:
-    """F1 by what expands: all questions at every budget, then set by set."""
+    """F1 by selection: all questions at every budget, then set by set."""
     answers = Answers(out)
     rows = []
     for way, label in (CHOICES | PLAIN).items():
@@ -219,7 +220,7 @@ def choices(out: Path) -> None:
 
 
 def compared(out: Path) -> None:
-    """The default policy less other choices, paired, and on how many sets it is ahead or behind."""
+    """The default policy less other selections, paired; on how many sets it is better, worse."""
     answers = Answers(out)
     others = ("random", "recent", "perplexity", "similarity", "late-interaction", "fewer")
     for column, digits in (("f1", 1), ("log_ppl", 3)):
@@ -231,8 +232,14 @@ def compared(out: Path) -> None:
                 for label, sets in groups().items()
             }
             rows = [
-                [label, *(f"{m:+.{digits}f} ({a:.{digits}f} to {b:.{digits}f})" for m, a, b in own)]
-                for label, own in found.items()
+                [
+                    label,
+                    *(
+                        f"{mean:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+                        for mean, low, high in of_set
+                    ),
+                ]
+                for label, of_set in found.items()
             ]
             of_sets = np.array([found[label] for label in SETS.values()])
             more, less = (of_sets[..., 1] > 0).sum(axis=0), (of_sets[..., 2] < 0).sum(axis=0)
@@ -247,15 +254,16 @@ def kinds(out: Path) -> None:
     found = np.array(answers.result(list(SETS), FULL).kinds)
     values = answers.values(list(SETS), MAIN, "f1")
     for kind in ("number", "exact string", "phrase", "free text", "yes/no"):
-        own = values[found == kind]
-        if not len(own):
+        of_kind = values[found == kind]
+        if not len(of_kind):
             continue
-        rows.append([kind, f"{len(own):,}", *(f"{mean:.1f}" for mean in own.mean(axis=0))])
+        means = of_kind.mean(axis=0)
+        rows.append([kind, f"{len(of_kind):,}", *(f"{mean:.1f}" for mean in means)])
     table(["answer", "questions", "no context", "all text", "p=0", "p=.1", "p=.25"], rows)
 
 
 def no_answer(out: Path) -> None:
-    """How often it says that there is no answer, in percent, though there is."""
+    """How often the model says that there is no answer although there is one, in percent."""
     answers, methods = Answers(out), [MAIN[1], MAIN[2], MAIN[4]]
     rows = []
     for name, label in SETS.items():
@@ -265,12 +273,12 @@ def no_answer(out: Path) -> None:
 
 
 def more(out: Path) -> None:
-    """F1 by how much expands."""
+    """F1 by the expanded fraction."""
     answers, rows = Answers(out), []
     some = [Keep(DEFAULT, p) for p in BUDGETS]
-    beside = [FewerPassages(p) for p in (BUDGETS[0], BUDGETS[-1])]
+    fewer = [FewerPassages(p) for p in (BUDGETS[0], BUDGETS[-1])]
     for label, sets in groups().items():
-        methods = [FULL, COMPRESSED, *some, *beside]
+        methods = [FULL, COMPRESSED, *some, *fewer]
         means = answers.values(sets, methods, "f1").mean(axis=0)
         rows.append([label, *(f"{mean:.1f}" for mean in means)])
     head = ["p=0", "p=.05", "p=.1", "p=.25", "p=.5", "fewer passages, as p=.05", "as p=.5"]
@@ -290,7 +298,7 @@ def chunks_of_8(out: Path) -> None:
 
 
 def searched(out: Path) -> None:
-    """F1 where a search finds the passages, and what late-interaction would give."""
+    """F1 with passages from a search, also with late-interaction."""
     methods = [*MAIN[1:], *FEWER[1:], *(Keep("late-interaction", p) for p in (0.1, 0.25))]
     for name in ("squad", "hybridqa"):
         rows = []
@@ -308,7 +316,7 @@ def searched(out: Path) -> None:
 
 
 def recovery(out: Path) -> None:
-    """Text that goes on."""
+    """Running text."""
     rows = []
     for k in (4, 8):
         content: Any = json.loads((out / f"recovery-{k}" / "perplexity.json").read_text())
@@ -320,8 +328,8 @@ def recovery(out: Path) -> None:
                 cells += [f"{row['log_ppl']:.3f}", f"{row['recovery']:.3f} ({low:.3f}-{high:.3f})"]
             rows.append(cells)
         for found in content["tables"]:
-            own = ("compressed", "last-0")
-            pair = next(pair for pair in found["pairs"] if (pair["a"], pair["b"]) == own)
+            names = ("compressed", "last-0")
+            pair = next(pair for pair in found["pairs"] if (pair["a"], pair["b"]) == names)
             low, high = pair["log_ppl_interval"]
             print(f"k={k}, {found['order']}: p=0 less the last tokens, nats:", end=" ")
             print(f"{pair['log_ppl']:+.3f} ({low:.3f} to {high:.3f})")
@@ -349,11 +357,13 @@ TABLES: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> None:
-    """Prints the tables that are named, all by default."""
+    """Prints the named tables, all by default."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
-    parser.add_argument("--by", choices=get_args(Cluster), help="over what intervals are drawn")
+    parser.add_argument(
+        "--by", choices=get_args(Cluster), help="clusters over which intervals are drawn"
+    )
     options = parser.parse_args()
     Answers.by = options.by
     for name in options.tables or TABLES:

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Measures a checkpoint as docs/results.md shows it, several measurements at once on each GPU.
+# Runs the measurements of docs/results.md for a checkpoint, several at once on each GPU.
 #
 #   benchmarks/results.sh MODEL WORK OUT [GROUP...]
 #
-# MODEL: a checkpoint with trained policies, its name or folder. WORK holds text in valid/ (`refrag train
-# prepare`), questions in qa/NAME.valid.jsonl.zst and a pool in qa/passages.jsonl.zst; where pack.sh was used
-# also bases/ and site/. OUT, one per checkpoint, gets a folder and a log for each measurement; started again
-# it goes on. No blanks in paths. GROUP: what to measure, by default "answers recovery searched k8", for which
-# results.py prints the tables; "sceptic" (is compressing worth its positions? all sets, one budget after the
-# other beside its rivals) and "sceptic-pool" (the same over 5 to 80 passages of the pool) end with theirs,
-# in OUT/sceptic.md.
+# MODEL: a checkpoint with trained policies, by name or folder. WORK contains text in valid/ (`refrag train
+# prepare`), questions in qa/NAME.valid.jsonl.zst and a pool in qa/passages.jsonl.zst; if pack.sh was used,
+# also bases/ and site/. OUT, one per checkpoint, gets a folder and a log for each measurement; a second start
+# continues. No blanks in paths. GROUP: what to measure, by default "answers recovery searched k8", for which
+# results.py prints the tables; "sceptic" (is compressing worth its positions? all sets, every budget together
+# with its rivals) and "sceptic-pool" (the same over 5 to 80 passages from the pool) write their tables to
+# OUT/sceptic.md at the end.
 #
-# Environment: SECONDS_LEFT in all, what has none left is left out; JOBS at once on a GPU (4: one alone
-# does not keep it busy); GPUS; ITEMS questions per set; POOL_ITEMS (100) of them over the pool; WINDOWS of
-# running text. On one H200 the default groups take 1,200 s.
+# Environment: SECONDS_LEFT, total time, after which measurements are skipped; JOBS per GPU at once (4: a
+# single one does not keep it busy); GPUS; ITEMS, questions per set; POOL_ITEMS (100), questions per set over
+# the pool; WINDOWS of running text. On one H200 the default groups take 1,200 s.
 set -u
 model=$1 work=$(realpath "$2")
 mkdir -p "$3"
@@ -36,19 +36,19 @@ some="--expanded .1 --expanded .25"
 many="--expanded .05 $some --expanded .5"
 both="--policy late-interaction --policy learned-query"
 default="--policy learned-query"
-# What docs/results.md compares; the rivals that a sceptic asks for are measured by themselves.
+# What docs/results.md compares; the rivals that a sceptic asks for are measured separately.
 compared="--method none --method full --method compressed --method last --method fewer --method keep"
 rivals="--method none --method full --method gold --method compressed --method fewer --method keep
     --method drop --method text"
 
-# job NAME COMMAND... -- one line of NAME, tab, command
+# job NAME COMMAND... -- prints one line: NAME, tab, command
 job() {
     local name=$1
     shift
     printf '%s\t%s\n' "$name" "$(echo $* --out "$out/$name")"
 }
 
-# files SET... -- their questions
+# files SET... -- prints the question files of the sets
 files() {
     local set
     for set in "$@"; do
@@ -56,14 +56,14 @@ files() {
     done
 }
 
-# questions NAME SET OPTIONS...
+# questions NAME SET OPTIONS... -- one set per measurement
 questions() {
     local name=$1 set=$2
     shift 2
     job "$name-$set" $answers "$(files $set)" --items "${ITEMS:-500}" "$@"
 }
 
-# sceptic NAME ITEMS SETS OPTIONS... -- several sets in one measurement, because starting takes longer than answering
+# sceptic NAME ITEMS SETS OPTIONS... -- several sets per measurement: starting takes longer than answering
 sceptic() {
     local name=$1 items=$2 sets=$3
     shift 3

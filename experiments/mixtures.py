@@ -109,7 +109,7 @@ def missed(checkpoint: Path, corpus: TokenisedCorpus, k: int, windows: int) -> d
     states = LayerStates(model)
     states.start()
     inputs = batch_embeddings(model, batch)
-    with model.places.at(batch.chunk_places):
+    with model.chunk_mask.using(batch.chunk_places):
         model.decoder(inputs_embeds=inputs, logits_to_keep=1, use_cache=False)
     own = states.take()
     states.start()

@@ -51,13 +51,13 @@ class FakeModel:
         ids = [int(np.abs(_hashed(word)).sum() * 1000) for word in words]
         return ChunkVectors(vectors, np.array(ids), k, self.fingerprint)
 
-    def embed_passages(self, texts: Sequence[str]) -> np.ndarray:
+    def search_vectors(self, texts: Sequence[str]) -> np.ndarray:
         """The more words two texts share, the closer they are; not normalised."""
         rows = [sum(map(_hashed, re.findall(r"\w+", t.lower())), np.zeros(64)) for t in texts]
         return np.array(rows, dtype=np.float32).reshape(len(texts), -1)
 
-    def embed_query(self, text: str) -> np.ndarray:
-        return self.embed_passages([text])[0]
+    def search_vector(self, text: str) -> np.ndarray:
+        return self.search_vectors([text])[0]
 
 
 def _hashed(text: str) -> np.ndarray:

@@ -45,12 +45,12 @@ class RefragEmbeddings(BaseModel, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embeds passages; each vector has length 1."""
-        rows: list[list[float]] = self._loaded().embed_passages(texts).tolist()
+        rows: list[list[float]] = self._loaded().search_vectors(texts).tolist()
         return rows
 
     def embed_query(self, text: str) -> list[float]:
         """Embeds a question."""
-        row: list[float] = self._loaded().embed_query(text).tolist()
+        row: list[float] = self._loaded().search_vector(text).tolist()
         return row
 
     def _loaded(self) -> RefragModel:

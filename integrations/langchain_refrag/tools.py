@@ -121,7 +121,7 @@ class Tools:
         return AnswerReader(
             ToolCallParser(names),
             tuple(part for part in prefix if part.text),
-            AnswerSchema.of(calls, begun=begun),
+            AnswerSchema.of(calls, prefix=begun),
         )
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ask"]
 
+_FLUSH_SECONDS = 5.0  # for chunk vectors that only save time the next time
+
 _EXPANDED, _COMPRESSED = "black on green", ("on grey19", "on grey30")  # neighbours must differ
 
 
@@ -83,7 +85,7 @@ def ask(
             if delta.report is not None:
                 output.line()
                 _summarise(delta.report, [hit.source for hit in hits])
-        generator.flush()  # before the store is closed
+        generator.flush(_FLUSH_SECONDS)  # before the store is closed
 
 
 def _number(budget: str) -> float:

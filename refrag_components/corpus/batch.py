@@ -137,7 +137,7 @@ def batch_logits(model: RefragModel, batch: Batch, *, everywhere: bool = False) 
         Logits, shape (rows, predicted or all positions, vocabulary).
     """
     inputs = batch_embeddings(model, batch)
-    with model.places.at(batch.chunk_places):
+    with model.chunk_mask.using(batch.chunk_places):
         logits: Tensor = model.decoder(
             inputs_embeds=inputs,
             logits_to_keep=0 if everywhere else batch.labels.shape[1],  # 0 keeps all

@@ -39,8 +39,8 @@ def similar_passages(
     Returns:
         Indices of passages, best first; (questions, at most count), int64.
     """
-    pool = torch.from_numpy(model.embed_passages(passages, progress=progress)).to(model.device).T
-    asked = torch.from_numpy(model.embed_passages(questions, progress=progress)).to(model.device)
+    pool = torch.from_numpy(model.search_vectors(passages, progress=progress)).to(model.device).T
+    asked = torch.from_numpy(model.search_vectors(questions, progress=progress)).to(model.device)
     with torch.autocast(model.device.type, enabled=False):  # rounded cosines would tie
         found = [
             (part @ pool).topk(min(count, len(passages)), dim=1).indices.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Engines: run the decoder on layouts."""
+"""Engines, which run the decoder on layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is: layouts in, text out."""
+"""The interface of an engine: layouts in, text out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class EngineDelta:
-    """The next piece of an answer.
+    """The next part of a streamed answer.
 
     Attributes:
-        text: What it adds to the text; empty while a character or a stop string is undecided.
+        text: Text to append; empty while a character or a stop string is incomplete.
         token_ids: The tokens that were generated for it, at least one.
-        finish_reason: Set on the last one: "stop" for an end token or a stop string, "length" for
+        finish_reason: Set on the last delta: "stop" for an end token or a stop string, "length" for
             ``max_tokens`` or the end of the decoder's window.
     """
 
@@ -36,7 +36,7 @@ class EngineOutput:
 
     Attributes:
         text: The answer, without special tokens and without the stop string.
-        token_ids: Every generated token, the end token included.
+        token_ids: All generated tokens, including the end token.
         finish_reason: As in ``EngineDelta``.
         time_to_first_token: Seconds from the call to this answer's first token.
         prompt_positions: Decoder positions of the layout.
@@ -58,16 +58,24 @@ class Engine(Protocol):
         """Answers several layouts.
 
         Args:
-            layouts: One a prompt.
-            params: One for each layout, or one for all: then row i samples with ``seed + i``, so
+            layouts: One per prompt.
+            params: One for each layout, or one for all; then row i samples with ``seed + i``, so
                 that equal prompts get different answers.
+
+        Returns:
+            One answer per layout, in order.
 
         Raises:
             ContextWindowError: If a layout leaves no room for an answer.
-            StructuredOutputError: If an answer cannot be kept to its schema.
+            StructuredOutputError: If an answer cannot be made to fit its schema.
         """
         ...
 
     def stream(self, layout: Layout, params: SamplingParams) -> Iterator[EngineDelta]:
-        """Answers one layout piece by piece; the texts joined are what ``generate`` returns."""
+        """Streams the answer to one layout; the texts joined are what ``generate`` returns.
+
+        Raises:
+            ContextWindowError: If the layout leaves no room for an answer.
+            StructuredOutputError: If the answer cannot be made to fit its schema.
+        """
         ...

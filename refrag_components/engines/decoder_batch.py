@@ -1,4 +1,4 @@
-"""One padded batch of token and chunk embeddings, and the decoder that goes on from it."""
+"""A padded batch of token and chunk embeddings, and decoding that continues from it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class DecoderInputs:
     Attributes:
         inputs_embeds: Shape (batch, positions, d_dec).
         attention_mask: 1 for positions in use, shape (batch, positions), int64.
-        position_ids: 0.. from the first position in use, shape (batch, positions), int64.
-        chunk_places: True at chunk embeddings, shape (batch, positions), bool; None where there
-            are none.
-        padded: Whether some row is shorter than another.
+        position_ids: From 0 at the first position in use, shape (batch, positions), int64.
+        chunk_mask: True at chunk embeddings, shape (batch, positions), bool; None if there are
+            none.
+        padded: Whether the rows differ in length.
     """
 
     inputs_embeds: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    chunk_places: Tensor | None
+    chunk_mask: Tensor | None
     padded: bool
 
 
@@ -48,7 +48,7 @@ def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInput
     Each chunk embedding takes one position; positions are consecutive over the mixed layout.
 
     Args:
-        model: Gives token and chunk embeddings and the device.
+        model: Provides token and chunk embeddings and the device.
         layouts: At least one layout.
     """
     projected: list[ChunkVectors] = []
@@ -66,10 +66,10 @@ def embed_rows(
     """Turns rows of tokens and chunks into decoder inputs.
 
     Args:
-        model: Gives token embeddings and the device.
-        token_ids: Token at each position of each row, any under a chunk embedding; shape (n,).
-        chunk_index: Row in ``chunks`` at each position, -1 under a token; same shapes.
-        chunks: Table of chunk embeddings, shape (chunks, d_dec); None where no row has any.
+        model: Provides token embeddings and the device.
+        token_ids: Token id at each position of each row, any id at a chunk embedding; shape (n,).
+        chunk_index: Row of ``chunks`` at each position, -1 at a token; same shapes.
+        chunks: Table of chunk embeddings, shape (chunks, d_dec); None if no row has any.
     """
     lengths = [len(row) for row in token_ids]
     shape = (len(lengths), max(lengths))
@@ -81,21 +81,21 @@ def embed_rows(
         mask[i, shape[1] - length :] = 1
     embeds = model.token_embeddings(ids.ravel()).view(*shape, -1)
     used = torch.from_numpy(mask).to(embeds.device)
-    places = None
+    chunk_mask = None
     if chunks is not None and (index >= 0).any():
-        places = torch.from_numpy(index >= 0).to(embeds.device)
+        chunk_mask = torch.from_numpy(index >= 0).to(embeds.device)
         chosen = torch.from_numpy(index[index >= 0]).to(chunks.device)
-        embeds[places] = chunks[chosen].to(embeds.dtype)
+        embeds[chunk_mask] = chunks[chosen].to(embeds.dtype)
     positions = (used.cumsum(dim=1) - 1).clamp(min=0)
-    return DecoderInputs(embeds, used, positions, places, padded=min(lengths) < shape[1])
+    return DecoderInputs(embeds, used, positions, chunk_mask, padded=min(lengths) < shape[1])
 
 
 class DecoderBatch:
-    """What the decoder reads and writes while a batch is decoded.
+    """The decoder's state while a batch is decoded: cache, mask, positions and logits.
 
     Args:
-        model: Gives the decoder.
-        inputs: The prompts, which are read at once.
+        model: Provides the decoder.
+        inputs: The prompts; the constructor runs the decoder on them.
 
     Attributes:
         logits: Scores for each row's next token, shape (rows, vocabulary).
@@ -107,10 +107,10 @@ class DecoderBatch:
         self._accepted = forward_arguments(model.decoder)
         self._cache_argument = cache_argument(model.decoder)
         self._cache = DynamicCache(config=model.decoder.config)
-        # Where no row is padded no mask is needed, and attention can take its fastest path.
+        # Without padding no mask is needed, and attention can take its fastest path.
         self._mask = inputs.attention_mask if inputs.padded else None
         self._positions = inputs.position_ids[:, -1] + 1
-        with model.places.at(inputs.chunk_places):
+        with model.chunk_mask.using(inputs.chunk_mask):
             self.logits = self._forward(
                 self._mask,
                 self._cache,
@@ -121,7 +121,7 @@ class DecoderBatch:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> None:
-        """Reads one token per row, shape (rows,)."""
+        """Appends one token to each row, shape (rows,)."""
         self._mask = _longer(self._mask, 1)
         self.logits = self._forward(
             self._mask,
@@ -134,25 +134,25 @@ class DecoderBatch:
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but some, given by their indices, shape (n,), int64."""
+        """Drops all rows except those with the given indices, shape (n,), int64."""
         self._cache.batch_select_indices(rows)
         self._positions, self.logits = self._positions[rows], self.logits[rows]
         self._mask = None if self._mask is None else self._mask[rows]
 
     @torch.inference_mode()
     def after(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """Scores after each of several further tokens; leaves the batch as it was.
+        """Scores further tokens; leaves the batch as it was.
 
         Args:
-            rows: Indices of the rows that go on, shape (n,), int64.
-            tokens: What they go on with, shape (n, m), m at least 1; padded on the right, where
-                causal attention hides the padding.
+            rows: Indices of the rows to continue, shape (n,), int64.
+            tokens: Their next tokens, shape (n, m), m at least 1; padded on the right, where causal
+                attention hides the padding.
 
         Returns:
-            Scores for the token after each, shape (n, m, vocabulary).
+            Scores for the token after each of them, shape (n, m, vocabulary).
         """
-        # Selecting rows puts new tensors into a layer: copies of the layers alone, without what
-        # they hold, leave the cache as it was.
+        # Selecting rows puts new tensors into a layer, so shallow copies of the layers leave the
+        # cache as it was.
         cache = copy.copy(self._cache)
         cache.layers = [copy.copy(layer) for layer in self._cache.layers]
         cache.batch_select_indices(rows)
@@ -171,24 +171,24 @@ class DecoderBatch:
             self._cache_argument: cache,
             "use_cache": True,
         }
-        # As transformers' own generate does: not every decoder knows every argument.
+        # As transformers' generate does: not every decoder takes every argument.
         accepted = {name: arguments[name] for name in arguments.keys() & self._accepted}
         logits: Tensor = self._decoder(**accepted).logits
         return logits
 
 
 def _longer(mask: Tensor | None, count: int) -> Tensor | None:
-    """A mask with so many more positions in use; None stays None."""
+    """The mask with ``count`` more positions in use; None stays None."""
     return None if mask is None else torch.cat([mask, mask.new_ones(len(mask), count)], dim=1)
 
 
 def _row(layout: Layout, projected: list[ChunkVectors]) -> tuple[np.ndarray, np.ndarray]:
-    """A layout's tokens, and the chunk embedding at each position, as ``embed_rows`` takes them.
+    """A layout's token ids and chunk indices, as ``embed_rows`` takes them.
 
     Args:
         layout: The layout.
-        projected: Passages whose chunk embeddings make up the table; this layout's passages with
-            a compressed chunk are added.
+        projected: Passages whose chunk embeddings make up the table; those of this layout that have
+            a compressed chunk are appended.
     """
     tokens: list[np.ndarray] = []
     index: list[np.ndarray] = []
@@ -201,10 +201,11 @@ def _row(layout: Layout, projected: list[ChunkVectors]) -> tuple[np.ndarray, np.
         by_token = np.repeat(segment.expanded, vectors.chunk_lengths)
         first = np.zeros(vectors.n_tokens, dtype=bool)
         first[::k] = True
-        kept = by_token | first  # an expanded chunk keeps its tokens, any other its first place
-        tokens.append(np.asarray(vectors.token_ids, dtype=np.int64)[kept])
-        chunk = sum(own.n_chunks for own in projected) + np.arange(vectors.n_tokens) // k
-        index.append(np.where(by_token, -1, chunk)[kept])
+        is_position = by_token | first  # every token of expanded chunks, one position per other
+        tokens.append(np.asarray(vectors.token_ids, dtype=np.int64)[is_position])
+        n_projected = sum(passage.n_chunks for passage in projected)
+        chunk = n_projected + np.arange(vectors.n_tokens) // k
+        index.append(np.where(by_token, -1, chunk)[is_position])
         if not segment.expanded.all():
             projected.append(vectors)
     return np.concatenate(tokens), np.concatenate(index)

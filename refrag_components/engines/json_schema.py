@@ -1,6 +1,6 @@
-"""Answers that are JSON of a given schema: a grammar tells what the decoder may write next.
+"""Answers that are JSON of a given schema: a grammar restricts what the decoder may write next.
 
-llguidance was chosen among the libraries that do this because it needs nothing else, reads a
+llguidance was chosen among the libraries that do this because it has no dependencies, reads a
 ``tokenizer.json`` as it is, and works without a network and without compiling kernels.
 """
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AnswerSchema", "JsonGrammars", "check_complete"]
 
-# White space as ``json.dumps`` writes it, and nowhere else: decoders know this form best, and one
-# that may write white space for ever sometimes does.
+# White space only where ``json.dumps`` writes it: decoders know this form best, and a decoder that
+# may write white space without end sometimes does.
 _OPTIONS: Any = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 _OPEN = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties"})
@@ -35,36 +35,36 @@ _OPEN = frozenset({"additionalProperties", "patternProperties", "unevaluatedProp
 
 @dataclass(frozen=True)
 class AnswerSchema:
-    """What JSON an answer has to be.
+    """The JSON that an answer has to be.
 
     Attributes:
         text: The JSON schema, as JSON.
-        begun: What of the JSON stands at the end of the prompt already.
+        prefix: The beginning of the JSON, if the prompt already ends with it.
     """
 
     text: str
-    begun: str = ""
+    prefix: str = ""
 
     @classmethod
-    def of(cls, schema: Mapping[str, Any], *, begun: str = "") -> AnswerSchema:
+    def of(cls, schema: Mapping[str, Any], *, prefix: str = "") -> AnswerSchema:
         """Checks a schema.
 
-        An object that says nothing of further properties gets none, although JSON schema would
-        allow any: a small decoder would write them until its tokens are used up.
+        An object schema that does not mention additional properties forbids them here, although
+        JSON schema allows any: a small decoder would write them until its tokens are used up.
 
         Args:
             schema: The JSON schema.
-            begun: As the attribute.
+            prefix: As the attribute.
 
         Raises:
-            StructuredOutputError: If it is no schema, nothing fits it, or it says something that
-                cannot be enforced.
+            StructuredOutputError: If it is not a valid schema, nothing fits it, or it has a
+                constraint that cannot be enforced.
         """
         from llguidance import LLMatcher
 
         text = json.dumps(schema)
         closed = schema if '"allOf"' in text else _closed(schema)
-        checked = cls(json.dumps(closed), begun)
+        checked = cls(json.dumps(closed), prefix)
         if error := LLMatcher.validate_grammar(checked.grammar):
             msg = (
                 f"an answer cannot be made to fit this JSON schema: {error}; change the schema, or "
@@ -75,14 +75,14 @@ class AnswerSchema:
 
     @property
     def grammar(self) -> str:
-        """The schema as llguidance reads it."""
+        """The schema in llguidance's format."""
         from llguidance import LLMatcher
 
         return LLMatcher.grammar_from_json_schema(self.text, overrides=_OPTIONS)
 
 
 class JsonGrammars:
-    """Makes what keeps answers to schemas, for one decoder.
+    """Makes the logits processors that enforce schemas, for one decoder.
 
     Args:
         tokenizer: The decoder's fast tokenizer.
@@ -94,32 +94,32 @@ class JsonGrammars:
         self._end_ids = sorted(end_ids)
 
     def processor(self, schema: AnswerSchema) -> LogitsProcessor:
-        """Lets through what continues JSON of a schema, and an end token where it is complete.
+        """Allows only tokens that continue JSON of a schema, and end tokens once it is complete.
 
-        It remembers what it has let through: to be used for one answer, and called once for each
-        of its tokens.
+        The processor has state: use it for one answer, and call it once for each of its tokens.
 
         Raises:
-            StructuredOutputError: If what the prompt begins does not fit the schema.
+            StructuredOutputError: If the prefix does not fit the schema; raised by the first call
+                of the processor.
         """
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._tokenizer, schema.grammar, log_level=0)
-        matcher.consume_tokens(self._tokenizer.tokenize_str(schema.begun))
+        matcher.consume_tokens(self._tokenizer.tokenize_str(schema.prefix))
         return _SchemaProcessor(matcher)
 
     @cached_property
-    def _tokenizer(self) -> LLTokenizer:  # a second for large vocabularies
+    def _tokenizer(self) -> LLTokenizer:  # takes a second for large vocabularies
         from llguidance import LLTokenizer
 
         return LLTokenizer(self._json.to_str(), eos_token=self._end_ids or None)
 
 
 def check_complete(text: str, finish_reason: str | None) -> None:
-    """Refuses half of a JSON answer.
+    """Refuses an incomplete JSON answer.
 
     Args:
-        text: The answer, with what stood in the prompt already.
+        text: The answer, including the prefix from the prompt.
         finish_reason: Why it ended, as in ``EngineOutput``.
 
     Raises:
@@ -132,7 +132,7 @@ def check_complete(text: str, finish_reason: str | None) -> None:
     except ValueError as error:
         msg = (
             f"the answer was cut off before its JSON was complete (after {len(text)} characters); "
-            "raise max_tokens or ask for less, such as shorter strings (maxLength)"
+            "raise max_tokens, or ask for less, such as shorter strings (maxLength)"
         )
         raise StructuredOutputError(msg) from error
 
@@ -147,11 +147,11 @@ class _SchemaProcessor(LogitsProcessor):
             self._matcher.consume_token(int(input_ids[0, -1]))
         self._started = True
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        # Errors show here at the latest: a matcher never leaves its error state.
+        # All errors show here: a matcher never leaves its error state.
         if self._matcher.is_error():
-            msg = f"the answer cannot be kept to its JSON schema: {self._matcher.get_error()}"
+            msg = f"the answer cannot be made to fit its JSON schema: {self._matcher.get_error()}"
             raise StructuredOutputError(msg)
-        width = scores.shape[-1]  # often more than the tokenizer has tokens
+        width = scores.shape[-1]  # often larger than the tokenizer's vocabulary
         allowed = np.zeros(width, bool)
         known = np.unpackbits(bits, bitorder="little")[:width]
         allowed[: len(known)] = known
@@ -159,15 +159,15 @@ class _SchemaProcessor(LogitsProcessor):
 
 
 def _closed(schema: Any, *, close: bool = True) -> Any:
-    """The schema with its objects closed, where nothing else says what they may hold.
+    """The schema with its objects closed, unless it says what else they may contain.
 
-    Of the other parts of a combination its branches know nothing, so those of an object that has
-    properties of its own stay open. (Schemas with allOf are not given here at all.)
+    The branches of a combination do not know the properties next to it, so the branches of an
+    object that also has properties itself stay open. (Schemas with allOf never come here.)
     """
     if not isinstance(schema, Mapping):
         return schema
     changed = dict(schema)
-    own = "properties" in schema
+    has_properties = "properties" in schema
     for key in ("properties", "$defs", "definitions", "patternProperties"):
         if isinstance(named := schema.get(key), Mapping):
             changed[key] = {name: _closed(value) for name, value in named.items()}
@@ -176,11 +176,11 @@ def _closed(schema: Any, *, close: bool = True) -> Any:
             changed[key] = _closed(schema[key])
     for key in ("anyOf", "oneOf", "prefixItems"):
         if isinstance(parts := schema.get(key), list):
-            inner = key == "prefixItems" or not own
+            inner = key == "prefixItems" or not has_properties
             changed[key] = [_closed(part, close=inner) for part in parts]
-    # As pydantic writes a union whose members tell themselves apart: at most one of them fits.
+    # Pydantic writes a union with a discriminator so; at most one of its members fits.
     if "discriminator" in changed and "oneOf" in changed and "anyOf" not in changed:
         changed["anyOf"] = changed.pop("oneOf")
-    if close and own and not (_COMBINING | _OPEN) & schema.keys():
+    if close and has_properties and not (_COMBINING | _OPEN) & schema.keys():
         changed["additionalProperties"] = False
     return changed

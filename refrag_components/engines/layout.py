@@ -24,7 +24,7 @@ class TextSegment:
 
     @property
     def n_positions(self) -> int:
-        """Decoder positions: one a token."""
+        """Decoder positions: one per token."""
         return len(self.token_ids)
 
 
@@ -41,17 +41,17 @@ class PassageSegment:
     expanded: np.ndarray
 
     def __post_init__(self) -> None:
-        """Checks that there is one choice a chunk."""
+        """Checks that there is one choice per chunk."""
         if self.expanded.shape != (self.vectors.n_chunks,):
             msg = (
-                f"expanded has shape {self.expanded.shape}, "
-                f"the passage has {self.vectors.n_chunks} chunks"
+                f"expanded must have shape ({self.vectors.n_chunks},), one value per chunk, "
+                f"got {self.expanded.shape}"
             )
             raise ValueError(msg)
 
     @property
     def n_positions(self) -> int:
-        """Decoder positions: the tokens of expanded chunks, one for each other chunk."""
+        """Decoder positions: one per token of expanded chunks, one per compressed chunk."""
         return int(np.where(self.expanded, self.vectors.chunk_lengths, 1).sum())
 
 
@@ -62,14 +62,14 @@ Segment = TextSegment | PassageSegment
 class Layout:
     """The decoder's input in text order.
 
-    It begins with a token: decoders keep their attention sink in the first position, and a chunk
-    embedding there was measured to do harm.
+    It begins with a token: decoders keep their attention sink in the first position, and with a
+    chunk embedding there they were measured to do worse.
 
     Attributes:
         segments: Text and passages, in order.
 
     Raises:
-        ValueError: If the first position would be a chunk embedding, or there is no position.
+        ValueError: If the first position is a chunk embedding, or there is no position.
     """
 
     segments: tuple[Segment, ...]
@@ -91,7 +91,7 @@ class Layout:
 
     @cached_property
     def n_positions(self) -> int:
-        """Decoder positions in all."""
+        """Total decoder positions."""
         return sum(segment.n_positions for segment in self.segments)
 
     @cached_property

@@ -34,19 +34,21 @@ class SamplingParams:
     """Sampling parameters of one answer.
 
     Attributes:
-        max_tokens: Most tokens to generate, at least 1.
-        temperature: 0 takes the likeliest token each time; from 0.0001 to 10,000, logits are
-            divided by it.
-        top_p: In (0, 1]; below 1 only the likeliest tokens that reach this mass are drawn from.
-        top_k: From 1 on only the k likeliest tokens are drawn from; 0 for all.
-        repetition_penalty: From 0.001 to 1000; above 1 makes tokens of prompt and answer less
+        max_tokens: Maximum number of tokens to generate, at least 1.
+        temperature: 0 always takes the likeliest token; from 0.0001 to 10,000, logits are divided
+            by it.
+        top_p: In (0, 1]; below 1, only the likeliest tokens that together reach this probability
+            are drawn from.
+        top_k: At least 0; only the k likeliest tokens are drawn from, 0 for all.
+        repetition_penalty: From 0.001 to 1000; above 1, tokens of prompt and answer become less
             likely. Compressed chunks do not count as prompt: the decoder never saw their tokens.
         stop: Strings that end the answer and are not part of it; a single one may be a str.
-            They do not count where there is an ``answer_schema``.
-        seed: Same seed, same answer (on the same kind of device); None for another each time.
+            They are ignored if there is an ``answer_schema``.
+        seed: The same seed gives the same answer (on the same kind of device); None for a different
+            one each time.
         answer_schema: JSON that the answer has to be; None for free text.
-        skip_special_tokens: Leave special tokens out of the text; a reader that knows what they
-            mean may want them. End tokens are never part of it.
+        skip_special_tokens: Leave special tokens out of the text; set it to False for a parser that
+            needs them. End tokens are never part of the text.
 
     Raises:
         SamplingError: If a value is outside its range.
@@ -68,13 +70,13 @@ class SamplingParams:
         if isinstance(stop, (list, tuple)) and all(isinstance(s, str) and s for s in stop):
             object.__setattr__(self, "stop", tuple(stop))
         checks = {
-            "max_tokens must be an int from 1 on": _is_int(self.max_tokens, 1),
+            "max_tokens must be an int of at least 1": _is_int(self.max_tokens, 1),
             f"temperature must be 0 or a number in {_WARMTH[0]}..{_WARMTH[1]:g}": (
                 _is_number(self.temperature)
                 and (self.temperature == 0 or _WARMTH[0] <= self.temperature <= _WARMTH[1])
             ),
             "top_p must be a number in (0, 1]": _is_number(self.top_p) and 0 < self.top_p <= 1,
-            "top_k must be an int from 0 on (0 is off)": _is_int(self.top_k, 0),
+            "top_k must be an int of at least 0 (0 is off)": _is_int(self.top_k, 0),
             f"repetition_penalty must be a number in {_PENALTY[0]}..{_PENALTY[1]:g} (1 is off)": (
                 _is_number(self.repetition_penalty)
                 and _PENALTY[0] <= self.repetition_penalty <= _PENALTY[1]
@@ -105,7 +107,7 @@ def _is_int(value: object, least: int) -> bool:
 def params_by_row(
     params: SamplingParams | Sequence[SamplingParams], n_rows: int
 ) -> list[SamplingParams]:
-    """Gives each row its parameters; one for all is spread with seeds seed, seed + 1, ...
+    """Returns the parameters of each row; one for all gets the seeds seed, seed + 1, ...
 
     Raises:
         SamplingError: If a sequence does not hold one for each row.
@@ -125,9 +127,9 @@ class Sampler:
 
     Args:
         params: Sampling parameters.
-        prompt_ids: Token ids of the prompt as far as the decoder sees them, shape (n,), int64,
-            on the decoder's device; used by the repetition penalty only.
-        constraint: Rules tokens out before any is drawn; None for a free choice.
+        prompt_ids: Token ids of the prompt that the decoder sees as tokens, shape (n,), int64, on
+            the decoder's device; used by the repetition penalty only.
+        constraint: Excludes tokens before one is drawn; None for a free choice.
     """
 
     def __init__(
@@ -143,7 +145,7 @@ class Sampler:
         if params.repetition_penalty != 1.0:
             penalty = RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty))
             self._processors.append(penalty)
-        if constraint is not None:  # before top-k and top-p, which keep a part of what is possible
+        if constraint is not None:  # before top-k and top-p, which cut what it allows
             self._processors.append(constraint)
         if params.temperature > 0:
             self._generator = torch.Generator(prompt_ids.device)

@@ -1,4 +1,4 @@
-"""Tokens to text as they come: whole characters only, and nothing of a stop string."""
+"""Tokens to text as they arrive: whole characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ __all__ = ["TextStream"]
 
 
 class TextStream:
-    """The text of one answer, given out as early as it is certain.
+    """The text of one answer, returned as soon as it is certain.
 
     Args:
         tokenizer: The decoder's fast tokenizer.
         stop: Strings that end the text.
         skip_special_tokens: Leave special tokens out.
+
+    Attributes:
+        stopped: Whether a stop string was found.
     """
 
     def __init__(
@@ -27,8 +30,8 @@ class TextStream:
         self._skip = skip_special_tokens
         self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._ids: list[int] = []
-        self._decoded = 0  # characters of the text that the decoder has given out
-        self._pending = ""  # decoded, but may turn out to begin a stop string
+        self._decoded = 0  # characters of the text that have been decoded
+        self._pending = ""  # decoded, but may be the beginning of a stop string
         self.stopped = False
 
     def push(self, token_id: int) -> str:
@@ -42,7 +45,7 @@ class TextStream:
         """Returns the text that was held back; to be called once, after the last token."""
         if self.stopped:
             return ""
-        # The decoder keeps a character that is not complete to itself and has no way to ask for it.
+        # The decoder holds back an incomplete character and cannot be asked for it.
         whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip)
         text = self._release(whole[self._decoded :])
         return text if self.stopped else text + self._pending
@@ -60,6 +63,6 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that begins ``stop`` without completing it."""
+    """Length of the longest proper prefix of ``stop`` that ``text`` ends with."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -27,13 +27,13 @@ __all__ = ["TransformersEngine"]
 
 
 class TransformersEngine:
-    """Decodes layouts with the model's own decoder.
+    """Decodes layouts with the model's decoder.
 
-    Calls from several threads are fine: each has its own cache.
+    It can be called from several threads: each call has a separate cache.
 
     Args:
-        model: Gives the decoder, the tokenizer and the embeddings.
-        batch_size: Most layouts to decode together; bounds memory.
+        model: Provides the decoder, the tokenizer and the embeddings.
+        batch_size: Maximum number of layouts to decode together; bounds memory.
     """
 
     def __init__(self, model: RefragModel, *, batch_size: int = 16) -> None:
@@ -49,20 +49,20 @@ class TransformersEngine:
         """Answers several layouts, similar lengths together.
 
         Args:
-            layouts: One a prompt.
-            params: One for each layout, or one for all: then row i samples with ``seed + i``, so
+            layouts: One per prompt.
+            params: One for each layout, or one for all; then row i samples with ``seed + i``, so
                 that equal prompts get different answers.
 
         Returns:
-            One answer a layout, in the layouts' order.
+            One answer per layout, in order.
 
         Raises:
             ContextWindowError: If a layout leaves no room for an answer.
-            StructuredOutputError: If an answer cannot be kept to its schema.
+            StructuredOutputError: If an answer cannot be made to fit its schema.
         """
         started = time.perf_counter()
         each = params_by_row(params, len(layouts))
-        rows = [self._row(layout, own) for layout, own in zip(layouts, each, strict=True)]
+        rows = [self._row(*pair) for pair in zip(layouts, each, strict=True)]
         by_length = sorted(rows, key=lambda row: row.layout.n_positions)
         for start in range(0, len(by_length), self._batch_size):
             for _ in self._decode(by_length[start : start + self._batch_size]):
@@ -70,11 +70,11 @@ class TransformersEngine:
         return [row.output(started) for row in rows]
 
     def stream(self, layout: Layout, params: SamplingParams) -> Iterator[EngineDelta]:
-        """Answers one layout token by token; the texts joined are what ``generate`` returns.
+        """Streams the answer to one layout; the texts joined are what ``generate`` returns.
 
         Raises:
             ContextWindowError: If the layout leaves no room for an answer.
-            StructuredOutputError: If the answer cannot be kept to its schema.
+            StructuredOutputError: If the answer cannot be made to fit its schema.
         """
         row = self._row(layout, params)
         return (delta for deltas in self._decode([row]) for delta in deltas)
@@ -95,7 +95,7 @@ class TransformersEngine:
             layout,
             max_tokens=min(params.max_tokens, room),
             sampler=Sampler(params, ids, constraint),
-            # Half of a JSON object is of no use, so a schema alone says where its answer ends.
+            # Half of a JSON object is useless, so with a schema only the schema ends the answer.
             text=TextStream(
                 self._tokenizer,
                 () if schema else params.stop,
@@ -105,21 +105,21 @@ class TransformersEngine:
         )
 
     def _decode(self, rows: Sequence[_Row]) -> Iterator[list[EngineDelta]]:
-        """Decodes a batch step by step; yields one delta for each row still running."""
+        """Decodes a batch step by step; yields one delta for each unfinished row."""
         with torch.inference_mode():
             inputs = embed_layouts(self._model, [row.layout for row in rows])
         batch = DecoderBatch(self._model, inputs)
         running = list(rows)
         while running:
             tokens = _sample(batch.logits, [row.sampler for row in running])
-            token_ids = tokens.tolist()  # the one wait for the device in a step
+            token_ids = tokens.tolist()  # the only wait for the device in a step
             yield [row.take(token) for row, token in zip(running, token_ids, strict=True)]
-            kept = [i for i, row in enumerate(running) if row.finish_reason is None]
-            if kept and len(kept) < len(running):
-                indices = torch.tensor(kept, device=tokens.device)
+            unfinished = [i for i, row in enumerate(running) if row.finish_reason is None]
+            if unfinished and len(unfinished) < len(running):
+                indices = torch.tensor(unfinished, device=tokens.device)
                 batch.keep(indices)
                 tokens = tokens[indices]
-            running = [running[i] for i in kept]
+            running = [running[i] for i in unfinished]
             if running:
                 batch.step(tokens)
 
@@ -127,16 +127,16 @@ class TransformersEngine:
 @torch.inference_mode()
 def _sample(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """Chooses each row's next token, shape (rows,)."""
-    return torch.cat([sampler(own) for sampler, own in zip(samplers, logits, strict=True)])
+    return torch.cat([sampler(row) for sampler, row in zip(samplers, logits, strict=True)])
 
 
 class _Row:
     """One answer in the making.
 
     Attributes:
-        layout: Its prompt.
-        sampler: Chooses its tokens.
-        finish_reason: None until the last token was taken.
+        layout: The prompt.
+        sampler: Chooses the tokens.
+        finish_reason: None until the last token has been added.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class _Row:
         return EngineDelta(text, (token_id,), self.finish_reason)
 
     def output(self, started: float) -> EngineOutput:
-        """The finished answer; ``started`` is when the call began, by ``time.perf_counter``."""
+        """The finished answer; ``started`` is ``time.perf_counter`` at the start of the call."""
         assert self.finish_reason is not None
         return EngineOutput(
             text="".join(self._texts),

@@ -1,4 +1,4 @@
-"""Greedy answers and log-perplexities of given answers, many prompts at a time."""
+"""Greedy answers and log-perplexities of given answers, for many prompts at once."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "batch_positions", "decode"]
 
-_MOST_ROWS = 2048
-_LOGITS = 1 << 14  # answer tokens whose logits, tokens x vocabulary, are held at once
-_CHECK_EVERY = 4  # steps between two looks at which rows are done: each look waits for the device
+_MAX_ROWS = 2048
+_LOGITS = 1 << 14  # answer tokens whose logits, tokens x vocabulary, are in memory at once
+_CHECK_EVERY = 4  # steps between checks for finished rows, because a check waits for the device
 
 
 @dataclass(frozen=True)
 class Output:
-    """What the decoder makes of a row.
+    """The decoder's result for a row.
 
     Attributes:
-        token_ids: Greedy answer without the token that ended it.
+        token_ids: Greedy answer, without the end token.
         log_ppl: Mean negative log-likelihood of the expected answer's tokens, nats.
     """
 
@@ -39,7 +39,7 @@ class Output:
 
 
 def batch_positions(model: RefragModel) -> int:
-    """Decoder positions of a batch that memory has room for."""
+    """Decoder positions per batch that fit into memory."""
     device = model.device
     if device.type != "cuda":
         return 1 << 13
@@ -47,7 +47,7 @@ def batch_positions(model: RefragModel) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
-    # The cache is held twice for a moment, and activations want room beside it.
+    # The cache exists twice for a moment, and activations need memory as well.
     free, _ = torch.cuda.mem_get_info(device)
     return int(max(min(free // 5 // cached, 1 << 19), model.window))
 
@@ -63,32 +63,33 @@ def decode(
 ) -> list[Output]:
     """Answers prompts greedily and measures the expected answers; similar lengths together.
 
-    One pass over the prompt serves both, and rows that are the same are read once. On CUDA, or
-    with such a decoder, it computes in bfloat16.
+    One pass over the prompt serves both, and equal rows are decoded once. It computes in bfloat16
+    on CUDA, or if the decoder was loaded in bfloat16.
 
     Args:
         model: The model, in evaluation mode.
         chunks: Table of chunk embeddings, shape (chunks, d_dec), on the model's device.
         rows: Prompts.
         max_new_tokens: Longest answer in tokens.
-        positions: Most decoder positions per batch; None for what memory has room for.
+        positions: Maximum number of decoder positions per batch; None for what fits into memory.
         progress: Called with the number of rows done after each batch.
 
     Returns:
-        One output per row, in the rows' order.
+        One output per row, in order.
     """
     ends = torch.tensor(sorted(end_token_ids(model.decoder, model.tokenizer)), device=model.device)
-    alike: dict[tuple[bytes, ...], list[int]] = {}
+    equal_rows: dict[tuple[bytes, ...], list[int]] = {}
     for i, row in enumerate(rows):
         arrays = (row.token_ids, row.chunk_index, row.answer_ids)
-        alike.setdefault(tuple(array.tobytes() for array in arrays), []).append(i)
-    groups = list(alike.values())
+        equal_rows.setdefault(tuple(array.tobytes() for array in arrays), []).append(i)
+    groups = list(equal_rows.values())
     outputs: dict[int, Output] = {}
-    for batch in _batches([rows[own[0]] for own in groups], positions or batch_positions(model)):
-        picked = [rows[groups[i][0]] for i in batch]
+    distinct = [rows[group[0]] for group in groups]
+    for batch in _batches(distinct, positions or batch_positions(model)):
+        picked = [distinct[i] for i in batch]
         with torch.inference_mode(), mixed_precision(model):
-            made = _decode_batch(model, chunks, picked, max_new_tokens, ends)
-        for i, output in zip(batch, made, strict=True):
+            batch_outputs = _decode_batch(model, chunks, picked, max_new_tokens, ends)
+        for i, output in zip(batch, batch_outputs, strict=True):
             outputs.update(dict.fromkeys(groups[i], output))
         if progress is not None:
             progress(sum(len(groups[i]) for i in batch))
@@ -96,13 +97,13 @@ def decode(
 
 
 def _batches(rows: Sequence[Row], positions: int) -> Iterator[list[int]]:
-    """Indices of rows, longest first, so that a batch that does not fit shows at once."""
+    """Indices of rows, longest first, so that a batch which does not fit fails at once."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].token_ids))
     batch: list[int] = []
     for i in order:
         longest = len(rows[batch[0]].token_ids) if batch else 0
         count = len(batch) + 1
-        if batch and (count > _MOST_ROWS or count * longest > positions):
+        if batch and (count > _MAX_ROWS or count * longest > positions):
             yield batch
             batch = []
         batch.append(i)
@@ -111,7 +112,7 @@ def _batches(rows: Sequence[Row], positions: int) -> Iterator[list[int]]:
 
 
 def _slices(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Indices of answers, shorter ones first, so many that padded they have ``most`` tokens."""
+    """Indices of answers, shorter ones first, in parts of at most ``most`` padded tokens."""
     part: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if part and (len(part) + 1) * lengths[i] > most:
@@ -136,8 +137,8 @@ def _answer_log_ppl(batch: DecoderBatch, answers: Sequence[np.ndarray]) -> list[
     """Mean negative log-likelihood of each expected answer; leaves the batch as it was."""
     means: dict[int, float] = {}
     for part in _slices([len(answer) for answer in answers], _LOGITS):
-        own = _log_ppl(batch, part, [answers[i] for i in part])
-        means.update(zip(part, own, strict=True))
+        values = _log_ppl(batch, part, [answers[i] for i in part])
+        means.update(zip(part, values, strict=True))
     return [means[i] for i in range(len(answers))]
 
 
@@ -161,10 +162,10 @@ def _log_ppl(batch: DecoderBatch, part: list[int], answers: Sequence[np.ndarray]
 
 
 def _greedy(batch: DecoderBatch, max_new_tokens: int, ends: Tensor) -> list[tuple[int, ...]]:
-    """The likeliest token each time, up to an end token; uses the batch up."""
+    """The likeliest token at every step, up to an end token; consumes the batch."""
     n, device = len(batch.logits), batch.logits.device
     written = torch.full((n, max_new_tokens), -1, dtype=torch.long, device=device)
-    rows = torch.arange(n, device=device)  # which rows are still being written
+    rows = torch.arange(n, device=device)  # rows of the batch that are still in it
     done = torch.zeros(n, dtype=torch.bool, device=device)
     for step in range(max_new_tokens):
         tokens = batch.logits.argmax(dim=-1)

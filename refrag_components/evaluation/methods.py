@@ -1,7 +1,7 @@
 """The rows of a comparison: what the decoder reads of a context.
 
-``METHODS`` lists the kinds of rows. The command line, the tables, the figures and the
-documentation take names and descriptions from there.
+``METHODS`` lists the kinds of rows. The command line, the tables, the plots and the documentation
+take names and descriptions from there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "describe",
 ]
 
-#: Expanded fractions p that selections are compared at.
+#: Expanded fractions p at which selections are compared.
 FRACTIONS = (0.05, 0.1, 0.25, 0.5)
 
 
@@ -48,11 +48,11 @@ class Method(ABC):
     Attributes:
         kind: Name of this kind of rows.
         reads: What the decoder reads, in words.
-        on_running_text: Whether text without passages can be measured so.
+        on_running_text: Whether running text, which has no passages, can be measured with it.
         compresses: Whether chunk embeddings are read.
         fraction: Fraction p of the chunks that expand, or that sets the number of positions; None
-            where there is nothing to choose.
-        selection: What chooses chunks; None where nothing is chosen.
+            if there is no such choice.
+        selection: Name of what chooses chunks; None if nothing is chosen.
     """
 
     kind: ClassVar[str]
@@ -64,32 +64,32 @@ class Method(ABC):
 
     @property
     def name(self) -> str:
-        """Tells this row from all others; a file may be named so."""
+        """Unique name of the row, which can be used as a file name."""
         return self.kind
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """The name as a reader of tables knows it."""
+        """The name in tables."""
 
     @property
     def curve(self) -> str | None:
-        """What all rows that differ in p alone are called together; None without a p."""
+        """Common name of all rows that differ only in p; None without a p."""
         return None
 
     @abstractmethod
     def row(self, prompt: Prompt) -> Row:
-        """Makes what the decoder reads of a prompt."""
+        """Makes the decoder's input from a prompt."""
 
     @classmethod
     @abstractmethod
     def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
-        """All rows of this kind for some selections and fractions p above 0."""
+        """All rows of this kind for the given selections and fractions p above 0."""
 
 
 @dataclass(frozen=True)
 class _Fixed(Method):
-    """A row that leaves nothing to choose."""
+    """A row without a choice."""
 
     fraction = None
     selection = None
@@ -118,41 +118,40 @@ class AllText(_Fixed):
 
     kind = "full"
     reads = (
-        "all passages as text; where they do not fit the window, the most similar to the question "
-        "that do"
+        "all passages as text; if they do not fit the window, those most similar to the question "
+        "that fit"
     )
     label = "full context"
     on_running_text = True
 
     def row(self, prompt: Prompt) -> Row:
-        """All of the text, or what fits the window."""
+        """The whole text, or what fits the window."""
         cut = prompt.context_tokens > prompt.limit
         return prompt.as_text(prompt.most_similar(prompt.limit), cut=cut)
 
 
 class AnsweringPassages(_Fixed):
-    """What a perfect ranking of the same passages would leave."""
+    """What a perfect ranking of the same passages would keep."""
 
     kind = "gold"
     reads = (
-        "those of the passages that answer the question, or that it was asked about, as text, and "
-        "nothing else"
+        "only those of the passages that answer the question, or that it was asked about, as text"
     )
     label = "answering passages alone"
 
     def row(self, prompt: Prompt) -> Row:
-        """The text of the answering passages; none of them is no context."""
-        kept = prompt.in_context & np.r_[prompt.answering, False][prompt.passage_of]
-        cut = bool(kept.sum() > prompt.limit)
-        kept &= np.cumsum(kept) <= prompt.limit
-        return prompt.as_text(kept, cut=cut)
+        """The text of the answering passages; without any, the prompt has no context."""
+        selected = prompt.in_context & np.r_[prompt.answering, False][prompt.passage_of]
+        cut = bool(selected.sum() > prompt.limit)
+        selected &= np.cumsum(selected) <= prompt.limit
+        return prompt.as_text(selected, cut=cut)
 
 
 class AllCompressed(_Fixed):
-    """Nothing but chunk embeddings."""
+    """Chunk embeddings only."""
 
     kind = "compressed"
-    reads = "a chunk embedding for every chunk: p=0"
+    reads = "one chunk embedding per chunk (p=0)"
     label = "p=0"
     on_running_text = True
     compresses = True
@@ -164,7 +163,7 @@ class AllCompressed(_Fixed):
 
 @dataclass(frozen=True)
 class _AsManyPositions(Method):
-    """Plain text in as many positions as a context takes of which a fraction p expands.
+    """Plain text in as many positions as a context takes with a fraction p expanded.
 
     Raises:
         EvaluationError: If the fraction is outside its range.
@@ -184,12 +183,12 @@ class _AsManyPositions(Method):
 
     @property
     def label(self) -> str:
-        """What is read, and as which p."""
+        """What is read, and the p with as many positions."""
         return f"{self.curve}, as p={self.fraction:g}"
 
     @classmethod
     def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
-        """One row for every p, that of nothing expanded among them."""
+        """One row per p, including p = 0."""
         return [cls(p) for p in dict.fromkeys((0.0, *fractions))]
 
     def _room(self, prompt: Prompt) -> int:
@@ -203,15 +202,18 @@ class LastTokens(_AsManyPositions):
     """The end of the context."""
 
     kind = "last"
-    reads = "the last tokens of the context as text, as many as a context with p expanded takes"
+    reads = (
+        "the last tokens of the context as text, as many as the context takes positions with p "
+        "expanded"
+    )
     curve = "last tokens"
     on_running_text = True
 
     def row(self, prompt: Prompt) -> Row:
-        """The last tokens; passages before them disappear."""
-        kept = prompt.in_context
-        from_the_end = np.cumsum(kept[::-1])[::-1]
-        return prompt.as_text(kept & (from_the_end <= self._room(prompt)))
+        """The last tokens; earlier passages are left out."""
+        in_context = prompt.in_context
+        from_the_end = np.cumsum(in_context[::-1])[::-1]
+        return prompt.as_text(in_context & (from_the_end <= self._room(prompt)))
 
 
 class FewerPassages(_AsManyPositions):
@@ -219,8 +221,8 @@ class FewerPassages(_AsManyPositions):
 
     kind = "fewer"
     reads = (
-        "fewer passages as text, the most similar to the question first, as many tokens as a "
-        "context with p expanded takes; the last one is cut"
+        "fewer passages as text, those most similar to the question, as many tokens as the context "
+        "takes positions with p expanded; the last one is cut"
     )
     curve = "fewer passages"
 
@@ -231,7 +233,7 @@ class FewerPassages(_AsManyPositions):
 
 @dataclass(frozen=True)
 class _Selected(Method):
-    """A row whose chunks a selection chooses.
+    """A row whose chunks are chosen by a selection.
 
     Raises:
         EvaluationError: If the fraction is outside its range.
@@ -263,7 +265,7 @@ class _Selected(Method):
 
     @classmethod
     def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
-        """One row for every selection and every p."""
+        """One row per selection and p."""
         return [cls(name, p) for p in fractions for name in dict.fromkeys(selections)]
 
 
@@ -271,7 +273,7 @@ class Keep(_Selected):
     """Chosen chunks expand, the rest is compressed: what the generator does."""
 
     kind = "keep"
-    reads = "the chunks that a policy expands as text, a chunk embedding for every other"
+    reads = "the chunks that a policy expands as text, one chunk embedding for every other chunk"
     on_running_text = True
     compresses = True
 
@@ -290,52 +292,52 @@ class Drop(_Selected):
     """Chosen chunks expand, the rest is dropped."""
 
     kind = "drop"
-    reads = "the very chunks that the policy expands, every other one deleted"
+    reads = "exactly the chunks that the policy expands as text; all others are deleted"
 
     @property
     def curve(self) -> str:
-        """The selection, and that nothing else is left."""
+        """The selection, and that the rest is dropped."""
         return f"{self.selection}, rest dropped"
 
     def row(self, prompt: Prompt) -> Row:
-        """Chosen chunks as tokens, and nothing else of the context."""
+        """Chosen chunks as tokens, nothing else of the context."""
         expanded, cut = prompt.expanded(self.selection, self.fraction)
         return prompt.as_text(prompt.in_context & expanded[prompt.chunk_of], cut=cut)
 
 
 class SameText(_Selected):
-    """The selection fills the positions of its compressed context with text alone."""
+    """The selection fills the positions of its compressed context with text only."""
 
     kind = "text"
     reads = (
-        "the chunks that the policy ranks first, as text alone, in as many positions as the "
-        "context takes with p expanded and the rest compressed; the last one is cut"
+        "the chunks that the policy ranks first as text, as many tokens as the context takes "
+        "positions with p expanded and the rest compressed; the last one is cut"
     )
 
     @property
     def label(self) -> str:
-        """The selection, and as which p."""
+        """The selection, and the p with as many positions."""
         return f"{self.curve}, as p={self.fraction:g}"
 
     @property
     def curve(self) -> str:
-        """The selection, and that it is text."""
+        """The selection, and that it is read as text."""
         return f"{self.selection} as text"
 
     @classmethod
     def each(cls, selections: Sequence[str], fractions: Sequence[float]) -> list[Self]:
-        """One row for every selection and every p, that of nothing expanded among them."""
+        """One row per selection and p, including p = 0."""
         return super().each(selections, tuple(dict.fromkeys((0.0, *fractions))))
 
     def row(self, prompt: Prompt) -> Row:
         """The best chunks as tokens, as many as there are positions."""
         expanded, cut = prompt.expanded(self.selection, self.fraction)
         room = prompt.positions(expanded)
-        kept = prompt.best_chunks(prompt.scores[self.selection], room)
-        return prompt.as_text(kept, cut=cut)
+        selected = prompt.best_chunks(prompt.scores[self.selection], room)
+        return prompt.as_text(selected, cut=cut)
 
 
-#: Every kind of rows, in the order of tables.
+#: All kinds of rows, in the order of tables.
 METHODS: tuple[type[Method], ...] = (
     NoContext,
     AllText,
@@ -352,7 +354,7 @@ NONE, FULL, GOLD, COMPRESSED = NoContext(), AllText(), AnsweringPassages(), AllC
 
 
 def describe(method: Method) -> dict[str, Any]:
-    """A row's name and what tables and figures call it, as JSON has it."""
+    """A row's name and its labels in tables and plots, for JSON."""
     return {
         "method": method.name,
         "kind": method.kind,
@@ -371,13 +373,13 @@ def default_methods(
     kinds: Sequence[str] = (),
     running_text: bool = False,
 ) -> list[Method]:
-    """All rows of some kinds, for every selection at every p.
+    """All rows of the given kinds, for every selection and every p.
 
     Args:
         selections: Names of selections.
         fractions: Expanded fractions p, above 0.
-        kinds: Kinds of rows, of ``METHODS``; all by default.
-        running_text: Only those that text without passages can be measured by.
+        kinds: Kinds of rows, from ``METHODS``; all by default.
+        running_text: Only kinds that can be measured on running text.
 
     Raises:
         EvaluationError: If there is no such kind, or a fraction is outside its range.
@@ -385,7 +387,7 @@ def default_methods(
     """
     known = [method.kind for method in METHODS]
     if unknown := [kind for kind in kinds if kind not in known]:
-        raise EvaluationError(f"unknown method {unknown[0]!r}; choose among {', '.join(known)}")
+        raise EvaluationError(f"unknown method {unknown[0]!r}; choose from {', '.join(known)}")
     chosen = [
         method
         for method in METHODS
@@ -396,4 +398,4 @@ def default_methods(
 
 def _check_fraction(fraction: float) -> None:
     if not 0 <= fraction <= 1:
-        raise EvaluationError(f"the expanded fraction must lie in 0..1, got {fraction!r}")
+        raise EvaluationError(f"the expanded fraction must be from 0 to 1, got {fraction!r}")

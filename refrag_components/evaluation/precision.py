@@ -1,4 +1,4 @@
-"""In which precision a measurement computes."""
+"""The floating-point precision of measurements."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ __all__ = ["mixed_precision"]
 
 
 def mixed_precision(model: RefragModel) -> torch.autocast:
-    """bfloat16 on CUDA, and wherever the decoder was loaded so; else float32."""
-    wanted = model.device.type == "cuda" or model.dtype == torch.bfloat16
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=wanted)
+    """bfloat16 on CUDA or if the decoder was loaded in bfloat16, otherwise float32."""
+    use_bfloat16 = model.device.type == "cuda" or model.dtype == torch.bfloat16
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=use_bfloat16)

@@ -1,4 +1,4 @@
-"""A question's prompt, and the decoder rows that can be made of it."""
+"""A question's prompt, and the decoder rows that can be made from it."""
 
 from __future__ import annotations
 
@@ -18,58 +18,58 @@ class Row:
     """One decoder input and the answer that is expected after it.
 
     Attributes:
-        token_ids: Token at each position, 0 under a chunk embedding; shape (n,), int64.
-        chunk_index: Row in the table of chunk embeddings at each position, -1 under a token;
-            shape (n,).
+        token_ids: Token at each position, 0 at a chunk embedding; shape (n,), int64.
+        chunk_index: Row in the table of chunk embeddings at each position, -1 at a token; shape
+            (n,).
         answer_ids: Tokens of the expected answer, at least one; shape (m,).
-        places: Place in the uncompressed prompt that each position of the context comes from, -1
-            outside the context; shape (n,).
+        prompt_index: For each position of the context, the index in the uncompressed prompt that it
+            comes from, -1 outside the context; shape (n,).
         cut: Whether the context was cut because it did not fit the decoder's window.
     """
 
     token_ids: np.ndarray
     chunk_index: np.ndarray
     answer_ids: np.ndarray
-    places: np.ndarray
+    prompt_index: np.ndarray
     cut: bool = False
 
     @property
     def context_positions(self) -> int:
         """Positions that the context takes."""
-        return int((self.places >= 0).sum())
+        return int((self.prompt_index >= 0).sum())
 
     @property
-    def stretches(self) -> list[np.ndarray]:
-        """What of the context is read as text: the tokens of each unbroken stretch."""
-        is_text = (self.places >= 0) & (self.chunk_index < 0)
-        follows = np.diff(self.places, prepend=-2) == 1
+    def text_spans(self) -> list[np.ndarray]:
+        """What is read of the context as text: the token ids of each contiguous span."""
+        is_text = (self.prompt_index >= 0) & (self.chunk_index < 0)
+        follows = np.diff(self.prompt_index, prepend=-2) == 1
         begins = is_text & ~(follows & np.r_[False, is_text[:-1]])
-        stretch = np.cumsum(begins)[is_text]
-        borders = np.flatnonzero(np.diff(stretch)) + 1
+        span = np.cumsum(begins)[is_text]
+        bounds = np.flatnonzero(np.diff(span)) + 1
         tokens = self.token_ids[is_text]
-        return np.split(tokens, borders) if len(tokens) else []
+        return np.split(tokens, bounds) if len(tokens) else []
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """The prompt of one question, uncompressed, and where its chunks are.
+    """The uncompressed prompt of one question, and where its chunks are.
 
     Attributes:
         token_ids: Tokens of the whole prompt, shape (n,), int64.
         chunk_of: Chunk of this prompt that each token belongs to, -1 for text; shape (n,).
-        passage_of: Passage of each token; for text the passage after it. Shape (n,).
+        passage_of: Passage of each token; for text, the passage after it; shape (n,).
         between: True for the text between two passages; shape (n,), bool.
         chunk_rows: Row of each chunk in the table of chunk embeddings; shape (n_chunks,).
         lengths: Tokens of each chunk; shape (n_chunks,).
-        bare_ids: Tokens of the prompt without a context.
+        bare_ids: Tokens of the prompt without context.
         answer_ids: Tokens of the answer whose log-perplexity is measured.
         similar: Indices of the passages, the most similar to the question first.
         answering: True for the passages that answer the question, or that it was asked about;
             shape (passages,), bool.
         inputs: What a policy sees.
-        limit: Most positions that the context may take so that an answer fits the window too; at
+        limit: Maximum number of positions of the context, so that an answer fits the window too; at
             least one per chunk.
-        scores: Every selection's score of each chunk, by its name.
+        scores: Scores of all chunks by the name of the selection.
     """
 
     token_ids: np.ndarray
@@ -101,43 +101,43 @@ class Prompt:
         """The chunks that a selection expands.
 
         Args:
-            selection: Its name; the prompt must hold its scores.
+            selection: Name of the selection; ``scores`` must contain it.
             fraction: Fraction p of the chunks.
 
         Returns:
-            True where a chunk expands, shape (n_chunks,), bool; and whether these are fewer than
-            p asks for because no more fit the window, as the generator has it.
+            A mask, True at expanded chunks, shape (n_chunks,), bool; and whether they are fewer
+            than p asks for because no more fit the window, as in the generator.
         """
         scores = self.scores[selection]
         chosen, warnings = choose(scores, self.lengths, FractionBudget(fraction), self.limit)
         return chosen, bool(warnings)
 
     def positions(self, expanded: np.ndarray) -> int:
-        """Positions of a context some of whose chunks expand, shape (n_chunks,), bool."""
+        """Positions of the context if the masked chunks expand; mask of shape (n_chunks,), bool."""
         return int(np.where(expanded, self.lengths, 1).sum())
 
     def most_similar(self, room: int) -> np.ndarray:
-        """Tokens of the passages most similar to the question, ``room`` tokens at most.
+        """Selects the passages most similar to the question, at most ``room`` tokens.
 
-        The passages are whole; the first one that is too long gives its beginning.
+        The passages are whole, except that the first one that does not fit is truncated.
 
         Returns:
-            True for the tokens that are kept, shape (n,), bool.
+            A mask, True at selected tokens, shape (n,), bool.
         """
-        kept = np.zeros(len(self.token_ids), dtype=bool)
+        selected = np.zeros(len(self.token_ids), dtype=bool)
         for passage in self.similar:
-            own = np.flatnonzero(self.in_context & (self.passage_of == passage))[:room]
-            kept[own] = True
-            room -= len(own)
-        return kept
+            tokens = np.flatnonzero(self.in_context & (self.passage_of == passage))[:room]
+            selected[tokens] = True
+            room -= len(tokens)
+        return selected
 
     def best_chunks(self, scores: np.ndarray, room: int) -> np.ndarray:
-        """Tokens of the chunks with the highest scores, ``room`` tokens at most.
+        """Selects the chunks with the highest scores, at most ``room`` tokens.
 
-        The chunks are whole; the first one that is too long gives its beginning.
+        The chunks are whole, except that the first one that does not fit is truncated.
 
         Returns:
-            True for the tokens that are kept, shape (n,), bool.
+            A mask, True at selected tokens, shape (n,), bool.
         """
         order = np.argsort(-scores, kind="stable")
         before = np.zeros(len(order), dtype=np.int64)
@@ -145,57 +145,57 @@ class Prompt:
         inside = np.flatnonzero(self.in_context)
         chunk = self.chunk_of[inside]
         in_chunk = np.arange(len(inside)) - (np.cumsum(self.lengths) - self.lengths)[chunk]
-        kept = np.zeros(len(self.token_ids), dtype=bool)
-        kept[inside[before[chunk] + in_chunk < room]] = True
-        return kept
+        selected = np.zeros(len(self.token_ids), dtype=bool)
+        selected[inside[before[chunk] + in_chunk < room]] = True
+        return selected
 
     def bare(self, *, cut: bool = False) -> Row:
-        """The prompt as it is without passages."""
+        """The prompt without passages."""
         outside = np.full(len(self.bare_ids), -1)
         return Row(self.bare_ids, outside, self.answer_ids, outside, cut)
 
-    def as_text(self, kept: np.ndarray, *, cut: bool = False) -> Row:
-        """The prompt with a part of its context, all of it text.
+    def as_text(self, selected: np.ndarray, *, cut: bool = False) -> Row:
+        """The prompt with a part of its context, all of it as text.
 
-        A passage of which nothing is left disappears together with what separated it from the
-        next; with the last one the prompt is that without passages.
+        A passage of which nothing is selected is left out together with the separator between it
+        and the next one; if nothing at all is selected, the result is the prompt without passages.
 
         Args:
-            kept: True for the tokens of the context that stay, shape (n,), bool.
-            cut: Whether more was wanted than fits the window.
+            selected: True for the tokens of the context that are read, shape (n,), bool.
+            cut: Whether more was asked for than fits the window.
         """
-        if not kept.any():
+        if not selected.any():
             return self.bare(cut=cut)
         present = np.zeros(len(self.similar) + 1, dtype=bool)
-        present[self.passage_of[kept]] = True
-        # The text between passages stays where there is a passage on both sides.
+        present[self.passage_of[selected]] = True
+        # The text between passages is read only if there is a passage on both sides.
         earlier = np.cumsum(present) - present > 0
         separates = present[self.passage_of] & earlier[self.passage_of]
-        shown = np.flatnonzero(kept | (~self.in_context & (~self.between | separates)))
+        shown = np.flatnonzero(selected | (~self.in_context & (~self.between | separates)))
         return Row(
             token_ids=self.token_ids[shown],
             chunk_index=np.full(len(shown), -1),
             answer_ids=self.answer_ids,
-            places=np.where(kept[shown], shown, -1),
+            prompt_index=np.where(selected[shown], shown, -1),
             cut=cut,
         )
 
     def compressed(self, expanded: np.ndarray, *, cut: bool = False) -> Row:
-        """The prompt with chunk embeddings for all chunks but some.
+        """The prompt with some chunks as tokens and a chunk embedding for every other chunk.
 
         Args:
             expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
-            cut: Whether more was to expand than fits the window.
+            cut: Whether more was asked to expand than fits the window.
         """
         inside = self.in_context
         hidden = inside & ~expanded[self.chunk_of]
         begins = inside & (np.diff(self.chunk_of, prepend=-1) != 0)
-        shown = np.flatnonzero(~hidden | begins)  # of a compressed chunk one position is left
+        shown = np.flatnonzero(~hidden | begins)  # a compressed chunk has one position
         is_chunk = hidden[shown]
         return Row(
             token_ids=np.where(is_chunk, 0, self.token_ids[shown]),
             chunk_index=np.where(is_chunk, self.chunk_rows[self.chunk_of[shown]], -1),
             answer_ids=self.answer_ids,
-            places=np.where(inside[shown], shown, -1),
+            prompt_index=np.where(inside[shown], shown, -1),
             cut=cut,
         )

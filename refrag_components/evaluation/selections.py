@@ -1,4 +1,4 @@
-"""Scores of the chunks of many contexts, by every selection that is compared."""
+"""Chunk scores of many contexts, by every selection that is compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SELECTIONS", "check_selection", "chunk_scores", "passage_losses", "selections_of"]
 
-#: Selections that every checkpoint has; any policy's name may stand here.
+#: Selections that work with every checkpoint; the name of any policy may be listed here.
 SELECTIONS: tuple[str, ...] = (
     "random",
     "recent",
@@ -28,11 +28,11 @@ SELECTIONS: tuple[str, ...] = (
     "late-interaction",
 )
 
-_STRIDE = 512  # tokens that the perplexity policy reads at once
+_STRIDE = 512  # tokens per forward pass of the perplexity policy
 
 
 def check_selection(name: str) -> None:
-    """Refuses the name of no selection.
+    """Checks the name of a selection.
 
     Raises:
         UnknownPolicyError: If there is no selection and no policy of that name.
@@ -44,7 +44,7 @@ def check_selection(name: str) -> None:
 
 
 def selections_of(model: RefragModel) -> tuple[str, ...]:
-    """What is compared unless it is named: ``SELECTIONS`` and the policies trained for a model."""
+    """What is compared by default: ``SELECTIONS`` and the policies trained for the model."""
     return (*SELECTIONS, *(name for name in POLICIES if name in model.policies))
 
 
@@ -54,33 +54,36 @@ def chunk_scores(
     inputs: Sequence[PolicyInputs],
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
-    """Scores the chunks of every context; the same scores as the policy gives one by one.
+    """Scores the chunks of every context; the scores equal the policy's for single contexts.
 
-    What takes one pass of the decoder per passage is computed in batches instead.
+    Passes of the decoder over single passages are batched.
 
     Args:
-        name: A selection: a policy's name, "perplexity-ascending" or "recent" (the last chunks
-            expand first).
+        name: Name of a selection: that of a policy, "perplexity-ascending", or "recent" (the last
+            chunks expand first).
         model: The model.
         inputs: Contexts with their questions.
         progress: Called with the number of contexts done.
 
     Returns:
-        One array a context, shape (n_chunks,), float32; higher expands first.
+        One array per context, shape (n_chunks,), float32; higher scores expand first.
     """
     check_selection(name)
     if name == "recent":
-        scores = [np.arange(own.n_chunks, dtype=np.float32) for own in inputs]
+        scores = [np.arange(context.n_chunks, dtype=np.float32) for context in inputs]
     elif name.startswith("perplexity"):
         sign = np.float32(-1 if name.endswith("ascending") else 1)
-        distinct = {id(passage): passage for own in inputs for passage in own.passages}
+        distinct = {id(passage): passage for context in inputs for passage in context.passages}
         losses = dict(zip(distinct, passage_losses(model, list(distinct.values())), strict=True))
-        scores = [sign * np.concatenate([losses[id(p)] for p in own.passages]) for own in inputs]
+        scores = [
+            sign * np.concatenate([losses[id(passage)] for passage in context.passages])
+            for context in inputs
+        ]
     else:
         policy = make_policy(name, model)
         scores = []
-        for own in inputs:
-            scores.append(policy.scores(own))
+        for context in inputs:
+            scores.append(policy.scores(context))
             if progress is not None:
                 progress(1)
         return scores
@@ -94,7 +97,7 @@ def passage_losses(model: RefragModel, passages: Sequence[ChunkVectors]) -> list
     """Mean negative log-likelihood of each chunk's tokens, as ``PerplexityPolicy`` scores them.
 
     Returns:
-        One array a passage, shape (n_chunks,), nats, float32.
+        One array per passage, shape (n_chunks,), nats, float32.
     """
     stride = min(_STRIDE, model.window - 1)
     windows = [
@@ -118,8 +121,8 @@ def passage_losses(model: RefragModel, passages: Sequence[ChunkVectors]) -> list
     for j, (i, _) in enumerate(windows):
         by_passage[i].append(losses[j])
     return [
-        _by_chunk(np.concatenate([np.zeros(0, np.float32), *own]), passage)
-        for own, passage in zip(by_passage, passages, strict=True)
+        _by_chunk(np.concatenate([np.zeros(0, np.float32), *parts]), passage)
+        for parts, passage in zip(by_passage, passages, strict=True)
     ]
 
 

@@ -1,9 +1,8 @@
-"""Intervals and paired tests over items that several methods were measured on.
+"""Intervals and paired tests over items on which several methods were measured.
 
-Values come in strata, one per set of questions: items are drawn inside their set, and a mean over
-strata is the mean of the sets' means, however many items each has. Items that share something, a
-passage or an article, are no independent evidence; drawn together, as a cluster, they count as the
-one case that they are.
+Values come in strata, one per set of questions: items are drawn within their set, and a mean over
+strata is the mean of the sets' means, however many items each has. Items that share a passage or an
+article are not independent evidence; drawn together, as a cluster, they count as one case.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ _SAMPLES = 2000
 
 
 def cluster_labels(keys: Sequence[Sequence[str]]) -> np.ndarray:
-    """Numbers the clusters of items that share a key, directly or through others.
+    """Finds the clusters of items that share a key, directly or through other items.
 
     Args:
-        keys: What each item may share with others; an item without a key is by itself.
+        keys: Keys of each item; an item without keys is a cluster by itself.
 
     Returns:
-        Number of each item's cluster, 0.. in the order of first items, shape (items,), int64.
+        Label of each item's cluster, from 0 in the order of first items, shape (items,), int64.
     """
     leader = list(range(len(keys)))
 
@@ -42,8 +41,8 @@ def cluster_labels(keys: Sequence[Sequence[str]]) -> np.ndarray:
         return item
 
     seen: dict[str, int] = {}
-    for item, own in enumerate(keys):
-        for key in own:
+    for item, item_keys in enumerate(keys):
+        for key in item_keys:
             a, b = first(seen.setdefault(key, item)), first(item)
             leader[max(a, b)] = min(a, b)
     numbers: dict[int, int] = {}
@@ -60,49 +59,49 @@ def resample(
 ) -> np.ndarray:
     """Bootstrap means of several columns, all drawn together.
 
-    A row of the result comes from the same items for every column. So where columns are methods,
-    the difference of two is a paired bootstrap of their difference, and their quotient one of
+    A row of the result comes from the same items for every column. So if columns are methods, the
+    difference of two columns is a paired bootstrap of their difference, and the quotient is one of
     their ratio.
 
     Args:
-        strata: Values of each set, shape (items, columns); the items of a set are its own. NaN
-            where an item does not count for a column.
-        clusters: Cluster of each set's items, from ``cluster_labels``; whole clusters are drawn.
-            None draws items.
+        strata: Values of each set, shape (items, columns), NaN where an item does not count for a
+            column; sets may differ in their number of items.
+        clusters: Cluster labels of each set's items, from ``cluster_labels``; whole clusters are
+            drawn. None draws single items.
         samples: Number of bootstrap samples.
-        seed: Draws the items.
+        seed: Seed of the draws.
 
     Returns:
-        Means over the sets, shape (samples, columns); NaN where none of the drawn items counts.
+        Means over the sets, shape (samples, columns); NaN if none of the drawn items counts.
     """
     rng = np.random.default_rng(seed)
     means = []
     for values, sizes in _summed(strata, clusters):
         n = len(sizes)
-        # How often each cluster is drawn is all that a mean depends on.
+        # A mean depends only on how often each cluster is drawn.
         counts = rng.multinomial(n, np.full(n, 1 / n), size=samples)
         means.append(_ratio(counts @ values, counts @ sizes))
     return _mean_of_sets(means)
 
 
 def mean_of_sets(strata: Sequence[np.ndarray]) -> np.ndarray:
-    """The means that ``resample`` scatters around, shape (columns,)."""
+    """The means around which ``resample`` scatters, shape (columns,)."""
     means = [_ratio(v.sum(axis=0), s.sum(axis=0)) for v, s in _summed(strata, None)]
     return _mean_of_sets(means)
 
 
 def around(differences: np.ndarray, level: float) -> tuple[float, float]:
-    """95% interval of a paired difference, moved to the level that it is a difference from.
+    """95% interval of a paired difference, shifted to the level of the other method's mean.
 
-    Items differ far more than methods do: an interval of a method's own mean shows how the items
-    scatter, this one how surely the method differs from the one whose mean is the level.
+    Items differ far more than methods do: an interval of a method's mean shows how the items
+    scatter, this one shows how certain the difference from the other method is.
     """
     low, high = interval(differences)
     return level + low, level + high
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """95% percentile interval of bootstrap draws, shape (samples,), those that are numbers."""
+    """95% percentile interval of bootstrap draws, shape (samples,), ignoring NaN."""
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
@@ -120,10 +119,10 @@ def sign_flip_p_values(
         strata: Differences in each set, shape (items, pairs of methods).
         clusters: As for ``resample``; all items of a cluster flip together.
         samples: Number of random sign patterns; the smallest p-value is 1 / (samples + 1).
-        seed: Draws the signs.
+        seed: Seed of the signs.
 
     Returns:
-        One p-value per pair, shape (pairs,); several of them are not corrected for one another.
+        One p-value per pair, shape (pairs,), not corrected for multiple tests.
     """
     rng = np.random.default_rng(seed)
     observed = np.zeros(strata[0].shape[1])
@@ -141,7 +140,7 @@ def sign_flip_p_values(
 def _summed(
     strata: Sequence[np.ndarray], clusters: Sequence[np.ndarray] | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of every set the sum of each cluster's values and how many they are, (clusters, columns)."""
+    """For every set the sum and the number of each cluster's values, (clusters, columns)."""
     summed = []
     for i, values in enumerate(strata):
         counted = ~np.isnan(values)
@@ -149,7 +148,7 @@ def _summed(
         if clusters is not None:
             order = np.argsort(clusters[i], kind="stable")
             first = np.searchsorted(clusters[i][order], np.arange(clusters[i].max() + 1))
-            sums, sizes = (np.add.reduceat(own[order], first) for own in (sums, sizes))
+            sums, sizes = (np.add.reduceat(rows[order], first) for rows in (sums, sizes))
         summed.append((sums, sizes))
     return summed
 
@@ -161,7 +160,7 @@ def _ratio(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_sets(means: Sequence[np.ndarray]) -> np.ndarray:
-    """Each set counts the same; one without a single item that counts is left out."""
-    known = [~np.isnan(own) for own in means]
-    filled = [np.where(k, own, 0.0) for k, own in zip(known, means, strict=True)]
+    """Each set counts the same; a set without items that count is left out."""
+    known = [~np.isnan(of_set) for of_set in means]
+    filled = [np.where(k, of_set, 0.0) for k, of_set in zip(known, means, strict=True)]
     return _ratio(np.sum(filled, axis=0), np.sum(known, axis=0))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from refrag_components.forking import OwnLock
 
 __all__ = ["Batcher"]
 
@@ -38,12 +39,14 @@ class Batcher(Generic[Item, Result]):
         self._run = run
         self._max_size = max_size
         self._waiting: list[_Job[Item, Result]] = []
-        self._enter = threading.Lock()
-        self._turn = threading.Lock()
+        self._enter = OwnLock()
+        self._turn = OwnLock()
 
     def __call__(self, item: Item) -> Result:
         """Works on one item, possibly together with those of other threads."""
         job = _Job[Item, Result](item)
+        if self._enter.inherited:  # the parent's threads wait for these
+            self._waiting = []
         with self._enter:
             self._waiting.append(job)
         while not job.future.done():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 
 from refrag_components.engines import SamplingParams
 from refrag_components.exceptions import UnknownModelError
+from refrag_components.forking import OwnLock
 from refrag_components.generation.batching import Batcher
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Answer, Request
@@ -78,7 +78,7 @@ class _Look:
 
 _LOOK_AGAIN = 3.0  # seconds for which a folder's files are not looked at again
 
-_lock = threading.Lock()
+_lock = OwnLock()
 _loaded: dict[tuple[str, str], Checkpoint] = {}
 _failed: dict[tuple[str, str], str] = {}  # digests that could not replace what is loaded
 _looks: dict[str, _Look] = {}

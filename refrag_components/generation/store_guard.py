@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
 import weakref
@@ -18,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from refrag_components.exceptions import shown
+from refrag_components.forking import OwnLock
 from refrag_components.stores.base import BaseChunkStore
 from refrag_components.stores.limits import Call
 from refrag_components.stores.memory import MemoryStore
@@ -237,7 +239,7 @@ def _described(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-_lock = threading.Lock()
+_lock = OwnLock()
 _by_store: _ByStore = {}
 _guards: weakref.WeakSet[StoreGuard] = weakref.WeakSet()
 
@@ -248,4 +250,11 @@ def _say_goodbye() -> None:
         guard.flush(max(until - time.monotonic(), 0.0))
 
 
+def _begin_anew() -> None:
+    for guard in list(_guards):
+        guard.forget_threads()
+
+
 atexit.register(_say_goodbye)
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(after_in_child=_begin_anew)

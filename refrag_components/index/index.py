@@ -310,7 +310,7 @@ class RefragIndex:
             raise EmptyInputError("the question is empty; ask something")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        vector = _search_rows(self._model.embed_query(question)[None, :])[0]
+        vector = _search_rows(self._model.search_vector(question)[None, :])[0]
         scores = dict(self._search.search(vector, k))
         return [
             Hit(
@@ -376,7 +376,7 @@ class RefragIndex:
         self.store.mset(fresh.items())
         found = zip(keys, stored, strict=True)
         tokens = [(fresh[key] if v is None else v).n_tokens for key, v in found]
-        vectors = _search_rows(self._model.embed_passages(texts))
+        vectors = _search_rows(self._model.search_vectors(texts))
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _clean_up(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from io import BufferedRandom, BufferedReader
@@ -16,12 +17,17 @@ import numpy as np
 
 from refrag_components.atomic import atomic_file
 from refrag_components.checking import parse_json
+from refrag_components.forking import OwnLock
 from refrag_components.index.catalog import Catalog, Position
 from refrag_components.stores.database import Database
 
 __all__ = ["PassageSearch"]
 
 logger = logging.getLogger(__name__)
+
+# FAISS's threads do not survive a fork; a child that waited for them would hang.
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 _SAVED = "search file"
 _EARLIER = "index.faiss"  # what earlier releases wrote; it may hold what was removed since
@@ -44,7 +50,7 @@ class PassageSearch:
         self.path = path
         self._database = database
         self._catalog = catalog
-        self._lock = threading.RLock()
+        self._lock = OwnLock(threading.RLock)
         self._index: Any = None  # a faiss.IndexIDMap2 once there are passages
         self._position = Position(0, 0)
         self._saved: Position | None = None
@@ -60,8 +66,8 @@ class PassageSearch:
         Returns:
             At most k pairs of passage id and score, best first.
         """
+        self.sync()
         with self._lock:
-            self.sync()
             if self._index is None:
                 return []
             count = min(k, self._index.ntotal)
@@ -72,7 +78,10 @@ class PassageSearch:
 
     def sync(self) -> None:
         """Applies what has changed in the catalog, in this process or in another."""
+        inherited = self._lock.inherited
         with self._lock:
+            if inherited:  # another thread of the parent may have been adding to it
+                self._index, self._position = None, Position(0, 0)
             target = self._catalog.position()
             if target.removals != self._position.removals:
                 self._index = None

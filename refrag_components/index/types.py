@@ -27,10 +27,10 @@ class IndexModel(Protocol):
     def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> list[ChunkVectors]:
         """Chunk vectors of passages."""
 
-    def embed_passages(self, texts: Sequence[str]) -> np.ndarray:
+    def search_vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Search vectors of passages, shape (n, d), float32."""
 
-    def embed_query(self, text: str) -> np.ndarray:
+    def search_vector(self, text: str) -> np.ndarray:
         """Search vector of a question, shape (d,), float32."""
 
 

@@ -1,4 +1,4 @@
-"""All that has weights: decoder, encoders, projector, adapters and the policies' network.
+"""Everything that has weights: decoder, encoders, projector, adapters and policy networks.
 
 Imported when first used, because torch takes seconds.
 """

@@ -1,4 +1,4 @@
-"""Low-rank adapters: one for all positions, one for chunk embeddings alone."""
+"""Low-rank adapters: one for all positions, one for chunk embeddings only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 __all__ = [
     "CHUNK_ADAPTER",
     "EVERYWHERE",
-    "ChunkPlaces",
+    "ChunkMask",
     "FoldedWeights",
-    "PlacesOfThisThread",
+    "ThreadChunkMask",
     "fold_adapters",
 ]
 
@@ -28,18 +28,18 @@ CHUNK_ADAPTER = "chunk_adapter"
 EVERYWHERE = "default"
 
 
-class ChunkPlaces:
-    """Where chunk embeddings stand in what the decoder reads now.
+class ChunkMask:
+    """Which positions of the decoder's current input are chunk embeddings.
 
     Attributes:
-        mask: True at a chunk embedding, shape (rows, positions), bool; None where there is none.
+        mask: True at a chunk embedding, shape (rows, positions), bool; None if there is none.
     """
 
     mask: Tensor | None = None
 
     @contextmanager
-    def at(self, mask: Tensor | None) -> Iterator[None]:
-        """Reads with these places.
+    def using(self, mask: Tensor | None) -> Iterator[None]:
+        """Sets the mask for the passes inside the ``with`` block.
 
         Args:
             mask: As the attribute.
@@ -51,65 +51,65 @@ class ChunkPlaces:
             self.mask = before
 
 
-class PlacesOfThisThread(ChunkPlaces, threading.local):
-    """Places that other threads, which read other prompts with the same decoder, do not see."""
+class ThreadChunkMask(ChunkMask, threading.local):
+    """A mask per thread: other threads read other prompts with the same decoder."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """A copy of a model reads for itself."""
-        return PlacesOfThisThread, ()
+        """A copy of a model gets a separate mask."""
+        return ThreadChunkMask, ()
 
 
-def fold_adapters(model: nn.Module, places: ChunkPlaces) -> None:
+def fold_adapters(model: nn.Module, chunk_mask: ChunkMask) -> None:
     """Lets adapted linear layers multiply once, by W + s B A, and adds the chunk adapter.
 
     PEFT multiplies a batch's states by W, A and B one after another. The small products cost
     little arithmetic but read and write all states; a batch has tens of thousands of positions,
-    so making the sum of the matrices anew at every pass is far cheaper. The result is the same
-    but for rounding, and it is how the adapter is used once it is merged. Checkpoints do not
+    so computing the sum of the matrices again at every pass is far cheaper. The result is the same
+    except for rounding, and it is how the adapter is used once it is merged. Checkpoints do not
     change.
 
-    The chunk adapter is no part of that sum: it adds s B A x where a chunk embedding stands and
-    nothing elsewhere, so that a decoder reads plain text as if it were not there (as the visual
+    The chunk adapter is not part of that sum: it adds s B A x at chunk embeddings and nothing
+    elsewhere, so that a decoder reads plain text as if the adapter were not there (as the visual
     expert of CogVLM, arXiv 2311.03079, and partial LoRA, arXiv 2401.16420, do for images). PEFT
     has no such adapter.
 
     Args:
-        model: Whose adapted layers, plain LoRA without dropout, are changed in place.
-        places: Where chunk embeddings stand; read at every pass.
+        model: Model whose adapted layers, plain LoRA without dropout, are changed in place.
+        chunk_mask: Which positions are chunk embeddings; looked up at every pass.
     """
     from peft.tuners.lora import Linear
 
     for layer in model.modules():
         if isinstance(layer, Linear):
-            setattr(layer, "chunk_places", places)  # noqa: B010, mypy
+            setattr(layer, "chunk_mask", chunk_mask)  # noqa: B010, mypy
             setattr(layer, "folded", None)  # noqa: B010, mypy
             setattr(layer, "forward", MethodType(_folded_forward, layer))  # noqa: B010, mypy
 
 
 class FoldedWeights:
-    """The folded weights of all layers, made once for all passes of a training step.
+    """The folded weights of all layers, computed once for all passes of a training step.
 
-    Layers of one shape are multiplied together: hundreds of small products a pass take a GPU no
-    time and the processor that starts them a good part of the step's. It takes as much memory as
-    the base weights.
+    Layers of one shape are multiplied together: hundreds of small products per pass cost a GPU
+    almost no time, but launching them costs the CPU a good part of the step's. The folded weights
+    take as much memory as the base weights.
 
     Args:
-        model: Whose adapters are folded (``fold_adapters``).
-        at_once: False makes none: each pass folds each layer by itself, and keeps nothing.
+        model: Model whose adapters are folded (``fold_adapters``).
+        at_once: False computes none: each pass folds each layer by itself and keeps nothing.
     """
 
     def __init__(self, model: nn.Module, *, at_once: bool = True) -> None:
         from peft.tuners.lora import Linear
 
         self._at_once = at_once
-        alike = defaultdict(list)
+        by_shape = defaultdict(list)
         for layer in model.modules():
             if isinstance(layer, Linear) and EVERYWHERE in layer.lora_A:
-                alike[layer.lora_B[EVERYWHERE].weight.shape, layer.in_features].append(layer)
-        self._groups: list[list[Any]] = list(alike.values())
+                by_shape[layer.lora_B[EVERYWHERE].weight.shape, layer.in_features].append(layer)
+        self._groups: list[list[Any]] = list(by_shape.values())
 
     def make(self) -> None:
-        """Makes them of the adapters as they are; until ``forget`` all passes use them."""
+        """Folds the adapters as they are now; all passes use the result until ``forget``."""
         if not self._at_once:
             self.forget()
             return
@@ -121,7 +121,7 @@ class FoldedWeights:
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """Reads with the base weights."""
+        """Uses only the base weights inside the ``with`` block."""
         before = [(layer, layer.folded) for layers in self._groups for layer in layers]
         for layer, _ in before:
             layer.folded = _frozen(layer)
@@ -132,7 +132,7 @@ class FoldedWeights:
                 layer.folded = folded
 
     def forget(self) -> None:
-        """Lets each pass make its own again: the adapters have learnt."""
+        """Lets each pass fold the weights itself again: the adapters have changed."""
         for layers in self._groups:
             for layer in layers:
                 layer.folded = None
@@ -159,7 +159,7 @@ def _folded_forward(layer: Any, states: Tensor) -> Tensor:
         out = nn.functional.linear(states, weight.to(states.dtype), base.bias)
     if layer.disable_adapters or CHUNK_ADAPTER not in layer.lora_A:
         return out
-    mask = layer.chunk_places.mask
+    mask = layer.chunk_mask.mask
     if mask is None:
         return out
     low = layer.lora_A[CHUNK_ADAPTER](states) * mask.view(*states.shape[:-1], 1)

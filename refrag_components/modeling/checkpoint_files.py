@@ -43,7 +43,7 @@ _ADAPTERS = ("decoder_adapter", "encoder_adapter", CHUNK_ADAPTER)
 
 
 def check_files(folder: Path, config: RefragConfig) -> None:
-    """Makes sure that the files which training changed are there and not cut short."""
+    """Checks that the files which training changed are there and not truncated."""
     for name in config.folders:
         if not (folder / name).is_dir():
             msg = f"{folder / name} is missing; copy or download the checkpoint again"
@@ -174,23 +174,23 @@ def state_digest(state: dict[str, Tensor]) -> bytes:
 
 
 class LoadedAdapter:
-    """An adapter that was merged or put into a decoder, and can be copied from its files.
+    """An adapter that was merged or attached to a model, and can be copied from its files.
 
     Args:
-        folder: Of the adapter, as PEFT writes it.
+        folder: Folder of the adapter, as PEFT writes it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
-        self._state = self._look()
+        self._state = self._stat()
 
     def copy(self, folder: Path) -> None:
-        """Copies it into a folder of the same name.
+        """Copies it into a subfolder of the same name.
 
         Raises:
-            UnknownModelError: If its files are gone or no longer those that were loaded.
+            UnknownModelError: If its files are gone or are no longer those that were loaded.
         """
-        if self._look() != self._state:
+        if self._stat() != self._state:
             msg = (
                 f"{self._folder} was removed or replaced after the model was loaded from it; load "
                 "the model again before saving it"
@@ -198,7 +198,7 @@ class LoadedAdapter:
             raise UnknownModelError(msg)
         shutil.copytree(self._folder, folder / self._folder.name)
 
-    def _look(self) -> tuple[int, int] | None:
+    def _stat(self) -> tuple[int, int] | None:
         try:
             found = (self._folder / ADAPTER_FILE).stat()
         except OSError:
@@ -210,10 +210,10 @@ def save_adapter(model: PeftModel, name: str, folder: Path, base: str) -> None:
     """Writes one adapter in float16.
 
     Args:
-        model: Which has it.
-        name: PEFT's name of the adapter; one that is not its default gets a folder of that name.
-        folder: Where to.
-        base: What to call the adapted model; PEFT would note where it lies on this machine.
+        model: Model that has the adapter.
+        name: PEFT's name of the adapter; any but its default gets a subfolder of that name.
+        folder: Folder to write to.
+        base: What to call the base model; PEFT would record its path on this machine.
     """
     model.peft_config[name].base_model_name_or_path = base
     # Embeddings are never adapted; told so, PEFT need not ask the hub for the base's vocabulary.

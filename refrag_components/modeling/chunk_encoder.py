@@ -35,7 +35,7 @@ __all__ = [
 
 Window = TypeVar("Window")
 
-# Tokens a forward pass. So many keep a CPU busy; more only add padding and memory traffic.
+# Tokens per forward pass: enough to keep a CPU busy; more only add padding and memory traffic.
 _CPU_TOKENS = 1024
 
 
@@ -92,15 +92,15 @@ def pool_spans(states: Tensor, spans: Tensor) -> Tensor:
 
 
 class ChunkEncoder(nn.Module):
-    """A Hugging Face encoder that yields one vector a chunk.
+    """A Hugging Face encoder that yields one vector per chunk.
 
     The encoder reads text through its own tokenizer; characters tie its tokens to the decoder's.
 
     Args:
         model: Encoder (BERT, RoBERTa, MiniLM, ...), any ``AutoModel`` with token states.
         tokenizer: Its fast tokenizer.
-        pooling: "mean" over a chunk's tokens, or "cls" (first position; needs one chunk a window).
-        contextual: Encode whole passages and pool spans, or each chunk alone.
+        pooling: "mean" over a chunk's tokens, or "cls" (first position; one chunk per window).
+        contextual: True encodes whole passages and pools spans, False encodes each chunk alone.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class ChunkEncoder(nn.Module):
         return pool_spans(states, spans)
 
     def windows(self, passage: ChunkedPassage) -> list[EncoderWindow]:
-        """Cuts a passage into encoder windows, at chunk borders only.
+        """Cuts a passage into encoder windows, at chunk boundaries only.
 
         The windows' spans in order are the passage's chunks in order.
         """
@@ -172,7 +172,7 @@ class ChunkEncoder(nn.Module):
         ids = np.asarray(encoding.ids, dtype=np.int64)
         starts = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
         covering = covering_tokens(passage.offsets[:, 1].astype(np.int64), starts)
-        if not len(ids):  # white space only: the special tokens have to do
+        if not len(ids):  # white space only: each chunk gets the first position
             return [
                 EncoderWindow(self._with_specials(ids), np.zeros((passage.n_chunks, 2), np.int64))
             ]
@@ -185,7 +185,7 @@ class ChunkEncoder(nn.Module):
 
     @property
     def room(self) -> int:
-        """Encoder tokens of text that fit one window beside the special tokens."""
+        """Encoder tokens of text that fit one window in addition to the special tokens."""
         return self.window - len(self.prefix) - len(self.suffix)
 
     def _with_specials(self, ids: np.ndarray) -> np.ndarray:
@@ -205,11 +205,11 @@ class ChunkEncoder(nn.Module):
 
         Args:
             passages: Chunked passages.
-            batch_size: Encoder windows a forward pass, at most; see ``batches``.
+            batch_size: Encoder windows per forward pass, at most; see ``batches``.
             progress: Called with the number of windows done after each pass.
 
         Returns:
-            One array of chunk vectors a passage, shape (n_chunks, d_enc), float32.
+            One array of chunk vectors per passage, shape (n_chunks, d_enc), float32.
         """
         return encode_windows(
             [self.windows(passage) for passage in passages],
@@ -229,15 +229,15 @@ class ChunkEncoder(nn.Module):
 
 
 def window_bounds(spans: np.ndarray, room: int) -> Iterator[tuple[int, int, int, int]]:
-    """Cuts a passage into encoder windows, at chunk borders only.
+    """Cuts a passage into encoder windows, at chunk boundaries only.
 
     Args:
         spans: First and last encoder token of each chunk, inclusive, ascending; (n_chunks, 2).
-        room: Encoder tokens that fit a window; the end of a longer chunk is left out.
+        room: Encoder tokens that fit a window; a longer chunk is truncated.
 
     Yields:
-        First chunk of a window, the chunk after its last, its first encoder token and the one
-        after its last.
+        For each window its first chunk, the chunk after its last, its first encoder token and the
+        token after its last.
     """
     start = 0
     while start < len(spans):
@@ -261,26 +261,27 @@ def encode_windows(
     """Encodes the windows of passages, those of similar length together.
 
     Args:
-        windows: Those of each passage, in order.
-        length: Tokens of a window.
-        encode_batch: Windows to the chunk vectors of each, shape (its chunks, width).
-        width: Of a chunk vector.
+        windows: The windows of each passage, in order.
+        length: Returns the number of tokens of a window.
+        encode_batch: Returns the chunk vectors of each window of a batch, shape (chunks of the
+            window, width).
+        width: Width of a chunk vector.
         batch_size: Windows per batch, at most.
-        device: Where they are computed.
+        device: Device that computes them.
         progress: Called with the number of windows done after each batch.
 
     Returns:
         The chunk vectors of each passage, shape (n_chunks, width), float32.
     """
-    owned = [(i, window) for i, own in enumerate(windows) for window in own]
+    flat = [(i, window) for i, passage_windows in enumerate(windows) for window in passage_windows]
     vectors: dict[int, np.ndarray] = {}
-    for picked in batches([length(window) for _, window in owned], batch_size, device):
-        encoded = encode_batch([owned[j][1] for j in picked])
+    for picked in batches([length(window) for _, window in flat], batch_size, device):
+        encoded = encode_batch([flat[j][1] for j in picked])
         vectors.update(zip(picked, encoded, strict=True))
         if progress is not None:
             progress(len(picked))
     grouped: list[list[np.ndarray]] = [[] for _ in windows]
-    for j, (i, _) in enumerate(owned):
+    for j, (i, _) in enumerate(flat):
         grouped[i].append(vectors[j])
     empty = np.zeros((0, width), dtype=np.float32)
     return [np.concatenate(rows) if rows else empty for rows in grouped]
@@ -291,8 +292,8 @@ def batches(lengths: Sequence[int], batch_size: int, device: torch.device) -> It
 
     Args:
         lengths: Tokens of each sequence.
-        batch_size: Sequences a batch, at most; on a CPU fewer where they are long.
-        device: Where they will be computed.
+        batch_size: Sequences per batch, at most; on a CPU fewer if they are long.
+        device: Device that will compute them.
 
     Yields:
         Indices of the sequences of a batch, shorter ones first.
@@ -319,7 +320,7 @@ def pad_windows(
 
     Returns:
         Token ids (windows, tokens); mask, 1 for tokens, same shape; spans (windows, spans, 2)
-        padded with 0; and where each window's spans stand in the flattened spans (chunks,).
+        padded with 0; and the index of each chunk's span in the flattened spans (chunks,).
     """
     length = max((len(window.input_ids) for window in windows), default=0)
     width = max((len(window.spans) for window in windows), default=0)

@@ -1,4 +1,4 @@
-"""What a REFRAG checkpoint is made of, as it stands in its ``config.json``."""
+"""What a REFRAG checkpoint is made of, as its ``config.json`` records it."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ class RefragConfig:
     """Configuration of a ``RefragModel``.
 
     Attributes:
-        decoder: Base decoder: Hugging Face hub id or folder. Ignored where the checkpoint carries
+        decoder: Base decoder: Hugging Face hub id or folder. Ignored if the checkpoint carries
             its own ``decoder/`` folder.
-        encoder: Base encoder, likewise. With ``encoder_layers`` it makes search vectors alone.
-        encoder_layers: The encoder is a copy of so many of the decoder's first layers, trained
-            with it; 0 for the Hugging Face encoder that ``encoder`` names.
-        chunk_size: Tokens a chunk (k) that the checkpoint works with by default.
+        encoder: Base encoder, likewise. With ``encoder_layers`` it makes search vectors only.
+        encoder_layers: Number of the decoder's first layers whose copy, trained with the decoder,
+            is the encoder; 0 for the Hugging Face encoder that ``encoder`` names.
+        chunk_size: Tokens per chunk (k) that the checkpoint uses by default.
         max_chunk_size: Largest k it can be used with; at least ``chunk_size``, and equal to it with
             ``encoder_layers``.
         rungs: The chunk sizes that a passage can have in a layout: multiples of ``chunk_size``,
-            ascending, the first one ``chunk_size`` itself. Empty stands for that one alone.
+            ascending, the first one ``chunk_size`` itself. Empty means ``chunk_size`` only.
         pooling: How token states become a chunk vector. "cls" needs ``contextual=False``.
         contextual: True encodes a whole passage in one pass and pools each chunk's span, so that a
             chunk vector knows its surroundings; False encodes each chunk alone, as the paper does.
-        token_mlp: Hidden width of a projector that reads the chunk's tokens beside its vector
-            (the token ids are stored anyway); 0 for one that reads the vector alone, as the
+        token_mlp: Hidden width of a projector that reads the chunk's tokens as well as its vector
+            (the token ids are stored anyway); 0 for one that reads the vector only, as the
             paper's does.
         folders: Folders of weights that belong to a saved checkpoint, such as "decoder_adapter".
-            Saving writes them here, and a checkpoint that lacks one of them is refused.
+            Saving lists them here, and a checkpoint that lacks one of them is refused.
         model_type: Always "refrag".
-        version: Version of this file format: 2 with ``encoder_layers``, else 1, which earlier
-            releases read too.
+        version: Version of this file format: 2 with ``encoder_layers``, otherwise 1, which earlier
+            releases can read as well.
 
     Raises:
-        TypeError: If a value is of another type.
-        ValueError: If values do not go together.
+        TypeError: If a value has another type.
+        ValueError: If a value is outside its range or contradicts another one.
     """
 
     decoder: str
@@ -81,7 +81,7 @@ class RefragConfig:
     version: Literal[1, 2] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Checks types, and that the values go together."""
+        """Checks types and ranges, and that the values are consistent."""
         for name in ("rungs", "folders"):  # TOML and JSON have lists
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
@@ -93,12 +93,12 @@ class RefragConfig:
             object.__setattr__(self, "rungs", (self.chunk_size,))
         if not 1 <= self.chunk_size <= self.max_chunk_size:
             msg = (
-                f"chunk_size must lie in 1..max_chunk_size={self.max_chunk_size}, "
+                f"chunk_size must be from 1 to max_chunk_size={self.max_chunk_size}, "
                 f"got {self.chunk_size}"
             )
             raise ValueError(msg)
         if self.token_mlp < 0:
-            msg = f"token_mlp must be the width of a hidden layer or 0, got {self.token_mlp}"
+            msg = f"token_mlp must be the width of a hidden layer, or 0; got {self.token_mlp}"
             raise ValueError(msg)
         if self.pooling not in ("mean", "cls"):
             msg = f"pooling must be 'mean' or 'cls', got {self.pooling!r}"
@@ -109,29 +109,31 @@ class RefragConfig:
             msg = f"folders may name {', '.join(_FOLDERS)}; got {min(map(repr, unknown))}"
             raise ValueError(msg)
         if self.pooling == "cls" and self.contextual:
-            msg = "pooling='cls' has one vector a sequence; set contextual=False with it"
+            msg = "pooling='cls' makes one vector per sequence; set contextual=False with it"
             raise ValueError(msg)
 
     def _check_rungs(self) -> None:
         ladder = self.rungs
         if any(type(rung) is not int for rung in ladder):
             raise TypeError(f"rungs must be whole numbers, got {ladder}")
-        rising = all(low < high for low, high in itertools.pairwise(ladder))
-        whole = all(rung % self.chunk_size == 0 for rung in ladder)
-        if not (ladder[0] == self.chunk_size and rising and whole):
+        ascending = all(low < high for low, high in itertools.pairwise(ladder))
+        multiples = all(rung % self.chunk_size == 0 for rung in ladder)
+        if not (ladder[0] == self.chunk_size and ascending and multiples):
             msg = (
-                f"rungs must begin with chunk_size={self.chunk_size} and rise by multiples of it, "
-                f"got {ladder}"
+                f"rungs must be ascending multiples of chunk_size={self.chunk_size}, beginning "
+                f"with it; got {ladder}"
             )
             raise ValueError(msg)
 
     def _check_encoder(self) -> None:
         if self.encoder_layers < 0:
-            msg = f"encoder_layers must be a number of layers or 0, got {self.encoder_layers}"
+            msg = f"encoder_layers must be a number of layers, or 0; got {self.encoder_layers}"
             raise ValueError(msg)
         if not self.encoder_layers:
             if len(self.rungs) > 1:
-                msg = f"rungs={self.rungs} need an encoder of the decoder's layers (encoder_layers)"
+                msg = (
+                    f"rungs={self.rungs} need an encoder made of decoder layers; set encoder_layers"
+                )
                 raise ValueError(msg)
             return
         needed = {
@@ -156,8 +158,9 @@ class RefragConfig:
         """
         if self.encoder_layers and chunk_size != self.chunk_size:
             msg = (
-                f"this checkpoint's encoder makes chunks of {self.chunk_size} tokens; leave "
-                f"chunk_size={chunk_size} away and choose one of its rungs {self.rungs} instead"
+                f"this checkpoint's encoder works with chunks of {self.chunk_size} tokens only; "
+                f"leave out chunk_size={chunk_size} and choose one of its rungs {self.rungs} "
+                "instead"
             )
             raise ValueError(msg)
         rungs = self.rungs if self.encoder_layers else ()
@@ -175,13 +178,13 @@ class RefragConfig:
         """Reads ``config.json`` of a checkpoint folder.
 
         Raises:
-            UnknownModelError: If there is no such file or it is no REFRAG configuration.
+            UnknownModelError: If there is no such file or it is not a REFRAG configuration.
         """
         path = Path(folder) / CONFIG_NAME
         try:
             values: Any = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
-            msg = f"{folder} is no REFRAG checkpoint, its {CONFIG_NAME}: {error.strerror}"
+            msg = f"{folder} is not a REFRAG checkpoint; its {CONFIG_NAME}: {error.strerror}"
             raise UnknownModelError(msg) from error
         except ValueError as error:
             raise UnknownModelError(f"{path} is not valid JSON: {error}") from error
@@ -189,7 +192,7 @@ class RefragConfig:
         if kind != "refrag":
             what = f"an ordinary {kind} model" if kind else "something else"
             msg = (
-                f"{path} describes {what}, not a REFRAG checkpoint; to make one of a model, "
+                f"{path} describes {what}, not a REFRAG checkpoint; to make one from a model, "
                 "name it as the decoder or the encoder in a training recipe"
             )
             raise UnknownModelError(msg)
@@ -201,10 +204,12 @@ class RefragConfig:
         if version == 1:
             known -= set(_SINCE_VERSION_2)
         if unknown := sorted(set(values) - known):
-            msg = f"{path} has unknown entries {unknown}: another version of the library wrote it"
+            msg = f"{path} has unknown entries {unknown}; another version of the library wrote it"
             raise UnknownModelError(msg)
         if version == 2 and not values.get("encoder_layers"):
-            msg = f"{path} has version 2 but no encoder_layers; copy or download it again"
+            msg = (
+                f"{path} has version 2 but no encoder_layers; copy or download the checkpoint again"
+            )
             raise UnknownModelError(msg)
         try:
             return cls(**values)

@@ -1,4 +1,4 @@
-"""What a user asks, as policies look at it."""
+"""A user's question, as policies see it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class EncodedQuestion:
     Made by ``RefragModel.encode_questions``, many in one batch.
 
     Attributes:
-        text: The question as it was asked; may be blank.
-        token_ids: Decoder token ids of the question without the blanks around it, shape
+        text: The question as the user wrote it; may be blank.
+        token_ids: Decoder token ids of the question without surrounding white space, shape
             (n_tokens,).
         vectors: One for each part of ``QUESTION_PART`` tokens, in chunk-vector space, shape
             (ceil(n_tokens / QUESTION_PART), d_enc), float32; no rows for a blank question.
 
     Raises:
-        ValueError: If there is not one vector per part.
+        ValueError: If there is not exactly one vector per part.
     """
 
     text: str
@@ -36,19 +36,19 @@ class EncodedQuestion:
         parts = -(-len(self.token_ids) // QUESTION_PART)
         if self.vectors.ndim != 2 or len(self.vectors) != parts:
             msg = (
-                f"{len(self.token_ids)} tokens of a question need {parts} vectors, got shape "
+                f"{len(self.token_ids)} question tokens need {parts} vectors, got vectors of shape "
                 f"{self.vectors.shape}"
             )
             raise ValueError(msg)
 
     @property
     def centre(self) -> np.ndarray:
-        """The mean of its vectors, shape (d_enc,), float32; 0 for a blank question."""
+        """Mean of the vectors, shape (d_enc,), float32; zeros for a blank question."""
         rows = self.vectors
         mean: np.ndarray = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1], np.float32)
         return mean
 
     @property
-    def unasked(self) -> EncodedQuestion:
-        """A blank question of the same width, for what must not see this one."""
+    def blanked(self) -> EncodedQuestion:
+        """A blank question of the same width, for policies that must not see this one."""
         return EncodedQuestion("", self.token_ids[:0], self.vectors[:0])

@@ -1,4 +1,4 @@
-"""Chunks to chunk vectors, with a copy of the decoder's own first layers."""
+"""Chunks to chunk vectors, with a copy of the decoder's first layers."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 __all__ = ["LayerEncoder"]
 
 _EPS = 1e-5
-_LOUDNESS = 0.5  # of a chunk's tokens before the last one in an untrained mix
-_STATES = 0.2  # likewise of the states
+_TOKEN_WEIGHT = 0.5  # of a chunk's tokens before the last one, in an untrained mix
+_STATE_WEIGHT = 0.2  # of all states, likewise
 
 
 class LayerEncoder(nn.Module):
     """The decoder's first layers, which read a passage and yield one vector per chunk.
 
-    A passage is read in one causal pass over the decoder's own token embeddings, so a chunk vector
-    knows what stands before it. The vector of a chunk of k tokens is
+    A passage is read in one causal pass over the decoder's token embeddings, so a chunk vector
+    depends on the text before the chunk. The vector of a chunk of k tokens is
 
-        c = rms_norm(sum_j place_j h_j + sum_j mix_j e_j / s),  j over the chunk's places,
+        c = rms_norm(sum_j place_j h_j + sum_j mix_j e_j / s),  j over the tokens of the chunk,
 
     with h the states after the last layer and its norm, e the token embeddings and s their standard
-    deviation; the places that a short last chunk lacks count as zero. What a chunk embedding needs
-    to know of the tokens is thus in the vector (experiments/017).
+    deviation; missing tokens of a short last chunk count as zero. The second sum carries the tokens
+    themselves, so a projector needs nothing but the vector.
 
-    The layers start as a copy, their final norm as new: the decoder's own belongs to its last
-    layer. States count for nothing until ``randomise``. The table of token embeddings stays the
+    The layers start as a copy, their final norm as new: the decoder's final norm belongs to its
+    last layer. States have no weight until ``randomise``. The table of token embeddings remains the
     decoder's, is not trained and is not part of this module's state.
 
     Args:
-        decoder: Whose layers and token embeddings.
-        layers: How many layers.
+        decoder: Decoder whose layers and token embeddings are used.
+        layers: Number of layers.
         chunk_size: Tokens per chunk (k).
         window: Longest input of the decoder in positions.
 
     Raises:
-        UnknownModelError: If no encoder can be made of the decoder's layers.
+        UnknownModelError: If no encoder can be made from the decoder's layers.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LayerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         embedding: Any = decoder.get_input_embeddings()
-        self._embedding = (embedding,)  # in a tuple it is no part of this module
+        self._embedding = (embedding,)  # in a tuple it is not part of this module
         self.scale = float(embedding.weight.detach().float().std())
         self.model: Any = _first_layers(decoder, layers)
         self.chunk_size = chunk_size
@@ -67,23 +67,23 @@ class LayerEncoder(nn.Module):
         self.place = nn.Parameter(torch.zeros(chunk_size, width, width))
         self.mix = nn.Parameter(torch.eye(width).repeat(chunk_size, 1, 1))
         with torch.no_grad():
-            self.mix[:-1] *= _LOUDNESS / 2**0.5
+            self.mix[:-1] *= _TOKEN_WEIGHT / 2**0.5
 
     @torch.no_grad()
     def randomise(self) -> None:
-        """Adds what is random of an untrained encoder, before its training.
+        """Adds the random part of an untrained encoder, once, before its training.
 
-        Each place turns its state, and each before the last one its token too, which tells the
-        places apart.
+        At each position within the chunk the state, and except at the last position the token, is
+        multiplied by a random rotation, which tells the positions apart.
         """
-        for place in self.place:
-            place += _STATES * nn.init.orthogonal_(torch.empty_like(place))
-        for mix in self.mix[:-1]:
-            mix += _LOUDNESS / 2**0.5 * nn.init.orthogonal_(torch.empty_like(mix))
+        for matrix in self.place:
+            matrix += _STATE_WEIGHT * nn.init.orthogonal_(torch.empty_like(matrix))
+        for matrix in self.mix[:-1]:
+            matrix += _TOKEN_WEIGHT / 2**0.5 * nn.init.orthogonal_(torch.empty_like(matrix))
 
     @property
     def width(self) -> int:
-        """Width of a chunk vector (d_enc), which is the decoder's."""
+        """Width of a chunk vector (d_enc): the width of the decoder."""
         return int(self.place.shape[-1])
 
     @property
@@ -94,7 +94,7 @@ class LayerEncoder(nn.Module):
 
     @property
     def room(self) -> int:
-        """Tokens of a passage that one pass reads: whole chunks."""
+        """Tokens of a passage that one pass reads; whole chunks."""
         return self.window // self.chunk_size * self.chunk_size
 
     def forward(self, token_ids: Tensor, used: Tensor, chunk_size: int | None = None) -> Tensor:
@@ -104,27 +104,27 @@ class LayerEncoder(nn.Module):
             token_ids: Decoder token ids, padded on the right with any token to a multiple of the
                 chunk size, shape (passages, tokens).
             used: True for tokens, False for padding, same shape.
-            chunk_size: Tokens per chunk, at most k, if not k; smaller chunks leave the places after
-                them empty.
+            chunk_size: Tokens per chunk, from 1 to k; None for k. Smaller chunks use the matrices
+                of the first positions only.
 
         Returns:
-            Chunk vectors, shape (passages, tokens / chunk size, d_enc); those of padding mean
-            nothing.
+            Chunk vectors, shape (passages, tokens / chunk size, d_enc); zero for chunks that are
+            padding only, as a rung's projector expects them.
         """
         k = chunk_size or self.chunk_size
         dtype = self.place.dtype
-        shown = used.unsqueeze(-1)
-        tokens = self._embedding[0](token_ids).to(dtype) * shown
-        states = self.model(inputs_embeds=tokens, use_cache=False).last_hidden_state * shown
+        mask = used.unsqueeze(-1)
+        tokens = self._embedding[0](token_ids).to(dtype) * mask
+        states = self.model(inputs_embeds=tokens, use_cache=False).last_hidden_state * mask
         summed = _by_chunk(states, k) @ self.place[:k].flatten(0, 1)
         summed = summed + _by_chunk(tokens / self.scale, k) @ self.mix[:k].flatten(0, 1)
         return nn.functional.rms_norm(summed, (self.width,), eps=_EPS)
 
     def windows(self, passage: ChunkedPassage) -> list[np.ndarray]:
-        """Cuts a passage's tokens into windows, at chunk borders only; shape (tokens,) each."""
+        """Cuts a passage's tokens into windows, at chunk boundaries only; shape (tokens,) each."""
         k = passage.chunk_size
         if k > self.chunk_size:
-            msg = f"this encoder makes vectors of at most {self.chunk_size} tokens, got {k}"
+            msg = f"this encoder takes chunks of at most {self.chunk_size} tokens, got {k}"
             raise ValueError(msg)
         room = self.room // k * k
         ids = passage.token_ids
@@ -171,7 +171,7 @@ class LayerEncoder(nn.Module):
         device = self.place.device
         vectors = self(torch.from_numpy(ids).to(device), torch.from_numpy(used).to(device), k)
         rows = vectors.float().cpu().numpy()
-        return [own[:count] for own, count in zip(rows, counts, strict=True)]
+        return [chunks[:count] for chunks, count in zip(rows, counts, strict=True)]
 
 
 def _by_chunk(rows: Tensor, k: int) -> Tensor:
@@ -180,14 +180,15 @@ def _by_chunk(rows: Tensor, k: int) -> Tensor:
 
 
 def _first_layers(decoder: PreTrainedModel, layers: int) -> Any:
-    """A base model of the decoder's first layers in float32, without token embeddings."""
+    """A base model with the decoder's first layers in float32, without token embeddings."""
     name = type(decoder).__name__
     fix = "choose another decoder, or encoder_layers=0 with a Hugging Face encoder"
-    whole: Any = decoder.config.get_text_config()
-    if layers > whole.num_hidden_layers:
-        msg = f"{name} has {whole.num_hidden_layers} layers, encoder_layers={layers} is more"
+    decoder_config: Any = decoder.config.get_text_config()
+    if layers > decoder_config.num_hidden_layers:
+        depth = decoder_config.num_hidden_layers
+        msg = f"{name} has {depth} layers; encoder_layers={layers} is more than that"
         raise UnknownModelError(msg)
-    config: Any = copy.deepcopy(whole)
+    config: Any = copy.deepcopy(decoder_config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
@@ -196,18 +197,18 @@ def _first_layers(decoder: PreTrainedModel, layers: int) -> Any:
     try:
         model: Any = AutoModel.from_config(config, dtype=torch.float32)
     except (TypeError, ValueError) as error:
-        msg = f"{name} cannot be built with {layers} of its layers ({error}); {fix}"
+        msg = f"{name} cannot be built with {layers} layers ({error}); {fix}"
         raise UnknownModelError(msg) from error
     if "inputs_embeds" not in forward_arguments(model):
         raise UnknownModelError(f"{type(model).__name__} takes no inputs_embeds; {fix}")
     model.set_input_embeddings(None)
     given = dict(decoder.base_model.named_parameters())
     with torch.no_grad():
-        for own, parameter in model.named_parameters():
-            if own not in given or given[own].shape != parameter.shape:
-                msg = f"{name} has no {own} of shape {tuple(parameter.shape)}; {fix}"
+        for key, parameter in model.named_parameters():
+            if key not in given or given[key].shape != parameter.shape:
+                msg = f"{name} has no {key} of shape {tuple(parameter.shape)}; {fix}"
                 raise UnknownModelError(msg)
-            in_a_layer = re.search(r"\.\d+\.", f".{own}")
+            in_a_layer = re.search(r"\.\d+\.", f".{key}")
             if parameter.ndim > 1 or in_a_layer:  # not the norm after the last layer
-                parameter.copy_(given[own])
+                parameter.copy_(given[key])
     return model.eval()

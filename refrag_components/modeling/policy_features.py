@@ -1,4 +1,4 @@
-"""What a learned policy sees of a prompt: chunk vectors and what is cheap to count."""
+"""What a learned policy sees of a prompt: chunk vectors and features that are cheap to count."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from refrag_components.text.chunking import QUESTION_PART
 
 __all__ = [
     "CONTEXT_FEATURES",
+    "COSINE_PER_SHARED_TOKEN",
+    "COSINE_PER_TOKEN",
     "LATE_INTERACTION",
-    "PER_TOKEN",
     "QUESTION_FEATURES",
-    "SHARED",
     "Observation",
     "context_features",
     "question_centre",
@@ -24,16 +24,18 @@ __all__ = [
 
 CONTEXT_FEATURES = 12
 QUESTION_FEATURES = 9
-LATE_INTERACTION = 2  # which of the question's features is that policy's score
+LATE_INTERACTION = 2  # index of that policy's score among the question features
 
-#: Cosine that a token of distance costs. At 0.003 a passage expands from where it matches in few
-#: pieces, the best one mostly before the next begins (docs/policies.md has what else was tried).
-PER_TOKEN = 0.003
+#: What each token of distance to the matching chunk costs, in units of cosine. At 0.003 a passage
+#: expands around its matches in a few spans, mostly one span after the other, the best one first
+#: (docs/policies.md has what else was tried).
+COSINE_PER_TOKEN = 0.003
 
-#: Cosine that a shared token is worth if no other chunk of the context has it.
-SHARED = 0.3
+#: What a shared token is worth if no other chunk of the context has it, in units of cosine.
+COSINE_PER_SHARED_TOKEN = 0.3
 
-# Of cosines and their means: where all are alike, rounding must not look like a difference.
+# Smallest standard deviation to divide by, so that rounding does not look like a difference
+# between cosines that are all alike.
 _LEAST_SPREAD = 1e-3
 
 
@@ -43,11 +45,11 @@ class Observation:
 
     Attributes:
         vectors: Chunk vectors of all passages in order, (prompts, chunks, d_enc), float32.
-        token_ids: Tokens of each chunk, 0 where there is none, (prompts, chunks, k), int64.
+        token_ids: Tokens of each chunk, padded with 0, (prompts, chunks, k), int64.
         used: True where ``token_ids`` holds a token, same shape.
-        passages: Number of each chunk's passage, 0.. ascending, (prompts, chunks), int64.
+        passages: Index of each chunk's passage, from 0 ascending, (prompts, chunks), int64.
         question_vectors: Vectors of the question's parts, (prompts, any, d_enc), float32.
-        question_used: True where ``question_vectors`` holds one, (prompts, any).
+        question_used: True where ``question_vectors`` holds a vector, (prompts, any).
         question_ids: The question's tokens padded with -1, (prompts, any), int64.
     """
 
@@ -66,19 +68,19 @@ class Observation:
 
 
 def context_features(seen: Observation, rarity: Tensor) -> Tensor:
-    """Facts about each chunk that need no question, roughly of unit size.
+    """Features of each chunk that need no question, roughly of unit size.
 
-    Mean and maximum of its tokens' rarity; how rare its tokens are that the context repeats; its
-    length and k; its place in the passage and in the context, from both ends; which passage of how
-    many; how typical it is of the context.
+    Mean and maximum of its tokens' rarity; how rare those of its tokens are that the context
+    repeats; its length and k; its position in the passage and in the context, from both ends; the
+    index of its passage and the number of passages; how typical it is of the context.
 
     Args:
         seen: The prompts.
-        rarity: Rarity of every token of the vocabulary, (vocabulary,); an id beyond it counts as
-            its last.
+        rarity: Rarity of every token of the vocabulary, (vocabulary,); a larger id counts as the
+            last one.
 
     Returns:
-        (prompts, chunks, CONTEXT_FEATURES), 0 where padded.
+        Shape (prompts, chunks, CONTEXT_FEATURES), 0 for padding.
     """
     present, k = seen.present, seen.used.shape[-1]
     used = seen.used.float()
@@ -89,8 +91,8 @@ def context_features(seen: Observation, rarity: Tensor) -> Tensor:
     counts = counts.scatter_add(1, ids.flatten(1), used.flatten(1)).gather(1, ids.flatten(1))
     repeated = counts.view_as(used).clamp(min=1).log()
 
-    place = torch.arange(ids.shape[1], device=ids.device).expand_as(present)
-    in_passage, passage_size = _places_in_passage(seen.passages, present)
+    in_context = torch.arange(ids.shape[1], device=ids.device).expand_as(present)
+    in_passage, passage_size = _index_in_passage(seen.passages, present)
     total = present.sum(dim=1, keepdim=True)
     last_passage = (seen.passages * present).amax(dim=1, keepdim=True)
     weight = present.unsqueeze(-1)
@@ -101,23 +103,23 @@ def context_features(seen: Observation, rarity: Tensor) -> Tensor:
         (rare * repeated).sum(-1) / length,
         length / k,
         torch.full_like(length, k).log2() / 4,
-        _short(in_passage),
-        _short(passage_size - 1 - in_passage),
-        _short(place),
-        _short(total - 1 - place),
-        _short(seen.passages),
-        _short(last_passage).expand_as(length),
+        _log_scale(in_passage),
+        _log_scale(passage_size - 1 - in_passage),
+        _log_scale(in_context),
+        _log_scale(total - 1 - in_context),
+        _log_scale(seen.passages),
+        _log_scale(last_passage).expand_as(length),
         cosine_similarity(seen.vectors, centre, dim=-1),
     ]
     return torch.stack(columns, dim=-1) * weight
 
 
 def question_features(seen: Observation, rarity: Tensor) -> Tensor:
-    """Facts about each chunk and the question, roughly of unit size; 0 without a question.
+    """Features of each chunk with the question, roughly of unit size; 0 without a question.
 
-    Cosine to the question (what ``SimilarityPolicy`` sees), how far that stands out in the
-    context; the score of ``LateInteractionPolicy``, how far that stands out; the largest cosine to
-    a part of the question, rarity of the tokens that it shares with the question; the passage's
+    Cosine to the question (what ``SimilarityPolicy`` sees) and how far it stands out in the
+    context; the score of ``LateInteractionPolicy`` and how far it stands out; the largest cosine to
+    a part of the question; the rarity of the tokens that it shares with the question; the passage's
     mean cosine and shared rarity; and 1.
 
     Args:
@@ -125,16 +127,16 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
         rarity: As for ``context_features``.
 
     Returns:
-        (prompts, chunks, QUESTION_FEATURES), 0 where padded.
+        Shape (prompts, chunks, QUESTION_FEATURES), 0 for padding.
     """
     present = seen.present.float()
-    asked = seen.question_used.any(dim=1, keepdim=True)
+    has_question = seen.question_used.any(dim=1, keepdim=True)
     cosines = cosine_similarity(seen.vectors, question_centre(seen), dim=-1) * present
 
-    each = normalize(seen.vectors, dim=-1) @ normalize(seen.question_vectors, dim=-1).mT
-    late = _late_interaction(each + SHARED * _shared(seen), seen)
-    each = each.masked_fill(~seen.question_used.unsqueeze(1), -1)
-    closest = pad(each, (0, 1), value=-1).amax(-1)  # -1 without a question
+    part_cosines = normalize(seen.vectors, dim=-1) @ normalize(seen.question_vectors, dim=-1).mT
+    late = _late_interaction(part_cosines + COSINE_PER_SHARED_TOKEN * _shared(seen), seen)
+    part_cosines = part_cosines.masked_fill(~seen.question_used.unsqueeze(1), -1)
+    closest = pad(part_cosines, (0, 1), value=-1).amax(-1)  # -1 without a question
 
     ids = seen.token_ids.clamp(max=len(rarity) - 1)
     in_question = torch.zeros(len(ids), len(rarity) + 1, device=ids.device)  # last: padding
@@ -145,27 +147,27 @@ def question_features(seen: Observation, rarity: Tensor) -> Tensor:
     overlap = (shared * rarity[ids] * seen.used).sum(-1)
     columns = [
         cosines,
-        _standing_out(cosines, present),
+        _standardised(cosines, present),
         late,
-        _standing_out(late, present),
+        _standardised(late, present),
         closest,
         overlap,
         _passage_sums(cosines, seen.passages) / _passage_sums(present, seen.passages).clamp(min=1),
         _passage_sums(overlap, seen.passages).log1p(),
         torch.ones_like(cosines),
     ]
-    return torch.stack(columns, dim=-1) * (present * asked).unsqueeze(-1)
+    return torch.stack(columns, dim=-1) * (present * has_question).unsqueeze(-1)
 
 
 def question_centre(seen: Observation) -> Tensor:
-    """The mean vector of the question's parts, 0 without a question; (prompts, 1, d_enc)."""
+    """Mean vector of the question's parts, 0 without a question, (prompts, 1, d_enc)."""
     used = seen.question_used.unsqueeze(-1)
     count = used.sum(1, keepdim=True).clamp(min=1)
     return (seen.question_vectors * used).sum(1, keepdim=True) / count
 
 
 def _shared(seen: Observation) -> Tensor:
-    """How rare the rarest shared token is in its context, (prompts, chunks, question parts)."""
+    """Rarity in its context of the rarest shared token, (prompts, chunks, question parts)."""
     parts = seen.question_used.shape[1]
     tokens = parts * QUESTION_PART
     same = seen.token_ids.unsqueeze(-1) == seen.question_ids[:, None, None]
@@ -177,43 +179,43 @@ def _shared(seen: Observation) -> Tensor:
 
 
 def _late_interaction(matches: Tensor, seen: Observation) -> Tensor:
-    """What ``LateInteractionPolicy`` gives for its matches, (prompts, chunks, question parts)."""
-    place, _ = _places_in_passage(seen.passages, seen.present)
-    way = PER_TOKEN * seen.used.shape[-1] * place.unsqueeze(-1)
-    # One running maximum goes through all passages: each begins above all that came before it.
+    """Scores of ``LateInteractionPolicy`` for matches (prompts, chunks, question parts)."""
+    index, _ = _index_in_passage(seen.passages, seen.present)
+    cost = COSINE_PER_TOKEN * seen.used.shape[-1] * index.unsqueeze(-1)
+    # One running maximum covers all passages: each passage begins above all earlier ones.
     last = (seen.passages * seen.present).amax(dim=1, keepdim=True)
-    above = (3 + way.max()) * torch.where(seen.present, seen.passages, last).unsqueeze(-1)
-    # In double precision, so that it does not matter how many came before.
+    above = (3 + cost.max()) * torch.where(seen.present, seen.passages, last).unsqueeze(-1)
+    # In double precision, so that the number of earlier passages does not matter.
     matches = matches.double().masked_fill(~seen.present.unsqueeze(-1), -1e4)
-    before = (matches + way + above).cummax(dim=1).values - way - above
-    after = (matches - way - above).flip(1).cummax(dim=1).values.flip(1) + way + above
-    asked = seen.question_used.unsqueeze(1)
-    parts = torch.maximum(before, after) * asked
-    mean = parts.sum(-1) / asked.sum(-1).clamp(min=1)
+    before = (matches + cost + above).cummax(dim=1).values - cost - above
+    after = (matches - cost - above).flip(1).cummax(dim=1).values.flip(1) + cost + above
+    question_used = seen.question_used.unsqueeze(1)
+    parts = torch.maximum(before, after) * question_used
+    mean = parts.sum(-1) / question_used.sum(-1).clamp(min=1)
     return mean.float() * seen.present
 
 
-def _standing_out(values: Tensor, present: Tensor) -> Tensor:
-    """A chunk's value less the context's mean, divided by three standard deviations."""
+def _standardised(values: Tensor, present: Tensor) -> Tensor:
+    """A chunk's value minus the context's mean, divided by three standard deviations."""
     total = present.sum(1, keepdim=True).clamp(min=1)
     deviation = (values - (values * present).sum(1, keepdim=True) / total) * present
     spread = (deviation.square().sum(1, keepdim=True) / total).sqrt().clamp(min=_LEAST_SPREAD)
     return deviation / spread / 3
 
 
-def _places_in_passage(passages: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+def _index_in_passage(passages: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Index of each chunk in its passage, and the passage's number of chunks."""
-    place = torch.arange(passages.shape[1], device=passages.device).expand_as(passages)
+    index = torch.arange(passages.shape[1], device=passages.device).expand_as(passages)
     begins = pad(passages.diff(dim=1) != 0, (1, 0), value=True)
-    starts = (place * begins).cummax(dim=1).values
-    return place - starts, _passage_sums(present.float(), passages).long()
+    starts = (index * begins).cummax(dim=1).values
+    return index - starts, _passage_sums(present.float(), passages).long()
 
 
 def _passage_sums(values: Tensor, passages: Tensor) -> Tensor:
-    """The sum over its passage, at every chunk."""
+    """For every chunk the sum over its passage."""
     return torch.zeros_like(values).scatter_add(1, passages, values).gather(1, passages)
 
 
-def _short(count: Tensor) -> Tensor:
+def _log_scale(count: Tensor) -> Tensor:
     """A count on a scale where 0 is 0 and a few thousand is about 2."""
     return count.clamp(min=0).float().log1p() / 4

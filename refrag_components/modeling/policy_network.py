@@ -1,9 +1,9 @@
 """The network of the learned policies, and its file.
 
-It is the paper's, a two-layer transformer over chunk vectors with one logit a chunk, computed once
-(appendix A.1). Ours are: a short convolution before each layer's attention, which lets a chunk see
-its neighbours at any length of context; and a few counted features beside the vectors, because the
-heuristics see them and they cost nothing.
+It is the paper's: a two-layer transformer over chunk vectors with one logit per chunk, computed
+once (appendix A.1). Two things are added: a short convolution before each layer's attention, which
+lets a chunk see its neighbours at any length of context; and, next to the vectors, a few counted
+features that the heuristics use and that cost almost nothing.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _WIDTH = 192
 _HEADS = 6
 _LAYERS = 2
 _NEIGHBOURS = 5  # chunks that the convolution looks at: two on either side
-_START = 10.0  # logits that a point of late interaction is worth before training
+_START = 10.0  # logits per unit of late interaction before training
 _PADDED = -1e9  # logit of padding: never picked, and no NaN where nothing else is left
 
 
 class PolicyNetwork(nn.Module):
-    """One logit a chunk; about a million parameters.
+    """One logit per chunk; about a million parameters.
 
-    A new network starts from what is known to work: one that sees a question ranks the chunks as
-    ``LateInteractionPolicy`` does; where none is seen all have the same logit, the random policy.
+    A new network starts from what is known to work: one that sees the question ranks chunks as
+    ``LateInteractionPolicy`` does; without a question all chunks have the same logit.
 
     Args:
         encoder_width: Width of a chunk vector (d_enc).
         rarity: Rarity of every token, a tenth of its surprisal in nats, shape (vocabulary,).
-        sees_question: The query-conditioned variant; the paper's sees chunks only.
+        sees_question: True for the query-conditioned variant; the paper's sees chunks only.
     """
 
     rarity: Tensor
@@ -63,7 +63,7 @@ class PolicyNetwork(nn.Module):
         self.sees_question = sees_question
         self.register_buffer("rarity", rarity)
         features = CONTEXT_FEATURES + (QUESTION_FEATURES if sees_question else 0)
-        # Whatever scale an encoder has: what counts is the direction of its vectors.
+        # Encoders differ in scale; what counts is the direction of their vectors.
         self.norm = nn.LayerNorm(encoder_width)
         self.read = nn.Linear(encoder_width * (1 + sees_question) + features, _WIDTH)
         self.read_question = nn.Linear(encoder_width, _WIDTH) if sees_question else None
@@ -80,10 +80,10 @@ class PolicyNetwork(nn.Module):
 
         Args:
             seen: The prompts.
-            late: Logits that a point of late interaction adds, where a question is seen.
+            late: Logits that are added per unit of late interaction, if the question is seen.
 
         Returns:
-            Logits s_i, (prompts, chunks), float32; very low where padded.
+            Logits s_i, (prompts, chunks), float32; very low for padding.
         """
         present = seen.present
         features = context_features(seen, self.rarity)
@@ -93,17 +93,17 @@ class PolicyNetwork(nn.Module):
         question_used = present[:, :0]
         added = torch.zeros_like(present, dtype=torch.float32)
         if self.read_question is not None:
-            of_question = question_features(seen, self.rarity)
-            added = late * of_question[..., LATE_INTERACTION]
-            features = torch.cat([features, of_question], dim=-1)
-            asked = seen.question_used.any(dim=1)[:, None, None]
-            inputs.append(vectors * self.norm(question_centre(seen)) * asked)
+            with_question = question_features(seen, self.rarity)
+            added = late * with_question[..., LATE_INTERACTION]
+            features = torch.cat([features, with_question], dim=-1)
+            has_question = seen.question_used.any(dim=1)[:, None, None]
+            inputs.append(vectors * self.norm(question_centre(seen)) * has_question)
             question = self.read_question(self.norm(seen.question_vectors))
             question_used = seen.question_used
         else:
             question = question.new_zeros(len(vectors), 0, _WIDTH)
         states = self.read(torch.cat([*inputs, features], dim=-1))
-        # The question's parts stand beside the context's: attention compares them.
+        # The question's parts follow the context's chunks, so that attention compares them.
         states = torch.cat([states, question], dim=1)
         for layer in self.layers:
             states = layer(states, present, question_used)
@@ -113,7 +113,7 @@ class PolicyNetwork(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Convolution over neighbouring chunks, attention over everything, MLP; each normed first."""
+    """Convolution over neighbouring chunks, attention over everything, MLP; each with pre-norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Layer(nn.Module):
         )
 
     def forward(self, states: Tensor, present: Tensor, question_used: Tensor) -> Tensor:
-        """States of chunks and question, (prompts, chunks + question, width), to the next."""
+        """Maps states of chunks and question, (prompts, chunks + question, width), to the next."""
         chunks = self.norms[0](states[:, : present.shape[1]]) * present.unsqueeze(-1)
         mixed = self.neighbours(chunks.transpose(1, 2)).transpose(1, 2)
         states = states + F.pad(mixed, (0, 0, 0, states.shape[1] - mixed.shape[1]))
@@ -161,7 +161,7 @@ def load_networks(path: Path, encoder_width: int) -> nn.ModuleDict:
     """Reads what ``save_networks`` wrote, as float32 networks that do not train.
 
     Args:
-        path: The file; no networks where there is none.
+        path: The file; if there is none, there are no networks.
         encoder_width: Width of a chunk vector (d_enc).
 
     Raises:
@@ -174,18 +174,19 @@ def load_networks(path: Path, encoder_width: int) -> nn.ModuleDict:
         tensors = load_file(path)
         for name in sorted({entry.partition(".")[0] for entry in tensors}):
             prefix = f"{name}."
-            own = {
+            state = {
                 k.removeprefix(prefix): v.float()
                 for k, v in tensors.items()
                 if k.startswith(prefix)
             }
-            network = PolicyNetwork(encoder_width, own["rarity"], sees_question=NETWORKS[name])
-            network.load_state_dict(own)
+            network = PolicyNetwork(encoder_width, state["rarity"], sees_question=NETWORKS[name])
+            network.load_state_dict(state)
             networks[name] = network
     except (KeyError, OSError, RuntimeError, SafetensorError) as error:
         msg = (
             f"{path} is damaged or belongs to another encoder or version ({error}); copy or "
-            f"download the checkpoint again, or remove {path.name} to go without learned policies"
+            f"download the checkpoint again, or remove {path.name} to use the checkpoint without "
+            "learned policies"
         )
         raise UnknownModelError(msg) from error
     return networks.requires_grad_(False).eval()

@@ -15,8 +15,8 @@ __all__ = ["Ladder", "Projector", "RungProjector", "TokenProjector", "make_proje
 
 _EPS = 1e-5
 
-_TURNED = 0.7  # loudness of all chunks beside the last one in an untrained rung
-_LOUDNESS = 0.5  # of a chunk's tokens before the last one in an untrained mix
+_ROTATED_WEIGHT = 0.7  # of the random mix of all chunks, in an untrained rung
+_TOKEN_WEIGHT = 0.5  # of a chunk's tokens before the last one, in an untrained mix
 
 
 def make_projector(
@@ -29,7 +29,7 @@ def make_projector(
         return TokenProjector(
             encoder_width,
             decoder_width,
-            places=config.max_chunk_size,
+            max_chunk_size=config.max_chunk_size,
             hidden=config.token_mlp,
             embedding_scale=embedding_scale,
         )
@@ -76,19 +76,20 @@ class Projector(nn.Module):
 class TokenProjector(nn.Module):
     """Maps chunk vectors and the chunks' tokens into the decoder's embedding space.
 
-    Two things are added up. The token mix is the embedding of the chunk's j-th token from the end
+    It adds up two terms. The token mix is the embedding of the chunk's j-th token from the end
     times a learned matrix W_j, summed over j. Untrained it is the last token, whose states are
-    closest to those that a chunk embedding should have (``context_alignment`` of training), and
-    half as loud the others, each as it is and turned: as it is the decoder's own circuits can read
-    it, and the turn tells its place. From the last token alone the others are not learnt to be
-    read (experiments/008). The two-layer MLP (paper, appendix B.2) reads the chunk vector and the
-    same tokens: what a decoder's first layers make of neighbouring tokens, such as the parts of a
-    word, no sum of linear maps of them can say (experiments/005).
+    closest to those that a chunk embedding should have (``context_alignment`` of training), plus
+    the other tokens with half its weight, each as the sum of itself and a random rotation of
+    itself: the decoder can read the unrotated half at once, and the rotation tells the token's
+    position. A mix that began with the last token alone hardly learnt to pass on the others. The
+    two-layer MLP (paper, appendix B.2) reads the chunk vector and the same tokens: what a decoder's
+    first layers make of neighbouring tokens, such as the parts of a word, is not a sum of linear
+    maps of them.
 
     Args:
         encoder_width: Width of a chunk vector (d_enc).
         decoder_width: Width of a decoder embedding (d_dec).
-        places: Largest number of tokens a chunk.
+        max_chunk_size: Largest number of tokens per chunk.
         hidden: Width of the hidden layer.
         embedding_scale: Standard deviation of the decoder's token embeddings.
     """
@@ -98,22 +99,22 @@ class TokenProjector(nn.Module):
         encoder_width: int,
         decoder_width: int,
         *,
-        places: int,
+        max_chunk_size: int,
         hidden: int,
         embedding_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.scale = embedding_scale
         identity = torch.eye(decoder_width)
-        mix = torch.empty(places, decoder_width, decoder_width)
+        mix = torch.empty(max_chunk_size, decoder_width, decoder_width)
         for matrix in mix:
             nn.init.orthogonal_(matrix)
-        mix = _LOUDNESS * (identity + mix) / 2**0.5
+        mix = _TOKEN_WEIGHT * (identity + mix) / 2**0.5
         mix[-1] = identity
         self.mix = nn.Parameter(mix)
         self.vector = nn.Linear(encoder_width, hidden)
-        self.tokens = nn.Parameter(torch.empty(places, decoder_width, hidden))
-        nn.init.normal_(self.tokens, std=(3 * places * decoder_width) ** -0.5)
+        self.tokens = nn.Parameter(torch.empty(max_chunk_size, decoder_width, hidden))
+        nn.init.normal_(self.tokens, std=(3 * max_chunk_size * decoder_width) ** -0.5)
         self.out = nn.Linear(hidden, decoder_width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -125,14 +126,14 @@ class TokenProjector(nn.Module):
 
         Args:
             vectors: Chunk vectors, shape (..., d_enc).
-            token_embeddings: Embeddings of the chunks' tokens, shape (..., k, d_dec), zero where a
-                short chunk has no token after its last one.
+            token_embeddings: Embeddings of the chunks' tokens, shape (..., k, d_dec), zero after
+                the last token of a short chunk.
 
         Returns:
             Chunk embeddings, shape (..., d_dec).
         """
         if token_embeddings is None:
-            msg = "this projector reads tokens; pass token_embeddings"
+            msg = "this projector reads the chunks' tokens; pass token_embeddings"
             raise ValueError(msg)
         k = token_embeddings.shape[-2]
         read = _to_the_end(token_embeddings).flatten(-2) / self.scale
@@ -146,8 +147,8 @@ class RungProjector(nn.Module):
 
         e = rms_norm(lin c + out gelu(up c)) gain,  c the g chunk vectors one after another
 
-    It reads nothing else: what a chunk embedding has to say of the tokens is in the chunk vectors.
-    Untrained it is the last chunk's vector and, after ``randomise``, a turned mix of all.
+    It reads nothing else: all that a chunk embedding tells of the tokens is in the chunk vectors.
+    Untrained it returns the last chunk's vector and, after ``randomise``, adds a random mix of all.
 
     Args:
         width: Width of a chunk vector and of a decoder embedding.
@@ -169,15 +170,15 @@ class RungProjector(nn.Module):
 
     @torch.no_grad()
     def randomise(self) -> None:
-        """Adds what is random of an untrained projector, before its training."""
-        self.lin.weight += _TURNED * nn.init.orthogonal_(torch.empty_like(self.lin.weight))
+        """Adds the random part of an untrained projector, once, before its training."""
+        self.lin.weight += _ROTATED_WEIGHT * nn.init.orthogonal_(torch.empty_like(self.lin.weight))
         self.up.reset_parameters()
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Projects groups of chunk vectors.
 
         Args:
-            vectors: Chunk vectors, shape (..., group, width); zeros after a passage's last chunk.
+            vectors: Chunk vectors, shape (..., group, width), zero after a passage's last chunk.
 
         Returns:
             Chunk embeddings, shape (..., width).
@@ -188,7 +189,7 @@ class RungProjector(nn.Module):
 
 
 class Ladder(nn.ModuleDict):
-    """A ``RungProjector`` for each rung, by its number of tokens.
+    """A ``RungProjector`` for each rung, keyed by its number of tokens.
 
     Args:
         chunk_size: Tokens per chunk (k).
@@ -216,34 +217,37 @@ class Ladder(nn.ModuleDict):
             rung: Tokens per chunk embedding.
 
         Returns:
-            Chunk embeddings of the passages in order, shape (positions, width). The chunks that a
-            passage's last group lacks count as zero.
+            Chunk embeddings of the passages in order, shape (positions, width). Missing chunks of
+            a passage's last group count as zero.
         """
         projector: Any = self[str(rung)]
         group = projector.group
-        if group == 1:
-            grouped = vectors.unsqueeze(1)
-        else:
-            padded = [
-                nn.functional.pad(own, (0, 0, 0, -len(own) % group))
-                for own in vectors.split(list(counts))
-            ]
-            grouped = torch.cat(padded).unflatten(0, (-1, group))
+        grouped = _grouped(vectors, counts, group) if group > 1 else vectors.unsqueeze(1)
         embeddings: Tensor = projector(grouped)
         return embeddings
 
     def randomise(self) -> None:
-        """Adds what is random of untrained projectors, before their training."""
+        """Adds the random parts of untrained projectors, once, before their training."""
         projectors: list[Any] = list(self.values())
         for projector in projectors:
             projector.randomise()
 
 
+def _grouped(vectors: Tensor, counts: Sequence[int], group: int) -> Tensor:
+    """Groups of a passage's chunk vectors, (groups, group, width), zero after its last chunk."""
+    sizes = torch.tensor(counts, dtype=torch.long)
+    padded = -(-sizes // group) * group
+    shift = (padded.cumsum(0) - padded) - (sizes.cumsum(0) - sizes)
+    target = torch.arange(len(vectors)) + shift.repeat_interleave(sizes)
+    rows = vectors.new_zeros(int(padded.sum()), vectors.shape[-1])
+    return rows.index_copy(0, target.to(vectors.device), vectors).unflatten(0, (-1, group))
+
+
 def _to_the_end(tokens: Tensor) -> Tensor:
-    """Moves the tokens of short chunks to the end: the last one is always at the last place."""
+    """Moves the tokens of short chunks to the end, so that the last token is always at k - 1."""
     k = tokens.shape[-2]
     from_the_end = tokens.ne(0).any(dim=-1).flip(-1).cumsum(dim=-1)
     missing = from_the_end.eq(0).sum(dim=-1, keepdim=True)  # after the last token
-    places = torch.arange(k, device=tokens.device) - missing
-    moved = tokens.gather(-2, places.clamp(min=0).unsqueeze(-1).expand_as(tokens))
-    return moved * (places >= 0).unsqueeze(-1)
+    source = torch.arange(k, device=tokens.device) - missing
+    moved = tokens.gather(-2, source.clamp(min=0).unsqueeze(-1).expand_as(tokens))
+    return moved * (source >= 0).unsqueeze(-1)

@@ -20,13 +20,13 @@ from refrag_components.weights.loading import load_tokenizer
 
 __all__ = ["SearchEncoder"]
 
-_TOKENISED_AT_ONCE = 2048  # of many texts, the tokens of all would take more memory than the texts
+_TOKENISED_AT_ONCE = 2048  # texts; the tokens of many texts would take more memory than the texts
 
 
 class SearchEncoder:
     """The base encoder as a sentence embedder: mean of the token states, length 1.
 
-    It is kept apart from the chunk encoder, whose training would spoil search. The weights are
+    It is separate from the chunk encoder, whose training would spoil search. The weights are
     loaded when they are first needed.
 
     Args:
@@ -48,7 +48,7 @@ class SearchEncoder:
 
     @cached_property
     def width(self) -> int:
-        """Width of a search vector; known without loading the weights."""
+        """Width of a search vector, known without loading the weights."""
         with damage_named(self._folder):
             return int(
                 AutoConfig.from_pretrained(self._folder, trust_remote_code=False).hidden_size
@@ -67,13 +67,13 @@ class SearchEncoder:
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Embeds texts; what exceeds the encoder's window is not seen.
+        """Embeds texts; those longer than the encoder's window are truncated.
 
         Args:
             texts: Passages or questions.
-            device: Where to compute.
-            batch_size: Texts per forward pass, at most, see ``batches``; by default 256 on a GPU
-                and 32 elsewhere.
+            device: Device that computes them.
+            batch_size: Texts per forward pass, at most; see ``batches``. None for 256 on a GPU and
+                32 elsewhere.
             progress: Called with the number of texts embedded after each forward pass.
 
         Returns:
@@ -85,11 +85,11 @@ class SearchEncoder:
         # Similar lengths together from the start, so that little is padded.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(order), _TOKENISED_AT_ONCE):
-            own = order[start : start + _TOKENISED_AT_ONCE]
-            tokens = self._tokens([texts[i] for i in own])
+            group = order[start : start + _TOKENISED_AT_ONCE]
+            tokens = self._tokens([texts[i] for i in group])
             for picked in batches([len(ids) for ids in tokens], size, model.device):
                 vectors = self._forward(model, [torch.tensor(tokens[i]) for i in picked])
-                rows[[own[i] for i in picked]] = vectors
+                rows[[group[i] for i in picked]] = vectors
                 if progress is not None:
                     progress(len(picked))
         return rows

@@ -1,7 +1,7 @@
-"""Files of the weights of a checkpoint all of whose weights were trained.
+"""Weight files of a checkpoint all of whose weights were trained.
 
-Decoder, encoder and projector each lie in files ``PART-00001-of-00002.safetensors`` as a quantised
-difference to what an untrained model of the same base has.
+Decoder, encoder and projector are each stored in files ``PART-00001-of-00002.safetensors``, as a
+quantised difference to the weights of an untrained model with the same base.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ __all__ = [
 Parameters = Mapping[str, Mapping[str, Tensor]]
 
 _PARTS = ("decoder", "encoder", "projector")
-_LARGEST = 45_000_000  # bytes of a file's tensors and about those of the file
+_LARGEST = 45_000_000  # bytes of the tensors in a file; the file itself is hardly larger
 
 
 class LoadedWeights:
     """The files that a model's weights were loaded from, to be copied as they are.
 
     Args:
-        folder: Of the checkpoint.
+        folder: Folder of the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
-        self._state = self._look()
+        self._state = self._stat()
 
     def copy(self, folder: Path) -> None:
         """Copies them into another folder.
 
         Raises:
-            UnknownModelError: If they are gone or no longer those that were loaded.
+            UnknownModelError: If they are gone or are no longer those that were loaded.
         """
-        if self._look() != self._state:
+        if self._stat() != self._state:
             msg = (
                 f"{self._folder} was removed or replaced after the model was loaded from it; load "
                 "the model again before saving it"
@@ -65,7 +65,7 @@ class LoadedWeights:
         for name in self._state:
             shutil.copy(self._folder / name, folder)
 
-    def _look(self) -> dict[str, tuple[int, int]]:
+    def _stat(self) -> dict[str, tuple[int, int]]:
         try:
             files = [path for part in _PARTS for path in _files(self._folder, part)]
             stats = {path.name: path.stat() for path in files}
@@ -75,24 +75,24 @@ class LoadedWeights:
 
 
 def check_weights(folder: Path) -> None:
-    """Makes sure that all files are there and not cut short.
+    """Checks that all files are there and not truncated.
 
     Raises:
         UnknownModelError: If one is missing or damaged.
     """
     for part in _PARTS:
         for path in _files(folder, part):
-            _read(path, names_alone=True)
+            _read(path, header_only=True)
 
 
 def save_weights(trained: Parameters, start: Parameters, folder: Path, bits: Bits) -> None:
-    """Writes what leads from the weights of an untrained model to those of a trained one.
+    """Writes the difference between the weights of an untrained model and a trained one.
 
     Args:
         trained: The weights of "decoder", "encoder" and "projector".
         start: Those of the untrained model, before ``randomise``.
-        folder: Where to.
-        bits: Per value of a matrix.
+        folder: Folder to write to.
+        bits: Bits per value of a matrix.
     """
     for part in _PARTS:
         files = _split(quantise_difference(start[part], trained[part], bits))
@@ -101,11 +101,11 @@ def save_weights(trained: Parameters, start: Parameters, folder: Path, bits: Bit
 
 
 def load_weights(start: Parameters, folder: Path) -> None:
-    """Makes the weights of an untrained model those of a checkpoint.
+    """Replaces the weights of an untrained model by those of a checkpoint.
 
     Args:
         start: The weights of the untrained model, before ``randomise``; changed in place.
-        folder: Of the checkpoint.
+        folder: Folder of the checkpoint.
 
     Raises:
         UnknownModelError: If files or tensors are missing, unknown or damaged.
@@ -131,35 +131,38 @@ def encoder_files_digest(folder: Path) -> bytes:
 
 
 def _split(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Tensors by name, in files that are full one after the other."""
+    """Distributes tensors, sorted by name, over files that are filled one after another."""
     files: list[dict[str, Tensor]] = [{}]
     size = 0
     for name in sorted(tensors):
-        own = tensors[name].nbytes + len(name) + 100  # about what it takes in the header
-        if files[-1] and size + own > _LARGEST:
+        needed = tensors[name].nbytes + len(name) + 100  # about what it takes in the header
+        if files[-1] and size + needed > _LARGEST:
             files.append({})
             size = 0
         files[-1][name] = tensors[name]
-        size += own
+        size += needed
     return files
 
 
 def _files(folder: Path, part: str) -> list[Path]:
-    """A part's files in order, whether they are there or not."""
+    """A part's files in order, whether or not they exist."""
     pattern = re.compile(rf"{part}-\d{{5}}-of-(\d{{5}})\.safetensors")
     found = [match for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     totals = {int(match.group(1)) for match in found} or {1}
     if len(totals) > 1:
-        msg = f"{folder} has files of two sets of weights of the {part}; copy or download it again"
+        msg = (
+            f"{folder} mixes files of two versions of the {part}'s weights; copy or download it "
+            "again"
+        )
         raise UnknownModelError(msg)
     (total,) = totals
     numbers = range(1, total + 1)
     return [folder / f"{part}-{i:05d}-of-{total:05d}.safetensors" for i in numbers]
 
 
-def _read(path: Path, *, names_alone: bool = False) -> dict[str, Tensor]:
+def _read(path: Path, *, header_only: bool = False) -> dict[str, Tensor]:
     try:
-        if names_alone:
+        if header_only:
             with safe_open(path, "np"):
                 return {}
         tensors: dict[str, Tensor] = load_file(path)

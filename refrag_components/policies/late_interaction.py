@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from refrag_components.modeling.policy_features import PER_TOKEN, SHARED
+from refrag_components.modeling.policy_features import (
+    COSINE_PER_SHARED_TOKEN,
+    COSINE_PER_TOKEN,
+)
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
 from refrag_components.text.chunking import QUESTION_PART
@@ -42,8 +45,10 @@ class LateInteractionPolicy(Policy):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
         passages = [passage for passage in inputs.passages if passage.n_chunks]
         vectors = unit_rows(np.concatenate([passage.vectors for passage in passages]))
-        matches = question @ vectors.T + SHARED * _shared(inputs.question, passages)
-        return nearby(matches, passages, PER_TOKEN).mean(axis=0).astype(np.float32)
+        matches = question @ vectors.T + COSINE_PER_SHARED_TOKEN * _shared(
+            inputs.question, passages
+        )
+        return nearby(matches, passages, COSINE_PER_TOKEN).mean(axis=0).astype(np.float32)
 
 
 def _shared(question: EncodedQuestion, passages: Sequence[ChunkVectors]) -> np.ndarray:

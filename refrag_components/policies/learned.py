@@ -45,7 +45,7 @@ class LearnedPolicy(Policy):
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """The network's logits: differences are log-odds of being picked next."""
         if not self._network.sees_question:
-            inputs = replace(inputs, question=inputs.question.unasked)
+            inputs = replace(inputs, question=inputs.question.blanked)
         seen = observe(inputs, self._network.rarity.device)
         logits: np.ndarray = self._network(seen, late=self._late)[0].cpu().numpy()
         return logits

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x52465247  # "RFRG": tells our files from other programs' SQLite files
 _BUSY_SECONDS = 60.0
+_PATIENCE_WITH_THREADS = 10.0  # seconds that a fork waits for those who use a database
+_TURN = 0.05  # seconds that it waits for one of them before it lets all go on
 
 
 class Database:
@@ -157,35 +159,57 @@ class Database:
 # and child open it again when they next need it.
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _forking: list[Database] = []
+_busy: list[Database] = []
 _inherited: list[sqlite3.Connection] = []
 _fork_lock = threading.Lock()
 
 
 def _before_fork() -> None:
-    _fork_lock.acquire()
-    _forking.extend(_open_databases)
+    """Takes the locks of all databases, or, while another thread keeps one, of those it can.
+
+    A thread may hold one database's lock and wait for another's, as an index with a store does:
+    all locks are taken together or none, so that nobody waits for a thread that waits for the fork.
+    """
+    until = time.monotonic() + _PATIENCE_WITH_THREADS
+    while True:
+        _fork_lock.acquire()
+        busy = [database for database in list(_open_databases) if not _take(database)]
+        if not busy or time.monotonic() > until:
+            _busy.extend(busy)
+            break
+        _release()
+        time.sleep(0.001)
     for database in _forking:
-        database._lock.acquire()
         database._pause()
 
 
-def _after_fork_in_parent() -> None:
+def _take(database: Database) -> bool:
+    taken = database._lock.acquire(timeout=_TURN)
+    if taken:
+        _forking.append(database)
+    return taken
+
+
+def _release() -> None:
     for database in _forking:
         database._lock.release()
     _forking.clear()
+    _busy.clear()
     _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    for database in _forking:
+    for database in (*_forking, *_busy):
         database._forbid_inherited()
-    _after_fork_in_parent()
+    for database in _busy:  # the thread that holds the lock is not in this process
+        database._lock = threading.RLock()
+    _release()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
     os.register_at_fork(
         before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
+        after_in_parent=_release,
         after_in_child=_after_fork_in_child,
     )
 

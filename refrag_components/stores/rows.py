@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
@@ -136,6 +137,7 @@ class RemoteStore(RowStore):
     def __init__(self, label: str, codec: Codec, timeout: float) -> None:
         super().__init__(label, codec)
         self.timeout = seconds(timeout)
+        self._process = os.getpid()  # two processes would talk over one connection
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry per key, in order; None for unknown keys and damaged rows.
@@ -192,6 +194,9 @@ class RemoteStore(RowStore):
         Raises:
             StoreError: If it takes longer.
         """
+        if self._process != os.getpid():
+            msg = f"{self.label} was opened before this process was forked; open it again here"
+            raise StoreError(msg)
         limit = _LONGER * self.timeout if limit is None else limit
         call = Call(work)
         call.start()

@@ -15,6 +15,7 @@ import threading
 from typing import IO
 
 from refrag_components.exceptions import DocumentError
+from refrag_components.forking import OwnLock
 from refrag_components.text.extraction import Extracted
 
 __all__ = ["MAX_CHARACTERS", "MAX_MEMORY", "MAX_SECONDS", "ExtractionProcess", "serve"]
@@ -43,7 +44,7 @@ class ExtractionProcess:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def extract(self, data: bytes, suffix: str) -> Extracted:
@@ -52,6 +53,7 @@ class ExtractionProcess:
         Raises:
             DocumentError: If there is no text, or reading it takes too long or too much memory.
         """
+        self._leave_to_parent()
         with self._lock:
             process = self._started()
             late = threading.Event()
@@ -85,8 +87,14 @@ class ExtractionProcess:
 
     def close(self) -> None:
         """Ends the process; the next file starts another."""
+        self._leave_to_parent()
         with self._lock:
             self._end()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the process answers its parent."""
+        if self._lock.inherited:
+            self._process = None
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

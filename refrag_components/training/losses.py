@@ -57,7 +57,7 @@ class OutputHead:
         if decoder.get_base_model().base_model is decoder.get_base_model():
             return False
         ids = torch.arange(4, device=self._refrag.device).unsqueeze(0)
-        with self._refrag.places.at(None):
+        with self._refrag.chunk_mask.using(None):
             whole = decoder(input_ids=ids, use_cache=False).logits
         return torch.allclose(self.logits(self.states(input_ids=ids)), whole, atol=1e-4, rtol=1e-4)
 

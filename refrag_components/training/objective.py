@@ -100,7 +100,7 @@ class TrainingModel(nn.Module):
         if batch.chunk_places is None:  # nothing was encoded (p = 1)
             # Processes that train together wait for a gradient of every parameter.
             inputs = inputs + 0.0 * sum(p.sum() for p in self.compressing_parameters())
-        self.refrag.places.mask = batch.chunk_places
+        self.refrag.chunk_mask.mask = batch.chunk_places
         if self._layers is not None:
             self._layers.start()
         states = self._head.states(inputs_embeds=inputs).flatten(0, 1)
@@ -137,7 +137,7 @@ class TrainingModel(nn.Module):
 
     def forget_batch(self) -> None:
         """Ends a step: its backward pass, which may compute layers again, is over."""
-        self.refrag.places.mask = None
+        self.refrag.chunk_mask.mask = None
         self._folded.forget()
 
     def _note(self, name: str, part: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class TrainingModel(nn.Module):
         They are the output tokens and the tokens of expanded chunks.
         """
         assert batch.full_ids is not None
-        self.refrag.places.mask = None
+        self.refrag.chunk_mask.mask = None
         if self._layers is not None:
             self._layers.start()
         states = self._head.states(input_ids=batch.full_ids)

@@ -1,6 +1,6 @@
-"""Chunk vectors: what is computed once, stored and looked up.
+"""Chunk vectors, which are computed once, stored and looked up.
 
-Imported when first used, because the command line needs the codecs' names alone, without NumPy.
+Imported when first used, because the command line needs only the codecs' names, without NumPy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chunk vectors of one passage: the value that is computed once, stored and looked up."""
+"""Chunk vectors of one passage, which are computed once, stored and looked up."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _TOKEN_TYPES = {2: "<u2", 4: "<i4"}
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChunkVectors:
-    """The chunk vectors of one passage and the decoder tokens that they stand for.
+    """The chunk vectors of one passage and the decoder tokens that they represent.
 
-    Both arrays are private read-only copies, so a value can be shared between threads and caches.
+    Both arrays are private read-only copies, so an object can be shared by threads and caches.
 
     Attributes:
         vectors: Encoder outputs, shape (n_chunks, d_enc), float32, finite.
         token_ids: Decoder token ids of the passage, shape (n_tokens,), int32, not negative.
-        chunk_size: Tokens a chunk (k); n_chunks == ceil(n_tokens / k).
-        fingerprint: Which encoder, chunk size and tokenizer made them; 1 to 255 ASCII characters.
+        chunk_size: Tokens per chunk (k); n_chunks == ceil(n_tokens / k).
+        fingerprint: Identifies the encoder, chunk size and tokenizer that made them; 1 to 255 ASCII
+            characters.
 
     Raises:
-        InvalidVectorsError: If values are NaN or infinite, or if shapes or types do not fit.
+        InvalidVectorsError: If values are NaN or infinite, or if shapes or types are wrong.
     """
 
     vectors: np.ndarray
@@ -72,7 +73,7 @@ class ChunkVectors:
 
     @property
     def width(self) -> int:
-        """Values a vector (d_enc)."""
+        """Values per vector (d_enc)."""
         return int(self.vectors.shape[1])
 
     @property
@@ -82,14 +83,15 @@ class ChunkVectors:
 
     @property
     def chunk_lengths(self) -> np.ndarray:
-        """Tokens in each chunk, shape (n_chunks,), int32; only the last may be below k."""
+        """Tokens in each chunk, shape (n_chunks,), int32; only the last may be less than k."""
         starts = np.arange(self.n_chunks, dtype=np.int64) * self.chunk_size
         return np.minimum(self.n_tokens - starts, self.chunk_size).astype(np.int32)
 
     def chunk_token_ids(self, index: int) -> np.ndarray:
         """Token ids of chunk ``index`` (0 to n_chunks - 1), shape (chunk length,), int32."""
         if not 0 <= index < self.n_chunks:
-            raise IndexError(f"chunk {index} of a passage with {self.n_chunks} chunks")
+            msg = f"the passage has {self.n_chunks} chunks, there is no chunk {index}"
+            raise IndexError(msg)
         return self.token_ids[index * self.chunk_size : (index + 1) * self.chunk_size]
 
     def __eq__(self, other: object) -> bool:
@@ -111,11 +113,11 @@ class ChunkVectors:
         )
 
     def to_bytes(self, codec: Codec = "float16") -> bytes:
-        """Serialises the value; a checksum at the end guards every byte.
+        """Serialises the object; a checksum at the end covers every byte.
 
         Args:
             codec: "float32" is exact; "float16", "int8" and "rotated4" take a half, a quarter and
-                an eighth of its room, see ``refrag_components.vectors.codecs``.
+                an eighth of its space, see ``refrag_components.vectors.codecs``.
 
         Raises:
             InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".
@@ -146,10 +148,10 @@ class ChunkVectors:
         """Reads what ``to_bytes`` wrote.
 
         Raises:
-            CorruptVectorsError: If the bytes are truncated, altered or something else.
+            CorruptVectorsError: If the bytes are truncated, altered or not chunk vectors.
         """
         if data[:4] != _MAGIC:
-            raise CorruptVectorsError("these bytes are no chunk vectors")
+            raise CorruptVectorsError("these bytes are not chunk vectors; encode the passage again")
         body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
         if len(body) < _HEADER.size or _checksum(body) != checksum:
             msg = "chunk vectors are truncated or altered; encode the passage again"
@@ -157,14 +159,15 @@ class ChunkVectors:
         try:
             return cls._parse(body)
         except (ArithmeticError, LookupError, ValueError) as error:
-            raise CorruptVectorsError(f"chunk vectors do not fit their header: {error}") from error
+            msg = f"chunk vectors do not match their header: {error}; encode the passage again"
+            raise CorruptVectorsError(msg) from error
 
     @classmethod
     def _parse(cls, body: bytes) -> ChunkVectors:
         header = _HEADER.unpack_from(body)
         _, version, codec, token_bytes, fingerprint_length, chunk_size, n_tokens, width = header
         if version != _VERSION:
-            raise ValueError(f"format version {version}, this library reads {_VERSION}")
+            raise ValueError(f"they have format version {version}, this library reads {_VERSION}")
         tokens_at = _HEADER.size + fingerprint_length
         vectors_at = tokens_at + n_tokens * token_bytes
         shape = (-(-n_tokens // chunk_size), width)
@@ -177,25 +180,25 @@ class ChunkVectors:
 
 
 def passage_key(text: str, fingerprint: str) -> str:
-    """Key under which a passage's chunk vectors are stored; 32 hexadecimal characters.
+    """The key under which a passage's chunk vectors are stored: 32 hexadecimal characters.
 
     Args:
         text: The passage, exactly as it was encoded.
-        fingerprint: The model's fingerprint, so that models never share a key.
+        fingerprint: The model's fingerprint, so that different models never share a key.
     """
     data = f"{fingerprint}\0{text}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def padded_token_ids(passages: Sequence[ChunkVectors]) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of each chunk of the passages, in order and padded to the largest k.
+    """Token ids of all chunks of the passages, in order, padded to the largest k.
 
     Args:
         passages: At least one.
 
     Returns:
-        Token ids, 0 where there is none, shape (total chunks, k), int64; and True where there is
-        one, same shape.
+        Token ids, padded with 0, shape (total chunks, k), int64; and a mask, True at tokens, same
+        shape.
     """
     k = max(passage.chunk_size for passage in passages)
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
@@ -206,7 +209,7 @@ def padded_token_ids(passages: Sequence[ChunkVectors]) -> tuple[np.ndarray, np.n
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, shape (n, d), float32; a row of zeros stays as it is."""
+    """Scales rows to length 1, shape (n, d), float32; a row of zeros is left as it is."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: np.ndarray = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return unit
@@ -223,7 +226,7 @@ def _checked_vectors(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         vectors = np.array(values, dtype=np.float32, order="C")
     if not np.isfinite(vectors).all():
-        raise InvalidVectorsError("vectors hold NaN or infinite values")
+        raise InvalidVectorsError("vectors contain NaN or infinite values")
     vectors.flags.writeable = False
     return vectors
 
@@ -237,7 +240,7 @@ def _checked_token_ids(values: np.ndarray) -> np.ndarray:
         )
         raise InvalidVectorsError(msg)
     if len(values) and not (values.min() >= 0 and values.max() < 2**31):
-        raise InvalidVectorsError("token_ids must lie between 0 and 2**31 - 1")
+        raise InvalidVectorsError("token_ids must be from 0 to 2**31 - 1")
     token_ids = np.array(values, dtype=np.int32, order="C")
     token_ids.flags.writeable = False
     return token_ids

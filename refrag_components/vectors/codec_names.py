@@ -1,4 +1,4 @@
-"""Names of the codecs, apart from what they do: the command line lists them before NumPy loads."""
+"""Names of the codecs, without their code: the command line lists them before NumPy loads."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Literal
 
 __all__ = ["Codec"]
 
-#: Name of a codec, as options, URLs and the files of an index spell it.
+#: Name of a codec, as it is written in options, URLs and the files of an index.
 Codec = Literal["float32", "float16", "int8", "rotated4"]

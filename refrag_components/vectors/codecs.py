@@ -14,24 +14,25 @@ from refrag_components.vectors.rotation import rotate, unrotate
 
 __all__ = ["CODECS", "GAUSSIAN_LEVELS", "VectorCodec", "codec_named", "codec_numbered"]
 
-# Coordinates of a rotated vector are close to normally distributed. These are the 16 values that
-# lose least of a standard normal distribution (Lloyd-Max). Even steps erred a tenth more on chunk
-# vectors of the bundled checkpoint, with the best width for each vector; see docs/codecs.md.
+# Coordinates of a rotated vector are nearly normally distributed. These are the 16 values with the
+# least error on a standard normal distribution (Lloyd-Max). On chunk vectors of the bundled
+# checkpoint the error of even steps, with the best step for each vector, was a tenth larger; see
+# docs/codecs.md.
 _UPPER = (0.128395, 0.388048, 0.656759, 0.94234, 1.256231, 1.618046, 2.069017, 2.73259)
 GAUSSIAN_LEVELS = (*(-level for level in reversed(_UPPER)), *_UPPER)
 _LEVELS = np.array(GAUSSIAN_LEVELS)
 _BORDERS = (_LEVELS[1:] + _LEVELS[:-1]) / 2
 _NEAR_RMS = (0.94, 1.0, 1.06)
-_LARGEST_SCALE = 2.0**127 * (2 - 2**-7)  # of those with 16 bits
+_LARGEST_SCALE = 2.0**127 * (2 - 2**-7)  # that 16 bits can hold
 
 
 class VectorCodec(ABC):
     """Turns vectors into bytes and back.
 
     Attributes:
-        name: What it is chosen by.
-        number: What the stored form knows it by, 0 to 255; never changes.
-        summary: What it does, in a line.
+        name: Name by which it is chosen.
+        number: Identifies it in serialised vectors, 0 to 255; never changes.
+        summary: What it does, in one line.
     """
 
     name: ClassVar[Codec]
@@ -44,7 +45,7 @@ class VectorCodec(ABC):
 
     @abstractmethod
     def pack(self, vectors: np.ndarray) -> bytes:
-        """Packs vectors; the same ones always into the same bytes.
+        """Packs vectors; equal vectors always give equal bytes.
 
         Args:
             vectors: Shape (n, width), float32, finite.
@@ -64,12 +65,13 @@ class VectorCodec(ABC):
             Floating point values of that shape.
 
         Raises:
-            ValueError: If the bytes are too few or too many, or no packed vectors.
+            ValueError: If there are too few or too many bytes, or they are not packed vectors.
         """
         n, width = shape
         if len(data) != n * self.vector_bytes(width):
-            msg = f"{n} vectors of width {width} take {n * self.vector_bytes(width)} bytes"
-            raise ValueError(f"{msg} as {self.name}, got {len(data)}")
+            needed = n * self.vector_bytes(width)
+            msg = f"{n} {self.name} vectors of width {width} take {needed} bytes, got {len(data)}"
+            raise ValueError(msg)
         return self._unpack(data, shape)
 
     @abstractmethod
@@ -155,7 +157,7 @@ class _Rotated4(VectorCodec):
         halves = np.frombuffer(data[: 2 * n], dtype="<u2")
         scales = _from_16_bits(halves)
         if not np.isfinite(scales).all():
-            raise ValueError("a scale is NaN or infinite")
+            raise ValueError("the scale of a vector is NaN or infinite")
         pairs = np.frombuffer(data[2 * n :], dtype=np.uint8).reshape(n, -(-width // 2))
         if not n:  # whatever the width: a forged one must not cost memory
             return np.zeros(shape, dtype=np.float32)
@@ -166,7 +168,7 @@ class _Rotated4(VectorCodec):
 
 
 def _to_16_bits(scales: np.ndarray) -> np.ndarray:
-    """The upper half of a float32: all of its range, and precision enough beside 16 levels."""
+    """The upper half of a float32: its whole range, and enough precision for 16 levels."""
     bits = scales.clip(max=_LARGEST_SCALE).astype("<f4").view("<u4") + np.uint32(0x8000)
     return (bits >> 16).astype("<u2")
 
@@ -176,36 +178,32 @@ def _from_16_bits(halves: np.ndarray) -> np.ndarray:
 
 
 def _nearest_levels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the level at each coordinate, (n, width) uint8, and each row's scale, (n,) uint16.
+    """Index of the level at each coordinate, (n, width) uint8, and each row's scale, (n,) uint16.
 
-    A row is its levels times its scale. Tried are scales near the row's root mean square, and
-    those that put its largest coordinate exactly on a level: one of them is the scale that a row
-    which was decoded before had then. The best one is told with its scale rounded to 16 bits: a
-    row that was decoded before gets the same levels and scale, and loses nothing more.
+    A row is its levels times its scale. The scales that are tried are some near the row's root mean
+    square, and those that put its largest coordinate exactly on a level: for a row that was decoded
+    before, one of these is its earlier scale. Errors are compared with scales rounded to 16 bits,
+    so a row that was decoded before gets the same levels and scale, and loses nothing more.
     """
     peaks = np.abs(rows).max(axis=1)
     divisors = np.where(peaks > 0, peaks, 1)
     units = rows / divisors[:, None]  # squares of huge values overflow
     rms = np.sqrt((units**2).mean(axis=1))
-    tried = [np.full(len(rows), 1 / level) for level in reversed(_UPPER)]
-    tried += [np.where(rms > 0, rms, 1) * factor for factor in _NEAR_RMS]
+    candidates = [np.full(len(rows), 1 / level) for level in reversed(_UPPER)]
+    candidates += [np.where(rms > 0, rms, 1) * factor for factor in _NEAR_RMS]
     codes = np.zeros(rows.shape, dtype=np.uint8)
     scales = np.zeros(len(rows), dtype="<u2")
-    gains = np.full(len(rows), -np.inf)  # what is explained of a row's squared length
-    for own_scales in tried:
-        own = np.searchsorted(_BORDERS, units / own_scales[:, None]).astype(np.uint8)
-        levels = _LEVELS[own]
+    gains = np.full(len(rows), -np.inf)  # reduction of the squared error
+    for candidate in candidates:
+        chosen = np.searchsorted(_BORDERS, units / candidate[:, None]).astype(np.uint8)
+        levels = _LEVELS[chosen]
         squares = np.einsum("ij,ij->i", levels, levels)
         products = np.einsum("ij,ij->i", units, levels)
         halves = _to_16_bits(products / squares * peaks)  # least squares
         rounded = _from_16_bits(halves) / divisors
-        own_gains = rounded * (2 * products - rounded * squares)
-        better = own_gains > gains
-        codes[better], gains[better], scales[better] = (
-            own[better],
-            own_gains[better],
-            halves[better],
-        )
+        gain = rounded * (2 * products - rounded * squares)
+        better = gain > gains
+        codes[better], gains[better], scales[better] = chosen[better], gain[better], halves[better]
     return codes, scales
 
 
@@ -218,10 +216,10 @@ _BY_NUMBER = {codec.number: codec for codec in CODECS.values()}
 
 
 def codec_named(name: str) -> VectorCodec:
-    """The codec of a name.
+    """The codec with a name.
 
     Raises:
-        ValueError: If there is none; the message lists those that there are.
+        ValueError: If there is none; the message lists the codecs.
     """
     for codec in CODECS.values():
         if codec.name == name:
@@ -230,7 +228,7 @@ def codec_named(name: str) -> VectorCodec:
 
 
 def codec_numbered(number: int) -> VectorCodec:
-    """The codec that the stored form knows by a number.
+    """The codec with a number, as serialised vectors store it.
 
     Raises:
         ValueError: If there is none.
@@ -238,4 +236,4 @@ def codec_numbered(number: int) -> VectorCodec:
     try:
         return _BY_NUMBER[number]
     except KeyError:
-        raise ValueError(f"no codec has the number {number}") from None
+        raise ValueError(f"codec number {number} is unknown") from None

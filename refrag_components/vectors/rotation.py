@@ -1,10 +1,10 @@
-"""A fixed rotation that spreads what a vector holds evenly over its coordinates.
+"""A fixed rotation that spreads a vector's energy evenly over its coordinates.
 
-Random signs and Walsh-Hadamard transforms take turns. A transform needs a power of two, so for any
+Random signs and Walsh-Hadamard transforms alternate. A transform needs a power of two, so for any
 other width two of them overlap: one over the first coordinates, one over the last; nothing is
-padded. Only additions, subtractions and one multiplication a step are used, in a fixed order, and
-the signs come from SHAKE-256: a vector that was rotated on one machine is rotated back on every
-other, whatever its NumPy and its BLAS. A seeded orthogonal matrix would promise neither that nor
+padded. Only additions, subtractions and one multiplication per step are used, in a fixed order, and
+the signs come from SHAKE-256: a vector that was rotated on one machine can be rotated back on any
+other, whatever its NumPy and BLAS. A seeded orthogonal matrix would guarantee neither that nor
 O(width log width) time.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 
 __all__ = ["rotate", "unrotate"]
 
-# After one turn a coordinate at one end is not yet spread to the other end; after two it is.
-_TURNS = 2
+# After one round a coordinate at one end is not yet spread to the other end; after two it is.
+_ROUNDS = 2
 
 
 def rotate(vectors: np.ndarray) -> np.ndarray:
-    """Rotates vectors; their lengths and angles stay as they are.
+    """Rotates vectors; lengths and angles do not change.
 
     Args:
         vectors: Shape (n, width), floating point; width at least 1.
@@ -48,7 +48,7 @@ def unrotate(vectors: np.ndarray) -> np.ndarray:
         vectors: Shape (n, width), floating point; width at least 1.
 
     Returns:
-        The vectors before their rotation, up to rounding, shape (n, width), float64.
+        The vectors before the rotation, up to rounding, shape (n, width), float64.
     """
     rows = vectors.astype(np.float64)
     size = _block(rows)
@@ -67,11 +67,11 @@ def _block(rows: np.ndarray) -> int:
 
 @lru_cache(maxsize=8)
 def _signs(width: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Two rows of -1.0 and 1.0 a turn, each of shape (width,)."""
-    # Part of the stored format: another text or order here would make stored vectors unreadable.
+    """Two rows of -1.0 and 1.0 per round, each of shape (width,)."""
+    # Part of the stored format: another seed text or order would make stored vectors unreadable.
     stream = hashlib.shake_256(f"rotation of width {width}".encode())
-    noise = np.frombuffer(stream.digest(-(-2 * _TURNS * width // 8)), dtype=np.uint8)
-    bits = np.unpackbits(noise)[: 2 * _TURNS * width].reshape(_TURNS, 2, width)
+    noise = np.frombuffer(stream.digest(-(-2 * _ROUNDS * width // 8)), dtype=np.uint8)
+    bits = np.unpackbits(noise)[: 2 * _ROUNDS * width].reshape(_ROUNDS, 2, width)
     return tuple((1.0 - 2.0 * first, 1.0 - 2.0 * last) for first, last in bits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from refrag_components.exceptions import UnknownModelError
 __all__ = ["load_pretrained", "load_tokenizer", "quietly"]
 
 logger = logging.getLogger(__name__)
+
+# PyTorch's threads do not survive a fork; a child that waited for them would hang.
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 _LAYERS = 10_000  # more than any model has; they are built before anything else is checked
 

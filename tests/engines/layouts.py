@@ -1,4 +1,4 @@
-"""Layouts of a tiny model, and what its decoder makes of them."""
+"""Layouts of a tiny model, and its decoder's logits for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text_segment(model: RefragModel, text: str) -> TextSegment:
 @torch.inference_mode()
 def logits(model: RefragModel, layouts: list[Layout]) -> torch.Tensor:
     inputs = embed_layouts(model, layouts)
-    with model.places.at(inputs.chunk_places):
+    with model.chunk_mask.using(inputs.chunk_mask):
         return model.decoder(
             inputs_embeds=inputs.inputs_embeds,
             attention_mask=inputs.attention_mask,

@@ -1,4 +1,4 @@
-"""An engine that notes what it is given."""
+"""An engine that records its batches."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from refrag_components.engines.sampling import SamplingParams
 
 
 class Recorded:
-    """Leaves the work to another engine.
+    """Passes calls on to another engine.
 
     Attributes:
-        batches: How many layouts came together, one entry per call.
+        batches: Number of layouts of each call.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -37,10 +37,8 @@ def test_left_padding_changes_nothing(tiny_model: RefragModel) -> None:
         torch.testing.assert_close(batch[i, -layout.n_positions :], alone, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("place", ["before", "between", "after"])
-def test_chunk_embeddings_stand_where_the_passage_stands(
-    tiny_model: RefragModel, place: str
-) -> None:
+@pytest.mark.parametrize("position", ["before", "between", "after"])
+def test_chunk_embeddings_are_where_the_passage_is(tiny_model: RefragModel, position: str) -> None:
     first = TextSegment(np.array([tiny_model.first_token_id]))
     text = text_segment(tiny_model, "Where is the harbour?")
     passage = segment(tiny_model, TEXT[0], 0.0)
@@ -48,7 +46,7 @@ def test_chunk_embeddings_stand_where_the_passage_stands(
         "before": (first, passage, text),
         "between": (text, passage, text),
         "after": (text, passage),
-    }[place]
+    }[position]
     layout = Layout(order)
     rows = embed_layouts(tiny_model, [layout]).inputs_embeds[0]
     chunks = tiny_model.chunk_embeddings([passage.vectors])
@@ -75,14 +73,14 @@ def test_expanded_chunks_are_exactly_their_tokens(tiny_model: RefragModel) -> No
 def test_scores_after_more_tokens_are_those_of_steps(
     tiny_model: RefragModel, expand: float
 ) -> None:
-    """With padding, and (by one row alone) without; the batch stays as it was."""
+    """With padding, and (with one row) without; the batch stays as it was."""
     question = text_segment(tiny_model, "Where is the harbour?")
     layouts = [Layout((question, segment(tiny_model, text, expand))) for text in TEXT[:3]]
     tokens = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 5, 8]])
     for rows in (torch.tensor([2, 0]), torch.tensor([0])):
-        own = layouts if len(rows) > 1 else layouts[:1]
+        batched = layouts if len(rows) > 1 else layouts[:1]
         with torch.inference_mode():
-            batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, own))
+            batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, batched))
         before = batch.logits.clone()
         scores = batch.after(rows, tokens[rows])
         torch.testing.assert_close(batch.logits, before, atol=0, rtol=0)

@@ -1,4 +1,4 @@
-"""Whatever a decoder would like to write: its answer parses and fits the schema."""
+"""Whatever a decoder would write freely, its answer parses and fits the schema."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def params(schema: dict[str, Any], **others: Any) -> SamplingParams:
 def test_every_answer_fits(
     engine: TransformersEngine, layout: Layout, name: str, temperature: float
 ) -> None:
-    asked = params(SCHEMAS[name], temperature=temperature, top_p=0.9, top_k=20, seed=3)
-    for answer in engine.generate([layout] * 4, asked):
+    sampling = params(SCHEMAS[name], temperature=temperature, top_p=0.9, top_k=20, seed=3)
+    for answer in engine.generate([layout] * 4, sampling):
         assert answer.finish_reason == "stop"
         jsonschema.validate(json.loads(answer.text), SCHEMAS[name])
 
@@ -120,9 +120,9 @@ def test_recursion_ends_or_is_reported(engine: TransformersEngine, layout: Layou
 
 
 def test_a_stream_is_the_same_answer(engine: TransformersEngine, layout: Layout) -> None:
-    asked = params(SCHEMAS["all kinds of fields"], temperature=1.0, seed=5)
-    (whole,) = engine.generate([layout], asked)
-    assert "".join(delta.text for delta in engine.stream(layout, asked)) == whole.text
+    sampling = params(SCHEMAS["all kinds of fields"], temperature=1.0, seed=5)
+    (whole,) = engine.generate([layout], sampling)
+    assert "".join(delta.text for delta in engine.stream(layout, sampling)) == whole.text
 
 
 def test_rows_without_a_schema_are_left_alone(engine: TransformersEngine, layout: Layout) -> None:
@@ -134,20 +134,20 @@ def test_rows_without_a_schema_are_left_alone(engine: TransformersEngine, layout
 
 
 def test_stop_strings_do_not_cut_it(engine: TransformersEngine, layout: Layout) -> None:
-    asked = params(SCHEMAS["all kinds of fields"], stop=('"', "}", "1"))
-    (answer,) = engine.generate([layout], asked)
+    sampling = params(SCHEMAS["all kinds of fields"], stop=('"', "}", "1"))
+    (answer,) = engine.generate([layout], sampling)
     Digging.model_validate_json(answer.text)
 
 
 def test_what_the_prompt_begins_is_continued(engine: TransformersEngine, layout: Layout) -> None:
-    begun = '{"year": 19'
-    schema = AnswerSchema.of(SCHEMAS["all kinds of fields"], begun=begun)
+    prefix = '{"year": 19'
+    schema = AnswerSchema.of(SCHEMAS["all kinds of fields"], prefix=prefix)
     for answer in engine.generate(
         [layout] * 4, SamplingParams(answer_schema=schema, temperature=1.0, seed=1)
     ):
-        assert str(Digging.model_validate_json(begun + answer.text).year).startswith("19")
-    wrong = replace(schema, begun='{"month": ')
-    with pytest.raises(StructuredOutputError, match="cannot be kept to its JSON schema"):
+        assert str(Digging.model_validate_json(prefix + answer.text).year).startswith("19")
+    wrong = replace(schema, prefix='{"month": ')
+    with pytest.raises(StructuredOutputError, match="cannot be made to fit its JSON schema"):
         engine.generate([layout], SamplingParams(answer_schema=wrong))
 
 
@@ -155,8 +155,8 @@ def test_what_the_prompt_begins_is_continued(engine: TransformersEngine, layout:
 def test_half_of_an_answer_is_refused(
     engine: TransformersEngine, layout: Layout, max_tokens: int
 ) -> None:
-    asked = params(SCHEMAS["all kinds of fields"], max_tokens=max_tokens)
-    (answer,) = engine.generate([layout], asked)
+    sampling = params(SCHEMAS["all kinds of fields"], max_tokens=max_tokens)
+    (answer,) = engine.generate([layout], sampling)
     assert answer.finish_reason == "length"
     with pytest.raises(StructuredOutputError, match="raise max_tokens"):
         check_complete(answer.text, answer.finish_reason)
@@ -167,7 +167,7 @@ def test_an_answer_that_just_fits_is_not_refused() -> None:
     check_complete("", "stop")
 
 
-def test_no_fields_but_those_named(engine: TransformersEngine, layout: Layout) -> None:
+def test_no_fields_except_those_named(engine: TransformersEngine, layout: Layout) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "object", "properties": {"b": {"type": "boolean"}}}},
@@ -183,8 +183,8 @@ def test_a_decoder_with_more_rows_than_tokens(tiny_base: tuple[Path, Path], tmp_
     config = RefragConfig(decoder=str(folder), encoder=str(tiny_base[1]), chunk_size=4)
     model = RefragModel.from_base(config)
     layout = Layout((text_segment(model, "As JSON:"),))
-    asked = params(SCHEMAS["union"], temperature=5.0, seed=1)
-    for answer in TransformersEngine(model).generate([layout] * 4, asked):
+    sampling = params(SCHEMAS["union"], temperature=5.0, seed=1)
+    for answer in TransformersEngine(model).generate([layout] * 4, sampling):
         Home.model_validate_json(answer.text)
 
 

@@ -55,10 +55,10 @@ def test_stop_becomes_a_tuple() -> None:
 def test_one_for_all_rows_gives_each_its_own_seed() -> None:
     assert [p.seed for p in params_by_row(SamplingParams(seed=5), 3)] == [5, 6, 7]
     assert [p.seed for p in params_by_row(SamplingParams(), 2)] == [None, None]
-    own = [SamplingParams(seed=1), SamplingParams(seed=1)]
-    assert params_by_row(own, 2) == own
+    given = [SamplingParams(seed=1), SamplingParams(seed=1)]
+    assert params_by_row(given, 2) == given
     with pytest.raises(SamplingError, match="2 sampling parameters for 3 prompts"):
-        params_by_row(own, 3)
+        params_by_row(given, 3)
 
 
 def test_temperature_zero_is_greedy_whatever_else_is_set() -> None:

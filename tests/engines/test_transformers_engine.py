@@ -145,15 +145,15 @@ def test_seeds_reproduce_and_differ_by_row(
 def test_stop_string_across_tokens(tiny_model: RefragModel, engine: TransformersEngine) -> None:
     layout = prompt(tiny_model, TEXT[:2], True, "Answer:")
     plain = engine.generate([layout], SamplingParams(max_tokens=40))[0]
-    pieces = [d.text for d in engine.stream(layout, SamplingParams(max_tokens=40)) if d.text]
-    # The end of one piece and the beginning of the next, wherever that is not found earlier.
+    texts = [d.text for d in engine.stream(layout, SamplingParams(max_tokens=40)) if d.text]
+    # The end of one delta and the beginning of the next, if that does not occur earlier.
     at, stop = next(
-        (i, pieces[i][-1] + pieces[i + 1][0])
-        for i in range(3, len(pieces) - 1)
-        if pieces[i][-1] + pieces[i + 1][0] not in "".join(pieces[: i + 1])
+        (i, texts[i][-1] + texts[i + 1][0])
+        for i in range(3, len(texts) - 1)
+        if texts[i][-1] + texts[i + 1][0] not in "".join(texts[: i + 1])
     )
     stopped = engine.generate([layout], SamplingParams(max_tokens=40, stop=stop))[0]
-    assert stopped.text == "".join(pieces[: at + 1])[:-1] == plain.text[: plain.text.find(stop)]
+    assert stopped.text == "".join(texts[: at + 1])[:-1] == plain.text[: plain.text.find(stop)]
     assert stopped.finish_reason == "stop"
     assert len(stopped.token_ids) < len(plain.token_ids)
     deltas = list(engine.stream(layout, SamplingParams(max_tokens=40, stop=stop)))

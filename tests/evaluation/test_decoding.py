@@ -1,4 +1,4 @@
-"""What evaluation reads and answers is what the engine reads and answers."""
+"""Evaluation reads and answers what the engine reads and answers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def row_of(layout: Layout, table: list[torch.Tensor], model: RefragModel) -> Row
             continue
         embeddings = model.chunk_embeddings([part.vectors])
         for chunk, expanded in enumerate(part.expanded):
-            own = part.vectors.chunk_token_ids(chunk) if expanded else [0]
-            ids += list(own)
-            index += [-1 if expanded else len(table)] * len(own)
+            chunk_ids = part.vectors.chunk_token_ids(chunk) if expanded else [0]
+            ids += list(chunk_ids)
+            index += [-1 if expanded else len(table)] * len(chunk_ids)
             table += [] if expanded else [embeddings[chunk]]
     arrays = [np.array(values, np.int64) for values in (ids, index, [5], index)]
     return Row(*arrays)

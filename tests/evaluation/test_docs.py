@@ -1,4 +1,4 @@
-"""The documentation names the rows that there are, in the words of their list."""
+"""The documentation lists the kinds of rows in the words of the code."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from refrag_components.evaluation.reports.markdown import methods_table
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
-def test_the_rows_that_are_documented_are_those_that_there_are() -> None:
+def test_the_documented_rows_are_those_of_the_code() -> None:
     assert "\n\n" + "\n".join(methods_table()) + "\n\n" in DOCS.read_text(encoding="utf-8")

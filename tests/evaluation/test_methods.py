@@ -26,10 +26,10 @@ def test_all_rows_are_there_once() -> None:
     assert len({method.name for method in methods}) == len(methods)
     assert methods[:4] == [NONE, FULL, GOLD, COMPRESSED]
     for p in FRACTIONS:
-        own = [method for method in methods if method.fraction == p]
-        assert {m.kind for m in own} == {"last", "fewer", "keep", "drop", "text"}
+        at_p = [method for method in methods if method.fraction == p]
+        assert {m.kind for m in at_p} == {"last", "fewer", "keep", "drop", "text"}
         for kind in (Keep, Drop, SameText):
-            assert {m.selection for m in own if isinstance(m, kind)} == {*SELECTIONS}
+            assert {m.selection for m in at_p if isinstance(m, kind)} == {*SELECTIONS}
     at_0 = [method for method in methods if method.fraction == 0]
     assert at_0 == [LastTokens(), FewerPassages(), *(SameText(name, 0.0) for name in SELECTIONS)]
 
@@ -46,7 +46,7 @@ def test_every_kind_says_what_is_read_and_can_be_chosen() -> None:
         chosen = default_methods(("random",), (0.1,), kinds=[method.kind])
         assert chosen
         assert all(type(row) is method for row in chosen)
-    with pytest.raises(EvaluationError, match="choose among none, full, gold"):
+    with pytest.raises(EvaluationError, match="choose from none, full, gold"):
         default_methods(kinds=["psychic"])
 
 
@@ -66,7 +66,7 @@ def test_every_policy_can_be_a_row(name: str) -> None:
 def test_wrong_rows_are_refused(kind: type[Keep | Drop | SameText]) -> None:
     with pytest.raises(UnknownPolicyError, match="choose one of"):
         kind("clairvoyance", 0.1)
-    with pytest.raises(EvaluationError, match=r"0\.\.1"):
+    with pytest.raises(EvaluationError, match="from 0 to 1"):
         kind("random", 1.5)
-    with pytest.raises(EvaluationError, match=r"0\.\.1"):
+    with pytest.raises(EvaluationError, match="from 0 to 1"):
         FewerPassages(-0.1)

@@ -60,13 +60,13 @@ def prompt(tokens: list[int], scores: list[float] | None = None, seed: int = 0) 
         answer_ids=np.array(ANSWER),
         similar=tuple(rng.permutation(len(tokens)).tolist()),
         answering=rng.random(len(tokens)) < 0.5,
-        inputs=PolicyInputs([], NOTHING_ASKED),
+        inputs=PolicyInputs([], NO_QUESTION),
         limit=10_000,
         scores={"random": drawn if scores is None else np.array(scores, np.float32)},
     )
 
 
-NOTHING_ASKED = EncodedQuestion("", np.zeros(0, np.int32), np.zeros((0, 1), np.float32))
+NO_QUESTION = EncodedQuestion("", np.zeros(0, np.int32), np.zeros((0, 1), np.float32))
 
 PROMPTS = st.builds(
     prompt,
@@ -82,60 +82,60 @@ def context(row_tokens: np.ndarray) -> list[int]:
 
 
 @given(PROMPTS, FRACTIONS)
-def test_drop_reads_the_very_chunks_that_keep_expands_and_nothing_else(
-    own: Prompt, fraction: float
-) -> None:
-    keep, drop = (kind("random", fraction).row(own) for kind in (Keep, Drop))
-    expanded, cut = own.expanded("random", fraction)
+def test_drop_reads_exactly_the_chunks_that_keep_expands(example: Prompt, fraction: float) -> None:
+    keep, drop = (kind("random", fraction).row(example) for kind in (Keep, Drop))
+    expanded, cut = example.expanded("random", fraction)
     assert not cut
-    wanted = own.token_ids[own.in_context & expanded[own.chunk_of]].tolist()
+    wanted = example.token_ids[example.in_context & expanded[example.chunk_of]].tolist()
     assert context(drop.token_ids) == wanted
     assert context(keep.token_ids[keep.chunk_index < 0]) == wanted
     assert (drop.chunk_index == -1).all()
     assert drop.context_positions == len(wanted)
-    # What keep has beside it is one position for each chunk that drop lacks.
+    # In addition, keep has one position for each chunk that drop lacks.
     compressed = keep.chunk_index[keep.chunk_index >= 0].tolist()
-    assert compressed == own.chunk_rows[~expanded].tolist()
+    assert compressed == example.chunk_rows[~expanded].tolist()
     assert keep.context_positions == len(wanted) + len(compressed)
 
 
 @given(PROMPTS, FRACTIONS)
 def test_text_takes_the_positions_of_its_compressed_context_and_no_more(
-    own: Prompt, fraction: float
+    example: Prompt, fraction: float
 ) -> None:
-    taken = Keep("random", fraction).row(own).context_positions
-    row = SameText("random", fraction).row(own)
+    taken = Keep("random", fraction).row(example).context_positions
+    row = SameText("random", fraction).row(example)
     assert row.context_positions == taken
     assert len(context(row.token_ids)) == taken
     assert (row.chunk_index == -1).all()
     # The chunks that expand are among them: they come first.
-    assert {*context(Drop("random", fraction).row(own).token_ids)} <= {*context(row.token_ids)}
-    # Whole chunks in order of their scores, but for the last one.
+    assert {*context(Drop("random", fraction).row(example).token_ids)} <= {*context(row.token_ids)}
+    # Whole chunks in order of their scores, except the last one.
     left = taken
     wanted: list[int] = []
-    for chunk in np.argsort(-own.scores["random"], kind="stable"):
-        wanted += own.token_ids[own.chunk_of == chunk][:left].tolist()
-        left = max(left - int(own.lengths[chunk]), 0)
+    for chunk in np.argsort(-example.scores["random"], kind="stable"):
+        wanted += example.token_ids[example.chunk_of == chunk][:left].tolist()
+        left = max(left - int(example.lengths[chunk]), 0)
     assert sorted(context(row.token_ids)) == sorted(wanted)
 
 
 @given(PROMPTS, FRACTIONS)
 def test_other_plain_text_gets_no_less_than_any_choice_of_chunks(
-    own: Prompt, fraction: float
+    example: Prompt, fraction: float
 ) -> None:
-    taken = Keep("random", fraction).row(own).context_positions
+    taken = Keep("random", fraction).row(example).context_positions
     for method in (LastTokens(fraction), FewerPassages(fraction)):
-        row = method.row(own)
+        row = method.row(example)
         # Which chunks expand decides whether a short one is among them.
-        assert taken <= row.context_positions <= own.context_tokens
-        assert row.context_positions - taken < K * len(own.similar)
+        assert taken <= row.context_positions <= example.context_tokens
+        assert row.context_positions - taken < K * len(example.similar)
         assert (row.chunk_index == -1).all()
 
 
 @given(PROMPTS, FRACTIONS)
-def test_a_passage_that_is_gone_takes_its_separator_along(own: Prompt, fraction: float) -> None:
+def test_a_passage_that_is_left_out_takes_its_separator_along(
+    example: Prompt, fraction: float
+) -> None:
     for method in (Drop("random", fraction), SameText("random", fraction), GOLD, LastTokens(0.1)):
-        row = method.row(own)
+        row = method.row(example)
         if not context(row.token_ids):
             assert row.token_ids.tolist() == BARE
             continue
@@ -149,28 +149,30 @@ def test_a_passage_that_is_gone_takes_its_separator_along(own: Prompt, fraction:
 
 
 @given(PROMPTS)
-def test_the_answering_passages_alone_are_whole(own: Prompt) -> None:
-    row = GOLD.row(own)
-    answering = np.r_[own.answering, False][own.passage_of]
-    assert context(row.token_ids) == own.token_ids[answering & own.in_context].tolist()
+def test_the_answering_passages_alone_are_whole(example: Prompt) -> None:
+    row = GOLD.row(example)
+    answering = np.r_[example.answering, False][example.passage_of]
+    assert context(row.token_ids) == example.token_ids[answering & example.in_context].tolist()
 
 
 @given(PROMPTS)
-def test_the_ends_of_the_range_are_known_rows(own: Prompt) -> None:
-    full = FULL.row(own)
-    assert full.token_ids.tolist() == own.token_ids.tolist()
+def test_the_ends_of_the_range_are_known_rows(example: Prompt) -> None:
+    full = FULL.row(example)
+    assert full.token_ids.tolist() == example.token_ids.tolist()
     for kind in (Keep, Drop, SameText):
-        assert kind("random", 1.0).row(own).token_ids.tolist() == full.token_ids.tolist()
-    nothing = Keep("random", 0.0).row(own)
-    assert nothing.token_ids.tolist() == COMPRESSED.row(own).token_ids.tolist()
-    assert nothing.context_positions == len(own.lengths)
-    assert Drop("random", 0.0).row(own).token_ids.tolist() == NONE.row(own).token_ids.tolist()
-    assert SameText("random", 0.0).row(own).context_positions == len(own.lengths)
+        assert kind("random", 1.0).row(example).token_ids.tolist() == full.token_ids.tolist()
+    nothing = Keep("random", 0.0).row(example)
+    assert nothing.token_ids.tolist() == COMPRESSED.row(example).token_ids.tolist()
+    assert nothing.context_positions == len(example.lengths)
+    assert (
+        Drop("random", 0.0).row(example).token_ids.tolist() == NONE.row(example).token_ids.tolist()
+    )
+    assert SameText("random", 0.0).row(example).context_positions == len(example.lengths)
 
 
 @given(PROMPTS, FRACTIONS, st.integers(0, 40))
-def test_nothing_exceeds_the_window(own: Prompt, fraction: float, spare: int) -> None:
-    own = replace(own, limit=len(own.lengths) + spare)
+def test_nothing_exceeds_the_window(example: Prompt, fraction: float, spare: int) -> None:
+    example = replace(example, limit=len(example.lengths) + spare)
     for method in (
         FULL,
         GOLD,
@@ -179,30 +181,32 @@ def test_nothing_exceeds_the_window(own: Prompt, fraction: float, spare: int) ->
         FewerPassages(fraction),
         *(kind("random", fraction) for kind in (Keep, Drop, SameText)),
     ):
-        assert method.row(own).context_positions <= own.limit
-    full = FULL.row(own)
-    assert full.cut == (own.context_tokens > own.limit)
-    assert full.context_positions == min(own.context_tokens, own.limit)
-    first = own.similar[0]  # what is left is the most similar
-    beginning = own.token_ids[(own.passage_of == first) & own.in_context][: own.limit]
+        assert method.row(example).context_positions <= example.limit
+    full = FULL.row(example)
+    assert full.cut == (example.context_tokens > example.limit)
+    assert full.context_positions == min(example.context_tokens, example.limit)
+    first = example.similar[0]  # what is left is the most similar
+    beginning = example.token_ids[(example.passage_of == first) & example.in_context][
+        : example.limit
+    ]
     assert {*beginning.tolist()} <= {*context(full.token_ids)}
-    keep, drop = (kind("random", fraction).row(own) for kind in (Keep, Drop))
+    keep, drop = (kind("random", fraction).row(example) for kind in (Keep, Drop))
     assert keep.cut == drop.cut
     assert context(keep.token_ids[keep.chunk_index < 0]) == context(drop.token_ids)
 
 
 @pytest.mark.parametrize(
-    ("scores", "stretches"),
+    ("scores", "spans"),
     [
         ([9, 8, 0, 0, 0], [list(range(100, 108))]),
         ([9, 0, 8, 0, 0], [[100, 101, 102, 103], [108, 109]]),
         ([0, 0, 8, 9, 0], [[108, 109], [200, 201, 202, 203]]),
     ],
 )
-def test_text_stands_in_stretches(scores: list[float], stretches: list[list[int]]) -> None:
-    """Two chunks that were apart in the passage do not make a text of one piece."""
-    own = prompt([10, 6], scores)
+def test_text_is_cut_into_contiguous_spans(scores: list[float], spans: list[list[int]]) -> None:
+    """Two chunks that are not neighbours in the passage do not make one text."""
+    example = prompt([10, 6], scores)
     for kind in (Keep, Drop):
-        assert [s.tolist() for s in kind("random", 0.4).row(own).stretches] == stretches
-    assert COMPRESSED.row(own).stretches == []
-    assert [len(stretch) for stretch in FULL.row(own).stretches] == [10, 6]
+        assert [s.tolist() for s in kind("random", 0.4).row(example).text_spans] == spans
+    assert COMPRESSED.row(example).text_spans == []
+    assert [len(span) for span in FULL.row(example).text_spans] == [10, 6]

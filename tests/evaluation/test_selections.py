@@ -33,8 +33,8 @@ def test_batched_scores_are_the_policy_s_own(
     done: list[int] = []
     batched = chunk_scores(name, tiny_model, inputs, done.append)
     assert sum(done) == len(inputs)
-    for own, scores in zip(inputs, batched, strict=True):
-        np.testing.assert_allclose(scores, policy.scores(own), rtol=1e-3, atol=1e-4)
+    for context, scores in zip(inputs, batched, strict=True):
+        np.testing.assert_allclose(scores, policy.scores(context), rtol=1e-3, atol=1e-4)
 
 
 def test_ascending_perplexity_is_the_policy_s_too(
@@ -48,8 +48,8 @@ def test_ascending_perplexity_is_the_policy_s_too(
 def test_the_last_chunks_are_the_most_recent(
     tiny_model: RefragModel, inputs: list[PolicyInputs]
 ) -> None:
-    for own, scores in zip(inputs, chunk_scores("recent", tiny_model, inputs), strict=True):
-        assert scores.shape == (own.n_chunks,)
+    for context, scores in zip(inputs, chunk_scores("recent", tiny_model, inputs), strict=True):
+        assert scores.shape == (context.n_chunks,)
         assert (np.diff(scores) > 0).all()
 
 
@@ -74,6 +74,6 @@ def test_learned_policies_are_compared_where_they_were_trained(
     model.policies[name] = network.eval()
     assert selections_of(model) == (*SELECTIONS, name)
     policy = make_policy(name, model)
-    for own, scores in zip(inputs, chunk_scores(name, model, inputs), strict=True):
-        np.testing.assert_allclose(scores, policy.scores(own), rtol=1e-3, atol=1e-3)
+    for context, scores in zip(inputs, chunk_scores(name, model, inputs), strict=True):
+        np.testing.assert_allclose(scores, policy.scores(context), rtol=1e-3, atol=1e-3)
         assert np.ptp(scores) > 0

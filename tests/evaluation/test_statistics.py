@@ -85,7 +85,7 @@ def test_clusters_of_one_item_are_items() -> None:
     )
 
 
-def test_items_that_say_the_same_are_no_more_evidence_than_one() -> None:
+def test_copies_of_an_item_are_no_more_evidence_than_one() -> None:
     """Ten copies of each case narrow the interval of items, not that of clusters."""
     rng = np.random.default_rng(0)
     cases = rng.normal(0.3, 1.0, (30, 1))

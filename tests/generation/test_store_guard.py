@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from refrag_components.modeling import RefragModel
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.stores.base import BaseChunkStore
 from refrag_components.stores.memory import MemoryStore
+from refrag_components.stores.sqlite import SQLiteStore
 from refrag_components.vectors import ChunkVectors
 from tests.stores.contract import make
 from tests.tiny import TEXT
@@ -289,3 +292,26 @@ def test_retrievers_wait_for_writing_as_long_as_for_reading(
     store.takes.clear()
     assert loader.load([PassagePart(TEXT[1])])[0].vectors.n_chunks
     assert len(store.inner) == 2
+
+
+def test_a_locked_file_is_waited_for_once(tiny_model: RefragModel, tmp_path: Path) -> None:
+    """SQLite itself waits for a minute, and would at every request."""
+    with SQLiteStore(tmp_path / "s.sqlite") as store:
+        PassageLoader(tiny_model, store, waits=True).load([PassagePart(TEXT[0])])
+        store.database._pause()
+        other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE t (x)")
+        store.timeout = 0.05
+        loader = PassageLoader(tiny_model, store)
+        guard = guard_of(store)
+        try:
+            errors = [loader.load([PassagePart(TEXT[0])])[0].store_error for _ in range(3)]
+            stuck = list(guard._stuck)
+        finally:
+            other.close()
+        assert None not in errors
+        assert len(stuck) == 1
+        stuck[0].join()
+        guard.flush()

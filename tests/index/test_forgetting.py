@@ -53,7 +53,7 @@ def traces(folder: Path, model: FakeModel, text: str) -> list[str]:
         row.token_ids.astype("<i4").tobytes(),
         row.token_ids.astype("<u2").tobytes(),
         row.vectors.astype("<f2").tobytes()[:32],
-        model.embed_query(text).tobytes()[:32],
+        model.search_vector(text).tobytes()[:32],
     ]
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [

@@ -225,7 +225,7 @@ def test_refuses_batches_without_passages(index: RefragIndex) -> None:
 def test_refuses_search_vectors_that_are_not_finite(
     index: RefragIndex, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "embed_passages", lambda texts: np.full((len(texts), 4), np.nan))
+    monkeypatch.setattr(model, "search_vectors", lambda texts: np.full((len(texts), 4), np.nan))
     with pytest.raises(InvalidVectorsError, match="finite"):
         index.add_texts(["Rain fell."])
     assert texts(index) == []

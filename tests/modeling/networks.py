@@ -23,21 +23,21 @@ def network(name: str, seed: int = 0) -> PolicyNetwork:
 
 
 def random_observation(seed: int, chunks: list[int], questions: list[int], k: int) -> Observation:
-    """Prompts with these numbers of chunks and of question chunks, padded."""
+    """Prompts with these numbers of chunks and of question parts, padded."""
     generator = torch.Generator().manual_seed(seed)
-    rows, width, asked = len(chunks), max(chunks), max(questions)
+    rows, width, parts = len(chunks), max(chunks), max(questions)
     present = torch.arange(width) < torch.tensor(chunks).unsqueeze(1)
     used = torch.rand(rows, width, k, generator=generator) < 0.8
     used[..., 0] = True
     used &= present.unsqueeze(-1)
-    question_used = torch.arange(asked) < torch.tensor(questions).unsqueeze(1)
+    question_used = torch.arange(parts) < torch.tensor(questions).unsqueeze(1)
     steps = torch.rand(rows, width, generator=generator) < 0.2
     return Observation(
         vectors=torch.randn(rows, width, WIDTH, generator=generator) * present.unsqueeze(-1),
         token_ids=torch.randint(VOCABULARY, used.shape, generator=generator) * used,
         used=used,
         passages=(steps.cumsum(1) - steps[:, :1].long()) * present,
-        question_vectors=torch.randn(rows, asked, WIDTH, generator=generator)
+        question_vectors=torch.randn(rows, parts, WIDTH, generator=generator)
         * question_used.unsqueeze(-1),
         question_used=question_used,
         question_ids=torch.where(

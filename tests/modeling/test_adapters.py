@@ -19,24 +19,24 @@ IDS = torch.arange(24).reshape(2, 12)
 
 @pytest.fixture
 def mask() -> torch.Tensor:
-    places = torch.zeros(2, 12, dtype=torch.bool)
-    places[0, 3:5] = True
-    return places
+    at_chunks = torch.zeros(2, 12, dtype=torch.bool)
+    at_chunks[0, 3:5] = True
+    return at_chunks
 
 
 def test_a_loaded_model_reads_as_the_trained_one(tiny_folder: Path, mask: torch.Tensor) -> None:
     trained = RefragModel.for_training(tiny_folder)
     loaded = RefragModel.from_pretrained(tiny_folder, device="cpu")
-    with torch.inference_mode(), trained.places.at(mask), loaded.places.at(mask):
+    with torch.inference_mode(), trained.chunk_mask.using(mask), loaded.chunk_mask.using(mask):
         mine = loaded.decoder(input_ids=IDS).logits
         torch.testing.assert_close(
             mine, trained.decoder(input_ids=IDS).logits, atol=1e-4, rtol=1e-4
         )
-        with loaded.places.at(None):
+        with loaded.chunk_mask.using(None):
             assert not torch.allclose(loaded.decoder(input_ids=IDS).logits, mine)
 
 
-def test_other_threads_do_not_see_the_places(tiny_model: RefragModel, mask: torch.Tensor) -> None:
+def test_other_threads_do_not_see_the_mask(tiny_model: RefragModel, mask: torch.Tensor) -> None:
     with torch.inference_mode():
         plain = tiny_model.decoder(input_ids=IDS).logits
 
@@ -45,16 +45,14 @@ def test_other_threads_do_not_see_the_places(tiny_model: RefragModel, mask: torc
         logits: torch.Tensor = tiny_model.decoder(input_ids=IDS).logits
         return logits
 
-    with tiny_model.places.at(mask), ThreadPoolExecutor(1) as pool:
+    with tiny_model.chunk_mask.using(mask), ThreadPoolExecutor(1) as pool:
         assert torch.equal(pool.submit(elsewhere).result(), plain)
 
 
-def test_places_are_forgotten_when_reading_fails(
-    tiny_model: RefragModel, mask: torch.Tensor
-) -> None:
-    with pytest.raises(RuntimeError, match="stop"), tiny_model.places.at(mask):
+def test_the_mask_is_reset_when_reading_fails(tiny_model: RefragModel, mask: torch.Tensor) -> None:
+    with pytest.raises(RuntimeError, match="stop"), tiny_model.chunk_mask.using(mask):
         raise RuntimeError("stop")
-    assert tiny_model.places.mask is None
+    assert tiny_model.chunk_mask.mask is None
 
 
 def test_a_loaded_model_is_saved_as_it_was_loaded(tiny_folder: Path, tmp_path: Path) -> None:
@@ -91,10 +89,10 @@ def test_a_copy_of_a_model_reads_for_itself(tiny_folder: Path, mask: torch.Tenso
     twin = copy.deepcopy(model)
     with torch.inference_mode():
         plain = model.decoder(input_ids=IDS).logits
-        with model.places.at(mask):
+        with model.chunk_mask.using(mask):
             read = model.decoder(input_ids=IDS).logits
             assert torch.equal(twin.decoder(input_ids=IDS).logits, plain)
-        with twin.places.at(mask):
+        with twin.chunk_mask.using(mask):
             assert torch.equal(twin.decoder(input_ids=IDS).logits, read)
 
 
@@ -112,7 +110,7 @@ def test_a_checkpoint_without_the_adapter_reads_chunk_embeddings_plainly(
     model = RefragModel.from_pretrained(folder, device="cpu")
     with torch.inference_mode():
         plain = model.decoder(input_ids=IDS).logits
-        with model.places.at(mask):
+        with model.chunk_mask.using(mask):
             assert torch.equal(model.decoder(input_ids=IDS).logits, plain)
 
 

@@ -60,13 +60,13 @@ def test_pooling_is_the_mean_over_each_span() -> None:
             torch.testing.assert_close(pooled[row, i], states[row, first : last + 1].mean(0))
 
 
-def test_covering_finds_the_piece_over_a_tokens_last_character() -> None:
+def test_covering_finds_the_encoder_token_over_a_decoder_tokens_last_character() -> None:
     starts = np.array([0, 4, 5, 11])
     ends = np.array([1, 4, 5, 9, 12])
     assert covering_tokens(ends, starts).tolist() == [0, 0, 1, 2, 3]
 
 
-def test_contextual_vectors_know_their_surroundings_and_lone_ones_do_not(
+def test_contextual_vectors_depend_on_their_surroundings_and_others_do_not(
     bert: Path, chunker: Chunker
 ) -> None:
     shared = TEXT[0]
@@ -103,7 +103,9 @@ def test_mean_pooling_of_a_lone_chunk_leaves_special_tokens_out(
     np.testing.assert_allclose(vectors[0], mean, atol=1e-4)
 
 
-def test_long_passages_are_cut_into_windows_at_chunk_borders(bert: Path, chunker: Chunker) -> None:
+def test_long_passages_are_cut_into_windows_at_chunk_boundaries(
+    bert: Path, chunker: Chunker
+) -> None:
     encoder = ChunkEncoder(load_encoder(bert), tiny_encoder_tokenizer())
     (passage,) = chunker.chunk([" ".join(TEXT)])
     windows = encoder.windows(passage)

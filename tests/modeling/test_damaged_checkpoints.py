@@ -144,6 +144,6 @@ def test_the_encoder_that_is_loaded_when_searching_is_named(
         (folder / "encoder" / name).write_bytes(b"\0")
     model = RefragModel.from_pretrained(folder, device="cpu")
     with pytest.raises(UnknownModelError, match="encoder"):
-        model.embed_query("When was the harbour dug?")
+        model.search_vector("When was the harbour dug?")
     with pytest.raises(UnknownModelError, match="encoder"):
         _ = model.retriever.width

@@ -28,15 +28,15 @@ def test_a_batch_encodes_each_different_question_once_and_like_a_single_one(
 
 
 def test_a_blank_question_has_no_vectors_and_no_direction(tiny_model: RefragModel) -> None:
-    blank, asked = tiny_model.encode_questions([" \n", "Where is the harbour?"])
+    blank, question = tiny_model.encode_questions([" \n", "Where is the harbour?"])
     assert blank.vectors.shape == (0, tiny_model.encoder.width)
     assert not blank.centre.any()
-    assert len(asked.vectors) == -(-len(asked.token_ids) // QUESTION_PART)
-    np.testing.assert_allclose(asked.centre, asked.vectors.mean(axis=0))
-    assert (asked.unasked.text, len(asked.unasked.token_ids)) == ("", 0)
-    assert asked.unasked.vectors.shape == blank.vectors.shape
+    assert len(question.vectors) == -(-len(question.token_ids) // QUESTION_PART)
+    np.testing.assert_allclose(question.centre, question.vectors.mean(axis=0))
+    assert (question.blanked.text, len(question.blanked.token_ids)) == ("", 0)
+    assert question.blanked.vectors.shape == blank.vectors.shape
 
 
-def test_every_part_needs_its_vector() -> None:
-    with pytest.raises(ValueError, match="3 tokens of a question need 2 vectors"):
+def test_every_part_needs_one_vector() -> None:
+    with pytest.raises(ValueError, match="3 question tokens need 2 vectors"):
         EncodedQuestion("?", np.zeros(3, int), np.zeros((3, 4), np.float32))

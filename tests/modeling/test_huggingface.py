@@ -19,12 +19,12 @@ def test_the_config_comes_first() -> None:
 def test_the_tokenizer_stands_in_for_a_config_without_a_limit() -> None:
     tokenizer = tiny_decoder_tokenizer()
     assert position_limit(BloomConfig(), tokenizer) == 1024
-    tokenizer.model_max_length = int(1e30)  # as transformers does where nothing is known
+    tokenizer.model_max_length = int(1e30)  # as transformers does if nothing is known
     with pytest.raises(RefragError, match=r"BloomConfig.*tokenizer_config\.json"):
         position_limit(BloomConfig(), tokenizer)
 
 
-def test_a_decoder_without_a_table_of_positions_has_a_window(
+def test_a_decoder_without_position_embeddings_has_a_window(
     tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = BloomConfig(vocab_size=512, hidden_size=32, n_layer=1, n_head=2)
@@ -33,7 +33,7 @@ def test_a_decoder_without_a_table_of_positions_has_a_window(
     assert model.window == AutoTokenizer.from_pretrained(decoder).model_max_length == 1024
 
 
-def test_the_cache_goes_by_the_name_that_the_decoder_has_for_it(tiny_model: RefragModel) -> None:
+def test_the_cache_argument_has_the_name_that_the_decoder_gives_it(tiny_model: RefragModel) -> None:
     class Older:
         def forward(self, input_ids: object, past_key_values: object) -> None: ...
 

@@ -1,4 +1,4 @@
-"""An encoder of the decoder's own first layers."""
+"""An encoder made from the decoder's first layers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def chunker() -> Chunker:
     return Chunker(tiny_decoder_tokenizer(), 4)
 
 
-def test_a_chunk_vector_is_the_sum_over_the_places_of_states_and_tokens(chunker: Chunker) -> None:
+def test_a_chunk_vector_is_the_sum_over_states_and_tokens_of_the_chunk(chunker: Chunker) -> None:
     model = decoder()
     layers = ready(LayerEncoder(model, layers=1, chunk_size=4, window=512))
     (passage,) = chunker.chunk([TEXT[0]])
@@ -52,9 +52,9 @@ def test_a_chunk_vector_is_the_sum_over_the_places_of_states_and_tokens(chunker:
         states = layers.model(inputs_embeds=tokens.unsqueeze(0)).last_hidden_state[0]
         for i, (first, last) in enumerate(passage.bounds):
             summed = torch.zeros(32)
-            for place, at in enumerate(range(first, last + 1)):
-                summed += states[at] @ layers.place[place]
-                summed += tokens[at] / tokens.new_tensor(layers.scale) @ layers.mix[place]
+            for j, token in enumerate(range(first, last + 1)):
+                summed += states[token] @ layers.place[j]
+                summed += tokens[token] / tokens.new_tensor(layers.scale) @ layers.mix[j]
             expected = summed / (summed.square().mean() + 1e-5).sqrt()
             np.testing.assert_allclose(vectors[i], expected.numpy(), rtol=1e-4, atol=1e-5)
 
@@ -87,7 +87,7 @@ def test_passages_in_a_batch_equal_passages_alone(chunker: Chunker) -> None:
     assert layers.encode([]) == []
 
 
-def test_a_chunk_knows_what_stands_before_it_and_not_what_follows(chunker: Chunker) -> None:
+def test_a_chunk_vector_depends_on_the_text_before_it_and_not_after_it(chunker: Chunker) -> None:
     layers = encoder()
     (whole,) = layers.encode(chunker.chunk([TEXT[0] + TEXT[1]]))
     (first,) = layers.encode(chunker.chunk([TEXT[0]]))
@@ -97,7 +97,7 @@ def test_a_chunk_knows_what_stands_before_it_and_not_what_follows(chunker: Chunk
     assert np.abs(whole[-len(second) :] - second).max() > 0.01
 
 
-def test_passages_longer_than_the_window_are_cut_at_chunk_borders(chunker: Chunker) -> None:
+def test_passages_longer_than_the_window_are_cut_at_chunk_boundaries(chunker: Chunker) -> None:
     layers = encoder(window=18)  # room for 4 chunks
     (passage,) = chunker.chunk([" ".join(TEXT)])
     windows = layers.windows(passage)
@@ -114,13 +114,21 @@ def chunker_text(passage: Any, first: int) -> str:
     return text
 
 
+def test_chunks_of_padding_are_zero() -> None:
+    ids = torch.arange(16).view(2, 8)
+    used = torch.tensor([[True] * 8, [True] * 3 + [False] * 5])
+    with torch.no_grad():
+        vectors = encoder()(ids, used)
+    assert torch.equal(vectors.ne(0).any(dim=2), torch.tensor([[True, True], [True, False]]))
+
+
 def test_parts_of_a_question_are_smaller_chunks(chunker: Chunker) -> None:
     layers = encoder()
-    (asked,) = chunker.cut_questions([TEXT[0]])
-    (rows,) = layers.encode([asked])
-    assert rows.shape == (asked.n_chunks, 32)
+    (question,) = chunker.cut_questions([TEXT[0]])
+    (rows,) = layers.encode([question])
+    assert rows.shape == (question.n_chunks, 32)
     larger = Chunker(tiny_decoder_tokenizer(), 8).chunk([TEXT[0]])
-    with pytest.raises(ValueError, match="vectors of at most 4 tokens, got 8"):
+    with pytest.raises(ValueError, match="chunks of at most 4 tokens, got 8"):
         layers.encode(larger)
 
 
@@ -144,7 +152,7 @@ def test_other_decoders_have_layers_too(config: PretrainedConfig, chunker: Chunk
 
 
 def test_what_has_too_few_layers_or_takes_no_embeddings_is_refused() -> None:
-    with pytest.raises(UnknownModelError, match="has 2 layers, encoder_layers=3 is more"):
+    with pytest.raises(UnknownModelError, match="has 2 layers; encoder_layers=3 is more"):
         encoder(layers=3)
     odd = CpmAntConfig(
         vocab_size=50, hidden_size=32, num_attention_heads=2, dim_head=16, dim_ff=32,

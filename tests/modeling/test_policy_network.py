@@ -39,8 +39,8 @@ def test_padding_changes_nothing(
     with torch.no_grad():
         together = network(name)(seen)
         assert torch.isfinite(together).all()
-        for row, (count, asked) in enumerate(sizes):
-            single = network(name)(alone(seen, row, count, asked))
+        for row, (count, parts) in enumerate(sizes):
+            single = network(name)(alone(seen, row, count, parts))
             torch.testing.assert_close(
                 together[row : row + 1, :count], single, atol=1e-4, rtol=1e-4
             )
@@ -55,9 +55,9 @@ def test_a_new_network_starts_from_late_interaction(tiny_model: RefragModel) -> 
     fresh = PolicyNetwork(width, rarity, sees_question=True)
     found = fresh(observe(inputs))[0].detach().numpy()
     np.testing.assert_allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
-    # Where no question is seen it prefers no chunk.
-    unasked = PolicyInputs(passages, inputs.question.unasked)
-    assert (fresh(observe(unasked)) == 0).all()
+    # Without a question it prefers no chunk.
+    blank = PolicyInputs(passages, inputs.question.blanked)
+    assert (fresh(observe(blank)) == 0).all()
     alone = PolicyNetwork(width, rarity, sees_question=False)
     assert (alone(observe(inputs)) == 0).all()
 

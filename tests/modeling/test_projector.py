@@ -16,28 +16,28 @@ def test_output_has_the_scale_of_token_embeddings() -> None:
 
 def token_projector() -> TokenProjector:
     torch.manual_seed(0)
-    projector = TokenProjector(24, 64, places=8, hidden=32, embedding_scale=0.136)
+    projector = TokenProjector(24, 64, max_chunk_size=8, hidden=32, embedding_scale=0.136)
     torch.nn.init.normal_(projector.out.weight, std=0.1)  # zero before training
     return projector
 
 
 def test_an_untrained_token_projector_shows_all_tokens_and_the_last_one_most() -> None:
     torch.manual_seed(0)
-    projector = TokenProjector(24, 512, places=8, hidden=32, embedding_scale=0.136)
+    projector = TokenProjector(24, 512, max_chunk_size=8, hidden=32, embedding_scale=0.136)
     tokens = 0.136 * torch.randn(50, 4, 512)
     tokens[7, 2:] = 0  # a short chunk
     with torch.no_grad():
         chunks = projector(torch.randn(50, 24), tokens)
     assert chunks.std().item() == pytest.approx(0.136, rel=0.05)
-    likeness = torch.nn.functional.cosine_similarity(tokens[:, :, None], chunks, dim=-1)
-    own = likeness.diagonal(dim1=0, dim2=2)  # place, chunk
-    nearest = torch.eq(likeness.argmax(dim=2).T, torch.arange(50))
+    similarity = torch.nn.functional.cosine_similarity(tokens[:, :, None], chunks, dim=-1)
+    with_own_token = similarity.diagonal(dim1=0, dim2=2)  # token in the chunk, chunk
+    nearest = torch.eq(similarity.argmax(dim=2).T, torch.arange(50))
     assert nearest[:2].float().mean() > 0.95
     assert nearest[2:, torch.arange(50) != 7].float().mean() > 0.95
-    last = own[3].clone()
-    last[7] = own[1, 7]
+    last = with_own_token[3].clone()
+    last[7] = with_own_token[1, 7]
     assert last.min().item() > 0.6
-    assert own[0].max().item() < 0.5
+    assert with_own_token[0].max().item() < 0.5
 
 
 def test_a_token_projector_reads_vector_tokens_and_order() -> None:
@@ -80,7 +80,7 @@ def test_a_rung_reads_neighbouring_chunks_of_one_passage(rung: int, positions: i
     out = made(vectors, counts, rung)
     assert out.shape == (positions, 64)
     assert out.std().item() == pytest.approx(0.136, rel=0.05)
-    alone = [made(own, [len(own)], rung) for own in vectors.split(counts)]
+    alone = [made(passage, [len(passage)], rung) for passage in vectors.split(counts)]
     torch.testing.assert_close(out, torch.cat(alone))
     changed = vectors.clone()
     changed[4] += 1  # the last of the first passage
@@ -88,7 +88,7 @@ def test_a_rung_reads_neighbouring_chunks_of_one_passage(rung: int, positions: i
     assert differs.nonzero().flatten().tolist() == [-(-5 * 4 // rung) - 1]
 
 
-def test_chunks_that_a_last_group_lacks_count_as_zero() -> None:
+def test_missing_chunks_of_a_last_group_count_as_zero() -> None:
     made, vectors = ladder(), torch.randn(3, 64)
     filled = torch.cat([vectors, torch.zeros(1, 64)])
     torch.testing.assert_close(made(vectors, [3], 16), made(filled, [4], 16))

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GPT2Config, PretrainedConfig
 
 from refrag_components.engines.layout import Layout, PassageSegment
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.modeling import RefragModel, trained_weights
 from refrag_components.modeling.config import RefragConfig
 from tests.engines.layouts import logits, segment, text_segment
-from tests.tiny import TEXT
+from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config
 
 PARTS = ("decoder", "encoder", "projector")
 
@@ -91,15 +92,15 @@ def test_a_rung_that_the_checkpoint_lacks_is_refused(
 
 
 def test_another_chunk_size_is_refused(layered_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"makes chunks of 4 tokens.* one of its rungs"):
+    with pytest.raises(ValueError, match=r"works with chunks of 4 tokens only.* one of its rungs"):
         RefragModel.from_pretrained(layered_folder, device="cpu", chunk_size=8)
 
 
 def test_search_vectors_are_the_hugging_face_encoders(
     layered_model: RefragModel, tiny_model: RefragModel
 ) -> None:
-    vectors = layered_model.embed_passages(TEXT)
-    np.testing.assert_array_equal(vectors, tiny_model.embed_passages(TEXT))
+    vectors = layered_model.search_vectors(TEXT)
+    np.testing.assert_array_equal(vectors, tiny_model.search_vectors(TEXT))
     assert vectors.shape == (len(TEXT), layered_model.retriever.width)
 
 
@@ -170,7 +171,7 @@ def test_files_are_split_and_read_together(
 
 def test_files_of_two_savings_are_not_mixed(copied: Path) -> None:
     shutil.copy(file_of(copied, "decoder"), copied / "decoder-00001-of-00002.safetensors")
-    with pytest.raises(UnknownModelError, match="two sets of weights of the decoder"):
+    with pytest.raises(UnknownModelError, match="two versions of the decoder's weights"):
         RefragModel.from_pretrained(copied)
 
 
@@ -195,9 +196,9 @@ def test_a_missing_or_damaged_file_is_named_before_bases_are_fetched(
 @pytest.mark.parametrize(
     ("part", "name", "message"),
     [
-        ("decoder", "model.layers.1.mlp.up_proj.weight:codes", "is missing in the checkpoint"),
-        ("encoder", "place:scales", "is missing in the checkpoint"),
-        ("projector", "8.gain", "is missing in the checkpoint"),
+        ("decoder", "model.layers.1.mlp.up_proj.weight:codes", "is missing from the checkpoint"),
+        ("encoder", "place:scales", "is missing from the checkpoint"),
+        ("projector", "8.gain", "is missing from the checkpoint"),
     ],
 )
 def test_a_missing_tensor_is_named(copied: Path, part: str, name: str, message: str) -> None:
@@ -212,7 +213,7 @@ def test_other_encoder_weights_have_another_fingerprint(
     copied: Path, layered_model: RefragModel
 ) -> None:
     tensors = load_file(file_of(copied, "encoder"))
-    tensors["mix:scales"] *= 1.5
+    tensors["mix:unit"] *= 1.5
     save_file(tensors, file_of(copied, "encoder"))
     other = RefragModel.from_pretrained(copied, device="cpu")
     assert other.fingerprint != layered_model.fingerprint
@@ -228,8 +229,38 @@ def test_weights_that_were_replaced_are_not_saved_as_loaded(copied: Path, tmp_pa
 def test_a_decoder_without_so_many_layers_is_refused(tiny_base: tuple[Path, Path]) -> None:
     decoder, encoder = map(str, tiny_base)
     config = RefragConfig(decoder=decoder, encoder=encoder, encoder_layers=3, token_mlp=0)
-    with pytest.raises(UnknownModelError, match="has 2 layers, encoder_layers=3 is more"):
+    with pytest.raises(UnknownModelError, match="has 2 layers; encoder_layers=3 is more"):
         RefragModel.from_base(config)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [tiny_decoder_config(tie_word_embeddings=False), tiny_decoder_config(GPT2Config, n_inner=64)],
+    ids=["untied llama", "gpt2"],
+)
+def test_other_decoders_are_saved_whole_except_the_token_table(
+    decoder: PretrainedConfig, tiny_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = RefragConfig(
+        decoder=str(save_tiny_decoder(tmp_path / "base", decoder)),
+        encoder=str(tiny_base[1]),
+        encoder_layers=1,
+        token_mlp=0,
+    )
+    RefragModel.from_base(config).save_pretrained(tmp_path / "start")
+    model = RefragModel.for_training(tmp_path / "start")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "trained", bits=8)
+    again = RefragModel.from_pretrained(tmp_path / "trained", device="cpu")
+    learnt = dict(model.named_parameters())
+    for name, parameter in again.named_parameters():
+        torch.testing.assert_close(parameter, learnt[name], atol=5e-3, rtol=0)
+    rows = [len(load_file(path)) for path in sorted((tmp_path / "trained").glob("decoder-*"))]
+    matrices = [p for p in model.decoder.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.decoder.parameters() if p.requires_grad and p.ndim < 2]
+    assert sum(rows) == 3 * len(matrices) + len(others)
 
 
 def test_stored_vectors_make_the_embeddings_that_fresh_ones_make(

@@ -113,7 +113,7 @@ class PolicyContract:
             for question in (inputs.question, other)
         )
         assert np.array_equal(asked, differently) != self.reads_question
-        blank = policy.scores(PolicyInputs(inputs.passages, inputs.question.unasked))
+        blank = policy.scores(PolicyInputs(inputs.passages, inputs.question.blanked))
         assert blank.shape == asked.shape
         assert np.isfinite(blank).all()
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.policy_features import (
+    COSINE_PER_SHARED_TOKEN,
+    COSINE_PER_TOKEN,
     LATE_INTERACTION,
-    PER_TOKEN,
-    SHARED,
     question_features,
 )
 from refrag_components.policies import FractionBudget, LateInteractionPolicy, PolicyInputs, select
@@ -40,7 +40,7 @@ def test_a_passage_expands_from_its_best_place_before_the_next_one() -> None:
     match, other, near = [3.0, 0.0], [0.0, 1.0], [1.0, 0.2]
     passages = [_passage(near, other), _passage(other, other, other, match, other)]
     scores = _scores(_question([1.0, 0.0]), *passages)
-    expected = [1.0 - PER_TOKEN * distance for distance in (3, 2, 1, 0, 1)]
+    expected = [1.0 - COSINE_PER_TOKEN * distance for distance in (3, 2, 1, 0, 1)]
     np.testing.assert_allclose(scores[2:], expected, atol=1e-6)
     order = np.argsort(-scores, kind="stable").tolist()
     assert order == [5, 4, 6, 3, 2, 0, 1]
@@ -57,7 +57,7 @@ def test_every_part_of_the_question_counts() -> None:
 def test_distance_counts_in_tokens() -> None:
     rows = [[1.0, 0.0], [0.0, 1.0]]
     scores = _scores(_question([1.0, 0.0]), _passage(*rows, k=4))
-    assert scores[0] - scores[1] == pytest.approx(4 * PER_TOKEN, abs=1e-6)
+    assert scores[0] - scores[1] == pytest.approx(4 * COSINE_PER_TOKEN, abs=1e-6)
 
 
 WORDS = ([9, 8, 9, 1, 7, 9, 9, 2], [9, 3, 9, 8, 9, 4, 9, 5])
@@ -71,8 +71,8 @@ def test_words_that_are_shared_count_by_how_rare_they_are() -> None:
     )
     # Token 7 stands in one chunk of eight, 8 in two, 9 in every one.
     assert whole.argmax() == 2
-    assert whole[2] == pytest.approx(SHARED)
-    assert half[[0, 5]] == pytest.approx(SHARED * 2 / 3)
+    assert whole[2] == pytest.approx(COSINE_PER_SHARED_TOKEN)
+    assert half[[0, 5]] == pytest.approx(COSINE_PER_SHARED_TOKEN * 2 / 3)
     assert (common == none).all()
     assert (none == 0).all()
     empty = ChunkVectors(np.zeros((0, 2), np.float32), np.zeros(0, int), 2, "f")
@@ -99,7 +99,7 @@ def test_training_and_queries_score_alike(seed: int, tiny_model: RefragModel) ->
 
 def test_nothing_stands_out_without_a_question_or_direction() -> None:
     passages = [_passage([1.0, 0.0], [0.0, 1.0]), _passage([0.0, 0.0])]
-    assert _scores(_question([1.0, 0.0]).unasked, *passages).tolist() == [0, 0, 0]
+    assert _scores(_question([1.0, 0.0]).blanked, *passages).tolist() == [0, 0, 0]
     assert _scores(_question([1.0, 0.0]), passages[1]).tolist() == [0]
 
 

@@ -65,7 +65,7 @@ def test_only_the_query_policy_sees_the_question(
 def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
     inputs: PolicyInputs,
 ) -> None:
-    unasked = PolicyInputs(inputs.passages, inputs.question.unasked)  # no late interaction
+    blank = PolicyInputs(inputs.passages, inputs.question.blanked)  # no late interaction
     counts = [passage.n_chunks for passage in inputs.passages]
     likely = counts[0] + 2  # in the second passage
     logits = torch.linspace(-1.0, -2.0, sum(counts))  # the first passage's come next
@@ -76,7 +76,7 @@ def test_what_is_left_of_a_budget_goes_to_the_surroundings_of_likely_chunks(
             return logits[None]
 
     known = Known(WIDTH, torch.rand(VOCABULARY), sees_question=True)
-    scores = LearnedQueryPolicy(known).scores(unasked)
+    scores = LearnedQueryPolicy(known).scores(blank)
     around = np.argsort(-scores, kind="stable")[:5]
     assert sorted(around) == list(range(likely - 2, likely + 3))
     away = LOGIT_PER_TOKEN * inputs.passages[1].chunk_size

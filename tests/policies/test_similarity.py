@@ -29,7 +29,7 @@ def test_scores_are_cosines_in_the_order_of_the_chunks() -> None:
 def test_zero_vectors_score_zero(question: EncodedQuestion) -> None:
     inputs = PolicyInputs([_passage([0.0, 0.0])], question)
     assert SimilarityPolicy().scores(inputs).tolist() == [0.0]
-    blank = PolicyInputs([_passage([1.0, 0.0])], question.unasked)
+    blank = PolicyInputs([_passage([1.0, 0.0])], question.blanked)
     assert SimilarityPolicy().scores(blank).tolist() == [0.0]
 
 

@@ -42,7 +42,7 @@ def test_lone_surrogates_in_passages(tiny_model: RefragModel) -> None:
 
 
 def test_lone_surrogates_in_search(tiny_model: RefragModel) -> None:
-    np.testing.assert_array_equal(tiny_model.embed_query(BROKEN), tiny_model.embed_query(WHOLE))
+    np.testing.assert_array_equal(tiny_model.search_vector(BROKEN), tiny_model.search_vector(WHOLE))
 
 
 @pytest.mark.parametrize("policy", ["late-interaction", "similarity", "perplexity", "random"])

@@ -82,7 +82,7 @@ def test_weights_folded_once_for_a_step_compute_the_same(model: RefragModel) -> 
 
 def test_at_chunk_embeddings_both_adapters_are_at_work(model: RefragModel) -> None:
     model.decoder.base_model.set_adapter(["default", CHUNK_ADAPTER])
-    with model.places.at(torch.ones(2, 12, dtype=torch.bool)):
+    with model.chunk_mask.using(torch.ones(2, 12, dtype=torch.bool)):
         assert_equal_to_peft(model)
 
 
@@ -91,7 +91,7 @@ def test_the_chunk_adapter_changes_nothing_before_the_first_chunk(model: RefragM
     plain = model.decoder(input_ids=ids).logits
     mask = torch.zeros(2, 12, dtype=torch.bool)
     mask[0, 5] = True
-    with model.places.at(mask):
+    with model.chunk_mask.using(mask):
         read = model.decoder(input_ids=ids).logits
     torch.testing.assert_close(read[0, :5], plain[0, :5])
     torch.testing.assert_close(read[1], plain[1])

@@ -191,7 +191,7 @@ def test_a_frozen_decoder_stays_as_it_was(run_folder: Path, tmp_path: Path) -> N
     ids = torch.arange(24).reshape(2, 12)
     plain = base.decoder(input_ids=ids).logits
     assert torch.equal(model.decoder(input_ids=ids).logits, plain)
-    with model.places.at(torch.ones(2, 12, dtype=torch.bool)):
+    with model.chunk_mask.using(torch.ones(2, 12, dtype=torch.bool)):
         assert not torch.allclose(model.decoder(input_ids=ids).logits, plain)
 
 
@@ -356,7 +356,7 @@ def test_the_adapter_matrices_that_start_at_zero_learn_faster(
         (
             "[model]\ndecoder='a'\nencoder='b'\nchunk_size=9\n[reconstruction]\nsteps=1\n"
             "[continual]\nsteps=1\n",
-            "chunk_size must lie in",
+            "chunk_size must be from 1",
         ),
         (
             "[model]\ndecoder='a'\nencoder='b'\n[reconstruction]\nsteps=1\nchunk_sizes=[4,32]\n"

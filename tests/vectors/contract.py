@@ -19,7 +19,7 @@ STORED = np.array([[1, 4], [-10, 0]], np.float32)
 
 
 def normal(n: int, width: int, seed: int = 0) -> np.ndarray:
-    """Noise, shape (n, width), float32."""
+    """Normal noise, shape (n, width), float32."""
     return np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
 
 
@@ -43,7 +43,7 @@ inherited = settings(suppress_health_check=[HealthCheck.differing_executors])
 
 
 class CodecContract(ABC):
-    """Inherit it, name the codec and say what it may change."""
+    """Inherit it, name the codec and define its largest error."""
 
     name: ClassVar[Codec]
     number: ClassVar[int]

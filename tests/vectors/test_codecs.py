@@ -70,18 +70,18 @@ class TestRotated4(CodecContract):
 
 
 def test_every_codec_keeps_the_contract() -> None:
-    assert {own.name for own in CodecContract.__subclasses__()} == {*CODECS}
+    assert {contract.name for contract in CodecContract.__subclasses__()} == {*CODECS}
     assert len({codec.number for codec in CODECS.values()}) == len(CODECS)
 
 
-def test_an_unknown_codec_is_told_which_there_are() -> None:
+def test_an_unknown_codec_is_refused_with_the_list_of_codecs() -> None:
     with pytest.raises(ValueError, match=r"'int4'.*float32, float16, int8, rotated4"):
         codec_named("int4")
-    with pytest.raises(ValueError, match="9"):
+    with pytest.raises(ValueError, match="codec number 9"):
         codec_numbered(9)
 
 
-def test_the_documentation_lists_the_codecs_that_there_are() -> None:
+def test_the_documentation_lists_all_codecs() -> None:
     docs = Path(__file__).parents[2] / "docs" / "codecs.md"
     lines = [f"| `{codec.name}` | {codec.summary} |" for codec in CODECS.values()]
     assert "\n|---|---|\n" + "\n".join(lines) + "\n\n" in docs.read_text(encoding="utf-8")
@@ -115,7 +115,7 @@ def test_rotated4_packs_what_it_decoded_into_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("scale", [b"\x80\x7f", b"\xc0\x7f"])
-def test_a_scale_that_is_no_number_is_refused(scale: bytes) -> None:
+def test_a_scale_that_is_not_a_number_is_refused(scale: bytes) -> None:
     packed = ROTATED4.pack(normal(1, 8))
     with pytest.raises(ValueError, match="scale"):
         ROTATED4.unpack(scale + packed[2:], (1, 8))

@@ -1,1 +1,1 @@
-"""Answers to questions, by each method and at each budget."""
+"""Answers to questions, with each method and at each budget."""

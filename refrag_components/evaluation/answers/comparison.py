@@ -1,4 +1,4 @@
-"""Answers to questions by every method, kept method by method."""
+"""Answers to questions by every method; results are saved method by method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refrag_components.evaluation.answers.encoded import EncodedPassages
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.evaluation.answers.prompts import PromptBuilder, Prompts
 from refrag_components.evaluation.answers.results import Result, read_result, write_result
-from refrag_components.evaluation.answers.squad import is_refusal, score, stands_in
+from refrag_components.evaluation.answers.squad import is_refusal, occurs_in, score
 from refrag_components.evaluation.decoding import Output, batch_positions, decode
 from refrag_components.evaluation.methods import Method
 from refrag_components.evaluation.rows import Prompt, Row
@@ -32,10 +32,10 @@ __all__ = ["MAX_NEW_TOKENS", "Progress", "evaluate_questions"]
 
 MAX_NEW_TOKENS = 32
 
-#: Called with what is being done, how much of it was done just now, and how much there is.
+#: Called with the name of a task, the number of steps done since the last call, and the total.
 Progress = Callable[[str, int, int], None]
 
-_BATCHES_KEPT = 4  # methods are run together until they fill this many batches
+_BATCHES_TOGETHER = 4  # methods are run together until they fill this many batches
 
 
 def evaluate_questions(
@@ -51,17 +51,18 @@ def evaluate_questions(
 ) -> list[Result]:
     """Answers every question by every method in every setting.
 
-    What the folder already holds is not computed again: a run that was stopped goes on.
+    Results that the folder already contains are not computed again: a run that was stopped is
+    continued.
 
     Args:
         model: The model, in evaluation mode.
-        sets: Questions of each set by the set's name.
-        folder: Where results are kept.
-        methods: The methods; each once.
+        sets: Questions of each set, by the set's name.
+        folder: Folder for the results.
+        methods: The methods, each once.
         settings: Where passages come from and how many there are.
-        pool: Passages to retrieve from, beside those of all sets' questions. Without any, each
-            set is searched by itself, so that its contexts do not depend on the other sets.
-        cache: Folder for the pool's search vectors; None for ``cache`` in the results' folder.
+        pool: Passages to retrieve from, in addition to those of all sets' questions. Without any,
+            each set is searched separately, so its contexts do not depend on the other sets.
+        cache: Folder for the pool's search vectors; None for ``cache`` in the results folder.
         progress: Called as work is done.
 
     Returns:
@@ -69,28 +70,28 @@ def evaluate_questions(
 
     Raises:
         EvaluationError: If there is nothing to do, a context does not fit the decoder's window,
-            or the folder holds results of something else.
+            or the folder contains results of another model or other contexts.
         UnknownPolicyError: If a method's policy cannot be made.
     """
     if not (sets and methods and settings and all(sets.values())):
         msg = "there is nothing to evaluate; pass at least one set, one method and one setting"
         raise EvaluationError(msg)
     for name in {method.selection for method in methods} & {*POLICIES}:
-        make_policy(str(name), model)  # a checkpoint may lack it
+        make_policy(str(name), model)  # fails if the checkpoint lacks it
     report = progress or _silent
     target = Path(folder)
     searched = _pools(model, sets, pool, Path(cache) if cache else target / "cache", report)
-    of_selection = {name: _identity(model, name) for name in {m.selection for m in methods}}
-    identity = {method: of_selection[method.selection] for method in methods}
+    by_selection = {name: _identity(model, name) for name in {m.selection for m in methods}}
+    identity = {method: by_selection[method.selection] for method in methods}
     work = []
-    for name, questions in sets.items():  # first: a mistake costs no decoding
+    for name, questions in sets.items():  # first, so that a mistake costs no decoding
         for setting, contexts in zip(
             settings, draw_contexts(questions, settings, searched[name]), strict=True
         ):
             drawn = {"contexts": _digest(contexts), "max_new_tokens": MAX_NEW_TOKENS}
             found = {
-                method: read_result(target, name, setting, method, {**own, **drawn})
-                for method, own in identity.items()
+                method: read_result(target, name, setting, method, {**of_method, **drawn})
+                for method, of_method in identity.items()
             }
             work.append((name, setting, contexts, drawn, found))
     answering = _Answering(model, report)
@@ -105,7 +106,7 @@ def evaluate_questions(
 
 
 class _Answering:
-    """Answers contexts; keeps what all of them share."""
+    """Answers contexts; holds what all of them share."""
 
     def __init__(self, model: RefragModel, report: Progress) -> None:
         self._model, self._report = model, report
@@ -125,7 +126,7 @@ class _Answering:
         prompts = self._prompts(where, contexts, methods)
         answers = f"{where}: answers"
         total = count * len(methods)
-        positions = _BATCHES_KEPT * batch_positions(self._model)
+        positions = _BATCHES_TOGETHER * batch_positions(self._model)
         for group in _groups(prompts.prompts, methods, positions):
             outputs = iter(
                 decode(
@@ -137,8 +138,8 @@ class _Answering:
                 )
             )
             for method, rows in group:
-                own = [next(outputs) for _ in rows]
-                columns, predictions = self._columns(contexts, prompts.prompts, rows, own)
+                of_method = [next(outputs) for _ in rows]
+                columns, predictions = self._columns(contexts, prompts.prompts, rows, of_method)
                 questions = [context.question for context in contexts]
                 yield Result(
                     name,
@@ -155,7 +156,7 @@ class _Answering:
     def _prompts(
         self, where: str, contexts: Sequence[Context], methods: Sequence[Method]
     ) -> Prompts:
-        """Lays out all contexts and scores their chunks by every selection that is used."""
+        """Lays out all contexts and scores their chunks with every selection that is used."""
         report, count = self._report, len(contexts)
         texts = list(dict.fromkeys(text for context in contexts for text in context.passages))
         self._passages.add(texts, lambda n: report(f"{where}: chunk vectors", n, len(texts)))
@@ -169,12 +170,12 @@ class _Answering:
                 selection,
                 self._model,
                 inputs,
-                lambda n, own=selection: report(f"{where}: {own}", n, count),  # type: ignore[misc]
+                lambda n, name=selection: report(f"{where}: {name}", n, count),  # type: ignore[misc]
             )
             for selection in selections
         }
         scored = [
-            replace(prompt, scores={name: own[i] for name, own in scores.items()})
+            replace(prompt, scores={name: rows[i] for name, rows in scores.items()})
             for i, prompt in enumerate(built.prompts)
         ]
         return replace(built, prompts=scored)
@@ -186,7 +187,7 @@ class _Answering:
         rows: Sequence[Row],
         outputs: Sequence[Output],
     ) -> tuple[dict[str, np.ndarray], list[str]]:
-        """What is kept of every question, and what the model wrote."""
+        """The columns that are saved for every question, and what the model wrote."""
         texts = self._tokenizer.decode_batch(
             [list(output.token_ids) for output in outputs], skip_special_tokens=True
         )
@@ -211,23 +212,24 @@ class _Answering:
         return arrays, predictions
 
     def _shown(self, questions: Sequence[Question], rows: Sequence[Row]) -> list[bool]:
-        """Whether an answer stands in the text that each row shows of its context."""
-        stretches = [row.stretches for row in rows]
+        """Whether an answer occurs in the text that each row reads of its context."""
+        spans = [row.text_spans for row in rows]
         texts = iter(
             self._tokenizer.decode_batch(
-                [own.tolist() for row in stretches for own in row], skip_special_tokens=False
+                [span.tolist() for row_spans in spans for span in row_spans],
+                skip_special_tokens=False,
             )
         )
         return [
-            stands_in(question.answers, [next(texts) for _ in own])
-            for question, own in zip(questions, stretches, strict=True)
+            occurs_in(question.answers, [next(texts) for _ in row_spans])
+            for question, row_spans in zip(questions, spans, strict=True)
         ]
 
 
 def _groups(
     prompts: Sequence[Prompt], methods: Sequence[Method], positions: int
 ) -> Iterator[list[tuple[Method, list[Row]]]]:
-    """Methods with their rows, several together while they are small."""
+    """Methods with their rows, as many together as fit ``positions``."""
     group: list[tuple[Method, list[Row]]] = []
     filled = 0
     for method in methods:
@@ -248,32 +250,33 @@ def _pools(
     cache: Path,
     report: Progress,
 ) -> dict[str, PassagePool]:
-    """What each set is searched in: the pool that was given, else its own passages."""
-    own = {
+    """The pool of each set: the given passages and those of all sets, else the set's passages."""
+    of_set = {
         name: list(dict.fromkeys(text for q in questions for text in (*q.needed, *q.others)))
         for name, questions in sets.items()
     }
     given = list(dict.fromkeys(texts))
-    total = len(given) or sum(len(passages) for passages in own.values())
+    total = len(given) or sum(len(passages) for passages in of_set.values())
 
     def embedded(n: int) -> None:
         report("search vectors", n, total)
 
     if not given:
         return {
-            name: PassagePool(model, passages, progress=embedded) for name, passages in own.items()
+            name: PassagePool(model, passages, progress=embedded)
+            for name, passages in of_set.items()
         }
     pool = PassagePool(model, given, cache=cache, progress=embedded)
-    pool.add([text for passages in own.values() for text in passages])
+    pool.add([text for passages in of_set.values() for text in passages])
     return dict.fromkeys(sets, pool)
 
 
 def _identity(model: RefragModel, selection: str | None) -> dict[str, Any]:
-    """What tells one model from another, as far as it matters to a method with this selection.
+    """Identifies the model, as far as it matters to a method with this selection.
 
     Decoder and encoder are left out of the digest, because merging an adapter rounds differently
-    from machine to machine; the fingerprint stands for the encoder, and what trains the decoder
-    trains the projector too. Of the learned policies only the method's own counts.
+    from machine to machine; the fingerprint identifies the encoder, and whatever trains the decoder
+    trains the projector too. Of the learned policies only that of the selection counts.
     """
     state = dict(model.projector.state_dict())
     if selection is not None and selection in model.policies:
@@ -300,4 +303,4 @@ def _digest(contexts: Sequence[Context]) -> str:
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody wants to see."""
+    """Progress that is not reported."""

@@ -1,4 +1,4 @@
-"""Which passages a question is asked over."""
+"""The passages over which a question is asked."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ class Setting:
 
     Attributes:
         retrieval: "given": the passages that answer the question and distractors (those that came
-            with it, then the most similar of the pool), shuffled. "strong": the most similar of
-            the pool, best first. "weak": as many at random among the 50 most similar.
-        passages: Passages per context, at least 1; fewer where the pool is smaller.
+            with it, then the most similar in the pool), shuffled. "strong": the most similar in
+            the pool, best first. "weak": as many at random from the 50 most similar.
+        passages: Passages per context, at least 1; fewer if the pool is smaller.
 
     Raises:
-        EvaluationError: If either is none of these.
+        EvaluationError: If either is out of range.
     """
 
     retrieval: Retrieval = "given"
     passages: int = 5
 
     def __post_init__(self) -> None:
-        """Checks both."""
+        """Checks both values."""
         if self.retrieval not in RETRIEVALS:
             choices = ", ".join(RETRIEVALS)
             msg = f"retrieval must be one of {choices}, got {self.retrieval!r}"
             raise EvaluationError(msg)
-        most = _WEAK_FROM if self.retrieval == "weak" else 1000
-        if not 1 <= self.passages <= most:
-            msg = f"{self.retrieval} retrieval takes 1 to {most} passages, got {self.passages}"
+        limit = _WEAK_FROM if self.retrieval == "weak" else 1000
+        if not 1 <= self.passages <= limit:
+            msg = f"{self.retrieval} retrieval takes 1 to {limit} passages, got {self.passages}"
             raise EvaluationError(msg)
 
     @property
@@ -78,15 +78,15 @@ class Context:
 def draw_contexts(
     questions: Sequence[Question], settings: Sequence[Setting], pool: PassagePool
 ) -> list[list[Context]]:
-    """Puts passages beside questions, the same ones each time.
+    """Draws passages for questions, the same ones every time.
 
     The pool is searched once for all settings.
 
     Args:
-        questions: Questions of one set. Those that make no sense without their own passage are
-            left out where passages are retrieved.
+        questions: Questions of one set. Those that make no sense without their passage are left out
+            in settings with retrieval.
         settings: Where passages come from.
-        pool: The passages to search; it must hold those of the questions.
+        pool: The passages to search; it must contain those of the questions.
 
     Returns:
         The contexts of each setting.
@@ -97,15 +97,15 @@ def draw_contexts(
     for setting in settings:
         if setting.retrieval != "given" and not any(question.standalone for question in questions):
             msg = (
-                f"no question makes sense without its own passage, so {setting.retrieval} "
+                f"no question makes sense without its passage, so {setting.retrieval} "
                 "retrieval cannot be measured here; use given passages"
             )
             raise EvaluationError(msg)
     vectors = pool.embed_questions([question.text for question in questions])
-    # Enough to fill up with even if the question's own passages are all among them.
-    own = max((len(q.needed) + len(q.others) for q in questions), default=0)
-    most = max((setting.passages for setting in settings), default=0)
-    found = pool.search(vectors, max(_WEAK_FROM, most + own))
+    # Enough candidates even if all of the question's passages are among them.
+    with_question = max((len(q.needed) + len(q.others) for q in questions), default=0)
+    wanted = max((setting.passages for setting in settings), default=0)
+    found = pool.search(vectors, max(_WEAK_FROM, wanted + with_question))
     drawn: list[list[Context]] = []
     for setting in settings:
         contexts = []

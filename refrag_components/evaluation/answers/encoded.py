@@ -1,4 +1,4 @@
-"""Chunk vectors of the passages of a measurement, each encoded once."""
+"""Chunk vectors of a measurement's passages, each encoded once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ENCODED_AT_ONCE = 512  # passages
 
 
 class EncodedPassages:
-    """Encodes passages when they are first needed and keeps their chunk vectors in memory.
+    """Encodes passages when they are first needed and stores their chunk vectors in memory.
 
-    Sets, numbers of passages, methods and budgets share them.
+    All sets, numbers of passages, methods and budgets share them.
 
     Args:
         model: The model, in evaluation mode.
@@ -38,12 +38,12 @@ class EncodedPassages:
         self._keys: dict[str, str] = {}
 
     def add(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> None:
-        """Encodes the passages that are not there yet.
+        """Encodes the passages that are not stored yet.
 
         Args:
             texts: Passages.
-            progress: Called with the number of passages done after each batch, those that were
-                there already among them.
+            progress: Called with the number of passages done after each batch, including those that
+                were stored already.
         """
         distinct = list(dict.fromkeys(texts))
         missing = [text for text in distinct if text not in self._keys]
@@ -66,21 +66,21 @@ class EncodedPassages:
         """Projects the chunks of passages.
 
         Args:
-            texts: Different passages; those that are not there yet are encoded.
+            texts: Distinct passages; those that are not stored yet are encoded.
 
         Returns:
-            Chunk embeddings of all of them, shape (chunks, d_dec), on the model's device; and the
+            Chunk embeddings of all passages, shape (chunks, d_dec), on the model's device; and the
             row of each passage's first chunk.
         """
         self.add(texts)
         vectors = self.store.mget([self._keys[text] for text in texts])
-        found = [own for own in vectors if own is not None]  # nothing is ever forgotten
+        found = [passage for passage in vectors if passage is not None]  # the store forgets nothing
         tables = [
             self.model.chunk_embeddings(found[start : start + _ENCODED_AT_ONCE])
             for start in range(0, len(found), _ENCODED_AT_ONCE)
         ]
         first_row, row = {}, 0
-        for text, own in zip(texts, found, strict=True):
+        for text, passage in zip(texts, found, strict=True):
             first_row[text] = row
-            row += own.n_chunks
+            row += passage.n_chunks
         return torch.cat(tables), first_row

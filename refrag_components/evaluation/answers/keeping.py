@@ -1,4 +1,4 @@
-"""What the compressed rest of a context is worth, beside dropping it."""
+"""The value of keeping: the compressed rest of a context compared with dropping it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from refrag_components.exceptions import EvaluationError
 
 __all__ = ["keeping_pairs", "keeping_values"]
 
-_NOWHERE = ("yes/no", "unanswerable")  # kinds whose answer stands in no passage
+_NOT_IN_PASSAGES = ("yes/no", "unanswerable")  # kinds whose answer occurs in no passage
 
 
 def keeping_pairs(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
-    """What keeping is measured by: chosen chunks with the rest compressed, and with it dropped.
+    """The pairs that measure keeping: chosen chunks with the rest compressed, and dropped.
 
-    At p=0 nothing is chosen: everything compressed, and no context.
+    At p=0 nothing is chosen, so the pair is everything compressed, and no context.
     """
     pairs: list[tuple[Method, Method]] = [(COMPRESSED, NONE)]
     pairs += [(m, Drop(m.selection, m.fraction)) for m in methods if isinstance(m, Keep)]
@@ -26,22 +26,22 @@ def keeping_pairs(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
 
 
 def keeping_values(keep: Result, drop: Result, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """The value of keeping, V, of every question: the score kept less the score dropped.
+    """The value of keeping, V, of every question: its score with the rest compressed less dropped.
 
-    Of log-perplexity it is the nats per token of the answer that keeping saves, so that more is
-    better throughout.
+    For log-perplexity it is the nats per token of the answer that keeping saves, so that more is
+    always better.
 
     Args:
-        keep: With the rest compressed.
-        drop: The same questions with the rest dropped.
+        keep: Result with the rest compressed.
+        drop: Result for the same questions with the rest dropped.
         metric: A column of the results.
 
     Returns:
-        V of all questions, and V of those whose answer does not stand in the chunks that expand
-        (NaN for the others, and where there is no answer to look for); both of shape (questions,).
+        V of all questions, and V of those whose answer does not occur in the chunks that expand
+        (NaN for the others, and if there is no answer to look for), both of shape (questions,).
 
     Raises:
-        EvaluationError: If the results are not of the same questions.
+        EvaluationError: If the results are not for the same questions.
     """
     if list(keep.ids) != list(drop.ids):
         msg = f"{keep.method.name} and {drop.method.name} were not measured on the same questions"
@@ -49,5 +49,5 @@ def keeping_values(keep: Result, drop: Result, metric: str) -> tuple[np.ndarray,
     value = keep.columns[metric] - drop.columns[metric]
     if metric == "log_ppl":
         value = -value
-    hidden = (keep.columns["shown"] == 0) & ~np.isin(keep.kinds, _NOWHERE)
+    hidden = (keep.columns["shown"] == 0) & ~np.isin(keep.kinds, _NOT_IN_PASSAGES)
     return value, np.where(hidden, value, np.nan)

@@ -1,4 +1,4 @@
-"""Search among the passages that distractors come from."""
+"""Search in the passages that distractors come from."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["PassagePool", "read_pool"]
 
 
 def read_pool(path: str | Path) -> list[str]:
-    """Reads passages, one object with a ``text`` a line of ``.jsonl`` or ``.jsonl.zst``.
+    """Reads passages from ``.jsonl`` or ``.jsonl.zst``, one object with a ``text`` per line.
 
     Returns:
-        Different texts in the file's order.
+        Distinct texts in the file's order.
 
     Raises:
         EvaluationError: If the file is missing, empty or a line has no text.
@@ -33,11 +33,11 @@ def read_pool(path: str | Path) -> list[str]:
         with open_text(Path(path)) as lines:
             texts = [str(parse_json(line)["text"]) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f'cannot read passages from {path}, a JSON object with "text" a line: {error}'
+        msg = f'cannot read passages from {path}, one JSON object with "text" per line: {error}'
         raise EvaluationError(msg) from error
     texts = [text for text in dict.fromkeys(texts) if text.strip()]
     if not texts:
-        msg = f"{path} holds no passages"
+        msg = f"{path} contains no passages; give a file with at least one"
         raise EvaluationError(msg)
     return texts
 
@@ -46,9 +46,9 @@ class PassagePool:
     """Passages with their search vectors.
 
     Args:
-        model: Its retriever embeds passages and questions.
-        texts: Passages, each once.
-        cache: Folder that keeps the vectors from one run to the next; None keeps nothing.
+        model: Model whose retriever embeds passages and questions.
+        texts: Distinct passages.
+        cache: Folder that keeps the vectors between runs; None for none.
         progress: Called with the number of passages embedded after each batch.
     """
 
@@ -64,28 +64,28 @@ class PassagePool:
         self.texts = list(texts)
         self._row = {text: i for i, text in enumerate(self.texts)}
         self.vectors = self._load(cache, progress)
-        self._index: Any = None  # of all vectors, made at the first search
+        self._index: Any = None  # of all vectors, built by the first search
 
     def add(self, texts: Sequence[str]) -> None:
-        """Adds the passages that are not there yet."""
+        """Adds the passages that the pool does not contain yet."""
         new = [text for text in dict.fromkeys(texts) if text not in self._row]
         if not new:
             return
         self._row.update({text: len(self.texts) + i for i, text in enumerate(new)})
         self.texts += new
-        self.vectors = np.concatenate([self.vectors, self._model.embed_passages(new)])
+        self.vectors = np.concatenate([self.vectors, self._model.search_vectors(new)])
         self._index = None
 
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Search vectors of questions, shape (n, d_enc), float32, length 1."""
-        return self._model.embed_passages(questions)
+        return self._model.search_vectors(questions)
 
     def search(self, questions: np.ndarray, count: int) -> list[list[str]]:
         """Finds the most similar passages.
 
         Args:
             questions: Search vectors of questions, shape (n, d_enc).
-            count: Passages wanted per question; fewer come where the pool is smaller.
+            count: Passages per question; fewer if the pool is smaller.
 
         Returns:
             Passages of each question, best first.
@@ -105,18 +105,18 @@ class PassagePool:
 
     def _load(self, cache: Path | None, progress: Callable[[int], None] | None) -> np.ndarray:
         if cache is None:
-            return self._model.embed_passages(self.texts, progress=progress)
+            return self._model.search_vectors(self.texts, progress=progress)
         digest = hashlib.blake2b(self._model.config.encoder.encode(), digest_size=8)
         for text in self.texts:
             digest.update(text.encode(errors="surrogatepass") + b"\0")
         path = cache / f"passages-{digest.hexdigest()}.npy"
         try:
-            kept = np.load(path, allow_pickle=False)
-            if len(kept) == len(self.texts):
-                return np.asarray(kept, dtype=np.float32)
+            cached = np.load(path, allow_pickle=False)
+            if len(cached) == len(self.texts):
+                return np.asarray(cached, dtype=np.float32)
         except (OSError, ValueError):
-            pass  # there is none, or a copy was cut short
-        vectors = self._model.embed_passages(self.texts, progress=progress)
+            pass  # there is none, or it is truncated
+        vectors = self._model.search_vectors(self.texts, progress=progress)
         with atomic_file(path) as scratch, scratch.open("wb") as file:
             np.save(file, vectors.astype(np.float16))
         return vectors

@@ -1,4 +1,4 @@
-"""Contexts to prompts, laid out as the generator does."""
+"""Contexts to prompts, laid out as by the generator."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from refrag_components.vectors import ChunkVectors
 
 __all__ = ["PromptBuilder", "Prompts", "messages"]
 
-# One short instruction for every question; without a context it does not speak of one.
+# One short instruction for every question; without a context it does not mention one.
 _WITH_CONTEXT = "Use the following context to answer the user's question. Be brief.\n\n"
 _WITHOUT_CONTEXT = "Answer the user's question. Be brief."
 
-_MOST_ANSWER_TOKENS = 64  # longer answers are scored by their beginning
+_MAX_ANSWER_TOKENS = 64  # longer answers are scored by their beginning
 
 
 def messages(question: str, passages: Sequence[str]) -> list[Message]:
@@ -49,7 +49,7 @@ class Prompts:
     """The prompts of one setting.
 
     Attributes:
-        prompts: One a context.
+        prompts: One per context.
         chunks: Chunk embeddings of all their passages, shape (chunks, d_dec).
     """
 
@@ -58,11 +58,11 @@ class Prompts:
 
 
 class PromptBuilder:
-    """Lays prompts out as the generator does for a user.
+    """Lays out prompts as the generator does for a user.
 
     Args:
-        passages: Chunk vectors of the passages; what they lack is encoded when it is needed.
-        max_new_tokens: Room to keep for an answer in the decoder's window.
+        passages: Chunk vectors of the passages; missing ones are encoded when needed.
+        max_new_tokens: Tokens of the decoder's window to reserve for an answer.
     """
 
     def __init__(self, passages: EncodedPassages, *, max_new_tokens: int) -> None:
@@ -108,14 +108,14 @@ class PromptBuilder:
         self, context: Context, encoded: EncodedQuestion, first_row: Mapping[str, int]
     ) -> Prompt:
         question = context.question
-        answer = self._tokenizer.encode([TextPart(question.target)])[:_MOST_ANSWER_TOKENS]
-        # Both the answer that is written and the right one must fit behind the prompt.
-        wanted = max(self._max_new_tokens, len(answer))
+        answer = self._tokenizer.encode([TextPart(question.target)])[:_MAX_ANSWER_TOKENS]
+        # Both the answer that is generated and the right one must fit after the prompt.
+        reserved = max(self._max_new_tokens, len(answer))
         tokens, chunk_of, passage_of, between = [], [], [], []
         rows: list[np.ndarray] = []
         passages: list[ChunkVectors] = []
         n_chunks = 0
-        for segment in self._layout(question.text, context.passages, wanted).segments:
+        for segment in self._layout(question.text, context.passages, reserved).segments:
             if isinstance(segment, TextSegment):
                 n = len(segment.token_ids)
                 tokens.append(np.asarray(segment.token_ids, np.int64))
@@ -135,8 +135,8 @@ class PromptBuilder:
             if not isinstance(segment, TextSegment):
                 passages.append(segment.vectors)
         chunk = np.concatenate(chunk_of)
-        beside = self._model.window - int((chunk < 0).sum())  # positions that are not text's
-        bare = self._layout(question.text, (), wanted)
+        free = self._model.window - int((chunk < 0).sum())  # positions for context and answer
+        bare = self._layout(question.text, (), reserved)
         return Prompt(
             token_ids=np.concatenate(tokens),
             chunk_of=chunk,
@@ -151,5 +151,5 @@ class PromptBuilder:
             similar=context.similar,
             answering=np.array([text in question.needed for text in context.passages]),
             inputs=PolicyInputs(passages, encoded),
-            limit=max(beside - wanted, n_chunks),
+            limit=max(free - reserved, n_chunks),
         )

@@ -1,4 +1,4 @@
-"""Results of one method on one set, kept in a file so that they need not be computed again."""
+"""Results of one method on one set, saved so that they need not be computed again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 Cluster = Literal["passage", "article"]
 
-#: What is kept for every question, each with its type.
+#: Columns that are saved for every question, with their types.
 COLUMNS: Mapping[str, type] = {
     "em": float,
     "f1": float,
@@ -56,7 +56,7 @@ _LISTS = {
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one method did on one set in one setting.
+    """The result of one method on one set in one setting.
 
     Attributes:
         set: Name of the set.
@@ -65,13 +65,12 @@ class Result:
         ids: Ids of the questions.
         kinds: Kind of each question's answer.
         passages: Ids of the passages that answer each question, or that it was asked about.
-        titles: Their titles, "" where a passage has none.
+        titles: Their titles, "" for a passage without one.
         predictions: What the model wrote.
         columns: For each of ``COLUMNS`` a value per question, shape (questions,), float64. "em"
-            and "f1" are NaN where there is no right answer; "refused" is 1 where the model said
-            that there is none; "log_ppl" is in nats per token of the answer; "shown" is 1 where
-            an answer stands in the text that the decoder read; "cut" is 1 where the context did
-            not fit.
+            and "f1" are NaN if there is no right answer; "refused" is 1 if the model said that
+            there is none; "log_ppl" is in nats per token of the answer; "shown" is 1 if an answer
+            occurs in the text that the decoder read; "cut" is 1 if the context did not fit.
     """
 
     set: str
@@ -84,43 +83,43 @@ class Result:
     predictions: Sequence[str]
     columns: Mapping[str, np.ndarray]
 
-    def part(self, wanted: np.ndarray) -> Result:
-        """The result of some of the questions, True in ``wanted``, shape (questions,), bool."""
-        own = np.flatnonzero(wanted)
+    def part(self, mask: np.ndarray) -> Result:
+        """The result for the questions in a mask of shape (questions,), bool."""
+        rows = np.flatnonzero(mask)
         parts: dict[str, Any] = {
-            name: [getattr(self, name)[i] for i in own] for name in _LISTS.values()
+            name: [getattr(self, name)[i] for i in rows] for name in _LISTS.values()
         }
-        parts["columns"] = {name: values[own] for name, values in self.columns.items()}
+        parts["columns"] = {name: values[rows] for name, values in self.columns.items()}
         return replace(self, **parts)
 
     def clusters(self, by: Cluster) -> np.ndarray:
-        """Which questions are no independent evidence; numbers for ``resample``.
+        """Groups questions that are not independent evidence, for ``resample``.
 
         Args:
-            by: "passage": questions that share a passage that answers them. "article": those
-                whose passages share a title; a passage without a title is an article of its own.
+            by: "passage": questions that share a passage that answers them. "article": questions
+                whose passages share a title; a passage without a title is a separate article.
 
         Returns:
-            Number of each question's cluster, shape (questions,), int64.
+            Label of each question's cluster, shape (questions,), int64.
         """
         if by == "passage":
             return cluster_labels(self.passages)
-        named = [
+        articles = [
             [
                 f"title {title}" if title else f"passage {key}"
-                for key, title in zip(*own, strict=True)
+                for key, title in zip(keys, titles, strict=True)
             ]
-            for own in zip(self.passages, self.titles, strict=True)
+            for keys, titles in zip(self.passages, self.titles, strict=True)
         ]
-        return cluster_labels(named)
+        return cluster_labels(articles)
 
 
 def join_results(results: Sequence[Result], name: str) -> Result:
-    """Several sets as one, in which every question counts the same.
+    """Joins several sets into one, in which every question counts the same.
 
     Args:
-        results: Of one method and one setting.
-        name: Name of the whole.
+        results: Results of one method in one setting.
+        name: Name of the joined set.
     """
     first = results[0]
     parts: dict[str, Any] = {
@@ -134,12 +133,12 @@ def join_results(results: Sequence[Result], name: str) -> Result:
 
 
 def result_path(folder: Path, set_name: str, setting: Setting, method: Method) -> Path:
-    """Where a result is kept."""
+    """Path of a result's file."""
     return folder / "results" / set_name / setting.name / f"{method.name}.json"
 
 
 def write_result(folder: Path, result: Result, run: Mapping[str, Any]) -> None:
-    """Writes a result; ``run`` says what it was computed from."""
+    """Writes a result; ``run`` describes what it was computed from."""
     method = result.method
     columns = {name: _values(result.columns[name], kind) for name, kind in COLUMNS.items()}
     content = {
@@ -161,14 +160,14 @@ def read_result(
     """Reads a result, or None if there is none yet.
 
     Args:
-        folder: Where results are kept.
+        folder: Folder of the results.
         set_name: Name of the set.
         setting: Where the passages came from.
         method: The method.
-        run: What it must have been computed from; anything by default.
+        run: What it must have been computed from; None accepts any run.
 
     Raises:
-        EvaluationError: If the file is damaged or was computed from something else.
+        EvaluationError: If the file is damaged or ``run`` differs.
     """
     path = result_path(folder, set_name, setting, method)
     if not path.is_file():
@@ -182,22 +181,22 @@ def read_result(
             **{attribute: content[name] for name, attribute in _LISTS.items()},
             columns={name: np.asarray(content[name], dtype=np.float64) for name in COLUMNS},
         )
-        before = content["run"]
+        saved_run = content["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path} is damaged ({error}); remove it and run again"
+        msg = f"{path} is damaged ({error}); remove it and run the measurement again"
         raise EvaluationError(msg) from error
     wanted = run or {}
-    if different := sorted(name for name in wanted if before.get(name) != wanted[name]):
+    if different := sorted(name for name in wanted if saved_run.get(name) != wanted[name]):
         msg = (
-            f"{path} was computed with another {', '.join(different)}; choose another output "
-            "folder, or remove this one's results"
+            f"{path} was computed with another value of: {', '.join(different)}; choose another "
+            "output folder, or remove the results in this one"
         )
         raise EvaluationError(msg)
     return result
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON; a file is always whole."""
+    """Writes JSON; the file is never incomplete."""
     text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")

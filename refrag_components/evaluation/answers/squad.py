@@ -8,7 +8,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["exact_match", "is_refusal", "normalise", "score", "stands_in", "token_f1"]
+__all__ = ["exact_match", "is_refusal", "normalise", "occurs_in", "score", "token_f1"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -30,21 +30,21 @@ _REFUSAL = re.compile(
 
 
 def normalise(text: str) -> str:
-    """Lower case, without ASCII punctuation, without a, an and the, single spaces."""
+    """Lower-cases text, removes ASCII punctuation and a, an, the, and joins by single spaces."""
     bare = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """1.0 if both are the same after ``normalise``, else 0.0."""
+    """1.0 if both are equal after ``normalise``, else 0.0."""
     return float(normalise(prediction) == normalise(answer))
 
 
 def token_f1(prediction: str, answer: str) -> float:
     """Harmonic mean of precision and recall over words, in [0, 1].
 
-    Words count as often as they occur. Where either text has no words left after ``normalise``,
-    1.0 if neither has, else 0.0.
+    Words count as often as they occur. If either text has no words after ``normalise``, it is 1.0
+    if neither has any, else 0.0.
     """
     ours, right = normalise(prediction).split(), normalise(answer).split()
     if not ours or not right:
@@ -56,15 +56,15 @@ def token_f1(prediction: str, answer: str) -> float:
 def is_refusal(prediction: str) -> bool:
     """Whether a prediction begins by saying that there is no answer.
 
-    "The context does not say.", which bundled checkpoints are trained to say, counts as much as
-    "unanswerable", "unknown", "I don't know", "not in the context", "it is not stated" and their
+    "The context does not say.", which bundled checkpoints are trained to say, counts, and so do
+    "unanswerable", "unknown", "I don't know", "not in the context", "it is not stated" and the
     like; a refusal later in the text does not. Case, articles and punctuation do not matter.
     """
     return _REFUSAL.match(normalise(prediction)) is not None
 
 
-def stands_in(answers: Sequence[str], texts: Sequence[str]) -> bool:
-    """Whether any answer stands, word for word after ``normalise``, in any of the texts."""
+def occurs_in(answers: Sequence[str], texts: Sequence[str]) -> bool:
+    """Whether any answer occurs, word for word after ``normalise``, in any of the texts."""
     wanted = [f" {normal} " for answer in answers if (normal := normalise(answer))]
     if not wanted:
         return False
@@ -75,12 +75,12 @@ def stands_in(answers: Sequence[str], texts: Sequence[str]) -> bool:
 def score(prediction: str, answers: Sequence[str], *, yes_no: bool = False) -> tuple[float, float]:
     """Exact match and F1 of a prediction: the best over all right answers.
 
-    A yes/no question is answered by the first word. Where there is no right answer both are NaN:
-    ``is_refusal`` judges such a question, and no mean of the others holds it.
+    A yes/no question is judged by the first word. Without a right answer both are NaN: such a
+    question is judged by ``is_refusal``, and the means of the others leave it out.
 
     Args:
         prediction: What the model wrote.
-        answers: Right answers; none for a question that its passages do not answer.
+        answers: Right answers; none if the question's passages do not answer it.
         yes_no: The answers are "yes", "no" or "maybe".
     """
     if not answers:

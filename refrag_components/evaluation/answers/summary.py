@@ -1,4 +1,4 @@
-"""Results to figures: means with intervals, paired differences, what keeping is worth."""
+"""Results to figures: means with intervals, paired differences, the value of keeping."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from refrag_components.exceptions import EvaluationError
 
 __all__ = ["ALL_SETS", "FEWEST_CLUSTERS", "summarise"]
 
-#: Name of the mean over sets, each counting the same.
+#: Name of the mean over sets, in which each set counts the same.
 ALL_SETS = "all sets"
 
-#: Of fewer clusters than this an interval would say too little, so there is none.
+#: With fewer clusters than this an interval would mean little, so there is none.
 FEWEST_CLUSTERS = 10
 
 _METRICS = {"answers": ("em", "f1", "log_ppl"), "refusals": ("refused", "log_ppl")}
@@ -43,9 +43,9 @@ Found = Mapping[Method, Result]
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Puts figures to results.
+    """Computes the figures of results.
 
-    Questions that have a right answer and those that have none never share a mean.
+    Questions with and without a right answer never share a mean.
 
     Args:
         results: Results with the same methods for every set and setting.
@@ -53,12 +53,11 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     Returns:
         One object per setting and set, "judged" by its "answers" or, for the questions without
         one, by its "refusals". It has "rows" (one per method), "pairs" (paired differences of
-        methods at equal positions, and of each method and the full context), "keeping" (what the
-        rest is worth where it is compressed instead of dropped) and "kinds" (F1 by kind of
-        answer). Where a setting has several sets, one more object holds the mean over them. Every
-        interval is there three times: over questions, over clusters of questions on one passage
-        ("_passages") and on one article ("_articles"; None where there are fewer than
-        ``FEWEST_CLUSTERS``).
+        methods at equal positions, and of each method and the full context), "keeping" (the value
+        of compressing the rest instead of dropping it) and "kinds" (F1 by kind of answer). If a
+        setting has several sets, one more object holds the mean over them. Every interval is given
+        three times: over questions, over clusters of questions on one passage ("_passages") and on
+        one article ("_articles"; None if there are fewer than ``FEWEST_CLUSTERS``).
 
     Raises:
         EvaluationError: If a set lacks a method that another has.
@@ -70,7 +69,10 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
             if result.setting == setting:
                 by_set.setdefault(result.set, {})[result.method] = result
         if len({frozenset(found) for found in by_set.values()}) > 1:
-            msg = f"not every set has the same methods in setting {setting.name}; run them all"
+            msg = (
+                f"not every set has the same methods in setting {setting.name}; run the missing "
+                "methods"
+            )
             raise EvaluationError(msg)
         for judged in _METRICS:
             parts = {name: _judged(found, judged) for name, found in by_set.items()}
@@ -91,15 +93,15 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 class _Figures:
-    """Figures of one table: sets that count the same, each with the same methods."""
+    """Figures of one table: sets with the same methods, each of which counts the same."""
 
     def __init__(self, strata: Sequence[Found], judged: str) -> None:
         self._strata, self._metrics = strata, _METRICS[judged]
         self._methods = list(strata[0])
         columns = [self._columns(found) for found in strata]
         self._names = list(columns[0])
-        values = [np.stack(list(own.values()), axis=1) for own in columns]
-        self._counts = sum((~np.isnan(own)).sum(axis=0) for own in values)
+        values = [np.stack(list(of_set.values()), axis=1) for of_set in columns]
+        self._counts = sum((~np.isnan(of_set)).sum(axis=0) for of_set in values)
         self._means = mean_of_sets(values)
         self._drawn = resample(values)
         self._draws: dict[str, np.ndarray | None] = {"": self._drawn}
@@ -121,7 +123,7 @@ class _Figures:
         }
 
     def _columns(self, found: Found) -> dict[tuple[str, str], np.ndarray]:
-        """Everything of one set that is averaged, by what it is and by its metric."""
+        """All columns of one set that are averaged, by name and metric."""
         columns = {}
         for metric in self._metrics:
             for method, result in found.items():
@@ -136,26 +138,26 @@ class _Figures:
         return float(self._means[self._names.index((name, metric))])
 
     def _drawn_means(self, name: str, metric: str) -> np.ndarray:
-        """Its means over drawn questions, shape (samples,)."""
+        """Bootstrap means of a column, shape (samples,)."""
         return self._drawn[:, self._names.index((name, metric))]
 
     def _intervals(self, metric: str, a: str, b: str | None = None) -> dict[str, Any]:
-        """A mean's intervals, or those of the difference of two, under the names of a table."""
+        """Intervals of a mean, or of the difference of two means, by their keys in a table."""
         found = {}
         for suffix, draws in self._draws.items():
-            own = None
+            bounds = None
             if draws is not None:
                 drawn = draws[:, self._names.index((a, metric))]
                 if b is not None:
                     drawn = drawn - draws[:, self._names.index((b, metric))]
-                own = interval(drawn)
-            found[f"{metric}_interval{suffix}"] = own
+                bounds = interval(drawn)
+            found[f"{metric}_interval{suffix}"] = bounds
         return found
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
         compared = FULL in self._methods
-        some_right = compared and "f1" in self._metrics and self._mean(FULL.name, "f1") > 0
+        some_correct = compared and "f1" in self._metrics and self._mean(FULL.name, "f1") > 0
         for method in self._methods:
             results = [found[method] for found in self._strata]
             row = describe(method) | _positions(results)
@@ -165,13 +167,13 @@ class _Figures:
             refused = [result.columns["refused"].mean() for result in results]
             row.setdefault("refused", float(np.mean(refused)))
             if compared:
-                own, full = (self._drawn_means(m.name, "log_ppl") for m in (method, FULL))
-                row["log_ppl_beside_full"] = around(own - full, self._mean(FULL.name, "log_ppl"))
-            if some_right:
-                own, full = (self._drawn_means(m.name, "f1") for m in (method, FULL))
-                some = full > 0  # a few items may all be wrong
+                drawn, full = (self._drawn_means(m.name, "log_ppl") for m in (method, FULL))
+                row["log_ppl_beside_full"] = around(drawn - full, self._mean(FULL.name, "log_ppl"))
+            if some_correct:
+                drawn, full = (self._drawn_means(m.name, "f1") for m in (method, FULL))
+                some = full > 0  # all answers in a small sample may be wrong
                 row["f1_of_full"] = row["f1"] / self._mean(FULL.name, "f1")
-                row["f1_of_full_interval"] = interval(own[some] / full[some])
+                row["f1_of_full_interval"] = interval(drawn[some] / full[some])
             rows.append(row)
         return rows
 
@@ -187,7 +189,7 @@ class _Figures:
                 np.stack([f[a].columns[metric] - f[b].columns[metric] for a, b in compared], axis=1)
                 for f in self._strata
             ]
-            # Questions on one passage share its luck: their signs flip together.
+            # Questions on one passage are not independent: their signs flip together.
             p_values = sign_flip_p_values(differences, self._clusters["passages"])
             means = mean_of_sets(differences)
             for n, pair in enumerate(pairs):
@@ -224,7 +226,7 @@ def _items(strata: Sequence[Found]) -> int:
 
 
 def _count(labels: Sequence[np.ndarray]) -> int:
-    return sum(int(own.max()) + 1 for own in labels)
+    return sum(int(of_set.max()) + 1 for of_set in labels)
 
 
 def _positions(results: Sequence[Result]) -> dict[str, Any]:
@@ -238,7 +240,7 @@ def _positions(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _at_equal_positions(a: Method, b: Method) -> bool:
-    """Whether both give the context as many positions; a policy's text beside its own rows."""
+    """Whether both give the context equally many positions; a policy's text only with its rows."""
     if Drop in (type(a), type(b)) or _p(a) is None or _p(a) != _p(b):
         return False
     if SameText not in (type(a), type(b)):
@@ -251,17 +253,17 @@ def _p(method: Method) -> float | None:
 
 
 def _kinds(strata: Sequence[Found]) -> list[dict[str, Any]]:
-    """F1 and log-perplexity of each kind of answer, items of all sets together."""
+    """F1 and log-perplexity by kind of answer, over the items of all sets."""
     kinds = np.concatenate([next(iter(found.values())).kinds for found in strata])
     tables = []
     for kind in KINDS:
-        own = kinds == kind
-        if not own.any():
+        mask = kinds == kind
+        if not mask.any():
             continue
         f1, log_ppl = (
             np.stack(
                 [
-                    np.concatenate([found[method].columns[metric] for found in strata])[own]
+                    np.concatenate([found[method].columns[metric] for found in strata])[mask]
                     for method in strata[0]
                 ],
                 axis=1,
@@ -277,5 +279,5 @@ def _kinds(strata: Sequence[Found]) -> list[dict[str, Any]]:
             }
             for n, method in enumerate(strata[0])
         }
-        tables.append({"kind": kind, "items": int(own.sum()), "rows": rows})
+        tables.append({"kind": kind, "items": int(mask.sum()), "rows": rows})
     return tables

@@ -1,1 +1,1 @@
-"""How well text is continued and said again, by each method."""
+"""How well running text is continued, with each method."""

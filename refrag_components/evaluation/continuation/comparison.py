@@ -1,4 +1,4 @@
-"""Log-perplexity of a continuation under every method, on the same windows."""
+"""Log-perplexity of a continuation with every method, on the same windows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["expand_chunks", "measure_contexts"]
 
 _FIRST = 16  # tokens right after the context, which the paper finds hardest (table 12)
-_QUESTION = 64  # last tokens of the context, which stand in for a question
+_QUESTION = 64  # last tokens of the context, which are used as the question
 
 
 def measure_contexts(
@@ -58,44 +58,46 @@ def measure_contexts(
     batch_size: int = 16,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measures the same continuations after the context that each method leaves.
+    """Measures the same continuations after what each method reads of the context.
 
-    Where a selection looks at a question, it is given the last 64 tokens of the context.
+    If a selection depends on a question, it gets the last 64 tokens of the context.
 
     Args:
         model: The model, in evaluation mode.
         corpus: Held-out text.
-        methods: The methods, "none", "full" and "compressed" among them; no kind that needs
+        methods: The methods, including "none", "full" and "compressed"; no kind that needs
             passages.
-        chunk_size: k to measure at.
-        context_tokens: s, a multiple of 256.
-        output_tokens: o.
-        shuffled: Put the paragraphs of each context into random order first.
-        max_windows: Evenly spread windows to use; None uses all.
-        batch_size: Windows a forward pass.
-        progress: Called with what is being done, windows done just now, and windows in all.
+        chunk_size: Tokens per chunk (k).
+        context_tokens: Context tokens (s), a multiple of 256.
+        output_tokens: Output tokens (o).
+        shuffled: Shuffle the paragraphs of each context first.
+        max_windows: Number of evenly spread windows to use; None uses all.
+        batch_size: Windows per forward pass.
+        progress: Called with the name of a task, the number of windows done since the last call,
+            and the total.
 
     Returns:
-        What was measured, "rows" (one a method, with log-perplexity, that of the first 16
-        tokens, and recovery, with intervals) and "pairs" (paired differences at equal positions).
+        What was measured, "rows" (one per method: log-perplexity, that of the first 16 tokens, and
+        recovery, with intervals) and "pairs" (paired differences at equal positions).
 
     Raises:
         EmptyInputError: If the corpus is shorter than one window.
-        EvaluationError: If the methods or s cannot be measured.
+        EvaluationError: If the methods, k or s cannot be measured.
     """
     if missing := {NONE, FULL, COMPRESSED} - set(methods):
         names = ", ".join(sorted(method.name for method in missing))
         raise EvaluationError(f"recovery is measured against {names}; add them to the methods")
     if unfit := [method.kind for method in methods if not method.on_running_text]:
         known = ", ".join(method.kind for method in METHODS if method.on_running_text)
-        msg = f"running text is not measured by {unfit[0]!r}; choose among {known}"
+        msg = f"running text cannot be measured with {unfit[0]!r}; choose from {known}"
         raise EvaluationError(msg)
     if context_tokens < PASSAGE_TOKENS or context_tokens % PASSAGE_TOKENS:
         msg = f"the context must be a multiple of {PASSAGE_TOKENS} tokens, got {context_tokens}"
         raise EvaluationError(msg)
     if not 1 <= chunk_size <= model.config.max_chunk_size:
-        most = model.config.max_chunk_size
-        raise EvaluationError(f"this checkpoint reads chunks of 1 to {most}, got {chunk_size}")
+        limit = model.config.max_chunk_size
+        msg = f"this checkpoint takes chunks of 1 to {limit} tokens, got {chunk_size}"
+        raise EvaluationError(msg)
     starts = window_starts(corpus, context_tokens, output_tokens, max_windows)
     if shuffled:
         corpus, starts = shuffle_paragraphs(
@@ -118,7 +120,7 @@ def measure_contexts(
             losses[method].append(token_losses(model, batch))
             if progress is not None:
                 progress(f"k={chunk_size}, {order}", len(losses[method][-1]), total)
-    values = {method: np.concatenate(own) for method, own in losses.items()}
+    values = {method: np.concatenate(batches) for method, batches in losses.items()}
     return {
         "chunk_size": chunk_size,
         "context_tokens": context_tokens,
@@ -130,7 +132,7 @@ def measure_contexts(
 
 
 class _Windows:
-    """Some windows, and the batch that each method makes of them."""
+    """A batch of windows, as each method reads them."""
 
     def __init__(
         self, model: RefragModel, corpus: TokenisedCorpus, starts: np.ndarray, spec: WindowSpec
@@ -142,7 +144,7 @@ class _Windows:
         self._scores: dict[str, np.ndarray] = {}
 
     def batch(self, method: Method) -> tuple[Batch, int]:
-        """The windows as a method has them, and the positions that each context takes."""
+        """The windows as a method reads them, and the positions that each context takes."""
         spec = self._spec
         if method == NONE:
             return self._cut(replace(spec, passages=0)), 0
@@ -164,7 +166,7 @@ class _Windows:
 
     @property
     def _whole(self) -> np.ndarray:
-        """Chunks of k tokens; only these expand, so that all rows have one length."""
+        """True for chunks of k tokens; only these expand, so that all rows have equal lengths."""
         whole: np.ndarray = self._lengths == self._spec.chunk_size
         return whole
 
@@ -193,8 +195,8 @@ class _Windows:
         vectors = model.encoder(batch.pieces, batch.piece_mask, batch.spans)
         vectors = vectors.flatten(0, 1)[batch.span_index].float().cpu().numpy()
         by_passage = vectors.reshape(rows, spec.passages, -1, vectors.shape[-1])
-        places = self._starts[:, None] - spec.context_tokens + np.arange(spec.context_tokens)
-        tokens = np.asarray(self._corpus.tokens[places], dtype=np.int32)
+        indices = self._starts[:, None] - spec.context_tokens + np.arange(spec.context_tokens)
+        tokens = np.asarray(self._corpus.tokens[indices], dtype=np.int32)
         each = tokens.reshape(rows, spec.passages, spec.passage_tokens)
         questions = model.encode_questions(
             [
@@ -215,27 +217,28 @@ class _Windows:
 
 
 def expand_chunks(batch: Batch, chosen: np.ndarray) -> Batch:
-    """Lets chosen chunks of a fully compressed batch of windows enter as tokens.
+    """Expands chosen chunks of a fully compressed batch of windows.
 
     Args:
         batch: Windows cut at p = 0: a separator, the chunks, the output.
-        chosen: True where a chunk expands, shape (rows, chunks); as many tokens in every row.
+        chosen: True where a chunk expands, shape (rows, chunks); these have equally many tokens in
+            every row.
     """
     rows, n = chosen.shape
     k = batch.chunk_tokens.shape[1]
     tokens = batch.chunk_tokens.numpy().reshape(rows, n, k)
     used = batch.chunk_used.numpy().reshape(rows, n, k)
     expanded = chosen[:, :, None]
-    kept = np.where(expanded, used, np.arange(k) == 0)
+    is_position = np.where(expanded, used, np.arange(k) == 0)
     index = np.where(expanded, -1, np.arange(rows * n).reshape(rows, n, 1))
-    context_ids = np.where(expanded, tokens, 0)[kept].reshape(rows, -1)
-    context_index = np.broadcast_to(index, kept.shape)[kept].reshape(rows, -1)
-    ids, places = batch.token_ids.numpy(), batch.chunk_index.numpy()
+    context_ids = np.where(expanded, tokens, 0)[is_position].reshape(rows, -1)
+    context_index = np.broadcast_to(index, is_position.shape)[is_position].reshape(rows, -1)
+    ids, chunks = batch.token_ids.numpy(), batch.chunk_index.numpy()
     return replace(
         batch,
         token_ids=torch.from_numpy(np.concatenate([ids[:, :1], context_ids, ids[:, 1 + n :]], 1)),
         chunk_index=torch.from_numpy(
-            np.concatenate([places[:, :1], context_index, places[:, 1 + n :]], 1)
+            np.concatenate([chunks[:, :1], context_index, chunks[:, 1 + n :]], 1)
         ),
     )
 

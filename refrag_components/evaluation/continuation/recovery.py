@@ -1,4 +1,4 @@
-"""Log-perplexity of a continuation after no, compressed and full context, same weights."""
+"""Log-perplexity of a continuation without context, and with it compressed or in full."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "window_starts",
 ]
 
-#: Tokens a passage that a context of running text is cut into.
+#: Tokens per passage into which a context of running text is cut.
 PASSAGE_TOKENS = 256
 
 
@@ -62,9 +62,9 @@ def window_starts(
 
     Args:
         corpus: The text.
-        context_tokens: s.
-        output_tokens: o.
-        max_windows: Evenly spread windows to use; None uses all.
+        context_tokens: Context tokens (s).
+        output_tokens: Output tokens (o).
+        max_windows: Number of evenly spread windows to use; None uses all.
 
     Raises:
         EmptyInputError: If the corpus is shorter than one window.
@@ -96,15 +96,15 @@ def window_losses(
         model: The model, in evaluation mode.
         corpus: Held-out text.
         spec: Context, output and expanded fraction.
-        starts: First *output* token of each window, shape (n,): the outputs stay the same
-            whatever the context is.
-        batch_size: Windows a forward pass.
-        seed: Draws the expanded chunks, recalled spans and questions.
-        form: What questions are made with; needed where ``spec.cloze``.
+        starts: First *output* token of each window, shape (n,); the outputs are the same whatever
+            the context is.
+        batch_size: Windows per forward pass.
+        seed: Seed of the expanded chunks, recalled spans and questions.
+        form: Form of the questions; needed if ``spec.cloze``.
         progress: Called with the number of windows done after each pass.
 
     Returns:
-        Nats a token, shape (n,), float64; NaN where no question was made of a window.
+        Nats per token, shape (n,), float64; NaN if no question could be made from a window.
     """
     losses = []
     rng = np.random.default_rng([seed, 4])
@@ -138,23 +138,23 @@ def measure_recovery(
 ) -> dict[str, Any]:
     """Recovery (none - compressed) / (none - full), with 95% bootstrap intervals.
 
-    "none" and "full" are the same weights without context and with every chunk expanded; random
-    chunks are expanded at each fraction p. Windows do not overlap.
+    "none" and "full" are the same weights without context and with every chunk expanded; at each
+    fraction p random chunks are expanded. Windows do not overlap.
 
     Args:
         model: The model, in evaluation mode.
         corpus: Held-out text.
-        chunk_size: k to measure at.
-        context_tokens: s, a multiple of 256.
-        output_tokens: o.
+        chunk_size: Tokens per chunk (k).
+        context_tokens: Context tokens (s), a multiple of 256.
+        output_tokens: Output tokens (o).
         fractions: Expanded fractions p.
-        max_windows: Evenly spread windows to use; None uses all.
-        batch_size: Windows a forward pass.
+        max_windows: Number of evenly spread windows to use; None uses all.
+        batch_size: Windows per forward pass.
         progress: Called with the number of windows done after each pass.
 
     Returns:
-        ``windows``, the three ways' mean log-perplexities in nats and, for each p, log-perplexity,
-        compression rate, recovery and its interval.
+        ``windows``, mean log-perplexities without and with full context in nats and, for each p,
+        log-perplexity, compression rate, recovery and its interval.
 
     Raises:
         EmptyInputError: If the corpus is shorter than one window.
@@ -200,7 +200,7 @@ def measure_recovery(
 def quick_recovery(
     model: RefragModel, corpus: TokenisedCorpus, chunk_size: int, windows: int = 96
 ) -> dict[str, float]:
-    """A small measurement for the training log; names carry k."""
+    """A small measurement for the training log; its keys contain k."""
     training = model.training
     model.eval()
     result = measure_recovery(
@@ -222,12 +222,12 @@ def quick_recovery(
 def recovery_interval(
     none: np.ndarray, compressed: np.ndarray, full: np.ndarray
 ) -> tuple[float, float]:
-    """95% interval of the recovery over windows, all three ways drawn together.
+    """95% interval of the recovery over windows, with all three values drawn together.
 
     Args:
-        none: Nats of each window without its context, shape (windows,).
-        compressed: The same after the compressed context.
-        full: The same after all of it.
+        none: Nats of each window without context, shape (windows,).
+        compressed: Nats after the compressed context, same shape.
+        full: Nats after the full context, same shape.
     """
     draws = resample([np.stack([none, compressed, full], axis=1)])
     return interval(_recovery(*draws.T))

@@ -1,4 +1,4 @@
-"""Contexts whose paragraphs stand in random order, as retrieved passages do."""
+"""Contexts whose paragraphs are in random order, as retrieved passages are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["shuffle_paragraphs"]
 
 _BLANK_LINE = "\n\n"
-_SPARE = 32  # tokens read before the context, because text cut anew may have a few tokens less
+_SPARE = 32  # tokens before the context, because text tokenised again may have fewer tokens
 
 
 def shuffle_paragraphs(
@@ -29,29 +29,29 @@ def shuffle_paragraphs(
     output_tokens: int,
     seed: int = 0,
 ) -> tuple[TokenisedCorpus, np.ndarray]:
-    """Puts the paragraphs before each output into random order; the outputs stay as they are.
+    """Shuffles the paragraphs before each output; the outputs do not change.
 
-    A paragraph ends at a blank line or with its document. The last tokens of the context are no
-    longer the ones that the output follows, so keeping the last K tokens no longer helps.
+    A paragraph ends at a blank line or with its document. The output no longer follows the last
+    tokens of the context, so keeping the last K tokens no longer helps.
 
     Args:
         corpus: Tokenised text.
         starts: First output token of each window, shape (n,).
-        model: Gives both tokenizers.
-        context_tokens: s.
-        output_tokens: o.
-        seed: Draws the orders.
+        model: Provides both tokenizers.
+        context_tokens: Context tokens (s).
+        output_tokens: Output tokens (o).
+        seed: Seed of the orders.
 
     Returns:
-        A corpus of the windows alone, one after another, and their first output tokens, shape
-        (m,). Windows at the very beginning of the corpus may be lost.
+        A corpus of the windows only, one after another, and their first output tokens, shape (m,).
+        Windows at the very beginning of the corpus may be lost.
 
     Raises:
         EmptyInputError: If no window is left.
     """
-    pieces_of = content_tokenizer(model.encoder.tokenizer)
-    tokens, pieces, covering = [], [], []
-    n_pieces = 0
+    encoder_tokenizer = content_tokenizer(model.encoder.tokenizer)
+    tokens, encoder_ids, covering = [], [], []
+    n_encoder_ids = 0
     for i, start in enumerate(starts.tolist()):
         rng = np.random.default_rng([seed, i])
         before = corpus.tokens[max(start - context_tokens - _SPARE, 0) : start]
@@ -61,14 +61,14 @@ def shuffle_paragraphs(
         if surplus < 0:
             continue
         output = np.asarray(corpus.tokens[start : start + output_tokens], dtype=np.int64)
-        encoding = pieces_of.encode(passage.text, add_special_tokens=False)
+        encoding = encoder_tokenizer.encode(passage.text, add_special_tokens=False)
         begins = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
         over = np.maximum(covering_tokens(passage.offsets[surplus:, 1].astype(np.int64), begins), 0)
         tokens += [passage.token_ids[surplus:].astype(np.int64), output]
-        pieces.append(np.asarray(encoding.ids, dtype=np.int64))
-        # The output is never encoded; its tokens point at some piece of this window.
-        covering += [over + n_pieces, np.full(len(output), n_pieces + over[-1])]
-        n_pieces += len(encoding.ids)
+        encoder_ids.append(np.asarray(encoding.ids, dtype=np.int64))
+        # The output is never encoded; its tokens point at any encoder token of this window.
+        covering += [over + n_encoder_ids, np.full(len(output), n_encoder_ids + over[-1])]
+        n_encoder_ids += len(encoding.ids)
     if not tokens:
         msg = f"no window has {context_tokens} tokens of context; use longer text"
         raise EmptyInputError(msg)
@@ -76,7 +76,7 @@ def shuffle_paragraphs(
     row = np.concatenate(covering)
     shuffled = TokenisedCorpus(
         tokens=np.concatenate(tokens),
-        pieces=np.concatenate(pieces),
+        pieces=np.concatenate(encoder_ids),
         steps=np.diff(row, prepend=-1),
         covering=row,
     )
@@ -85,7 +85,7 @@ def shuffle_paragraphs(
 
 def _shuffled(token_ids: np.ndarray, model: RefragModel, rng: np.random.Generator) -> str:
     documents = np.split(token_ids, np.flatnonzero(token_ids == model.first_token_id))
-    texts = [str(model.tokenizer.decode(own, skip_special_tokens=True)) for own in documents]
+    texts = [str(model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in documents]
     paragraphs = [
         paragraph.strip("\n")
         for text in texts

@@ -1,4 +1,4 @@
-"""One picture (PNG): curves with intervals, and levels to compare them with."""
+"""A plot (PNG): curves with intervals, and levels to compare them with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from refrag_components.exceptions import EvaluationError
 
 __all__ = ["Curve", "Level", "Point", "check_plotting", "draw"]
 
-# Colours that people who see fewer of them can tell apart; the markers help too.
+# Colours that colour-blind people can tell apart; the markers help too.
 _COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     *("#7f7f7f", "#000000", "#882255", "#999933", "#332288", "#aa4499"),
 )
 _MARKERS = "osD^vPX*<>ph"
 _LOG_TICKS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
-_DODGE = 2.5  # points between the curves' error bars, which would hide one another
+_DODGE = 2.5  # points between the error bars of two curves, which would hide one another
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Curve:
 
     Attributes:
         label: Name in the legend.
-        points: Points, by rising x.
-        colour: Number of its colour and marker.
-        dashed: Draw a dashed line.
+        points: Points in ascending order of x.
+        colour: Index of its colour and marker.
+        dashed: Whether to draw a dashed line.
     """
 
     label: str
@@ -60,7 +60,7 @@ class Level:
 
 
 def check_plotting() -> None:
-    """Makes sure, before any work is done, that pictures can be drawn.
+    """Checks, before any work is done, that plots can be drawn.
 
     Raises:
         EvaluationError: If matplotlib is not installed.
@@ -70,7 +70,7 @@ def check_plotting() -> None:
     except ImportError as error:
         msg = (
             "plots need matplotlib: pip install 'refrag-components[eval]', "
-            "or leave them out with --no-plots"
+            "or leave the plots out with --no-plots"
         )
         raise EvaluationError(msg) from error
 
@@ -87,18 +87,18 @@ def draw(
     log_x: bool = False,
     ticks: Sequence[float] | None = None,
 ) -> Path:
-    """Draws a picture; the file appears at once, complete.
+    """Draws a plot; the file appears in one step, complete.
 
     Args:
         path: The PNG file to write.
         curves: Curves; error bars show their intervals.
-        title: Title of the picture.
-        x_label: What is on the horizontal axis, with its unit.
-        y_label: What is on the vertical axis, with its unit.
-        note: What bars and bands show.
+        title: Title of the plot.
+        x_label: Label of the horizontal axis, with its unit.
+        y_label: Label of the vertical axis, with its unit.
+        note: Note on what bars and bands show.
         levels: Horizontal lines; bands show their intervals.
-        log_x: Draw the horizontal axis logarithmically.
-        ticks: Where the horizontal axis has ticks; None leaves it to matplotlib.
+        log_x: Whether the horizontal axis is logarithmic.
+        ticks: Ticks of the horizontal axis; None leaves them to matplotlib.
 
     Returns:
         ``path``.
@@ -107,7 +107,7 @@ def draw(
         EvaluationError: If matplotlib is not installed.
     """
     check_plotting()
-    # Not pyplot, which would look for a display and keep every figure.
+    # Not pyplot, which looks for a display and keeps every figure.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -149,7 +149,7 @@ def draw(
 def _draw_curve(axes: Any, curve: Curve, shift: float) -> None:
     from matplotlib.transforms import ScaledTranslation
 
-    moved = axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+    shifted = axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
     y = [point.y for point in curve.points]
     below = [max(point.y - point.low, 0.0) for point in curve.points]
     above = [max(point.high - point.y, 0.0) for point in curve.points]
@@ -165,8 +165,8 @@ def _draw_curve(axes: Any, curve: Curve, shift: float) -> None:
         markersize=4.5,
         elinewidth=0.9,
         capsize=2,
-        transform=moved,
+        transform=shifted,
     )
-    # A moved curve is not seen by autoscaling.
+    # Autoscaling ignores a shifted curve.
     axes.update_datalim([(p.x, y) for p in curve.points for y in (p.low, p.high)])
     axes.autoscale_view()

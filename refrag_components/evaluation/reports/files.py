@@ -1,4 +1,4 @@
-"""Writes what was measured: JSON for programs, Markdown for readers, PNG for eyes."""
+"""Writes measurements: JSON for programs, Markdown tables, and plots as PNG."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_qa(
     """Writes ``qa.json`` and ``qa.md``.
 
     Args:
-        folder: Where to write.
+        folder: Folder to write to.
         model: Name of the model.
         tables: From ``summarise``.
         chunk_size: The k that was measured.
@@ -43,7 +43,7 @@ def write_perplexity(
     """Writes ``perplexity.json`` and ``perplexity.md``.
 
     Args:
-        folder: Where to write.
+        folder: Folder to write to.
         model: Name of the model.
         tables: From ``measure_contexts``.
 
@@ -55,13 +55,13 @@ def write_perplexity(
 
 
 def draw_plots(folder: str | Path) -> list[Path]:
-    """Draws the figures that a folder's JSON files hold.
+    """Draws the plots of the measurements in a folder's JSON files.
 
     Returns:
         The files written.
 
     Raises:
-        EvaluationError: If matplotlib is missing, or the folder holds no figures.
+        EvaluationError: If matplotlib is missing, or the folder contains no measurements.
     """
     check_plotting()
     target = Path(folder)
@@ -77,7 +77,7 @@ def draw_plots(folder: str | Path) -> list[Path]:
             msg = f"{path} is damaged ({error}); run the measurement again"
             raise EvaluationError(msg) from error
     if not written:
-        msg = f"{folder} holds neither {_QA} nor {_PERPLEXITY}; run `refrag eval` first"
+        msg = f"{folder} contains neither {_QA} nor {_PERPLEXITY}; run `refrag eval` first"
         raise EvaluationError(msg)
     return written
 

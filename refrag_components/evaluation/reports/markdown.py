@@ -15,7 +15,7 @@ _UNITS = {"": "", "_passages": ", by passage", "_articles": ", by article"}
 
 
 def methods_table(methods: Sequence[type[Method]] = METHODS) -> list[str]:
-    """Lines of a table that says what the decoder reads by each kind of rows."""
+    """Lines of a table of what the decoder reads in each kind of rows."""
     return markdown_table(
         ("method", "what the decoder reads"),
         [(f"`{method.kind}`", method.reads) for method in methods],
@@ -24,17 +24,17 @@ def methods_table(methods: Sequence[type[Method]] = METHODS) -> list[str]:
 
 
 def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
-    """The figures of ``summarise``, one section per setting and set; all at one k."""
+    """Tables of ``summarise``, one section per setting and set, all at one k."""
     kinds = {row["kind"] for table in tables for row in table["rows"]}
     lines = [
         "# Question answering",
         "",
         "Exact match and F1 by the SQuAD rules in percent; log-ppl of the shortest right answer "
-        "in nats per token. *Refused*: the share that was answered by saying that there is no "
-        "answer; questions that have none are judged by it alone. Brackets hold 95% bootstrap "
-        "intervals over questions; *by passage* and *by article*, over all questions on one "
-        "passage or one article at a time. Rate is context tokens by context positions. *As p* is "
-        f"text that takes as many positions as that p. k={chunk_size}.",
+        "in nats per token. *Refused*: the share answered by saying that there is no answer; "
+        "questions that have none are judged by it alone. Brackets hold 95% bootstrap intervals "
+        "over questions; *by passage* and *by article*: over clusters of all questions on one "
+        "passage or one article. Rate is context tokens / context positions. *As p* is text that "
+        f"takes as many positions as that p. k={chunk_size}.",
         "",
         *methods_table([method for method in METHODS if method.kind in kinds]),
     ]
@@ -69,11 +69,11 @@ def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
 
 
 def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
-    """The figures of ``measure_contexts``, one section per variant of the context."""
+    """Tables of ``measure_contexts``, one section per variant of the context."""
     lines = [
         "# Log-perplexity of a continuation",
         "",
-        "Nats per token. Recovery is (none - this) / (none - full), the same weights three ways. "
+        "Nats per token. Recovery is (none - this) / (none - full), all with the same weights. "
         "Brackets hold 95% bootstrap intervals over windows.",
     ]
     for table in tables:
@@ -146,13 +146,13 @@ def _qa_row(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _keeping(table: dict[str, Any]) -> list[str]:
-    """V of every score, each with its intervals."""
+    """V of every score, with its intervals."""
     answers = table["judged"] == "answers"
     metrics = {"f1": "F1", "em": "EM"} if answers else {"refused": "refused"}
     lines = [
-        "A score with the rest compressed less that with the rest dropped, of the same questions; "
-        "nats are those per token of the answer that keeping saves. *Not shown*: the questions "
-        "whose answer does not stand in the chunks that expand, without yes/no questions.",
+        "A score with the rest compressed less the score with the rest dropped, on the same "
+        "questions; nats saved by keeping are per token of the answer. *Not shown*: the questions "
+        "whose answer does not occur in the chunks that expand, without yes/no questions.",
         "",
     ]
     headings = ["context", "of", "questions"]
@@ -167,7 +167,7 @@ def _keeping(table: dict[str, Any]) -> list[str]:
 
 
 def _pairs(table: dict[str, Any]) -> list[str]:
-    """Differences at equal positions; those from the full context are in the JSON file."""
+    """Differences at equal positions; those from the full context are only in the JSON file."""
     score, name = ("f1", "F1") if table["judged"] == "answers" else ("refused", "refused")
     rows = [
         (
@@ -186,8 +186,8 @@ def _pairs(table: dict[str, Any]) -> list[str]:
         headings += [*(f"{what}{unit}" for unit in _UNITS.values()), "p"]
     lines = markdown_table(headings, rows)
     note = (
-        "p-values are of random sign flips, of all questions on one passage together, and not "
-        "corrected for their number."
+        "p-values are from random sign flips, of all questions on one passage together, and are "
+        "not corrected for multiple tests."
     )
     return [*lines, "", note]
 
@@ -206,7 +206,7 @@ def _bracketed(row: dict[str, Any], name: str, factor: int = 1) -> str:
 
 
 def _signed(pair: dict[str, Any], name: str, factor: int = 1, unit: str = "") -> str:
-    """A difference with its interval; of clusters the interval alone, "-" where there is none."""
+    """A difference with its interval; for clusters only the interval, "-" if there is none."""
     bounds = pair[f"{name}_interval{unit}"]
     if bounds is None:
         return "-"

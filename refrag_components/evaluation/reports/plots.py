@@ -1,4 +1,4 @@
-"""Which pictures show what was measured."""
+"""The plots of a measurement."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from refrag_components.evaluation.reports.chart import Curve, Level, Point, draw
 __all__ = ["plot_perplexity", "plot_qa"]
 
 _LEVELS = tuple(method.kind for method in (FULL, GOLD, NONE))
-_OWN = "bars and bands: 95% intervals"
-_BESIDE = "bars and bands: 95% intervals of the\ndifference from the full context"
+_PLAIN = "bars and bands: 95% intervals"
+_DIFFERENCE = "bars and bands: 95% intervals of the\ndifference from the full context"
 _F1, _LOG_PPL = "F1 (%)", "log-perplexity (nats per token)"
-_REFUSED = "answered by a refusal (%)"
+_REFUSED = "refused (%)"
 
 Row = dict[str, Any]
 Table = dict[str, Any]
 
 
 def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Draws log-perplexity against compression rate, one picture per chunk size and variant.
+    """Draws log-perplexity against compression rate, one plot per chunk size and variant.
 
     Args:
         tables: From ``measure_contexts``.
-        folder: Where to write.
+        folder: Folder to write to.
 
     Returns:
         The files written.
@@ -44,7 +44,7 @@ def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
             x_label="compression rate (context tokens / context positions)",
             y_label=_LOG_PPL,
             log_x=True,
-            note=_BESIDE,
+            note=_DIFFERENCE,
         )
         for table in tables
     ]
@@ -53,14 +53,14 @@ def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
 def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
     """Draws F1 and log-perplexity against positions, and F1 against passages and retrieval.
 
-    Of questions without an answer the share of refusals takes the place of F1.
+    For questions without an answer the share of refusals replaces F1.
 
     Args:
         tables: From ``summarise``.
-        folder: Where to write.
+        folder: Folder to write to.
 
     Returns:
-        The files written; a picture with nothing to compare is left out.
+        The files written; a plot with nothing to compare is left out.
     """
     written = []
     for table in tables:
@@ -80,37 +80,37 @@ def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
                     ),
                     x_label="decoder positions of the prompt (mean)",
                     y_label=y_label,
-                    note=_BESIDE if metric == "log_ppl" else _OWN,
+                    note=_DIFFERENCE if metric == "log_ppl" else _PLAIN,
                 )
             )
     answered = [table for table in tables if table["judged"] == "answers"]
     for name in dict.fromkeys(table["set"] for table in answered):
-        own = [table for table in answered if table["set"] == name]
-        written += _plot_passages(name, own, folder)
-        written += _plot_retrieval(name, own, folder)
+        of_set = [table for table in answered if table["set"] == name]
+        written += _plot_passages(name, of_set, folder)
+        written += _plot_retrieval(name, of_set, folder)
     return written
 
 
 def _plot_passages(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
-    """F1 against the number of passages, one picture per kind of retrieval."""
+    """F1 against the number of passages, one plot per kind of retrieval."""
     written = []
     for retrieval in dict.fromkeys(table["retrieval"] for table in tables):
-        own = _by_count(table for table in tables if table["retrieval"] == retrieval)
-        if len(own) < 2:
+        counts = _by_count(table for table in tables if table["retrieval"] == retrieval)
+        if len(counts) < 2:
             continue
-        rows = [row for row in own[0]["rows"] if _is_shown(row, own[0])]
+        rows = [row for row in counts[0]["rows"] if _is_shown(row, counts[0])]
         written.append(
             draw(
                 folder / f"f1-passages-{name.replace(' ', '-')}-{retrieval}.png",
                 [
-                    Curve(row["label"], _over(own, row["method"]), i, _is_plain(row))
+                    Curve(row["label"], _over(counts, row["method"]), i, _is_plain(row))
                     for i, row in enumerate(rows)
                 ],
                 title=f"{name}: passages are {RETRIEVALS[retrieval]}",
                 x_label="passages in the prompt",
                 y_label=_F1,
-                note=_OWN,
-                ticks=[table["passages"] for table in own],
+                note=_PLAIN,
+                ticks=[table["passages"] for table in counts],
             )
         )
     return written
@@ -135,21 +135,21 @@ def _plot_retrieval(name: str, tables: Sequence[Table], folder: Path) -> list[Pa
         draw(
             folder / f"f1-retrieval-{name.replace(' ', '-')}.png",
             [
-                Curve(f"{row['label']}, {kind}", _over(own, row["method"]), i, kind == "weak")
+                Curve(f"{row['label']}, {kind}", _over(by_count, row["method"]), i, kind == "weak")
                 for i, row in enumerate(chosen)
-                for kind, own in (("strong", strong), ("weak", weak))
+                for kind, by_count in (("strong", strong), ("weak", weak))
             ],
             title=f"{name}: strong retrieval (the most similar) and weak (random of the top 50)",
             x_label="passages in the prompt",
             y_label=_F1,
-            note=_OWN,
+            note=_PLAIN,
             ticks=sorted(counts),
         )
     ]
 
 
 def _is_shown(row: Row, table: Table) -> bool:
-    """Whether a row is drawn where p has no axis: the fixed ways and one p for all others."""
+    """Whether a row is drawn in a plot without an axis for p: rows without p, and one p."""
     fractions = {other["fraction"] for other in table["rows"] if other["fraction"]}
     middle = min(fractions, key=lambda p: abs(p - 0.25), default=None)
     return row["fraction"] is None or row["fraction"] == middle
@@ -170,14 +170,14 @@ def _over(tables: Sequence[Table], method: str) -> list[Point]:
 
 
 def _curves(rows: Sequence[Row], x: str, y: str) -> list[Curve]:
-    """A curve for all rows that differ in p alone; compressed ones begin at p = 0."""
+    """A curve for all rows that differ only in p; compressed ones begin at p = 0."""
     start = [row for row in rows if row["kind"] == COMPRESSED.kind]
     curves: list[Curve] = []
     for name in dict.fromkeys(row["curve"] for row in rows if row["curve"] is not None):
-        own = [row for row in rows if row["curve"] == name]
-        plain = _is_plain(own[0])
-        own = own if plain else [*start, *own]
-        points = sorted((_point(row, row[x], y) for row in own), key=lambda point: point.x)
+        on_curve = [row for row in rows if row["curve"] == name]
+        plain = _is_plain(on_curve[0])
+        on_curve = on_curve if plain else [*start, *on_curve]
+        points = sorted((_point(row, row[x], y) for row in on_curve), key=lambda point: point.x)
         curves.append(Curve(name, points, len(curves), plain))
     return curves
 
@@ -197,8 +197,8 @@ def _levels(rows: Sequence[Row], y: str) -> list[Level]:
 
 
 def _point(row: Row, x: float, y: str) -> Point:
-    """A value with its interval; shares in percent, log-perplexity beside the full context's."""
+    """A value with its interval: shares in percent, log-perplexity relative to full context."""
     factor = 1.0 if y == "log_ppl" else 100.0
-    beside = row.get(f"{y}_beside_full")
-    low, high = row[f"{y}_interval"] if beside is None else beside
+    relative = row.get(f"{y}_beside_full")
+    low, high = row[f"{y}_interval"] if relative is None else relative
     return Point(float(x), factor * row[y], factor * low, factor * high)

@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Markdown tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["markdown_table"]
 def markdown_table(
     headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: bool = True
 ) -> list[str]:
-    """Lines of a table.
+    """The lines of a table.
 
     Args:
         headings: One per column.
-        rows: Cells as they are to stand there, in rows as long as the headings.
-        numbers: Whether all columns but the first hold numbers; otherwise none does.
+        rows: Cells as they are printed, in rows as long as the headings.
+        numbers: Whether all columns except the first hold numbers; otherwise none does.
     """
     aligned = ["---", *["---:" if numbers else "---"] * (len(headings) - 1)]
     return [f"| {' | '.join(map(str, cells))} |" for cells in (headings, aligned, *rows)]

@@ -157,7 +157,7 @@ def _log_likelihood(model: RefragModel, embeddings: Tensor, rows: Rows, labels: 
     if not rows.used.all():
         padding["attention_mask"] = rows.used.long()
         padding["position_ids"] = (rows.used.cumsum(dim=1) - 1).clamp(min=0)
-    with model.places.at(is_chunk):
+    with model.chunk_mask.using(is_chunk):
         logits = model.decoder(
             inputs_embeds=inputs, logits_to_keep=keep, use_cache=False, **padding
         ).logits

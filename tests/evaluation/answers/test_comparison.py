@@ -47,7 +47,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_what_is_done_is_not_done_again(
+def test_saved_results_are_not_computed_again(
     tiny_model: RefragModel, questions: list[Question], tmp_path: Path, answered: list[int]
 ) -> None:
     sets = {"harbour": questions}
@@ -72,7 +72,7 @@ def test_what_is_done_is_not_done_again(
         np.testing.assert_allclose(again.columns["log_ppl"], result.columns["log_ppl"], atol=1e-5)
 
 
-def test_a_run_that_was_killed_goes_on(
+def test_a_run_that_was_killed_is_continued(
     tiny_model: RefragModel,
     questions: list[Question],
     tmp_path: Path,
@@ -100,12 +100,12 @@ def test_results_of_something_else_are_refused(
     tiny_model: RefragModel, questions: list[Question], tmp_path: Path, answered: list[int]
 ) -> None:
     evaluate_questions(tiny_model, {"harbour": questions}, tmp_path, methods=METHODS[:1])
-    with pytest.raises(EvaluationError, match="another contexts; choose another output"):
+    with pytest.raises(EvaluationError, match="another value of: contexts; choose another output"):
         evaluate_questions(tiny_model, {"harbour": questions[1:]}, tmp_path, methods=METHODS)
     (path,) = tmp_path.rglob("none.json")
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"run": content["run"] | {"fingerprint": "0"}}))
-    with pytest.raises(EvaluationError, match="another fingerprint"):
+    with pytest.raises(EvaluationError, match="another value of: fingerprint"):
         evaluate_questions(tiny_model, {"harbour": questions}, tmp_path, methods=METHODS)
     path.write_text(path.read_text()[:50])
     with pytest.raises(EvaluationError, match="is damaged"):
@@ -136,7 +136,7 @@ def test_every_passage_and_every_search_is_done_once(
     """For all sets, numbers of passages, methods and budgets."""
     encoded: list[str] = []
     embedded: list[str] = []
-    encode, embed = tiny_model.encode_passages, tiny_model.embed_passages
+    encode, embed = tiny_model.encode_passages, tiny_model.search_vectors
 
     def encoding(texts, **options):  # type: ignore[no-untyped-def]
         encoded.extend(texts)
@@ -147,7 +147,7 @@ def test_every_passage_and_every_search_is_done_once(
         return embed(texts, **options)
 
     monkeypatch.setattr(tiny_model, "encode_passages", encoding)
-    monkeypatch.setattr(tiny_model, "embed_passages", embedding)
+    monkeypatch.setattr(tiny_model, "search_vectors", embedding)
     methods = [FULL, *(kind("recent", p) for p in (0.1, 0.5) for kind in (Keep, Drop, SameText))]
     settings = [Setting("given", 2), *(Setting("strong", n) for n in (1, 2, 4))]
     sets = {"a": questions[:3], "b": questions[3:]}
@@ -163,13 +163,13 @@ def test_every_passage_and_every_search_is_done_once(
 def test_contexts_of_a_set_do_not_depend_on_the_other_sets(
     tiny_model: RefragModel, questions: list[Question], tmp_path: Path
 ) -> None:
-    """Else a figure would change with what else is measured beside it."""
+    """Otherwise a figure would depend on what else is measured with it."""
     others = [
         replace(q, needed=(f"{q.needed[0]} Twice.",), others=(f"{TEXT[i]} Again.",))
         for i, q in enumerate(questions[:5])
     ]
     runs = []
-    for name, sets in (("alone", {"a": questions}), ("beside", {"b": others, "a": questions})):
+    for name, sets in (("alone", {"a": questions}), ("together", {"b": others, "a": questions})):
         settings = [Setting("given", 4), Setting("strong", 2)]
         evaluate_questions(tiny_model, sets, tmp_path / name, methods=[NONE], settings=settings)
         paths = sorted((tmp_path / name / "results" / "a").rglob("none.json"))

@@ -32,8 +32,8 @@ def test_given_passages_are_the_right_ones_and_distractors(
         assert {*question.needed, *question.others} < {*context.passages}
         assert len(set(context.passages)) == 4
         assert sorted(context.similar) == [0, 1, 2, 3]
-    places = {context.passages.index(TEXT[0]) for context in contexts}
-    assert len(places) > 1  # shuffled
+    indices = {context.passages.index(TEXT[0]) for context in contexts}
+    assert len(indices) > 1  # shuffled
     assert draw_contexts(questions[2:3], [Setting("given", 4)], pool) == [contexts[2:3]]
 
 
@@ -73,7 +73,7 @@ def test_the_pool_is_searched_once_for_all_numbers_of_passages(
         assert all(len({*context.passages}) == setting.passages for context in contexts)
 
 
-def test_questions_that_need_their_passage_are_not_retrieved_for(
+def test_questions_that_need_their_passage_are_left_out_of_retrieval(
     pool: PassagePool, ask: Callable[..., Question]
 ) -> None:
     questions = [ask(0), ask(1, standalone=False)]
@@ -101,14 +101,14 @@ def test_wrong_settings_are_refused() -> None:
         Setting("given", 0)
 
 
-def test_search_vectors_are_kept(tiny_model: RefragModel, tmp_path: Path) -> None:
+def test_search_vectors_are_cached(tiny_model: RefragModel, tmp_path: Path) -> None:
     done: list[int] = []
     first = PassagePool(tiny_model, TEXTS, cache=tmp_path, progress=done.append)
     again = PassagePool(tiny_model, TEXTS, cache=tmp_path, progress=done.append)
     assert sum(done) == len(TEXTS)  # embedded once
     np.testing.assert_allclose(again.vectors, first.vectors, atol=1e-3)
-    (kept,) = tmp_path.iterdir()
-    kept.write_bytes(kept.read_bytes()[:100])  # cut short: embedded again
+    (cached,) = tmp_path.iterdir()
+    cached.write_bytes(cached.read_bytes()[:100])  # cut short: embedded again
     PassagePool(tiny_model, TEXTS, cache=tmp_path, progress=done.append)
     assert sum(done) == 2 * len(TEXTS)
 

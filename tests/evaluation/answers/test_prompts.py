@@ -65,7 +65,7 @@ def build(model: RefragModel, contexts: list[Context], selections: tuple[str, ..
     inputs = [prompt.inputs for prompt in prompts.prompts]
     scores = {name: chunk_scores(name, model, inputs) for name in selections}
     scored = [
-        replace(prompt, scores={name: own[i] for name, own in scores.items()})
+        replace(prompt, scores={name: rows[i] for name, rows in scores.items()})
         for i, prompt in enumerate(prompts.prompts)
     ]
     return replace(prompts, prompts=scored)
@@ -132,11 +132,11 @@ def test_the_full_context_is_the_plain_prompt(
     context, prompt = contexts[1], prompts.prompts[1]
     parts = render(messages(context.question.text, context.passages), tiny_model.tokenizer)
     tokenizer = PromptTokenizer(tiny_model.tokenizer)
-    pieces = [
+    part_ids = [
         tokenizer.encode([TextPart(part.text) if isinstance(part, PassagePart) else part])
         for part in parts
     ]
-    text = tiny_model.tokenizer.decode(np.concatenate(pieces))
+    text = tiny_model.tokenizer.decode(np.concatenate(part_ids))
     assert tiny_model.tokenizer.decode(FULL.row(prompt).token_ids) == text
 
 
@@ -167,14 +167,14 @@ def test_rows_that_are_the_same_are_read_once(
 def test_what_is_left_reads_as_a_prompt_of_it_would(
     tiny_model: RefragModel, contexts: list[Context], method: Method
 ) -> None:
-    """No separator of a passage that is gone, no heading of a context that is gone."""
+    """No separator of a passage that is left out, no heading of a context that is left out."""
     prompts = build(tiny_model, contexts, ("recent",))
     for context, prompt in zip(contexts, prompts.prompts, strict=True):
         row = method.row(prompt)
         left: dict[int, list[int]] = {}
-        for place in row.places[row.places >= 0]:
-            left.setdefault(int(prompt.passage_of[place]), []).append(int(prompt.token_ids[place]))
-        texts = [tiny_model.tokenizer.decode(own) for own in left.values()]
+        for i in row.prompt_index[row.prompt_index >= 0]:
+            left.setdefault(int(prompt.passage_of[i]), []).append(int(prompt.token_ids[i]))
+        texts = [tiny_model.tokenizer.decode(ids) for ids in left.values()]
         parts = render(messages(context.question.text, texts), tiny_model.tokenizer)
         text = "".join(part.text for part in parts)
         assert tiny_model.tokenizer.decode(row.token_ids) == text
@@ -190,9 +190,9 @@ def test_a_context_without_an_answering_passage_is_none(tiny_model: RefragModel)
 def test_a_context_beyond_the_window_is_cut_and_counted(
     tiny_model: RefragModel, answers: tuple[str, ...]
 ) -> None:
-    own = replace(question(7), answers=answers)
+    long_question = replace(question(7), answers=answers)
     passages = (TEXT[0], " ".join(TEXT * 4), " ".join(TEXT[1:] * 2))
-    context = Context(own, passages, (0, 2, 1))
+    context = Context(long_question, passages, (0, 2, 1))
     prompts = build(tiny_model, [context], ("recent", "similarity"))
     (prompt,) = prompts.prompts
     room = tiny_model.window - max(8, len(prompt.answer_ids))
@@ -204,14 +204,15 @@ def test_a_context_beyond_the_window_is_cut_and_counted(
     assert TEXT[0] in text
     assert passages[2] in text  # the most similar whole, the least similar cut
     assert passages[1][:40] in text
-    assert own.text in text
+    assert long_question.text in text
     for method in default_methods(("recent", "similarity"), (0.1, 0.9, 1.0)):
         row = method.row(prompt)
         assert len(row.token_ids) <= room
         wanted_more = method.selection is not None and (method.fraction or 0) >= 0.9
         assert row.cut == (method == FULL or wanted_more)
     generator = RefragGenerator(tiny_model, policy="similarity", budget=FractionBudget(1.0))
-    request = Request(render(messages(own.text, passages), tiny_model.tokenizer), own.text)
+    parts = render(messages(long_question.text, passages), tiny_model.tokenizer)
+    request = Request(parts, long_question.text)
     wanted = max(8, len(prompt.answer_ids))
     expanded = generator.prepare(request, max_tokens=wanted).report.context_positions
     assert Keep("similarity", 1.0).row(prompt).context_positions == expanded
@@ -256,7 +257,7 @@ def test_all_methods_fit_their_prompt(tiny_model: RefragModel, contexts: list[Co
     for method in default_methods(("recent", "similarity")):
         for prompt in prompts.prompts:
             row = method.row(prompt)
-            assert len(row.token_ids) == len(row.chunk_index) == len(row.places)
+            assert len(row.token_ids) == len(row.chunk_index) == len(row.prompt_index)
             assert len(row.token_ids) <= len(prompt.token_ids)
             assert row.chunk_index.max() < len(prompts.chunks)
             assert not row.cut

@@ -18,7 +18,7 @@ from refrag_components.exceptions import EvaluationError
 
 
 def result(name: str, n: int, **changes: object) -> Result:
-    """Questions of which the last one has no answer."""
+    """Questions, the last of which has no answer."""
     columns = {column: np.arange(n, dtype=np.float64) / 4 for column in COLUMNS}
     columns |= {column: np.arange(n) % 2.0 for column in ("refused", "shown", "cut")}
     columns["f1"][-1] = columns["em"][-1] = np.nan
@@ -37,17 +37,17 @@ def result(name: str, n: int, **changes: object) -> Result:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    own = result("a", 4, columns=result("a", 4).columns | {"context_tokens": np.arange(4.0)})
-    write_result(tmp_path, own, {"fingerprint": "f00d"})
+    written = result("a", 4, columns=result("a", 4).columns | {"context_tokens": np.arange(4.0)})
+    write_result(tmp_path, written, {"fingerprint": "f00d"})
     for run in (None, {"fingerprint": "f00d"}):
-        again = read_result(tmp_path, "a", Setting(), own.method, run)
+        again = read_result(tmp_path, "a", Setting(), written.method, run)
         assert again is not None
         for name in ("ids", "kinds", "passages", "titles", "predictions"):
-            assert getattr(again, name) == getattr(own, name)
+            assert getattr(again, name) == getattr(written, name)
         for column in COLUMNS:
-            np.testing.assert_allclose(again.columns[column], own.columns[column], atol=1e-6)
-    with pytest.raises(EvaluationError, match="another fingerprint"):
-        read_result(tmp_path, "a", Setting(), own.method, {"fingerprint": "beef"})
+            np.testing.assert_allclose(again.columns[column], written.columns[column], atol=1e-6)
+    with pytest.raises(EvaluationError, match="another value of: fingerprint"):
+        read_result(tmp_path, "a", Setting(), written.method, {"fingerprint": "beef"})
 
 
 def test_rows_of_different_kinds_are_kept_apart(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_joined_every_question_counts_the_same() -> None:
     assert whole.clusters("passage")[0] == whole.clusters("passage")[4]
 
 
-def test_a_part_holds_the_same_questions_everywhere() -> None:
+def test_a_part_has_the_same_questions_in_every_column() -> None:
     part = result("a", 6).part(np.array([False, True, False, False, True, True]))
     assert part.ids == ["a1", "a4", "a5"]
     assert part.passages == [["p0", "p9"], ["p2"], ["p2", "p9"]]

@@ -41,12 +41,12 @@ def result(
     found = dict.fromkeys(COLUMNS, zeros) | {"em": values, "f1": values, "log_ppl": 3 - values}
     found |= {"context_tokens": zeros + 40, "positions": zeros + 50}
     found["context_positions"] = zeros + {"none": 0, "full": 40}.get(method.kind, 10)
-    found |= {key: np.asarray(own, dtype=np.float64) for key, own in columns.items()}
+    found |= {key: np.asarray(column, dtype=np.float64) for key, column in columns.items()}
     ids = [f"{name}-{i}" for i in range(len(values))]
-    own = passages or [[key] for key in ids]
-    titles = [[f"About {key}" for key in keys] for keys in own]
+    passage_ids = passages or [[key] for key in ids]
+    titles = [[f"About {key}" for key in keys] for keys in passage_ids]
     kinds = kinds or ["number"] * len(ids)
-    return Result(name, Setting(), method, ids, kinds, own, titles, ids, found)
+    return Result(name, Setting(), method, ids, kinds, passage_ids, titles, ids, found)
 
 
 def test_figures_of_two_sets() -> None:
@@ -125,11 +125,11 @@ def test_the_value_of_keeping_is_of_each_question(
     )
     shown = data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n))
     keep = result("a", KEEP, [value + gain for value in dropped], kinds, shown=shown)
-    drop = result("a", DROP, dropped, kinds, shown=[1 - own for own in shown])
+    drop = result("a", DROP, dropped, kinds, shown=[1 - value for value in shown])
     for metric in ("f1", "em", "log_ppl"):  # fewer nats are a gain as more F1 is
         every, hidden = keeping_values(keep, drop, metric)
         np.testing.assert_allclose(every, gain, atol=1e-9)
-        wanted = [not own and kind != "yes/no" for own, kind in zip(shown, kinds, strict=True)]
+        wanted = [not value and kind != "yes/no" for value, kind in zip(shown, kinds, strict=True)]
         assert (~np.isnan(hidden)).tolist() == wanted
     (table,) = summarise([keep, drop])
     for row in table["keeping"]:
@@ -163,15 +163,15 @@ def test_over_sets_each_counts_the_same_and_one_without_such_questions_does_not(
     assert (rows["all"]["items"], rows["not shown"]["items"]) == (40, 30)
 
 
-def test_intervals_over_clusters_stand_beside_those_over_questions() -> None:
-    """Twenty questions on each of thirty passages are no six hundred cases."""
+def test_intervals_are_over_questions_and_over_clusters() -> None:
+    """Twenty questions on each of thirty passages are not six hundred independent cases."""
     rng = np.random.default_rng(0)
-    luck, other = (np.repeat(rng.random(30), 20) for _ in range(2))
+    first, other = (np.repeat(rng.random(30), 20) for _ in range(2))
     passages = [[f"p{i // 20}"] for i in range(600)]
     results = [
         result("a", KEEP, other, passages=passages),
         result("a", DROP, np.full(600, 0.6), passages=passages),
-        result("a", FULL, luck, passages=passages),
+        result("a", FULL, first, passages=passages),
     ]
     (table,) = summarise(results)
     assert table["clusters"] == {"passages": 30, "articles": 30}
@@ -198,8 +198,8 @@ def test_too_few_clusters_have_no_interval() -> None:
 
 
 def test_articles_are_titles_and_a_passage_without_one_is_its_own() -> None:
-    own = result("a", FULL, [1.0] * 4, passages=[["p1"], ["p2"], ["p3"], ["p3", "p4"]])
-    titled = Result(**{**vars(own), "titles": [["A"], ["A"], [""], ["", "B"]]})
+    untitled = result("a", FULL, [1.0] * 4, passages=[["p1"], ["p2"], ["p3"], ["p3", "p4"]])
+    titled = Result(**{**vars(untitled), "titles": [["A"], ["A"], [""], ["", "B"]]})
     assert titled.clusters("passage").tolist() == [0, 1, 2, 2]
     assert titled.clusters("article").tolist() == [0, 0, 1, 1]
 

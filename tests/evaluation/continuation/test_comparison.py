@@ -56,7 +56,7 @@ def test_every_method_is_measured_on_the_same_windows(
 
 
 @pytest.mark.parametrize("chunk_size", [3, 4, 8])
-def test_expanded_chunks_stand_where_they_were(
+def test_expanded_chunks_are_where_they_were(
     tiny_model: RefragModel, corpus: TokenisedCorpus, chunk_size: int
 ) -> None:
     spec = WindowSpec(chunk_size=chunk_size, passages=2, passage_tokens=32, output_tokens=8)
@@ -131,7 +131,7 @@ def test_shuffled_contexts_are_measured(tiny_model: RefragModel, corpus: Tokenis
     ("methods", "options", "message"),
     [
         ([NONE, FULL], {}, "against compressed"),
-        ([NONE, FULL, COMPRESSED, FewerPassages()], {}, "'fewer'; choose among none, full"),
+        ([NONE, FULL, COMPRESSED, FewerPassages()], {}, "'fewer'; choose from none, full"),
         ([NONE, FULL, COMPRESSED, Drop("random", 0.1)], {}, "compressed, last, keep"),
         ([NONE, FULL, COMPRESSED], {"context_tokens": 300}, "multiple of 256"),
         ([NONE, FULL, COMPRESSED], {"chunk_size": 64}, "chunks of 1 to"),

@@ -19,7 +19,7 @@ def test_are_the_search_vectors_of_the_checkpoint(
 ) -> None:
     embeddings = RefragEmbeddings(model=str(tiny_folder), device="cpu")
     rows = embeddings.embed_documents([HARBOUR, RAIN])
-    np.testing.assert_allclose(rows, tiny_model.embed_passages([HARBOUR, RAIN]), rtol=1e-4)
+    np.testing.assert_allclose(rows, tiny_model.search_vectors([HARBOUR, RAIN]), rtol=1e-4)
     np.testing.assert_allclose(embeddings.embed_query(RAIN), rows[1], atol=1e-5)
     assert np.linalg.norm(rows, axis=1) == pytest.approx(1)
 

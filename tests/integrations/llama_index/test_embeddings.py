@@ -14,7 +14,7 @@ from tests.integrations.llama_index.conftest import PASSAGES, PRICES
 
 def test_vectors_are_the_models(folder: str) -> None:
     embedding = RefragEmbedding(model=folder)
-    expected = load_checkpoint(folder).model.embed_passages(list(PASSAGES))
+    expected = load_checkpoint(folder).model.search_vectors(list(PASSAGES))
     np.testing.assert_allclose(
         embedding.get_text_embedding_batch(list(PASSAGES)), expected, atol=1e-6
     )

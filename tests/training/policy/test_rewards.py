@@ -68,7 +68,7 @@ def slow_reward(model: RefragModel, batch: Batch, row: int, expanded: np.ndarray
         segments.append(PassageSegment(vectors, expanded[place : place + 1]))
         place += 1
     inputs = embed_layouts(model, [Layout(tuple(segments))])
-    with model.places.at(inputs.chunk_places):
+    with model.chunk_mask.using(inputs.chunk_mask):
         logits = model.decoder(inputs_embeds=inputs.inputs_embeds).logits[0, -len(labels) :]
     return float(-torch.nn.functional.cross_entropy(logits, labels))
 

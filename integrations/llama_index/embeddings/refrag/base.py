@@ -44,14 +44,14 @@ class RefragEmbedding(BaseEmbedding):
         return "RefragEmbedding"
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        rows: list[Embedding] = self._loaded().embed_passages(texts).tolist()
+        rows: list[Embedding] = self._loaded().search_vectors(texts).tolist()
         return rows
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        row: Embedding = self._loaded().embed_query(query).tolist()
+        row: Embedding = self._loaded().search_vector(query).tolist()
         return row
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
