@@ -30,7 +30,8 @@ from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
 from refrag_components.text.documents import TYPES, Document, DocumentReader, Skipped, find_files
-from refrag_components.text.splitting import split_passages, token_counter
+from refrag_components.text.passages import PASSAGES_VERSION, document_passages
+from refrag_components.text.splitting import token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key, unit_rows
 
@@ -267,10 +268,13 @@ class RefragIndex:
             if isinstance(document, Skipped):
                 report.skipped.append(document)
                 report.removed += self._catalog.remove(document.path)
-            elif self._catalog.digest(document.path) == document.digest:
+                notify(report)
+                continue
+            document = replace(document, digest=_versioned(document.digest))
+            if self._catalog.digest(document.path) == document.digest:
                 report.unchanged += 1
             else:
-                passages = self._split(document.text)
+                passages = self._split(document)
                 waiting.append((document, passages))
                 size += len(passages)
                 if size < batch_size * _BATCHES_PER_COMMIT:
@@ -332,10 +336,16 @@ class RefragIndex:
     def _read(self, files: Iterator[Path], root: Path) -> Iterator[Document | Skipped]:
         with DocumentReader(root) as reader:
             for path in files:
-                yield reader.load(path, known_digest=self._catalog.digest(str(path)) or "")
+                known = self._catalog.digest(str(path)) or ""
+                yield reader.load(path, known_digest=known.removeprefix(_versioned("")))
 
-    def _split(self, text: str) -> list[str]:
-        return split_passages(encodable(text), self._count_tokens, self._meta.passage_tokens)
+    def _split(self, document: Document) -> list[str]:
+        return document_passages(
+            encodable(document.text),
+            self._count_tokens,
+            self._meta.passage_tokens,
+            title=encodable(document.title),
+        )
 
     def _commit(
         self,
@@ -385,6 +395,11 @@ class RefragIndex:
     def _refresh_search(self) -> None:
         self._search.sync()
         self._search.save()
+
+
+def _versioned(digest: str) -> str:
+    """Digest of a document as it is indexed: other when documents are cut differently."""
+    return f"{PASSAGES_VERSION}:{digest}"
 
 
 def _search_rows(vectors: np.ndarray) -> np.ndarray:

@@ -241,3 +241,24 @@ def test_works_with_a_refrag_model(tmp_path: Path, tiny_model: RefragModel) -> N
         assert index.store.mget([hit.key]) == tiny_model.encode_passages([hit.text])
         index.add([Document("again", passages[0])])
         assert len(index.search(passages[0], k=5)) == 3
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "refrag_components.text.documents.READER_VERSION",
+        "refrag_components.index.index.PASSAGES_VERSION",
+    ],
+)
+def test_a_better_reader_reads_again(
+    index: RefragIndex, docs: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    index.add_folder(docs)
+    monkeypatch.setattr(version, 1_000_000)
+    assert index.add_folder(docs).updated == 3
+    assert index.add_folder(docs).unchanged == 3
+
+
+def test_the_title_of_a_document_is_found_and_read_with_its_passages(index: RefragIndex) -> None:
+    index.add([Document("a", "One two three four five. Six seven eight nine.", title="Tides")])
+    assert all(hit.text.startswith("Tides\n\n") for hit in index.search("Tides"))
