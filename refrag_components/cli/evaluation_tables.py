@@ -16,7 +16,7 @@ def perplexity_table(result: dict[str, Any]) -> Table:
         f"k={result['chunk_size']}, s={result['context_tokens']}, "
         f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
     )
-    headings = ("context", "positions", "rate", "log-ppl", "recovery", "95% interval")
+    headings = ("context", "positions", "rate", "log-ppl", "recovery", "95% interval", "recalled")
     table = _table(title, headings)
     for row in result["rows"]:
         low, high = row["recovery_interval"]
@@ -27,6 +27,7 @@ def perplexity_table(result: dict[str, Any]) -> Table:
             f"{row['log_ppl']:.3f}",
             f"{row['recovery']:.3f}",
             f"{low:.3f} to {high:.3f}",
+            f"{row['recall_recovery']:.3f}",
         )
     return table
 
