@@ -16,6 +16,7 @@ from refrag_components.training.text_batches import Frame, Mix, TextSettings, Te
 
 __all__ = ["QuestionBatches", "QuestionSettings", "TwinSettings"]
 
+_CHOICE = 3  # times as many rows are drawn as one step takes
 _ENCODING = 0.3  # of a decoder position is what a token costs the encoder, about
 _AS_TEXT: Mapping[Kind, float] = MappingProxyType({"text": 1.0})
 _ALL_TEXT = 1.0  # fraction p
@@ -129,15 +130,18 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
         return asked, self.source.batch(shape, mix, p, rng, settings.text_weight)
 
     def _rows(self, kind: Kind, many: bool, rng: np.random.Generator) -> list[Row]:
-        """Rows that with their padding take about the positions of a step."""
-        rows: list[Row] = []
-        taken, widest = 0.0, 0
-        while taken < self.settings.positions and widest * len(rows) < self.settings.positions:
+        """Rows of similar length, so that little is padded, that fill the positions of a step."""
+        drawn: list[Row] = []
+        sizes: list[float] = []
+        while sum(sizes) < _CHOICE * self.settings.positions:
             row = self._row(kind, many, rng)
-            rows.append(row)
-            widest = max(widest, row.positions)
-            taken += row.positions + _ENCODING * row.encoded_tokens
-        return rows
+            drawn.append(row)
+            sizes.append(row.positions + _ENCODING * row.encoded_tokens)
+        order = np.argsort(sizes, kind="stable")
+        # As many rows as fit beside the longest of them.
+        counts = np.maximum(self.settings.positions // np.asarray(sizes)[order], 1).astype(int)
+        longest = int(rng.choice(np.flatnonzero(np.arange(1, len(order) + 1) >= counts)))
+        return [drawn[i] for i in order[longest + 1 - counts[longest] : longest + 1]]
 
     def _row(self, kind: Kind, many: bool, rng: np.random.Generator) -> Row:
         settings = self.settings

@@ -58,8 +58,8 @@ class Mix(Settings):
     """Windows of one kind, which are one batch.
 
     Attributes:
-        windows: Windows per batch with a context of 1,024 tokens; more if windows are shorter, fewer
-            if they are longer, so that a batch has about the same number of tokens; at least one.
+        windows: Windows per batch with a context of 1,024 tokens; more if windows are shorter and
+            fewer if they are longer: a batch has about the same number of tokens. At least one.
         expanded: Fractions p of the context that enter as tokens; one drawn per step.
         weight: In the loss of the step (continual), or how often this kind is drawn (questions).
     """
