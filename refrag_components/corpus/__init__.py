@@ -10,6 +10,7 @@ from refrag_components.corpus.batch import (
     batch_vectors,
     chunk_table,
 )
+from refrag_components.corpus.cloze import ClozeForm
 from refrag_components.corpus.conversations import KINDS, Kind, lay_out
 from refrag_components.corpus.questions import Conversation, QuestionSet
 from refrag_components.corpus.rows import Row, ShownPassage, build_batch
@@ -20,6 +21,7 @@ __all__ = [
     "IGNORED",
     "KINDS",
     "Batch",
+    "ClozeForm",
     "Conversation",
     "Kind",
     "QuestionSet",

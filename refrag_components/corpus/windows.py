@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refrag_components.corpus.batch import Batch
+from refrag_components.corpus.batch import IGNORED, Batch
+from refrag_components.corpus.cloze import ClozeForm, ask_for_gaps
 from refrag_components.corpus.rows import Row, ShownPassage, build_batch
 from refrag_components.corpus.tokenised import TokenisedCorpus
 
@@ -27,7 +28,7 @@ class WindowSpec:
         passages: Passages that the context consists of.
         passage_tokens: Tokens per passage. If they are not a multiple of the rung, the last chunk
             is shorter.
-        output_tokens: Tokens after the context whose loss counts (o).
+        output_tokens: Tokens after the context whose loss counts (o); may be 0.
         expanded: Fraction p of the context that enters as tokens: nothing, everything or random
             runs, at least one.
         run: Tokens that expand together; a multiple of every rung if p is between 0 and 1.
@@ -44,6 +45,7 @@ class WindowSpec:
     expanded: float = 0.0
     run: int = 32
     recalled: int = 0
+    asked: int = 0
     shuffled: float = 0.0
     shown: bool = True
     taught: bool = False
@@ -64,8 +66,9 @@ class WindowSpec:
 
     @property
     def tail_tokens(self) -> int:
-        """Tokens after the context, output and recalled spans together."""
-        return self.output_tokens + self.recalled * (1 + RECALL_CUE + RECALL_SPAN)
+        """Tokens after the context, at most."""
+        spans = self.recalled * (1 + RECALL_CUE + RECALL_SPAN)
+        return self.output_tokens + spans + (self.asked + 1 if self.asked else 0)
 
     @property
     def span(self) -> int:
@@ -84,12 +87,13 @@ def cut_windows(
     separator: int,
     rng: np.random.Generator,
     chosen: np.ndarray | None = None,
+    form: ClozeForm | None = None,
     weight: float = 1.0,
     name: str = "",
 ) -> Batch:
     """Cuts one batch of windows out of a corpus.
 
-    Every row is a separator, the context, the output and the spans to recall.
+    Every row is a separator, the context, the output, the spans to recall and the questions.
 
     Args:
         corpus: Tokenised text.
@@ -102,6 +106,7 @@ def cut_windows(
         rng: Draws orders, runs and spans; the spans do not depend on what else is drawn.
         chosen: True for tokens that expand, in place of random runs; the same for all tokens under
             a chunk embedding; (rows, context tokens), bool. None draws them.
+        form: What questions are made with; needed if ``spec.asked``.
         weight: Of the batch in the loss of its step.
         name: Kind of the batch, for the training log.
     """
@@ -113,7 +118,14 @@ def cut_windows(
         if spec.shuffled and rng.random() < spec.shuffled:
             context = rng.permutation(context)
         expanded = _expanded(spec, rng) if chosen is None else chosen[i].reshape(context.shape)
-        tail, counted = _tail(context.ravel(), text[spec.context_tokens :], spec, separator, spans)
+        tails = [
+            (text[spec.context_tokens :], np.ones(spec.output_tokens, dtype=bool)),
+            *(_recall(context.ravel(), separator, spans) for _ in range(spec.recalled)),
+        ]
+        if spec.asked:
+            assert form is not None
+            tails.append(_ask(context.ravel(), spec, separator, form, spans))
+        tail, counted = (np.concatenate(parts) for parts in zip(*tails, strict=True))
         passages = [
             ShownPassage(ids, by_token, rung)
             for ids, by_token in zip(context, expanded, strict=True)
@@ -146,17 +158,27 @@ def _expanded(spec: WindowSpec, rng: np.random.Generator) -> np.ndarray:
     return expanded
 
 
-def _tail(
+def _recall(
+    context: np.ndarray, separator: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A span of the context with its cue, and which of these tokens count."""
+    at = int(rng.integers(len(context) - RECALL_CUE - RECALL_SPAN + 1))
+    tokens = np.append(separator, context[at : at + RECALL_CUE + RECALL_SPAN])
+    return tokens, np.arange(len(tokens)) > RECALL_CUE
+
+
+def _ask(
     context: np.ndarray,
-    output: np.ndarray,
     spec: WindowSpec,
     separator: int,
+    form: ClozeForm,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The output and the spans to recall, and which of these tokens count."""
-    tokens, counted = [output], [np.ones(len(output), dtype=bool)]
-    for _ in range(spec.recalled):
-        at = int(rng.integers(len(context) - RECALL_CUE - RECALL_SPAN + 1))
-        tokens += [np.array([separator]), context[at : at + RECALL_CUE + RECALL_SPAN]]
-        counted += [np.zeros(1 + RECALL_CUE, dtype=bool), np.ones(RECALL_SPAN, dtype=bool)]
-    return np.concatenate(tokens), np.concatenate(counted)
+    """Questions about the context with their answers, and which of these tokens count.
+
+    The separator tells a chat about the text from text that goes on (experiments/010).
+    """
+    ids, labels = ask_for_gaps(context[None], spec.passage_tokens, spec.asked, form, rng)
+    answers = labels[0] != IGNORED
+    used = int(np.flatnonzero(answers).max(initial=-1)) + 1  # some text has nothing to ask for
+    return np.append(separator, ids[0, :used]), np.append(False, answers[:used])

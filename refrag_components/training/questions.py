@@ -37,6 +37,10 @@ class TwinSettings(StageSettings):
         text: How running text is cut.
         mix: Kinds of running text, one drawn per step by their weights.
         text_weight: Weight of running text beside the conversations, whose weight is 1.
+        cloze: Questions made of running text, beside both, with a weight of their own; None for
+            none. They are new at every step, whereas a set of questions is learnt by heart after a
+            few passes (experiments/013, 018).
+        cloze_tokens: Tokens of such questions and their answers about one context, at most.
     """
 
     positions: Steps = 40_000
@@ -50,6 +54,8 @@ class TwinSettings(StageSettings):
     text: TextSettings
     mix: tuple[Mix, ...] = Field(min_length=1)
     text_weight: float = Field(default=0.3, ge=0)
+    cloze: Mix | None = None
+    cloze_tokens: Steps = 512
 
     @property
     def kinds(self) -> Mapping[Kind, float]:
@@ -79,7 +85,7 @@ class QuestionSettings(TwinSettings):
 
 @dataclass(frozen=True, eq=False)
 class QuestionBatches(Dataset[tuple[Batch, ...]]):
-    """The batches of each step: conversations, and running text beside them.
+    """The batches of each step: conversations, running text and questions about it.
 
     They are the same at every start, so that a run can resume.
 
@@ -125,9 +131,14 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
             rungs=self.frame.rungs,
             name=f"asked {kind}",
         )
-        if not settings.text_weight:
-            return (asked,)
-        return asked, self.source.batch(shape, mix, p, rng, settings.text_weight)
+        step = [asked]
+        if settings.text_weight:
+            step.append(self.source.batch(shape, mix, p, rng, settings.text_weight))
+        if settings.cloze is not None:
+            cloze, tokens = settings.cloze, settings.cloze_tokens
+            p = float(together.choice(cloze.expanded))
+            step.append(self.source.cloze(shape, cloze, p, rng, cloze.weight, tokens))
+        return tuple(step)
 
     def _rows(self, kind: Kind, many: bool, rng: np.random.Generator) -> list[Row]:
         """Rows of similar length, so that little is padded, that fill the positions of a step."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
+from refrag_components.corpus import Batch, ClozeForm, TokenisedCorpus, WindowSpec, cut_windows
 from refrag_components.corpus.rows import run_tokens
 from refrag_components.exceptions import TrainingError
 from refrag_components.training.settings import Settings, Share, Steps
@@ -78,12 +78,14 @@ class Frame:
         rungs: All rungs of the checkpoint.
         rung_shares: Share of the rows on each rung.
         separator: Token that stands between documents.
+        form: What questions about running text are made with.
     """
 
     chunk_size: int
     rungs: tuple[int, ...]
     rung_shares: tuple[float, ...]
     separator: int
+    form: ClozeForm
 
     @classmethod
     def of(cls, model: RefragModel, rung_shares: Sequence[float]) -> Frame:
@@ -98,7 +100,8 @@ class Frame:
             raise TrainingError(msg)
         whole = sum(rung_shares)
         shares = tuple(share / whole for share in rung_shares)
-        return cls(model.config.chunk_size, rungs, shares, model.first_token_id)
+        form = ClozeForm.of(model.tokenizer)
+        return cls(model.config.chunk_size, rungs, shares, model.first_token_id, form)
 
     def draw(self, rows: int, rng: np.random.Generator) -> list[int]:
         """Draws the rung of each row."""
@@ -149,7 +152,7 @@ class TextSource:
     def batch(
         self, shape: Shape, mix: Mix, p: float, rng: np.random.Generator, weight: float
     ) -> Batch:
-        """Cuts a batch.
+        """Cuts a batch that continues and recalls its contexts.
 
         Args:
             shape: Of the contexts.
@@ -158,16 +161,54 @@ class TextSource:
             rng: Draws windows, orders, runs and spans.
             weight: Of the batch in the loss of its step.
         """
+        settings = self.settings
         spec = WindowSpec(
             passages=shape.passages,
             passage_tokens=shape.tokens,
-            output_tokens=self.settings.output_tokens,
+            output_tokens=settings.output_tokens,
             expanded=p,
             run=run_tokens(self.frame.rungs),
-            recalled=self.settings.recalled,
-            shuffled=self.settings.shuffled,
+            recalled=settings.recalled,
+            shuffled=settings.shuffled,
             taught=True,
         )
+        return self._cut(
+            spec, mix, rng, weight, "text" if p == 1 else "runs" if p else "compressed"
+        )
+
+    def cloze(
+        self,
+        shape: Shape,
+        mix: Mix,
+        p: float,
+        rng: np.random.Generator,
+        weight: float,
+        tokens: int,
+    ) -> Batch:
+        """Cuts a batch that asks for words of its contexts, many of each.
+
+        Args:
+            shape: As for ``batch``; likewise the others.
+            mix: Kind of the windows.
+            p: Fraction of the context that enters as tokens.
+            rng: Draws windows, orders, runs and questions.
+            weight: Of the batch in the loss of its step.
+            tokens: Of the questions and answers about one context, at most.
+        """
+        spec = WindowSpec(
+            passages=shape.passages,
+            passage_tokens=shape.tokens,
+            output_tokens=0,
+            expanded=p,
+            run=run_tokens(self.frame.rungs),
+            asked=tokens,
+            shuffled=self.settings.shuffled,
+        )
+        return self._cut(spec, mix, rng, weight, "cloze")
+
+    def _cut(
+        self, spec: WindowSpec, mix: Mix, rng: np.random.Generator, weight: float, name: str
+    ) -> Batch:
         usual = _USUAL_CONTEXT + spec.tail_tokens
         count = max(1, round(mix.windows * usual / (spec.context_tokens + spec.tail_tokens)))
         return cut_windows(
@@ -179,6 +220,7 @@ class TextSource:
             own_rungs=self.frame.draw(count, rng),
             separator=self.frame.separator,
             rng=rng,
+            form=self.frame.form,
             weight=weight,
-            name="text" if p == 1 else "runs" if p else "compressed",
+            name=name,
         )

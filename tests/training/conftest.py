@@ -52,6 +52,7 @@ warm_up = 2
 decay = 0.5
 save_every = 5
 positions = 1500
+cloze_tokens = 120
 passages = [1, 2, 3]
 many_passages = [5]
 rung_shares = [0.5, 0.3, 0.2]
@@ -65,6 +66,11 @@ rare = 0.1
 gold = 0.1
 ladder = 0.1
 text = 0.2
+
+[questions.cloze]
+windows = 1
+expanded = [0.0, 0.25, 1.0]
+weight = 0.5
 
 [questions.text]
 shapes = [{{ passages = 2, tokens = 64 }}]

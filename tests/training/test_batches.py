@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from refrag_components.corpus import Batch, QuestionSet, TokenisedCorpus
+from refrag_components.corpus import Batch, ClozeForm, QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.training.continual import ContinualBatches, ContinualSettings
 from refrag_components.training.questions import QuestionBatches, QuestionSettings, TwinSettings
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.text_batches import Frame, Mix, Shape, TextSource
+from tests.tiny import tiny_decoder_tokenizer
 
-FRAME = Frame(chunk_size=4, rungs=(4, 8, 16), rung_shares=(0.5, 0.3, 0.2), separator=0)
+FRAME = Frame(
+    chunk_size=4,
+    rungs=(4, 8, 16),
+    rung_shares=(0.5, 0.3, 0.2),
+    separator=0,
+    form=ClozeForm.of(tiny_decoder_tokenizer()),
+)
 
 
 @pytest.fixture
@@ -138,13 +145,24 @@ def test_the_twin_sees_text_alone(run_folder: Path, recipe: Recipe) -> None:
     for step in range(6):
         assert not any(batch.groups for batch in batches[step])
     without = asked(run_folder, recipe.twin, text_weight=0.0)
-    assert len(without[0]) == 1
+    assert [batch.name for batch in without[0]] == ["asked text"]
+
+
+def test_running_text_is_asked_about(run_folder: Path, recipe: Recipe) -> None:
+    assert recipe.questions is not None
+    batches = asked(run_folder, recipe.questions)
+    seen = set()
+    for step in range(12):
+        _, text, cloze = batches[step]
+        assert text.name in ("compressed", "runs", "text")
+        assert (cloze.name, cloze.weight) == ("cloze", 0.5)
+        assert len(cloze.labels)
+        seen.add(bool(cloze.groups))
+    assert seen == {True, False}
 
 
 def test_a_text_that_is_too_short_is_refused(run_folder: Path, recipe: Recipe) -> None:
     assert recipe.continual is not None
-    text = recipe.continual.text.model_copy(
-        update={"shapes": (Shape(passages=10, tokens=10**6),)}
-    )
+    text = recipe.continual.text.model_copy(update={"shapes": (Shape(passages=10, tokens=10**6),)})
     with pytest.raises(TrainingError, match="a window needs 10000025"):
         TextSource(TokenisedCorpus.load(run_folder / "text"), text, FRAME)

@@ -84,9 +84,7 @@ def test_a_recipe_need_not_have_all_stages(tmp_path: Path) -> None:
         ("mix = [{ windows = 1, expanded = [0.5, 1] }]", "mix = []", "continual.mix: Tuple should"),
     ],
 )
-def test_a_bad_recipe_says_what_is_wrong(
-    tmp_path: Path, old: str, new: str, message: str
-) -> None:
+def test_a_bad_recipe_says_what_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in SMALL
     (tmp_path / "recipe.toml").write_text(SMALL.replace(old, new))
     with pytest.raises(TrainingError, match=message):
