@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,8 +30,26 @@ __all__ = [
 IGNORED = -100
 
 
+class _ByValue:
+    """Is passed between processes by value: as a shared tensor each would take a file descriptor."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value.numpy() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(
+            {
+                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for name, value in state.items()
+            }
+        )
+
+
 @dataclass(frozen=True, eq=False)
-class PassageGroup:
+class PassageGroup(_ByValue):
     """Passages of similar length that are encoded together.
 
     Attributes:
@@ -44,7 +63,7 @@ class PassageGroup:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Batch:
+class Batch(_ByValue):
     """Rows of mixed tokens and chunk embeddings with the tokens to predict.
 
     Rows are padded on the right, where causal attention hides the padding from all that counts.

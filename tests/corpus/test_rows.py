@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from multiprocessing.reduction import ForkingPickler
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -176,6 +179,24 @@ def test_passages_with_one_key_are_encoded_once() -> None:
     assert int(group.used.sum()) == 20
     assert torch.equal(batch.chunk_index[0], batch.chunk_index[1])
     assert batch.rungs == (4, 8)
+
+
+def test_a_batch_goes_to_another_process_without_shared_memory() -> None:
+    """A step has dozens of tensors, and a process may open only so many files."""
+    batch = build([random_row(seed, 0.4) for seed in range(4)])
+    with patch("torch.multiprocessing.reductions.reduce_tensor") as shared:
+        sent = ForkingPickler.dumps(batch)
+    shared.assert_not_called()
+    again = ForkingPickler.loads(sent)
+    for name, value in vars(batch).items():
+        other = getattr(again, name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(other, value), name
+        elif name != "groups":
+            assert other == value, name
+    for mine, its in zip(batch.groups, again.groups, strict=True):
+        assert torch.equal(mine.token_ids, its.token_ids)
+        assert torch.equal(mine.used, its.used)
 
 
 def test_logits_stand_at_the_labels(layered_model: RefragModel) -> None:
