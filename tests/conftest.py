@@ -13,10 +13,8 @@ import torch
 from hypothesis import settings
 
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.modeling.config import RefragConfig
-from refrag_components.training.adapters import attach_adapters
-from refrag_components.training.recipe import LoraSettings
+from tests.adapters import attach_adapters
 from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 # Here and in processes that tests start: sums add up alike, and test processes side by side do not
@@ -55,10 +53,7 @@ def tiny_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     model = RefragModel.from_base(config)
     torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
-    attach_adapters(model, LoraSettings(decoder_rank=2, chunk_rank=2, encoder_rank=2))
-    for name, parameter in model.named_parameters():
-        if f"lora_B.{CHUNK_ADAPTER}" in name:  # zero before training
-            torch.nn.init.normal_(parameter, std=0.2)
+    attach_adapters(model)
     model.save_pretrained(folder)
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refrag_components.corpus.distractors import similar_passages
-from refrag_components.corpus.question_files import Question, load_questions
-from refrag_components.corpus.questions import ASKED, PASSAGES
-from refrag_components.corpus.tokenised import new_folder, smallest_type, write_corpus
+from refrag_components.corpus.question_files import Question, load_questions, set_name
+from refrag_components.corpus.questions import META, PASSAGES, SetMeta
+from refrag_components.corpus.tokenised import (
+    TokenisedCorpus,
+    new_folder,
+    smallest_type,
+    write_corpus,
+)
 from refrag_components.prompts.parts import ControlPart, Message, PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
@@ -95,11 +99,23 @@ def prepare_questions(
             if progress is not None:
                 progress(len(own))
         (scratch / PASSAGES).mkdir()
-        lengths = write_corpus(texts, model, scratch / PASSAGES, progress=progress)
-        (scratch / ASKED).write_text(json.dumps(questions), encoding="utf-8")
-        for name, values in {**arrays.arrays(), "lengths": lengths}.items():
+        lengths = write_corpus(texts, model.tokenizer, scratch / PASSAGES, progress=progress)
+        corpus = TokenisedCorpus.load(scratch / PASSAGES)
+        rarity = _rarity(corpus.tokens, lengths, len(model.tokenizer))
+        meta = SetMeta(sets=[set_name(file) for file in files], questions=questions)
+        (scratch / META).write_text(meta.model_dump_json() + "\n", encoding="utf-8")
+        for name, values in {**arrays.arrays(), "lengths": lengths, "rarity": rarity}.items():
             np.save(scratch / f"{name}.npy", values)
     return len(asked)
+
+
+def _rarity(tokens: np.ndarray, lengths: np.ndarray, vocabulary: int) -> np.ndarray:
+    """log(passages / passages that have a token), at least 0; (vocabulary,), float32."""
+    passages = np.repeat(np.arange(len(lengths)), lengths + (lengths > 0))
+    pairs = np.unique(passages * vocabulary + np.asarray(tokens, dtype=np.int64))
+    having = np.bincount(pairs % vocabulary, minlength=vocabulary)
+    rarity: np.ndarray = np.log(len(lengths) / (1 + having)).clip(min=0).astype(np.float32)
+    return rarity
 
 
 def _conversations(
@@ -127,6 +143,7 @@ class _Arrays:
     model: RefragModel
     number: dict[str, int]
     texts: list[np.ndarray] = field(default_factory=list)
+    asked: list[np.ndarray] = field(default_factory=list)
     conversations: list[tuple[int, int]] = field(default_factory=list)
     turns: list[tuple[int, int]] = field(default_factory=list)
     candidates: list[int] = field(default_factory=list)
@@ -152,6 +169,7 @@ class _Arrays:
             others = [i for i in dict.fromkeys([*others, *found.tolist()]) if i not in needed]
             self.turns.append((len(needed), len(others)))
             self.candidates += [*needed, *others]
+        self.asked.append(self._tokenizer.encode([TextPart(f" {turns[-1].text}")]))
         answer = self._tokenizer.encode([TextPart(turns[-1].target)])
         closing = [self.model.tokenizer.eos_token_id]
         cut = len(answer) > _MOST_ANSWER_TOKENS
@@ -164,6 +182,8 @@ class _Arrays:
         return {
             "text": np.concatenate(self.texts).astype(kind),
             "text_lengths": np.array([len(text) for text in self.texts], dtype=np.int32),
+            "asked": np.concatenate(self.asked).astype(kind),
+            "asked_lengths": np.array([len(text) for text in self.asked], dtype=np.int32),
             "conversations": np.array(self.conversations, dtype=np.int32),
             "turns": np.array(self.turns, dtype=np.int32),
             "candidates": np.array(self.candidates, dtype=np.int32),

@@ -15,12 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from refrag_components.atomic import atomic_folder
-from refrag_components.modeling.adapters import (
-    CHUNK_ADAPTER,
-    EVERYWHERE,
-    ChunkMask,
-    fold_adapters,
-)
+from refrag_components.exceptions import UnknownModelError
+from refrag_components.modeling.adapters import CHUNK_ADAPTER, EVERYWHERE, apply_at_chunks
 from refrag_components.modeling.checkpoint_files import (
     ADAPTER_FILE,
     PROJECTOR_FILE,
@@ -50,7 +46,7 @@ from refrag_components.modeling.weight_difference import Bits
 from refrag_components.weights.loading import load_pretrained, load_tokenizer, quietly
 from refrag_components.weights.lookup import base_folder, checkpoint_folder
 
-__all__ = ["RefragModel", "fold_adapters_for_training"]
+__all__ = ["RefragModel"]
 
 _PARTS = ("decoder", "encoder")
 
@@ -113,7 +109,7 @@ class RefragModel(ModelParts):
             model = cls._load(folder, chunk_size)
             for part in _PARTS:
                 if (folder / f"{part}_adapter").is_dir():
-                    model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
+                    model._apply_adapter(part, folder / f"{part}_adapter")
             if (folder / CHUNK_ADAPTER).is_dir():
                 model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
         model.to(device)
@@ -124,8 +120,12 @@ class RefragModel(ModelParts):
     def for_training(cls, folder: str | os.PathLike[str]) -> RefragModel:
         """Loads a checkpoint folder for further training, on CPU in float32.
 
-        Adapters are kept separate and trainable. If the encoder is made of the decoder's layers,
-        all weights are trainable except the table of token embeddings.
+        Args:
+            folder: A checkpoint whose encoder is made of the decoder's layers. All of its weights
+                are trainable except the table of token embeddings.
+
+        Raises:
+            UnknownModelError: If its encoder is another one; such checkpoints serve only.
         """
         source = checkpoint_folder(str(folder))
         with damage_named(source):
@@ -133,19 +133,24 @@ class RefragModel(ModelParts):
 
     @classmethod
     def _load_to_train(cls, source: Path) -> RefragModel:
+        config = RefragConfig.from_folder(source)
+        if not config.encoder_layers:
+            check_files(source, config)
+            msg = (
+                f"{source} has a Hugging Face encoder ({config.encoder}); such checkpoints "
+                "load and serve, but are not trained any further: start from a base decoder with "
+                "encoder_layers"
+            )
+            raise UnknownModelError(msg)
         model = cls._load(source)
-        if model.config.encoder_layers:
-            model.decoder.get_input_embeddings().weight.requires_grad_(False)
-            model._loaded_weights = None  # training changes them
-            return model
-        for part in _PARTS:
-            if (source / f"{part}_adapter").is_dir():
-                model._apply_adapter(part, source / f"{part}_adapter", trainable=True)
-        if (source / CHUNK_ADAPTER).is_dir():
-            with quietly():
-                model.decoder.load_adapter(source / CHUNK_ADAPTER, CHUNK_ADAPTER, is_trainable=True)
-        fold_adapters_for_training(model)
+        model.decoder.get_input_embeddings().weight.requires_grad_(False)
+        model._loaded_weights = None  # training changes them
         return model
+
+    def base_decoder(self) -> Any:
+        """Loads the decoder that the checkpoint was made from, untrained, in float32 on CPU."""
+        folder = self._carried.get("decoder") or base_folder(self.config.decoder)
+        return load_pretrained(AutoModelForCausalLM, folder)
 
     @classmethod
     def _load(cls, folder: Path, chunk_size: int | None = None) -> RefragModel:
@@ -192,7 +197,7 @@ class RefragModel(ModelParts):
         model._carried.update(carried)
         return model
 
-    def _apply_adapter(self, part: str, folder: Path, *, trainable: bool) -> None:
+    def _apply_adapter(self, part: str, folder: Path) -> None:
         from peft import PeftModel
 
         if part == "encoder":
@@ -201,12 +206,10 @@ class RefragModel(ModelParts):
         owner, name = (self, "decoder") if part == "decoder" else (self.encoder, "model")
         with quietly():
             base = getattr(owner, name)
-            adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+            adapted = PeftModel.from_pretrained(base, folder)
         check_adapter(adapted, EVERYWHERE, folder)
-        if not trainable:
-            adapted = adapted.merge_and_unload()
-            self.loaded_adapters.append(LoadedAdapter(folder))
-        setattr(owner, name, adapted)
+        self.loaded_adapters.append(LoadedAdapter(folder))
+        setattr(owner, name, adapted.merge_and_unload())
 
     def _apply_chunk_adapter(self, folder: Path) -> None:
         from peft import PeftModel
@@ -214,7 +217,7 @@ class RefragModel(ModelParts):
         with quietly():
             adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
         check_adapter(adapted, CHUNK_ADAPTER, folder)
-        fold_adapters(adapted, self.chunk_mask)
+        apply_at_chunks(adapted, self.chunk_mask)
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
         self.loaded_adapters.append(LoadedAdapter(folder))
 
@@ -292,12 +295,3 @@ class RefragModel(ModelParts):
             self.save_pretrained(Path(scratch) / "checkpoint")
             info = api.upload_folder(repo_id=repo_id, folder_path=Path(scratch) / "checkpoint")
         return str(info)
-
-
-def fold_adapters_for_training(model: RefragModel) -> None:
-    """Folds the adapters of decoder and encoder, with one chunk mask for all threads.
-
-    The backward pass on a GPU, which may recompute layers, runs in a separate thread.
-    """
-    model.chunk_mask = ChunkMask()
-    fold_adapters(model, model.chunk_mask)

@@ -20,12 +20,12 @@ from refrag_components.modeling.config import RefragConfig
 from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.layer_encoder import LayerEncoder
-from refrag_components.modeling.projector import Ladder, make_projector
+from refrag_components.modeling.projector import Ladder, make_projector, whole_groups
 from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.modeling.trained_weights import LoadedWeights
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.token_check import TokenCheck
-from refrag_components.text.tokenization import tokenizer_digest
+from refrag_components.text.tokenization import separator_id, tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
 
 if TYPE_CHECKING:
@@ -107,13 +107,8 @@ class ModelParts(nn.Module):
 
     @cached_property  # asking a tokenizer for its vocabulary takes 50 ms
     def first_token_id(self) -> int:
-        """The token that goes before a chunk embedding which would otherwise come first.
-
-        The document separator if the vocabulary has one, else BOS, else EOS.
-        """
-        separator = self.tokenizer.get_vocab().get("<|endoftext|>")
-        candidates = (separator, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-        return next((int(i) for i in candidates if i is not None), 0)
+        """The token that goes before a chunk embedding which would otherwise come first."""
+        return separator_id(self.tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -228,15 +223,18 @@ class ModelParts(nn.Module):
         """Maps chunk vectors to chunk embeddings; decides, here only, what the projector reads.
 
         Args:
-            vectors: Chunk vectors of passages in order, shape (chunks, d_enc), float32.
-            token_ids: Token ids of each chunk, padded with any id, shape (chunks, k).
+            vectors: Chunk vectors, float32: of passages one after another, shape (chunks, d_enc),
+                or of passages that are padded with zeros to one number of chunks, a multiple of
+                all rungs, shape (passages, chunks, d_enc).
+            token_ids: Token ids of each chunk, padded with any id, shape (..., chunks, k).
             used: True where ``token_ids`` holds a token, same shape.
-            counts: Chunks of each passage; needed if the rung joins chunks.
+            counts: Chunks of each passage; needed if the passages are not padded and the rung
+                joins chunks.
             rung: Tokens per chunk embedding, one of the checkpoint's rungs; the smallest if None.
 
         Returns:
-            Chunk embeddings, shape (chunks, d_dec), or on a rung of g chunks ceil(count / g) per
-            passage; the projector's dtype.
+            Chunk embeddings, shape (..., chunks, d_dec), or on a rung of g chunks ceil(count / g)
+            per passage; the projector's dtype.
 
         Raises:
             ValueError: If the checkpoint does not have this rung, or if counts are missing.
@@ -247,9 +245,11 @@ class ModelParts(nn.Module):
             msg = f"this checkpoint has the rungs {rungs}, not {rung}"
             raise ValueError(msg)
         if isinstance(self.projector, Ladder):
-            if counts is None and rung != rungs[0]:
-                raise ValueError(f"rung {rung} joins chunks of a passage; pass counts")
-            ladder: Tensor = self.projector(vectors, counts or (), rung)
+            if vectors.ndim == 2 and rung != rungs[0]:
+                if counts is None:
+                    raise ValueError(f"rung {rung} joins chunks of a passage; pass counts")
+                vectors = whole_groups(vectors, counts, rung // rungs[0])
+            ladder: Tensor = self.projector(vectors, rung)
             return ladder
         tokens = None
         if self.config.token_mlp:

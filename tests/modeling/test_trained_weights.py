@@ -91,6 +91,11 @@ def test_a_rung_that_the_checkpoint_lacks_is_refused(
         layered_model.project(vectors, ids, ids == 0, rung=8)
 
 
+def test_a_checkpoint_with_another_encoder_is_not_trained(tiny_folder: Path) -> None:
+    with pytest.raises(UnknownModelError, match="load and serve, but are not trained"):
+        RefragModel.for_training(tiny_folder)
+
+
 def test_another_chunk_size_is_refused(layered_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"works with chunks of 4 tokens only.* one of its rungs"):
         RefragModel.from_pretrained(layered_folder, device="cpu", chunk_size=8)
