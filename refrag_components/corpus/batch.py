@@ -31,7 +31,7 @@ IGNORED = -100
 
 
 class _ByValue:
-    """Is passed between processes by value: as a shared tensor each would take a file descriptor."""
+    """Goes between processes by value: each shared tensor would take a file descriptor."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {
