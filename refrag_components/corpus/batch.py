@@ -31,7 +31,7 @@ IGNORED = -100
 
 
 class _ByValue:
-    """Goes between processes by value: a shared tensor would take a file descriptor each."""
+    """Goes between processes by value: each shared tensor would take a file descriptor."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {

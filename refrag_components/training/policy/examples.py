@@ -43,8 +43,8 @@ class PolicyExamples:
     Attributes:
         batch: The prompts laid out at p = 0.
         questions: What each prompt asks, "" for running text.
-        passage_chunks: Chunks a passage where passages touch; None where text is between them.
-        chunk_size: Tokens a chunk (k).
+        passage_chunks: Chunks per passage if passages touch; None if text is between them.
+        chunk_size: Tokens per chunk (k).
         expanded: Fraction p of the chunks to choose.
         evidence: How much each chunk counts for the answer, (prompts, chunks), float32; None for
             running text.
@@ -72,7 +72,7 @@ class PolicyBatches(Dataset[PolicyExamples]):
         settings: Of the policy stage.
         model: Gives tokenizers and separator.
         seed: Of everything that is drawn.
-        questions: Needed where the settings have a ``question_share``.
+        questions: Needed if the settings have a ``question_share``.
     """
 
     corpus: TokenisedCorpus
@@ -86,6 +86,13 @@ class PolicyBatches(Dataset[PolicyExamples]):
         needed = self.settings.context_tokens + self.settings.output_tokens
         if len(self.corpus) <= needed:
             msg = f"the corpus has {len(self.corpus)} tokens, a window needs {needed + 1}"
+            raise TrainingError(msg)
+        config = self.model.config
+        if config.encoder_layers and set(self.settings.chunk_sizes) != {config.chunk_size}:
+            msg = (
+                f"this checkpoint's policies see chunks of {config.chunk_size} tokens; set "
+                f"chunk_sizes = [{config.chunk_size}] in the recipe's [policy]"
+            )
             raise TrainingError(msg)
         if self.settings.question_share and self.questions is None:
             msg = (

@@ -249,3 +249,12 @@ def test_questions_are_needed_where_the_recipe_asks_for_them(
     long = SETTINGS.model_copy(update={"question_share": 0.0, "context_tokens": 10**6})
     with pytest.raises(TrainingError, match="a window needs"):
         PolicyBatches(corpus, long, tiny_model, 0)
+
+
+def test_policies_see_the_chunks_of_the_checkpoint(
+    layered_model: RefragModel, run_folder: Path
+) -> None:
+    corpus = TokenisedCorpus.load(run_folder / "text")
+    settings = SETTINGS.model_copy(update={"chunk_sizes": (4, 8), "question_share": 0.0})
+    with pytest.raises(TrainingError, match=r"chunks of 4 tokens; set chunk_sizes = \[4\]"):
+        PolicyBatches(corpus, settings, layered_model, 0)
