@@ -10,7 +10,12 @@ from typing import Any, ClassVar
 from warnings import warn
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models import (
+    BaseChatModel,
+    LangSmithParams,
+    LanguageModelInput,
+    ModelProfile,
+)
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -18,7 +23,7 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from langchain_refrag.errors import as_langchain_errors
-from langchain_refrag.messages import resolve_messages
+from langchain_refrag.messages import resolve_messages, without_media
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
 from langchain_refrag.structured import (
@@ -29,8 +34,10 @@ from langchain_refrag.structured import (
 )
 from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
 from refrag_components.engines.sampling import SamplingParams
+from refrag_components.exceptions import RefragError
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Request
+from refrag_components.generation.shared_checkpoints import decoder_window
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
 from refrag_components.prompts.retrieved import Retrieved
@@ -73,9 +80,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     Attributes:
         streaming: Whether ``invoke`` streams too, for callbacks that need each token.
+        skip_media: Leave images, sounds and files of messages out, with a warning in the report,
+            instead of refusing them.
     """
 
     streaming: bool = False
+    skip_media: bool = False
 
     _call_only: ClassVar[tuple[str, ...]] = (
         *("documents", "response_format", "stream", "tool_choice", "tools"),
@@ -89,6 +99,21 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
         params["ls_provider"] = "refrag"
         return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        # Nothing is fetched for it, and the weights are not loaded.
+        window = decoder_window(self.model_name, self.device)
+        if window is None:
+            return None
+        return ModelProfile(
+            max_input_tokens=window,
+            text_inputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            pdf_inputs=False,
+            text_outputs=True,
+        )
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
@@ -190,6 +215,24 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         generator = call._checkpoint().generator
         return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
 
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Tool] | None = None
+    ) -> int:
+        """Decoder positions that a prompt takes: with chat template, tools and compression.
+
+        What cannot be a prompt of its own, such as one that does not fit, is counted as text.
+
+        Args:
+            messages: The conversation, or a part of it.
+            tools: As for ``bind_tools``.
+        """
+        call: dict[str, Any] = {"tools": list(Tools.of(tools).schemas)} if tools else {}
+        try:
+            request, _, _ = self._request(messages, call, retrieved_in(None))
+            return self._checkpoint().generator.prepare(request).layout.n_positions
+        except RefragError:
+            return super().get_num_tokens_from_messages(messages)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -287,12 +330,15 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
         schema = requested_schema(call.get("response_format"))
+        warnings: list[str] = []
+        if self.skip_media:
+            messages, warnings = without_media(messages)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver(retrieved))
         parts = render(conversation.messages, tokenizer, tools=tools.schemas)
         written = "".join(part.text for part in parts if isinstance(part, ControlPart))
         reader = tools.reader(tokenizer, schema, written)
         request = self._ask([*parts, *reader.prefix], conversation.question)
-        return request, reader, conversation.warnings
+        return request, reader, (*warnings, *conversation.warnings)
 
     def _params_for(self, reader: AnswerReader) -> SamplingParams:
         return replace(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -23,7 +24,7 @@ from refrag_components.prompts.resolver import Resolver
 if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
-__all__ = ["Conversation", "resolve_messages"]
+__all__ = ["Conversation", "resolve_messages", "without_media"]
 
 _ROLES: Mapping[type[BaseMessage], str] = {
     AIMessage: "assistant",
@@ -57,6 +58,30 @@ def resolve_messages(
     return resolve_turns(turns, document_stores(documents, resolver), resolver)
 
 
+def without_media(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[str]]:
+    """Copies of messages with nothing but text in those that are not answers, and warnings."""
+    kept: list[BaseMessage] = []
+    skipped: Counter[str] = Counter()
+    for message in messages:
+        if isinstance(message, AIMessage) or isinstance(message.content, str):
+            kept.append(message)
+            continue
+        text = [block for block in message.content if _is_text(block)]
+        skipped.update(
+            str(block.get("type"))
+            for block in message.content
+            if isinstance(block, dict) and not _is_text(block)
+        )
+        kept.append(message.model_copy(update={"content": text}))
+    return kept, [
+        f"{n} {kind!r} blocks were left out: only text is read" for kind, n in skipped.items()
+    ]
+
+
+def _is_text(block: str | dict[str, Any]) -> bool:
+    return isinstance(block, str) or block.get("type") == "text"
+
+
 def _turn(message: BaseMessage, resolver: Resolver) -> Turn:
     calls = message.tool_calls if isinstance(message, AIMessage) else []
     return Turn(
@@ -79,7 +104,10 @@ def _blocks(message: BaseMessage) -> Iterator[Block]:
             key = claim.get("key", "") if isinstance(claim, Mapping) else None
             yield Block(block["text"], key)
         elif not isinstance(message, AIMessage):  # those also hold tool calls and reasoning
-            msg = f"a {message.type} message holds a {block.get('type')!r} block; only text is read"
+            msg = (
+                f"a {message.type} message holds a {block.get('type')!r} block; only text is read. "
+                "Leave it out, or make the model with skip_media=True"
+            )
             raise ValueError(msg)
 
 

@@ -11,17 +11,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig, AutoTokenizer
 
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.modeling import RefragModel
-from refrag_components.weights.lookup import checkpoint_folder
+from refrag_components.modeling.config import RefragConfig
+from refrag_components.modeling.huggingface import position_limit
+from refrag_components.weights.lookup import base_on_disk, checkpoint_folder
 
 __all__ = [
     "Checkpoint",
     "answering_digest",
     "check_checkpoint",
     "checkpoint_digest",
+    "decoder_window",
     "load_checkpoint",
 ]
 
@@ -86,7 +90,7 @@ def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
         UnknownModelError: If there is no such checkpoint.
         DownloadError: If base weights cannot be fetched.
     """
-    slot = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    slot = _slot(name, device)
     digest = checkpoint_digest(name)
     with _lock:  # two threads must not load the same weights twice
         known = _loaded.get(slot)
@@ -110,14 +114,50 @@ def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
         return _loaded[slot]
 
 
+def decoder_window(name: str, device: str | None = None) -> int | None:
+    """The longest input of a checkpoint's decoder in positions; its weights are not loaded for it.
+
+    Args:
+        name: As for ``load_checkpoint``.
+        device: As for ``load_checkpoint``.
+
+    Returns:
+        Positions; None if the decoder is not on this machine yet.
+
+    Raises:
+        RefragError: If neither the decoder's config nor its tokenizer says it.
+        UnknownModelError: If there is no such checkpoint.
+    """
+    loaded = _loaded.get(_slot(name, device))
+    if loaded is not None:
+        return loaded.model.window
+    folder = checkpoint_folder(name)
+    own = folder / "decoder"
+    decoder = own if own.is_dir() else base_on_disk(RefragConfig.from_folder(folder).decoder)
+    if decoder is None:
+        return None
+    return _window(decoder, (decoder / "config.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _window(decoder: Path, changed: int) -> int:
+    config, tokenizer = AutoConfig.from_pretrained(decoder), AutoTokenizer.from_pretrained(decoder)
+    return position_limit(config, tokenizer)
+
+
 def answering_digest(name: str, device: str | None = None) -> str:
     """The digest of the checkpoint that would answer now; loads nothing that is not loaded.
 
     Raises:
         UnknownModelError: If there is no such checkpoint.
     """
-    slot = (name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return load_checkpoint(name, device).digest if slot in _loaded else checkpoint_digest(name)
+    if _slot(name, device) in _loaded:
+        return load_checkpoint(name, device).digest
+    return checkpoint_digest(name)
+
+
+def _slot(name: str, device: str | None) -> tuple[str, str]:
+    return name, device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_checkpoint(name: str) -> None:

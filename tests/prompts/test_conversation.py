@@ -136,6 +136,15 @@ class TestWhatIsAskedIsNeverCompressed:
         )
         assert read == f"Proofread this: {self.FAQ}"
 
+    def test_a_history_of_contexts(self) -> None:
+        """Chat memories may keep whole prompts; the new one has a context of its own."""
+        said = user(f"{self.CONTEXT}\n\nQuestion: Is it G?")
+        read = self.read(said, user(f"{self.CONTEXT}\n\nQuestion: And F?"), query="And F?")
+        assert (
+            read
+            == f"Q: [{self.FAQ}]\nA: Type G.\n\nQ: [{self.OTHER}]\nA: Type F.\n\nQuestion: And F?"
+        )
+
     def test_a_query_around_a_passage(self) -> None:
         asked = f"Proofread this: {self.FAQ}"
         read = self.read(user(f"{self.CONTEXT}\n\nQuestion: {asked}"), query=asked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError
@@ -30,6 +33,7 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
 )
 from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget, RandomPolicy
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
@@ -258,6 +262,40 @@ class TestSettings:
         assert chat.get_num_tokens(HARBOUR) == len(chat.get_token_ids(HARBOUR)) > 5
         assert chat.get_num_tokens_from_messages([HumanMessage(HARBOUR)]) > 5
 
+    def test_counts_are_positions_of_the_decoder(self, chat: ChatRefrag) -> None:
+        messages = prompt(HARBOUR, RAIN)
+        positions = report(chat.invoke(messages))["positions"]
+        assert chat.get_num_tokens_from_messages(messages) == positions
+        plain = chat.model_copy(update={"policy": "all"})
+        assert plain.get_num_tokens_from_messages(messages) > positions
+        assert chat.get_num_tokens_from_messages([HumanMessage("x " * 2000)]) > 2000
+        assert chat.get_num_tokens_from_messages([HumanMessage("")]) > 0
+
+    def test_tools_count(self, tool_folder: Path) -> None:
+        chat = ChatRefrag(model=str(tool_folder))
+
+        def look(words: list[str]) -> str:
+            """Looks something up."""
+            return " ".join(words)
+
+        messages = [HumanMessage(QUESTION)]
+        assert chat.get_num_tokens_from_messages(messages, [look]) > 50 + (
+            chat.get_num_tokens_from_messages(messages)
+        )
+
+    def test_images_are_named_or_skipped(self, chat: ChatRefrag) -> None:
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+        message = HumanMessage([{"type": "text", "text": QUESTION}, image])
+        with pytest.raises(ValueError, match=r"'image_url' block.*skip_media=True"):
+            chat.invoke([message])
+        skipping = chat.model_copy(update={"skip_media": True})
+        answer = skipping.invoke([message])
+        assert answer.content == chat.invoke(QUESTION).content
+        assert report(answer)["warnings"] == [
+            "1 'image_url' blocks were left out: only text is read"
+        ]
+        assert len(message.content) == 2
+
     def test_policies_and_engines_of_ones_own(self, chat: ChatRefrag) -> None:
         generator = chat._checkpoint().generator
         engine = ScriptedEngine(generator.model, lambda _: "Aye.", generator.engine)
@@ -378,6 +416,28 @@ class TestOverflow:
                 llm.invoke("x " * 2000)
             with pytest.raises(error, match="shorten the prompt"):
                 list(llm.stream("x " * 2000))
+
+
+class TestProfile:
+    def test_middleware_knows_the_window(self, chat: ChatRefrag) -> None:
+        assert chat.profile is not None
+        assert chat.profile["max_input_tokens"] == chat._checkpoint().model.window
+        assert chat.profile["image_inputs"] is False
+        SummarizationMiddleware(chat, trigger=("fraction", 0.8))
+
+    def test_no_weights_are_loaded_for_it(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = shutil.copytree(tiny_folder, tmp_path / "own")
+        monkeypatch.setattr(RefragModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+        assert ChatRefrag(model=str(own)).profile is not None
+
+    def test_nothing_is_fetched_for_it(self, tiny_folder: Path, tmp_path: Path) -> None:
+        own = shutil.copytree(tiny_folder, tmp_path / "own")
+        shutil.rmtree(own / "decoder")
+        config = json.loads((own / "config.json").read_text())
+        (own / "config.json").write_text(json.dumps({**config, "decoder": "nobody/has-this"}))
+        assert ChatRefrag(model=str(own)).profile is None
 
 
 class TestHostileText:

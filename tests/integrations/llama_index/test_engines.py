@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from llama_index.core import VectorStoreIndex
+from llama_index.core import Document, DocumentSummaryIndex, Settings, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.llms.types import CompletionResponse, CompletionResponseGen
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
+from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import MockLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import ResponseMode
@@ -19,6 +22,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 
 from llama_index.llms.refrag import RefragLLM, collect_reports
 from llama_index.postprocessor.refrag import RefragNodePostprocessor
+from llama_index.response_synthesizers.refrag import RefragQueryEngine
 from llama_index.retrievers.refrag import RefragRetriever
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.llama_index.conftest import HARBOUR, QUESTION, RAIN, ListRetriever
@@ -143,21 +147,57 @@ class TestQueryEngines:
             assert str(after) == str(before)
             assert [r["positions"] for r in expanded] == [r["positions"] for r in plain]
 
-    @pytest.mark.parametrize("mode", ["compact", "tree_summarize"])
-    def test_context_beyond_the_decoders_window_is_one_call(self, folder: str, mode: str) -> None:
-        """Tokens are counted by LlamaIndex' tokenizer, of which the tiny model's makes more."""
-        nodes = [
-            NodeWithScore(node=TextNode(text=f"In year {1000 + i} this happened: {RAIN} {HARBOUR}"))
-            for i in range(130)
-        ]
+    @pytest.fixture
+    def many(self) -> ListRetriever:
+        """More than the decoder's window holds as text."""
+        return ListRetriever(
+            [
+                NodeWithScore(
+                    node=TextNode(text=f"In year {1000 + i} this happened: {RAIN} {HARBOUR}")
+                )
+                for i in range(130)
+            ]
+        )
+
+    @pytest.fixture
+    def economical(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> RefragLLM:
         llm = RefragLLM(model=folder, max_tokens=4, policy="none", store=MemoryStore())
+        monkeypatch.setattr(Settings, "tokenizer", llm.token_ids)
+        return llm
+
+    def test_context_beyond_the_decoders_window_is_one_call(
+        self, economical: RefragLLM, many: ListRetriever
+    ) -> None:
+        with collect_reports() as reports:
+            RefragQueryEngine.from_args(many, llm=economical).query(QUESTION)
+        (report,) = reports
+        assert report["context_tokens"] > 8192 > report["positions"]
+
+    @pytest.mark.parametrize("mode", ["compact", "tree_summarize"])
+    def test_engines_that_repack_make_calls_that_fit_as_text(
+        self, economical: RefragLLM, many: ListRetriever, mode: str
+    ) -> None:
         asked = RetrieverQueryEngine.from_args(
-            RefragRetriever(ListRetriever(nodes)), llm=llm, response_mode=ResponseMode(mode)
+            RefragRetriever(many), llm=economical, response_mode=ResponseMode(mode)
         )
         with collect_reports() as reports:
             asked.query(QUESTION)
-        (report,) = reports
-        assert report["context_tokens"] > 8192 > report["positions"]
+        assert len(reports) > 1
+        assert max(report["context_tokens"] for report in reports) < 8192
+
+    def test_chats_and_summaries_know_the_window(self, economical: RefragLLM) -> None:
+        """They keep as much text as they are told that the decoder reads, and compress none."""
+        turn = f"{HARBOUR} {RAIN} " * 15
+        chat = SimpleChatEngine.from_defaults(llm=economical)
+        for i in range(12):
+            chat.chat(f"{i}. {turn}")
+        DocumentSummaryIndex.from_documents(
+            [Document(text=turn * 9)],
+            llm=economical,
+            embed_summaries=False,
+            embed_model=MockEmbedding(embed_dim=8),
+            transformations=[SentenceSplitter(chunk_size=512, chunk_overlap=0)],
+        )
 
     def test_question_reaches_the_policy(
         self, index: VectorStoreIndex, llm: RefragLLM, monkeypatch: pytest.MonkeyPatch

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.synthesis import GetResponseStartEvent
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from llama_index.llms.refrag import RefragLLM
@@ -111,3 +122,44 @@ def test_too_much_for_the_window(llm: RefragLLM) -> None:
     nodes = [NodeWithScore(node=TextNode(text=f"{i} {HARBOUR}" * 20)) for i in range(70)]
     with pytest.raises(ContextWindowError, match="retrieve fewer passages"):
         RefragSynthesizer(llm).synthesize(QUESTION, nodes)
+
+
+def test_takes_what_the_base_takes(list_retriever: ListRetriever, llm: RefragLLM) -> None:
+    with pytest.warns(UserWarning, match="makes one prompt and ignores response_mode, use_async"):
+        RefragQueryEngine.from_args(
+            list_retriever, llm, response_mode=ResponseMode.REFINE, use_async=True, verbose=False
+        )
+    ours = inspect.signature(RefragQueryEngine.from_args).parameters
+    theirs = inspect.signature(RetrieverQueryEngine.from_args).parameters
+    assert list(ours)[:5] == list(theirs)[:5]
+    synthesizer = RefragSynthesizer(llm, streaming=True)
+    engine = RefragQueryEngine.from_args(list_retriever, response_synthesizer=synthesizer)
+    assert isinstance(engine.query(QUESTION), StreamingResponse)
+
+
+async def test_instrumentation_is_told(list_retriever: ListRetriever, llm: RefragLLM) -> None:
+    engine = RefragQueryEngine.from_args(list_retriever, llm)
+    for ask in (engine.query, engine.aquery):
+        with events() as seen:
+            if inspect.isawaitable(response := ask(QUESTION)):
+                await response
+        names = [event.class_name() for event in seen]
+        expected = ["SynthesizeStartEvent", "GetResponseStartEvent", "LLMChatStartEvent"]
+        assert [name for name in names if name in expected] == expected
+        assert "GetResponseEndEvent" in names
+        (start,) = [event for event in seen if isinstance(event, GetResponseStartEvent)]
+        assert start.query_str == QUESTION
+        assert HARBOUR in start.text_chunks[0]
+
+
+@contextmanager
+def events() -> Iterator[list[BaseEvent]]:
+    class Keeper(BaseEventHandler):
+        def handle(self, event: BaseEvent, **_: Any) -> None:
+            seen.append(event)
+
+    seen: list[BaseEvent] = []
+    dispatcher, keeper = get_dispatcher(), Keeper()
+    dispatcher.add_event_handler(keeper)
+    yield seen
+    dispatcher.event_handlers = [each for each in dispatcher.event_handlers if each is not keeper]

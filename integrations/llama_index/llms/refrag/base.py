@@ -26,15 +26,16 @@ from llama_index.core.types import Model
 from llama_index.llms.refrag.calls import Call, Reply
 from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
 from llama_index.llms.refrag.runs import retrieved_in_run
-from llama_index.llms.refrag.window import effective_window
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import AnswerSettings
-from refrag_components.policies import make_policy, parse_budget
+from refrag_components.generation.shared_checkpoints import decoder_window
 from refrag_components.prompts.rendering import render
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
 __all__ = ["RefragLLM"]
+
+_UNCOUNTED = 32  # one part of the window in so many
 
 
 class RefragLLM(AnswerSettings, LLM):
@@ -93,21 +94,28 @@ class RefragLLM(AnswerSettings, LLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """Metadata with the effective window, longer than the decoder's by what is compressed.
+        """Metadata; the window is the decoder's, less a little for what LlamaIndex does not count.
+
+        It counts neither the chat template nor, of texts that it joins, what is tokenised another
+        way. It counts by ``Settings.tokenizer``: set that to ``token_ids``.
 
         Raises:
             DownloadError: If base weights cannot be fetched.
         """
-        model = self._checkpoint().model
-        budget = make_policy(self.policy, model).budget(parse_budget(self.budget))
+        window = decoder_window(self.model, self.device)
+        if window is None:
+            window = self._checkpoint().model.window
         return LLMMetadata(
-            context_window=effective_window(
-                model.window, model.config.chunk_size, budget, self.max_tokens
-            ),
+            context_window=window - window // _UNCOUNTED,
             num_output=self.max_tokens,
             is_chat_model=True,
             model_name=self.model,
         )
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of a text by the decoder's own tokenizer, for ``Settings.tokenizer``."""
+        ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()
+        return ids
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:

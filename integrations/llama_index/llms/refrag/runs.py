@@ -6,6 +6,7 @@ import inspect
 from contextvars import ContextVar
 from typing import Any
 
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.span import BaseSpan
@@ -58,7 +59,11 @@ class _Requests(BaseSpanHandler[_Request]):
         result: Any | None = None,
         **kwargs: Any,
     ) -> _Request | None:
-        return self._ended(id_)
+        request = self._ended(id_)
+        if request is not None and isinstance(result, StreamingResponse | AsyncStreamingResponse):
+            # Refining goes on while it is read; those calls are made by hand, as it were.
+            request._retrieved.is_read = False
+        return request
 
     def prepare_to_drop_span(
         self,

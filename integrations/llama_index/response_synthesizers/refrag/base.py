@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.synthesis import (
+    GetResponseEndEvent,
+    GetResponseStartEvent,
+)
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.default_prompt_selectors import DEFAULT_TEXT_QA_PROMPT_SEL
@@ -21,6 +27,8 @@ from llama_index.postprocessor.refrag.nodes import prepared_nodes
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["RefragSynthesizer"]
+
+dispatcher = get_dispatcher(__name__)
 
 
 class RefragSynthesizer(BaseSynthesizer):
@@ -117,7 +125,13 @@ class RefragSynthesizer(BaseSynthesizer):
             report: Filled with what happened.
             **response_kwargs: Variables of the template.
         """
-        values = {**response_kwargs, "context_str": _joined(text_chunks), "query_str": query_str}
+        with _response_events(query_str, text_chunks):
+            values = {**response_kwargs, "context_str": _joined(text_chunks)}
+            return self._answer(query_str, {**values, "query_str": query_str}, report)
+
+    def _answer(
+        self, query_str: str, values: dict[str, Any], report: dict[str, Any] | None
+    ) -> RESPONSE_TEXT_TYPE:
         if not isinstance(self._llm, RefragLLM):
             if self._streaming:
                 return self._llm.stream(self._text_qa_template, **values)
@@ -136,7 +150,13 @@ class RefragSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,
     ) -> RESPONSE_TEXT_TYPE:
         """As ``get_response``, with the LLM's async methods."""
-        values = {**response_kwargs, "context_str": _joined(text_chunks), "query_str": query_str}
+        with _response_events(query_str, text_chunks):
+            values = {**response_kwargs, "context_str": _joined(text_chunks)}
+            return await self._aanswer(query_str, {**values, "query_str": query_str}, report)
+
+    async def _aanswer(
+        self, query_str: str, values: dict[str, Any], report: dict[str, Any] | None
+    ) -> RESPONSE_TEXT_TYPE:
         if not isinstance(self._llm, RefragLLM):
             if self._streaming:
                 return await self._llm.astream(self._text_qa_template, **values)
@@ -160,6 +180,14 @@ class RefragSynthesizer(BaseSynthesizer):
         if isinstance(self._llm, RefragLLM) and response.metadata is not None:
             response.metadata["refrag"] = report  # a stream fills it later
         return response
+
+
+@contextmanager
+def _response_events(query_str: str, text_chunks: Sequence[str]) -> Iterator[None]:
+    """Tells LlamaIndex' instrumentation, as its own synthesizers do."""
+    dispatcher.event(GetResponseStartEvent(query_str=query_str, text_chunks=list(text_chunks)))
+    yield
+    dispatcher.event(GetResponseEndEvent())
 
 
 def _joined(text_chunks: Sequence[str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
+from warnings import warn
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -10,6 +11,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.response_synthesizers import BaseSynthesizer
 
 from llama_index.llms.refrag import RefragLLM
 from llama_index.response_synthesizers.refrag.base import RefragSynthesizer
@@ -30,29 +32,37 @@ class RefragQueryEngine(RetrieverQueryEngine):
     """
 
     @classmethod
-    def from_args(  # type: ignore[override]  # the base's many arguments shape its own synthesizer
+    def from_args(  # type: ignore[override]  # what the base takes last goes by name here
         cls,
         retriever: BaseRetriever,
         llm: LLM | None = None,
+        response_synthesizer: BaseSynthesizer | None = None,
+        node_postprocessors: list[BaseNodePostprocessor] | None = None,
+        callback_manager: CallbackManager | None = None,
         *,
         store: ChunkStore | None = None,
-        node_postprocessors: list[BaseNodePostprocessor] | None = None,
         text_qa_template: BasePromptTemplate | None = None,
         streaming: bool = False,
-        callback_manager: CallbackManager | None = None,
+        **others: Any,
     ) -> Self:
         """Makes a query engine with a ``RefragSynthesizer``.
 
         Args:
             retriever: The retriever that searches.
             llm: ``RefragLLM()`` with the bundled checkpoint if None.
-            store: Where chunk vectors of the passages are kept; the LLM's store if None.
+            response_synthesizer: In place of a ``RefragSynthesizer``; the arguments below are its
+                own.
             node_postprocessors: Rerankers and the like; REFRAG needs none.
+            callback_manager: As for every query engine.
+            store: Where chunk vectors of the passages are kept; the LLM's store if None.
             text_qa_template: Prompt with ``{context_str}`` and ``{query_str}``.
             streaming: Whether to stream the answer.
-            callback_manager: As for every query engine.
+            **others: What else the base takes (``response_mode``, ``refine_template``, ...). It
+                says how several prompts are made; as there is one, it is ignored with a warning.
         """
-        synthesizer = RefragSynthesizer(
+        if ignored := [name for name, value in others.items() if value]:
+            warn(f"{cls.__name__} makes one prompt and ignores {', '.join(ignored)}", stacklevel=2)
+        synthesizer = response_synthesizer or RefragSynthesizer(
             RefragLLM() if llm is None else llm,
             store=store,
             text_qa_template=text_qa_template,
