@@ -19,8 +19,10 @@ MODULES = [
     for found in pkgutil.walk_packages(refrag_components.__path__, "refrag_components.")
     if not found.name.endswith("__main__")
 ]
-#: Modules that are of no use without the extra of the same name.
-OF_AN_EXTRA = {f"refrag_components.stores.{extra}" for extra in EXTRAS}
+#: Modules that are of no use without an extra: stores without that of the same name.
+OF_AN_EXTRA = {f"refrag_components.stores.{extra}": extra for extra in EXTRAS} | {
+    f"refrag_components.serving.{module}": "serve" for module in ("app", "metrics", "streams")
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -29,4 +31,4 @@ def test_every_module_can_be_imported_or_names_its_extra(name: str) -> None:
         importlib.import_module(name)
     except MissingExtraError as error:
         assert name in OF_AN_EXTRA
-        assert f"[{name.rpartition('.')[2]}]" in str(error)
+        assert f"[{OF_AN_EXTRA[name]}]" in str(error)

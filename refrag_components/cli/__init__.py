@@ -7,7 +7,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from refrag_components.cli import ask, bench, demo, download, evaluate, forget, index, info, train
+from refrag_components.cli import (
+    ask,
+    bench,
+    demo,
+    download,
+    evaluate,
+    forget,
+    index,
+    info,
+    serve,
+    train,
+)
 from refrag_components.cli.common import say, set_up
 from refrag_components.exceptions import RefragError
 
@@ -39,6 +50,7 @@ app.command("index")(index.index)
 app.command("ask")(ask.ask)
 app.command("forget")(forget.forget)
 app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
 app.command("info")(info.info)
 app.command("download")(download.download)
 app.add_typer(train.app, name="train")

@@ -1,0 +1,1 @@
+"""The generator as a server that speaks OpenAI's protocol (extra ``serve``)."""
