@@ -114,13 +114,14 @@ class _Measurement:
         self._request = Request(self._parts, QUESTION)
         self._keys = [passage_key(text, model.fingerprint) for text in passages]
         self._store: ChunkStore = store if case.cached else MemoryStore()
-        self._engine = OnRung(TransformersEngine(model), 0 if case.method == "drop" else case.k)
+        self._engine = OnRung(TransformersEngine(model), case.k)
         self._generator = RefragGenerator(
             model,
             store=self._store,
             engine=self._engine,
             policy=settings.policy,
             budget=FractionBudget(case.expanded),
+            rest="drop" if case.method == "drop" else "compress",
         )
 
     def row(self, rates: Rates) -> Row:

@@ -13,12 +13,13 @@ __all__ = ["OnRung"]
 
 
 class OnRung:
-    """Puts every passage on one rung: a benchmark compares rungs, a user gives a budget.
+    """Puts every passage that is not dropped on one rung.
+
+    A benchmark compares rungs; to a user's fraction belongs the finest one.
 
     Args:
         engine: Decodes.
-        rung: Tokens per chunk embedding, one of the checkpoint's rungs; 0 drops what does not
-            expand.
+        rung: Tokens per chunk embedding, one of the checkpoint's rungs.
     """
 
     def __init__(self, engine: Engine, rung: int) -> None:
@@ -36,11 +37,11 @@ class OnRung:
         return self._engine.stream(self.layout(layout), params)
 
     def layout(self, layout: Layout) -> Layout:
-        """The layout with all passages on the rung."""
+        """The layout with its compressed passages on the rung."""
         return Layout(
             tuple(
                 replace(segment, rung=self._rung)
-                if isinstance(segment, PassageSegment)
+                if isinstance(segment, PassageSegment) and segment.rung
                 else segment
                 for segment in layout.segments
             )

@@ -18,5 +18,5 @@ WORDS: tuple[str, ...] = tuple(_TEXT.split())
 #: A question of 32 words, which also ends the prompt.
 QUESTION = (
     "in which year was the first house of the town by the river made and who were the people that "
-    "had used the land in the north of the city during this time"
+    "used the land in the north of the city during this time"
 )

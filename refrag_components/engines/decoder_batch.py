@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.modeling.huggingface import cache_argument, forward_arguments
+from refrag_components.modeling.transfer import joined_on_device
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -91,13 +92,15 @@ def embed_rows(
         ids[i, shape[1] - length :] = token_ids[i]
         index[i, shape[1] - length :] = chunk_index[i]
         mask[i, shape[1] - length :] = 1
-    embeds = model.token_embeddings(ids.ravel()).view(*shape, -1)
-    used = torch.from_numpy(mask).to(embeds.device)
+    # One copy, and nothing that asks the device for a value: the host does not wait for it here.
+    device = model.device
+    ids_there, used, index_there = joined_on_device([ids, mask, index], device).view(3, *shape)
+    embeds: Tensor = model.decoder.get_input_embeddings()(ids_there)
     chunk_mask = None
     if chunks is not None and (index >= 0).any():
-        chunk_mask = torch.from_numpy(index >= 0).to(embeds.device)
-        chosen = torch.from_numpy(index[index >= 0]).to(chunks.device)
-        embeds[chunk_mask] = chunks[chosen].to(embeds.dtype)
+        chunk_mask = index_there >= 0
+        chosen = chunks[index_there.clamp(min=0)].to(embeds.dtype)
+        embeds = torch.where(chunk_mask.unsqueeze(-1), chosen, embeds)
     positions = (used.cumsum(dim=1) - 1).clamp(min=0)
     return DecoderInputs(embeds, used, positions, chunk_mask, padded=min(lengths) < shape[1])
 

@@ -23,6 +23,7 @@ from refrag_components.modeling.layer_encoder import LayerEncoder
 from refrag_components.modeling.projector import Ladder, make_projector, whole_groups
 from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.modeling.trained_weights import LoadedWeights
+from refrag_components.modeling.transfer import joined_on_device
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.token_check import TokenCheck
 from refrag_components.text.tokenization import separator_id, tokenizer_digest
@@ -206,16 +207,19 @@ class ModelParts(nn.Module):
                     f"{self.fingerprint}; encode the passage again with this model"
                 )
                 raise FingerprintMismatchError(msg)
-        vectors = torch.from_numpy(np.concatenate([p.vectors for p in passages])).to(self.device)
-        ids, used = (torch.from_numpy(a).to(self.device) for a in padded_token_ids(passages))
+        dtype = next(self.projector.parameters()).dtype
+        vectors = joined_on_device([p.vectors for p in passages], self.device).to(dtype)
+        ids = used = None
+        if self.config.token_mlp:
+            ids, used = (torch.from_numpy(a).to(self.device) for a in padded_token_ids(passages))
         counts = [passage.n_chunks for passage in passages]
         return self.project(vectors, ids, used, counts=counts, rung=rung).to(self.dtype)
 
     def project(
         self,
         vectors: Tensor,
-        token_ids: Tensor,
-        used: Tensor,
+        token_ids: Tensor | None,
+        used: Tensor | None,
         *,
         counts: Sequence[int] | None = None,
         rung: int | None = None,
@@ -226,8 +230,9 @@ class ModelParts(nn.Module):
             vectors: Chunk vectors, float32: of passages one after another, shape (chunks, d_enc),
                 or of passages that are padded with zeros to one number of chunks, a multiple of
                 all rungs, shape (passages, chunks, d_enc).
-            token_ids: Token ids of each chunk, padded with any id, shape (..., chunks, k).
-            used: True where ``token_ids`` holds a token, same shape.
+            token_ids: Token ids of each chunk, padded with any id, shape (..., chunks, k); None if
+                the projector reads no tokens.
+            used: True where ``token_ids`` holds a token, same shape; None likewise.
             counts: Chunks of each passage; needed if the passages are not padded and the rung
                 joins chunks.
             rung: Tokens per chunk embedding, one of the checkpoint's rungs; the smallest if None.
@@ -237,7 +242,8 @@ class ModelParts(nn.Module):
             per passage; the projector's dtype.
 
         Raises:
-            ValueError: If the checkpoint does not have this rung, or if counts are missing.
+            ValueError: If the checkpoint does not have this rung, or if counts or tokens that are
+                needed are missing.
         """
         rungs = self.config.rungs
         rung = rung or rungs[0]
@@ -252,7 +258,7 @@ class ModelParts(nn.Module):
             ladder: Tensor = self.projector(vectors, rung)
             return ladder
         tokens = None
-        if self.config.token_mlp:
+        if self.config.token_mlp and token_ids is not None and used is not None:
             tokens = self.decoder.get_input_embeddings()(token_ids).float() * used.unsqueeze(-1)
         embeddings: Tensor = self.projector(vectors, tokens)
         return embeddings

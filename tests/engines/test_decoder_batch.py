@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
@@ -91,6 +94,39 @@ def test_each_passage_is_read_on_its_own_rung(layered_model: RefragModel) -> Non
     torch.testing.assert_close(rows[0, -len(expected) :], expected)
     assert layouts[0].n_positions == 1 + len(expected)
     torch.testing.assert_close(rows[1, -len(tables[16]) :], tables[16])
+
+
+class _Waits(TorchDispatchMode):
+    """Notes what makes a host wait for its device: operations that read values from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        by_mask = any(i is not None and i.dtype == torch.bool for i in indices)
+        if by_mask or name in ("nonzero", "masked_select", "_local_scalar_dense", "item", "equal"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("expand", [0.0, 0.5])
+def test_nothing_waits_for_the_device_from_the_vectors_to_the_logits(
+    layered_model: RefragModel, expand: float
+) -> None:
+    layout = Layout(
+        (
+            text_segment(layered_model, "Where is the harbour?"),
+            *(segment(layered_model, text, expand) for text in TEXT),
+        )
+    )
+    with torch.inference_mode(), _Waits() as waits:
+        DecoderBatch(layered_model, embed_layouts(layered_model, [layout]))
+    assert waits.found == []
 
 
 @pytest.mark.parametrize("expand", [0.0, 1.0])
