@@ -155,3 +155,11 @@ def layered_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPa
 def layered_model(layered_folder: Path) -> RefragModel:
     """The checkpoint with the decoder's layers, on CPU in float32; treat it as read-only."""
     return RefragModel.from_pretrained(layered_folder, device="cpu")
+
+
+@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
+def either_model(
+    request: pytest.FixtureRequest, layered_model: RefragModel, tiny_model: RefragModel
+) -> RefragModel:
+    """A model of each kind of encoder; both have k = 4."""
+    return layered_model if "layers" in request.param else tiny_model

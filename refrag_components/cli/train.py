@@ -60,18 +60,26 @@ def questions(
 ) -> None:
     """Tokenise questions once and find distractors for them; faster with a GPU."""
     import torch
+    from transformers import AutoTokenizer
 
     from refrag_components.corpus.prepare_questions import prepare_questions
-    from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.search_encoder import SearchEncoder
     from refrag_components.training.recipe import Recipe
+    from refrag_components.weights.lookup import base_folder
 
     settings = Recipe.load(recipe)
-    model = RefragModel.from_base(settings.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    precision = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = torch.autocast(device, torch.bfloat16, enabled=bf16)
     with precision, _counting("texts") as progress:
         count = prepare_questions(
-            files, model, out, most=most, seed=settings.seed, progress=progress
+            files,
+            AutoTokenizer.from_pretrained(base_folder(settings.model.decoder)),
+            SearchEncoder(base_folder(settings.model.encoder)),
+            out,
+            device=device,
+            most=most,
+            seed=settings.seed,
+            progress=progress,
         )
     output.print(f"{count:,} questions in {out}", highlight=False)
 

@@ -17,11 +17,3 @@ def corpus(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory) ->
     folder: Path = tmp_path_factory.mktemp("corpus") / "prepared"
     prepare_corpus([*TEXT, " ".join(TEXT)] * 3, tiny_model.tokenizer, folder)
     return TokenisedCorpus.load(folder)
-
-
-@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
-def either_model(
-    request: pytest.FixtureRequest, layered_model: RefragModel, tiny_model: RefragModel
-) -> RefragModel:
-    """A model of each kind; both have k = 4."""
-    return layered_model if "layers" in request.param else tiny_model

@@ -66,7 +66,9 @@ def questions(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory)
     for name, own in (("many", RECORDS), ("one", [record(0, "Up?", ["yes"], TEXT[4])])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own))
     files = [folder / "many.jsonl", folder / "one.jsonl"]
-    prepare_questions(files, tiny_model, folder / "prepared", retrieved=2)
+    prepare_questions(
+        files, tiny_model.tokenizer, tiny_model.retriever, folder / "prepared", retrieved=2
+    )
     return QuestionSet.load(folder / "prepared")
 
 
@@ -312,4 +314,4 @@ def test_what_is_no_prepared_folder_is_refused(tmp_path: Path, tiny_model: Refra
     with pytest.raises(TrainingError, match="refrag train questions"):
         QuestionSet.load(tmp_path)
     with pytest.raises(TrainingError, match="exists"):
-        prepare_questions([], tiny_model, tmp_path)
+        prepare_questions([], tiny_model.tokenizer, tiny_model.retriever, tmp_path)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from refrag_components.corpus import prepare_corpus
 from refrag_components.corpus.prepare_questions import prepare_questions
-from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
+from refrag_components.modeling.search_encoder import SearchEncoder
 from tests.tiny import TEXT
 
 RECIPE = """
@@ -133,11 +133,10 @@ def run_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
     root = tmp_path_factory.mktemp("training")
     decoder, encoder = tiny_base
     (root / "recipe.toml").write_text(RECIPE.format(decoder=decoder, encoder=encoder))
-    model = RefragModel.from_base(
-        RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
-    )
-    prepare_corpus([" ".join(TEXT)] * 40, model.tokenizer, root / "text")
-    prepare_corpus([" ".join(TEXT)] * 8, model.tokenizer, root / "validation")
-    (root / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS))
-    prepare_questions([root / "questions.jsonl"], model, root / "questions", retrieved=2)
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    prepare_corpus([" ".join(TEXT)] * 40, tokenizer, root / "text")
+    prepare_corpus([" ".join(TEXT)] * 8, tokenizer, root / "validation")
+    file = root / "questions.jsonl"
+    file.write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS))
+    prepare_questions([file], tokenizer, SearchEncoder(encoder), root / "questions", retrieved=2)
     return root

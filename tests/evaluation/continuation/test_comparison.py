@@ -30,14 +30,6 @@ def corpus(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory) ->
     return TokenisedCorpus.load(folder)
 
 
-@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
-def either_model(
-    request: pytest.FixtureRequest, layered_model: RefragModel, tiny_model: RefragModel
-) -> RefragModel:
-    """A model of each kind; both have k = 4."""
-    return layered_model if "layers" in request.param else tiny_model
-
-
 def test_every_method_is_measured_on_the_same_windows(
     either_model: RefragModel, corpus: TokenisedCorpus
 ) -> None:

@@ -48,14 +48,6 @@ def conversations(run_folder: Path, rows: int = 5) -> Batch:
     return build_batch(laid_out, chunk_size=4, rungs=(4,))
 
 
-@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
-def either_model(
-    request: pytest.FixtureRequest, layered_model: RefragModel, tiny_model: RefragModel
-) -> RefragModel:
-    """A model of each kind; both have k = 4."""
-    return layered_model if "layers" in request.param else tiny_model
-
-
 def slow_reward(model: RefragModel, batch: Batch, row: int, expanded: np.ndarray) -> float:
     """The row as a layout of one-chunk passages, through the decoder on its own."""
     prompts = encode_prompts(model, batch)
