@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -203,3 +204,20 @@ async def test_who_goes_away_is_not_decoded_for(
             await task
     await asyncio.wait_for(left.wait(), 60)
     steps.allow(None)
+
+
+def test_a_server_that_ends_finishes_what_it_has_begun(
+    generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = in_process(generator, ask())
+    assert isinstance(generator.engine, TransformersEngine)
+    steps = Steps(generator.engine, monkeypatch)
+    steps.hold(until=1)
+    steps.allow(2)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        running(create_app(generator, name="tiny"), lambda: steps.allow(None)) as url,
+    ):
+        answering = pool.submit(RemoteGenerator(url, "tiny").generate, [ask()], PARAMS)
+        steps.wait(2)
+    assert answering.result(60)[0].text == expected.text
