@@ -16,6 +16,7 @@ __all__ = [
     "MissingExtraError",
     "RefragError",
     "SamplingError",
+    "ServerError",
     "StoreError",
     "StructuredOutputError",
     "ToolCallingError",
@@ -85,6 +86,10 @@ class MissingExtraError(RefragError, ImportError):
 
 class SamplingError(RefragError, ValueError):
     """A sampling parameter outside its range."""
+
+
+class ServerError(RefragError, RuntimeError):
+    """A server that cannot be reached, or that refused or could not answer a request."""
 
 
 class StoreError(RefragError, OSError):

@@ -36,7 +36,7 @@ from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Answer, AnswerDelta, Request
+from refrag_components.generation.requests import Answer, AnswerDelta
 from refrag_components.generation.shared_checkpoints import decoder_window
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
@@ -102,7 +102,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         # Nothing is fetched for it, and the weights are not loaded.
-        window = decoder_window(self.model_name, self.device)
+        window = None if self.base_url else decoder_window(self.model_name, self.device)
         if window is None:
             return None
         return ModelProfile(
@@ -151,6 +151,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             warn(f"bind_tools ignores {', '.join(ignored)}", stacklevel=2)
         schemas = list(Tools.of(tools).schemas)
         call, _ = self._split_call(None, kwargs)
+        if call.base_url is not None:
+            Tools.of(schemas, tool_choice).refuse_server()
         Tools.of(schemas, tool_choice).reader(call._checkpoint().model.tokenizer)  # does it work?
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
@@ -188,7 +190,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             raise ValueError(msg)
         if method == "json_mode":
             return parse_json_answers(self, schema, include_raw=include_raw)
-        if method == "json_schema" and not calls_tools(self._checkpoint().model.tokenizer):
+        if method == "json_schema" and (
+            self.base_url is not None or not calls_tools(self._checkpoint().model.tokenizer)
+        ):
             return answer_by_schema(self, schema, include_raw=include_raw)
         return call_by_schema(self, schema, include_raw=include_raw)
 
@@ -244,7 +248,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
         with as_langchain_errors():
             params = call._params_for(reader)
-            (answer,) = call._checkpoint().generator.generate([request], params)
+            (answer,) = call._answering.generate([request], params)
         return call._result(answer, reader, warnings)
 
     async def _agenerate(
@@ -259,7 +263,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         request, reader, warnings = await to_thread(call._request, messages, kwargs, retrieved)
         with as_langchain_errors():
             params = call._params_for(reader)
-            answer = await call._checkpoint().generator.agenerate(request, params)
+            answer = await call._answering.agenerate(request, params)
         return call._result(answer, reader, warnings)
 
     def _stream(
@@ -273,7 +277,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
         params = call._params_for(reader)
         with as_langchain_errors():
-            deltas = call._checkpoint().generator.stream(request, params)
+            deltas = call._answering.stream(request, params)
         with closing(deltas):
             for delta in deltas:
                 yield from call._chunks(delta, reader, warnings)
@@ -290,7 +294,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         request, reader, warnings = await to_thread(call._request, messages, kwargs, retrieved)
         params = call._params_for(reader)
         with as_langchain_errors():
-            deltas = await call._checkpoint().generator.astream(request, params)
+            deltas = await call._answering.astream(request, params)
         async with aclosing(deltas):
             async for delta in deltas:
                 for chunk in call._chunks(delta, reader, warnings):
@@ -319,7 +323,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         messages: Sequence[BaseMessage],
         call: Mapping[str, Any],
         retrieved: Retrieved | None = None,
-    ) -> tuple[Request, AnswerReader, Sequence[str]]:
+    ) -> tuple[Any, AnswerReader, Sequence[str]]:
         """The request that messages are, the reader of its answer, and warnings.
 
         Args:
@@ -327,18 +331,23 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             call: Keywords of the call, among them documents, tools and response_format.
             retrieved: What the run has retrieved.
         """
-        tokenizer = self._checkpoint().model.tokenizer
         tools = Tools.of(call.get("tools"), call.get("tool_choice"))
         schema = requested_schema(call.get("response_format"))
         warnings: list[str] = []
         if self.skip_media:
             messages, warnings = without_media(messages)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver(retrieved))
+        warnings += conversation.warnings
+        if self.base_url is not None:
+            tools.refuse_server()
+            asked = self._ask_server(conversation.messages, conversation.question)
+            return asked, AnswerReader(None, schema=schema), warnings
+        tokenizer = self._checkpoint().model.tokenizer
         parts = render(conversation.messages, tokenizer, tools=tools.schemas)
         written = "".join(part.text for part in parts if isinstance(part, ControlPart))
         reader = tools.reader(tokenizer, schema, written)
         request = self._ask([*parts, *reader.prefix], conversation.question)
-        return request, reader, (*warnings, *conversation.warnings)
+        return request, reader, warnings
 
     def _params_for(self, reader: AnswerReader) -> SamplingParams:
         return replace(

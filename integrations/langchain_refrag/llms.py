@@ -20,8 +20,10 @@ from pydantic import PrivateAttr
 from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings
+from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.requests import Answer, AnswerDelta, Request
 from refrag_components.prompts.conversation import resolve_prompt
+from refrag_components.prompts.parts import Message
 from refrag_components.prompts.retrieved import Retrieved
 
 __all__ = ["RefragLLM"]
@@ -90,7 +92,7 @@ class RefragLLM(RefragSettings, BaseLLM):
             prompts
         )  # one each, so that an answer depends on its prompt alone
         with as_langchain_errors():
-            answers = call._checkpoint().generator.generate([r for r, _ in requests], params)
+            answers = call._answering.generate([r for r, _ in requests], params)
         return call._result(answers, [warnings for _, warnings in requests])
 
     async def _agenerate(
@@ -102,7 +104,7 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> LLMResult:
         call = self._call(stop, kwargs)
         requests = [await to_thread(call._request, prompt, run_manager) for prompt in prompts]
-        generator, params = call._checkpoint().generator, call._sampling_params()
+        generator, params = call._answering, call._sampling_params()
         with as_langchain_errors():
             try:
                 async with TaskGroup() as group:
@@ -124,7 +126,7 @@ class RefragLLM(RefragSettings, BaseLLM):
         call = self._call(stop, kwargs)
         request, warnings = call._request(prompt, run_manager)
         with as_langchain_errors():
-            deltas = call._checkpoint().generator.stream(request, call._sampling_params())
+            deltas = call._answering.stream(request, call._sampling_params())
         with closing(deltas):
             for delta in deltas:
                 chunk = call._chunk(delta, warnings)
@@ -143,7 +145,7 @@ class RefragLLM(RefragSettings, BaseLLM):
         request, warnings = await to_thread(call._request, prompt, run_manager)
         with as_langchain_errors():
             params = call._sampling_params()
-            deltas = await call._checkpoint().generator.astream(request, params)
+            deltas = await call._answering.astream(request, params)
         async with aclosing(deltas):
             async for delta in deltas:
                 chunk = call._chunk(delta, warnings)
@@ -180,10 +182,16 @@ class RefragLLM(RefragSettings, BaseLLM):
             call._runs[prompt].append(retrieved_in(own))
         return call
 
-    def _request(self, prompt: str, run_manager: object) -> tuple[Request, tuple[str, ...]]:
+    def _request(
+        self, prompt: str, run_manager: object
+    ) -> tuple[Request | RemoteRequest, tuple[str, ...]]:
         # LangChain hands over the first prompt's run only. Prompts keep their order, and of those
         # with the same text its cache leaves out all or none.
         runs = self._runs.get(prompt)
         retrieved = runs.pop(0) if runs else retrieved_in(run_manager)
         resolved = resolve_prompt(prompt, {}, self._resolver(retrieved))
+        if self.base_url is not None:
+            message = Message("user", resolved.parts)
+            asked = self._ask_server([message], resolved.question, is_chat=False)
+            return asked, resolved.warnings
         return self._ask(resolved.parts, resolved.question), resolved.warnings

@@ -21,6 +21,7 @@ __all__ = ["WITHOUT_INFLUENCE", "RefragSettings"]
 #: caches, so that a new setting cannot be forgotten there.
 WITHOUT_INFLUENCE = frozenset(
     {
+        "api_key",
         "cache",
         "callbacks",
         "custom_get_token_ids",
@@ -92,6 +93,9 @@ class RefragSettings(AnswerSettings):
         settings = {name: getattr(self, name) for name in deciding}
         settings["budget"] = parse_budget(self.budget)  # 1 and 1.0 are the same
         plain = {name: plain_identity(value) for name, value in settings.items()}
+        server = self._server
+        if server is not None:
+            return {**plain, "checkpoint": server.served.fingerprint}
         return {**plain, "checkpoint": answering_digest(self.model_name, self.device)}
 
     def get_token_ids(self, text: str) -> list[int]:

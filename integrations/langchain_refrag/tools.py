@@ -80,6 +80,16 @@ class Tools:
             wanted = names[0]
         return cls(schemas, None if wanted is None else str(wanted))
 
+    def refuse_server(self) -> None:
+        """Refuses tools where a server answers, which lays out prompts without them.
+
+        Raises:
+            ToolCallingError: If there are tools.
+        """
+        if self.schemas:
+            msg = "a server is not told about tools; use a model without base_url for them"
+            raise ToolCallingError(msg)
+
     def reader(
         self,
         tokenizer: PreTrainedTokenizerBase,

@@ -73,9 +73,10 @@ class Lanes:
         by_length = sorted(self._lanes, key=lambda lane: lane.length)
         self._lanes = by_length[:1]
         for lane in by_length[1:]:
-            last = self._lanes[-1]
-            if last.can_join and alike(last.length, lane.length):
-                self._lanes[-1] = last.joined_by(lane)
+            last = self._lanes[-1] if self._lanes else None
+            if last is not None and last.can_join and alike(last.length, lane.length):
+                if not last.take_in(lane):
+                    self._lanes.pop()
             else:
                 self._lanes.append(lane)
 
@@ -97,18 +98,26 @@ class _Lane:
     def can_join(self) -> bool:
         return self._batch.can_join
 
-    def joined_by(self, other: _Lane) -> _Lane:
-        self._batch.join(other._batch)
+    def take_in(self, other: _Lane) -> bool:
+        """Adds the rows of another lane; False if that fails, and with it all these rows."""
         self.rows += other.rows
-        return self
+        try:
+            self._batch.join(other._batch)
+        except Exception as error:
+            self._fail(error)
+            return False
+        return True
 
     def step(self) -> None:
         try:
             self._step()
         except Exception as error:  # such as no memory left for one more position
-            for row in self.rows:
-                row.fail(error)
-            self.rows = []
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        for row in self.rows:
+            row.fail(error)
+        self.rows = []
 
     def _step(self) -> None:
         self._keep(i for i, row in enumerate(self.rows) if not row.ended)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from refrag_components.engines.base import Engine, FinishReason
 from refrag_components.engines.layout import Layout
+from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.report import Report
 from refrag_components.policies import Budget, Policy, Rest
 from refrag_components.prompts.parts import RenderedPart
 
-__all__ = ["Answer", "AnswerDelta", "Prepared", "Request"]
+__all__ = ["Answer", "AnswerDelta", "Answering", "Prepared", "Request"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,28 @@ class AnswerDelta:
     text: str
     finish_reason: FinishReason | None = None
     report: Report | None = None
+
+
+class Answering(Protocol):
+    """What answers requests: a generator in this process, or a server by its side.
+
+    The kind of request is the implementation's.
+    """
+
+    def generate(
+        self, requests: Sequence[Any], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[Answer]:
+        """Answers several requests."""
+        ...
+
+    def stream(self, request: Any, params: SamplingParams) -> Generator[AnswerDelta]:
+        """Streams the answer to one request."""
+        ...
+
+    async def agenerate(self, request: Any, params: SamplingParams) -> Answer:
+        """As ``generate`` for one request, without blocking the event loop."""
+        ...
+
+    async def astream(self, request: Any, params: SamplingParams) -> AsyncGenerator[AnswerDelta]:
+        """As ``stream``, without blocking the event loop; await it for the stream."""
+        ...

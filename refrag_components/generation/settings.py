@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
 
 from refrag_components.engines.base import Engine
 from refrag_components.engines.sampling import SamplingParams
-from refrag_components.generation.requests import Request
+from refrag_components.exceptions import ServerError, UnknownPolicyError
+from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
+from refrag_components.generation.requests import Answering, Request
 from refrag_components.generation.shared_checkpoints import (
     Checkpoint,
     check_checkpoint,
@@ -25,7 +27,7 @@ from refrag_components.policies import (
     parse_budget,
     parse_rest,
 )
-from refrag_components.prompts.parts import RenderedPart
+from refrag_components.prompts.parts import Message, RenderedPart
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
 from refrag_components.stores.base import ChunkStore
@@ -59,6 +61,10 @@ class AnswerSettings(BaseModel):
         stop: Strings that end the answer.
         seed: The same seed gives the same answer.
         device: Such as "cpu" or "cuda:1"; by default CUDA if available.
+        base_url: A server that answers in place of this process, such as "http://gpu:8000/v1"
+            (``refrag serve``); the model's name is then the server's. Chunk vectors from stores are
+            sent along.
+        api_key: A token of that server.
 
     Raises:
         BudgetError: If the budget or the rest is none of these.
@@ -83,6 +89,8 @@ class AnswerSettings(BaseModel):
     stop: SkipValidation[list[str] | None] = None
     seed: SkipValidation[int | None] = None
     device: str | None = None
+    base_url: str | None = None
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
@@ -99,7 +107,8 @@ class AnswerSettings(BaseModel):
         if unknown := sorted(set(values) - known):
             warnings.warn(f"{type(self).__name__} ignores {', '.join(unknown)}", stacklevel=2)
         # Not a validator: pydantic would wrap the library's own errors.
-        check_checkpoint(self._checkpoint_name)
+        if self.base_url is None:
+            check_checkpoint(self._checkpoint_name)
         self._check()
 
     @property
@@ -131,7 +140,7 @@ class AnswerSettings(BaseModel):
             self._model_field if name == "model" else name: overrides[name] for name in overrides
         }
         call = self.model_copy(update=changes)
-        if "model" in overrides:
+        if "model" in overrides and self.base_url is None:
             check_checkpoint(call._checkpoint_name)
         call._check()
         return call
@@ -142,9 +151,31 @@ class AnswerSettings(BaseModel):
         parse_budget(self.budget)
         parse_rest(self.rest)
         self._sampling_params()
+        if self.base_url is not None and not isinstance(self.policy, str):
+            msg = "a policy object cannot be sent to a server; give a policy's name with base_url"
+            raise UnknownPolicyError(msg)
 
     def _checkpoint(self) -> Checkpoint:
+        if self.base_url is not None:
+            msg = (
+                f"this needs the model itself, which is at {self.base_url}; use a model without "
+                "base_url for it"
+            )
+            raise ServerError(msg)
         return load_checkpoint(self._checkpoint_name, self.device)
+
+    @property
+    def _server(self) -> RemoteGenerator | None:
+        """The server that answers, if it is not this process."""
+        if self.base_url is None:
+            return None
+        api_key = None if self.api_key is None else self.api_key.get_secret_value()
+        return remote_generator(self.base_url, self._checkpoint_name, api_key)
+
+    @property
+    def _answering(self) -> Answering:
+        """What answers requests of ``_ask``."""
+        return self._server or self._checkpoint().generator
 
     def _resolver(self, request: Retrieved | None) -> Resolver:
         """Finds passages in the prompt of a request.
@@ -155,8 +186,9 @@ class AnswerSettings(BaseModel):
         own = () if request is None else request.retrievals
         if request is not None and own:
             request.is_read = True
+        server = self._server
         return Resolver(
-            self._checkpoint().model.fingerprint,
+            self._checkpoint().model.fingerprint if server is None else server.served.fingerprint,
             own,
             by_hand=retrieved_by_hand(),
             store=self.store,
@@ -170,6 +202,15 @@ class AnswerSettings(BaseModel):
             budget=parse_budget(self.budget),
             rest=self.rest,
             engine=self.engine,
+        )
+
+    def _ask_server(
+        self, messages: Sequence[Message], question: str, *, is_chat: bool = True
+    ) -> RemoteRequest:
+        assert isinstance(self.policy, str)
+        budget = parse_budget(self.budget)
+        return RemoteRequest(
+            tuple(messages), question, self.policy, budget, self.store, is_chat=is_chat
         )
 
     def _sampling_params(self) -> SamplingParams:

@@ -257,6 +257,34 @@ def test_prompts_that_cannot_start_together_start_alone(
         assert same(future.result(60), own)
 
 
+def test_rows_that_cannot_be_put_together_fail_without_others(
+    engine: TransformersEngine,
+    steps: Steps,
+    layouts: list[Layout],
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first and the third are about as long; the second is several times as long."""
+    expected = alone(engine, layouts[1], LONG)
+
+    def fail(batch: DecoderBatch, other: DecoderBatch) -> None:
+        raise torch.OutOfMemoryError
+
+    steps.hold(until=1)
+    steps.allow(1)
+    first = pool.submit(alone, engine, layouts[0], LONG)
+    steps.wait(1)
+    later = [pool.submit(alone, engine, layouts[i], LONG) for i in (2, 1)]
+    steps.wait_submitted(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderBatch, "join", fail)
+        steps.allow(None)
+        for future in (first, later[0]):
+            with pytest.raises(torch.OutOfMemoryError):
+                future.result(60)
+        assert same(later[1].result(60), expected)
+
+
 def test_a_step_that_fails_leaves_the_engine_usable(
     engine: TransformersEngine, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
 ) -> None:

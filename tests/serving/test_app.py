@@ -209,6 +209,12 @@ class TestRefusing:
             await http.get("http://server/metrics", headers={"authorization": ""})
         ).status_code == 401
 
+    async def test_what_it_offers_is_described_to_clients(self, http: httpx.AsyncClient) -> None:
+        paths = (await http.get("http://server/openapi.json")).json()["paths"]
+        assert {"/v1/chat/completions", "/v1/completions", "/v1/models"} <= set(paths)
+        refused = await http.get("http://server/openapi.json", headers={"authorization": ""})
+        assert refused.status_code == 401
+
     async def test_an_unknown_model(self, client: AsyncOpenAI) -> None:
         with pytest.raises(openai.NotFoundError, match="this server runs 'tiny'"):
             await client.chat.completions.create(**chat() | {"model": "gpt-4o"})

@@ -27,9 +27,11 @@ from llama_index.llms.refrag.calls import Call, Reply
 from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
 from llama_index.llms.refrag.runs import retrieved_in_run
 from refrag_components.engines.json_schema import AnswerSchema
+from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import AnswerSettings
 from refrag_components.generation.shared_checkpoints import decoder_window
+from refrag_components.prompts.parts import Message
 from refrag_components.prompts.rendering import render
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
@@ -102,7 +104,11 @@ class RefragLLM(AnswerSettings, LLM):
         Raises:
             DownloadError: If base weights cannot be fetched.
         """
-        window = decoder_window(self.model, self.device)
+        server = self._server
+        if server is not None:
+            window: int | None = server.served.window
+        else:
+            window = decoder_window(self.model, self.device)
         if window is None:
             window = self._checkpoint().model.window
         return LLMMetadata(
@@ -205,8 +211,10 @@ class RefragLLM(AnswerSettings, LLM):
             TypeError: If a keyword is not one of those above.
             RefragError: As ``complete``.
         """
+        self._checkpoint()  # a server does not tell
         call = self._complete_call(prompt, False, **kwargs)
-        generator = call.checkpoint.generator
+        assert isinstance(call.request, Request)
+        generator = self._checkpoint().generator
         prepared = generator.prepare(call.request, max_tokens=call.params.max_tokens)
         return generator.explain(prepared)
 
@@ -249,8 +257,13 @@ class RefragLLM(AnswerSettings, LLM):
     ) -> Call:
         settings = self._for_call(overrides)
         conversation = resolve_messages(messages, documents, self._resolver(retrieved_in_run()))
-        parts = render(conversation.messages, self._checkpoint().model.tokenizer)
-        request = settings._ask(parts, question or conversation.question)
+        question = question or conversation.question
+        request: Request | RemoteRequest
+        if self.base_url is None:
+            parts = render(conversation.messages, self._checkpoint().model.tokenizer)
+            request = settings._ask(parts, question)
+        else:
+            request = settings._ask_server(conversation.messages, question)
         return settings._call(request, conversation.warnings, json_schema)
 
     def _complete_call(
@@ -274,15 +287,24 @@ class RefragLLM(AnswerSettings, LLM):
             )
         settings = self._for_call(overrides)
         resolved = resolve_completion(prompt, documents, self._resolver(retrieved_in_run()))
-        request = settings._ask(resolved.parts, question or resolved.question)
+        question = question or resolved.question
+        request: Request | RemoteRequest
+        if self.base_url is None:
+            request = settings._ask(resolved.parts, question)
+        else:
+            turn = Message("user", resolved.parts)
+            request = settings._ask_server([turn], question, is_chat=False)
         return settings._call(request, resolved.warnings, json_schema)
 
     def _call(
-        self, request: Request, warnings: Sequence[str], json_schema: Mapping[str, Any] | None
+        self,
+        request: Request | RemoteRequest,
+        warnings: Sequence[str],
+        json_schema: Mapping[str, Any] | None,
     ) -> Call:
         schema = None if json_schema is None else AnswerSchema.of(json_schema)
         params = replace(self._sampling_params(), answer_schema=schema)
-        return Call(self._checkpoint(), request, params, self.model, warnings)
+        return Call(self._answering, request, params, self.model, warnings)
 
 
 def _kept_to(output_cls: type[Model], llm_kwargs: dict[str, Any] | None) -> dict[str, Any]:

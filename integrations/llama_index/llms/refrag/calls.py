@@ -9,9 +9,9 @@ from typing import Any
 
 from refrag_components.engines import SamplingParams
 from refrag_components.engines.json_schema import check_complete
+from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Answer, AnswerDelta, Request
-from refrag_components.generation.shared_checkpoints import Checkpoint
+from refrag_components.generation.requests import Answer, AnswerDelta, Answering, Request
 
 __all__ = ["Call", "Reply"]
 
@@ -36,15 +36,15 @@ class Call:
     """A request that is ready to be answered.
 
     Attributes:
-        checkpoint: The checkpoint that answers.
+        generator: What answers.
         request: The request.
         params: How tokens are drawn.
         model: Name of the checkpoint.
         warnings: About texts that claimed to be a passage and could not be resolved.
     """
 
-    checkpoint: Checkpoint
-    request: Request
+    generator: Answering
+    request: Request | RemoteRequest
     params: SamplingParams
     model: str
     warnings: Sequence[str]
@@ -55,12 +55,12 @@ class Call:
         Raises:
             StructuredOutputError: If the answer was cut off before its JSON was complete.
         """
-        (answer,) = self.checkpoint.generator.generate([self.request], self.params)
+        (answer,) = self.generator.generate([self.request], self.params)
         return self._reply(answer)
 
     async def areply(self) -> Reply:
         """As ``reply``, without blocking the event loop; a cancelled task ends the decoding."""
-        return self._reply(await self.checkpoint.generator.agenerate(self.request, self.params))
+        return self._reply(await self.generator.agenerate(self.request, self.params))
 
     def _reply(self, answer: Answer) -> Reply:
         self._check(answer.text, answer.finish_reason)
@@ -68,7 +68,7 @@ class Call:
 
     def replies(self) -> Generator[Reply]:
         """Streams the answer; errors of the request are raised immediately."""
-        deltas = self.checkpoint.generator.stream(self.request, self.params)
+        deltas = self.generator.stream(self.request, self.params)
 
         def grow() -> Generator[Reply]:
             text = ""
@@ -82,7 +82,7 @@ class Call:
 
     async def areplies(self) -> AsyncGenerator[Reply]:
         """As ``replies``, without blocking the event loop."""
-        deltas = await self.checkpoint.generator.astream(self.request, self.params)
+        deltas = await self.generator.astream(self.request, self.params)
 
         async def grow() -> AsyncGenerator[Reply]:
             text = ""

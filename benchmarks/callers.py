@@ -1,0 +1,123 @@
+"""What callers of one model do to each other.
+
+    python benchmarks/callers.py [--model CHECKPOINT]
+
+Measures answers per second of 64 callers beside one call with 64 prompts, and how long an answer
+of two tokens takes alone and beside callers with long answers. Without a checkpoint a random
+decoder answers, which says as much about waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from refrag_components.engines import SamplingParams
+from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.requests import Request
+from refrag_components.modeling import RefragModel
+from refrag_components.modeling.config import RefragConfig
+from refrag_components.policies import FractionBudget
+from refrag_components.prompts.parts import PassagePart, TextPart
+from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
+
+CALLERS = 64
+SECONDS = 15.0
+ANSWER, SHORT, LONG = (SamplingParams(max_tokens=count) for count in (16, 2, 150))
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="a bundled name, a folder or a hub id")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    name = arguments.model
+    generator = RefragGenerator(RefragModel.from_pretrained(name) if name else random_model())
+
+    def answer(i: int, params: SamplingParams, passages: int = 4) -> float:
+        started = time.perf_counter()
+        generator.generate([request(i, passages)], params)
+        return time.perf_counter() - started
+
+    for i in range(len(TEXT)):
+        answer(i, ANSWER)  # every passage is stored from here on
+    started = time.perf_counter()
+    generator.generate([request(i) for i in range(CALLERS)], ANSWER)
+    together = CALLERS / (time.perf_counter() - started)
+    print(f"one call with {CALLERS} prompts: {together:.1f} answers per second")
+    many = callers(CALLERS, lambda i: answer(i, ANSWER))
+    rate = len(many) / SECONDS
+    print(
+        f"{CALLERS} callers: {rate:.1f} answers per second ({rate / together:.0%}); {times(many)}"
+    )
+    print(f"short answers alone: {times([answer(i, SHORT) for i in range(20)])}")
+    over = threading.Event()
+
+    def ask_long(i: int) -> None:
+        while not over.is_set():
+            answer(i, LONG, passages=8)
+
+    with ThreadPoolExecutor(4) as pool:
+        for i in range(4):
+            pool.submit(ask_long, i)
+        print(f"beside 4 long ones: {times(callers(1, lambda i: answer(i, SHORT)))}")
+        over.set()
+
+
+def callers(count: int, ask: Callable[[int], float]) -> list[float]:
+    """The latencies of callers that ask again and again, in seconds."""
+    end = time.perf_counter() + SECONDS
+
+    def work(i: int) -> list[float]:
+        waited = []
+        while time.perf_counter() < end:
+            waited.append(ask(i))
+        return waited
+
+    with ThreadPoolExecutor(count) as pool:
+        return [seconds for each in pool.map(work, range(count)) for seconds in each]
+
+
+def times(waited: list[float]) -> str:
+    """Median, 95th percentile and maximum."""
+    ranked = sorted(waited)
+    late = ranked[int(0.95 * len(ranked))]
+    return f"median {statistics.median(ranked):.2f} s, p95 {late:.2f} s, max {ranked[-1]:.2f} s"
+
+
+def request(i: int, passages: int = 4) -> Request:
+    """A prompt with everything compressed."""
+    context = [PassagePart(TEXT[(i + j) % len(TEXT)]) for j in range(passages)]
+    parts = [TextPart("Read:\n"), *context, TextPart(f"\nQuestion {i}?")]
+    return Request(parts, f"Question {i}?", policy="none", budget=FractionBudget(0.0))
+
+
+def random_model() -> RefragModel:
+    """A random decoder of eight layers."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = tiny_decoder_config(
+            hidden_size=512,
+            intermediate_size=1536,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            max_position_embeddings=4096,
+            initializer_range=0.05,
+        )
+        decoder = save_tiny_decoder(Path(folder) / "decoder", config)
+        encoder = save_tiny_encoder(Path(folder) / "encoder")
+        refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=8)
+        return RefragModel.from_base(refrag).eval()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""A generator on another machine: ``refrag serve``, by the same four methods."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import httpx
+
+from refrag_components.engines.sampling import SamplingParams
+from refrag_components.exceptions import ContextWindowError, RefragError, ServerError
+from refrag_components.generation.report import Report
+from refrag_components.generation.requests import Answer, AnswerDelta
+from refrag_components.policies import Budget
+from refrag_components.prompts.parts import Message, Part, PassagePart
+from refrag_components.stores.base import ChunkStore
+from refrag_components.vectors import passage_key
+from refrag_components.vectors.transfer import to_transfer
+
+__all__ = ["RemoteGenerator", "RemoteRequest", "Served", "remote_generator"]
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # the server limits the time of a request itself
+_AT_ONCE = 16  # requests of one call
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server's model is.
+
+    Attributes:
+        fingerprint: Of chunk vectors that it can read.
+        chunk_size: Tokens per chunk.
+        width: Values per chunk vector.
+        window: Longest input of the decoder in positions.
+    """
+
+    fingerprint: str
+    chunk_size: int
+    width: int
+    window: int
+
+
+@dataclass(frozen=True)
+class RemoteRequest:
+    """A prompt that the server lays out.
+
+    Attributes:
+        messages: The conversation; of a prompt that is continued as it is, one message.
+        question: What the user asks, for policies that look at it.
+        policy: Name of the policy.
+        budget: How much may expand.
+        store: Holds chunk vectors of passages that name no store; None for none.
+        is_chat: Whether the chat template is applied.
+    """
+
+    messages: tuple[Message, ...]
+    question: str
+    policy: str
+    budget: Budget
+    store: ChunkStore | None = None
+    is_chat: bool = True
+
+
+class RemoteGenerator:
+    """Has a server answer requests; sends the chunk vectors that are at hand along.
+
+    Safe to use from several threads and event loops.
+
+    Args:
+        base_url: The server, such as "http://gpu:8000/v1".
+        model: What the server calls its model.
+        api_key: One of its tokens, if it asks for one.
+    """
+
+    def __init__(self, base_url: str, model: str, api_key: str | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._model = model
+        self._options: dict[str, Any] = {
+            "base_url": f"{self._base_url}/",
+            "headers": {} if api_key is None else {"authorization": f"Bearer {api_key}"},
+            "timeout": _TIMEOUT,
+        }
+        self._client = httpx.Client(**self._options)
+
+    @cached_property
+    def served(self) -> Served:
+        """What the server's model is.
+
+        Raises:
+            ServerError: If the server cannot be reached, or has no such model.
+        """
+        with self._faults():
+            response = self._client.get("models")
+            _check(response)
+            models = {model["id"]: model for model in response.json()["data"]}
+        if self._model not in models or "refrag" not in models[self._model]:
+            msg = (
+                f"{self._base_url} does not serve {self._model!r}; it serves {', '.join(models)}; "
+                "set model= to one of them"
+            )
+            raise ServerError(msg)
+        about = models[self._model]["refrag"]
+        return Served(about["fingerprint"], about["chunk_size"], about["width"], about["window"])
+
+    def generate(
+        self, requests: Sequence[RemoteRequest], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[Answer]:
+        """As ``RefragGenerator.generate``; one for all means the same parameters for each.
+
+        Raises:
+            ContextWindowError: If a prompt does not fit.
+            ServerError: If the server cannot be reached or refuses a request.
+        """
+        each = [params] * len(requests) if isinstance(params, SamplingParams) else params
+        if len(requests) == 1:
+            return [self._answer(requests[0], each[0])]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(self._answer, requests, each))
+
+    def stream(self, request: RemoteRequest, params: SamplingParams) -> Generator[AnswerDelta]:
+        """As ``RefragGenerator.stream``; closing it ends the decoding on the server.
+
+        Raises:
+            RefragError: As ``generate``; with the first delta.
+        """
+        path, body = self._body(request, params, stream=True)
+        with self._faults(), self._client.stream("POST", path, json=body) as response:
+            if response.is_error:
+                response.read()
+            _check(response)
+            reader = _Events()
+            for line in response.iter_lines():
+                yield from reader.deltas(line)
+
+    async def agenerate(self, request: RemoteRequest, params: SamplingParams) -> Answer:
+        """As ``RefragGenerator.agenerate``."""
+        path, body = await asyncio.to_thread(self._body, request, params, stream=False)
+        async with self._afaults(), httpx.AsyncClient(**self._options) as client:
+            return _answer(await client.post(path, json=body))
+
+    async def astream(
+        self, request: RemoteRequest, params: SamplingParams
+    ) -> AsyncGenerator[AnswerDelta]:
+        """As ``RefragGenerator.astream``."""
+        path, body = await asyncio.to_thread(self._body, request, params, stream=True)
+
+        async def deltas() -> AsyncGenerator[AnswerDelta]:
+            async with (
+                self._afaults(),
+                httpx.AsyncClient(**self._options) as client,
+                client.stream("POST", path, json=body) as response,
+            ):
+                if response.is_error:
+                    await response.aread()
+                _check(response)
+                reader = _Events()
+                async for line in response.aiter_lines():
+                    for delta in reader.deltas(line):
+                        yield delta
+
+        return deltas()
+
+    def _answer(self, request: RemoteRequest, params: SamplingParams) -> Answer:
+        path, body = self._body(request, params, stream=False)
+        with self._faults():
+            return _answer(self._client.post(path, json=body))
+
+    def _body(
+        self, request: RemoteRequest, params: SamplingParams, *, stream: bool
+    ) -> tuple[str, dict[str, Any]]:
+        passages = [
+            part
+            for message in request.messages
+            for part in message.parts
+            if isinstance(part, PassagePart)
+        ]
+        marks = _marks(passages, request.store, self.served)
+        body = {
+            "model": self._model,
+            "question": request.question,
+            "policy": request.policy,
+            "budget": request.budget.number,
+            "stream": stream,
+            **_sampling(params),
+        }
+        if request.is_chat:
+            body["messages"] = [_message(message, marks) for message in request.messages]
+            return "chat/completions", body
+        body["prompt"] = [_content(part, marks) for part in request.messages[0].parts]
+        return "completions", body
+
+    @contextmanager
+    def _faults(self) -> Generator[None]:
+        """Errors of the network as the library's.
+
+        Raises:
+            ServerError: In their place.
+        """
+        try:
+            yield
+        except httpx.HTTPError as error:
+            msg = f"{self._base_url} does not answer ({error!r}); does `refrag serve` run there?"
+            raise ServerError(msg) from error
+
+    @asynccontextmanager
+    async def _afaults(self) -> AsyncGenerator[None]:
+        with self._faults():
+            yield
+
+
+@lru_cache(maxsize=16)
+def remote_generator(base_url: str, model: str, api_key: str | None) -> RemoteGenerator:
+    """The generator of a server; the same for all models that use it in the same way."""
+    return RemoteGenerator(base_url, model, api_key)
+
+
+class _Events:
+    """Reads server-sent events; the last delta comes when the stream is complete."""
+
+    def deltas(self, line: str) -> Generator[AnswerDelta]:
+        """None or one delta of a line.
+
+        Raises:
+            RefragError: If the server says that it cannot go on.
+        """
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            return
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            raise _error(event, 500)
+        for choice in event["choices"]:
+            text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
+            report = Report(**event["refrag"]) if "refrag" in event else None
+            if text or report is not None:
+                yield AnswerDelta(text, choice["finish_reason"], report)
+
+
+def _answer(response: httpx.Response) -> Answer:
+    _check(response)
+    body = response.json()
+    (choice,) = body["choices"]
+    text = choice["text"] if "text" in choice else choice["message"]["content"]
+    return Answer(text, choice["finish_reason"], Report(**body["refrag"]))
+
+
+def _check(response: httpx.Response) -> None:
+    """Refuses answers that are errors.
+
+    Raises:
+        RefragError: As the server says.
+    """
+    if response.is_error:
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        raise _error(body, response.status_code)
+
+
+def _error(body: object, status: int) -> RefragError:
+    about = body.get("error") if isinstance(body, Mapping) else None
+    about = about if isinstance(about, Mapping) else {}
+    message = f"the server answered {status}: {about.get('message', 'without a reason')}"
+    if about.get("code") == "context_length_exceeded":
+        return ContextWindowError(str(about["message"]))
+    return ServerError(message)
+
+
+def _marks(
+    passages: Sequence[PassagePart], default: ChunkStore | None, served: Served
+) -> dict[str, dict[str, str]]:
+    """What is said of each passage: its chunk vectors if a store has them, else its key."""
+    keys = {part.text: passage_key(part.text.strip(), served.fingerprint) for part in passages}
+    marks = {text: {"key": key} for text, key in keys.items()}
+    stores = [default if part.store is None else part.store for part in passages]
+    for store in {id(store): store for store in stores if store is not None}.values():
+        texts = [p.text for p, own in zip(passages, stores, strict=True) if own is store]
+        try:
+            rows = store.mget([keys[text] for text in texts])
+        except Exception as error:  # a store only saves time; the server encodes the text
+            logger.warning("chunk vectors could not be read: %s", error)
+            continue
+        for text, row in zip(texts, rows, strict=True):
+            if row is not None and row.fingerprint == served.fingerprint:
+                marks[text] = {"vectors": to_transfer(row)}
+    return marks
+
+
+def _message(message: Message, marks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    sent: dict[str, Any] = {
+        "role": message.role,
+        "content": [_content(part, marks) for part in message.parts],
+    }
+    if message.tool is not None:
+        sent["name"] = message.tool
+    if message.tool_calls:
+        sent["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": json.dumps(dict(call.arguments), default=str),
+                },
+            }
+            for call in message.tool_calls
+        ]
+    return sent
+
+
+def _content(part: Part, marks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    content: dict[str, Any] = {"type": "text", "text": part.text}
+    return content | ({"refrag": marks[part.text]} if isinstance(part, PassagePart) else {})
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    sampling: dict[str, Any] = {
+        "max_tokens": params.max_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k,
+        "repetition_penalty": params.repetition_penalty,
+        "seed": params.seed,
+        "stop": list(params.stop),
+    }
+    if params.answer_schema is not None:
+        schema = {"name": "answer", "schema": json.loads(params.answer_schema.text)}
+        sampling["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return sampling
