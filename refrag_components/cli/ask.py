@@ -11,7 +11,7 @@ from rich.text import Text
 
 from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.policies.budget import BUDGETS, RESTS, check_rest, parse_budget
+from refrag_components.policies.budget import BUDGETS, RESTS, parse_budget, parse_rest
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def ask(
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
     allowed = parse_budget(_number(budget))
-    check_rest(rest)
+    left = parse_rest(rest)
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
@@ -79,7 +79,7 @@ def ask(
         if not hits:
             raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")
         generator = RefragGenerator(
-            model, store=index.store, policy=policy, budget=allowed, rest=rest
+            model, store=index.store, policy=policy, budget=allowed, rest=left
         )
         message = _message(question, [hit.text for hit in hits])
         request = Request(render([message], model.tokenizer), question)

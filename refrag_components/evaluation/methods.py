@@ -7,18 +7,33 @@ take names and descriptions from there.
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
+from refrag_components.evaluation.chosen_rows import (
+    AllCompressed,
+    Drop,
+    Keep,
+    Ladder,
+    LadderText,
+    SameText,
+)
+from refrag_components.evaluation.method import (
+    FRACTIONS,
+    POSITIONS,
+    Choices,
+    Method,
+    check_fraction,
+    describe,
+)
 from refrag_components.evaluation.rows import Prompt, Row
-from refrag_components.evaluation.selections import SELECTIONS, check_selection
+from refrag_components.evaluation.selections import SELECTIONS
 from refrag_components.exceptions import EvaluationError
-from refrag_components.generation.choosing import Choice, choose
-from refrag_components.policies import FractionBudget, PositionBudget, Rest
+from refrag_components.generation.choosing import choose
+from refrag_components.policies import FractionBudget
 
 __all__ = [
     "COMPRESSED",
@@ -44,79 +59,6 @@ __all__ = [
     "default_methods",
     "describe",
 ]
-
-#: Expanded fractions p at which selections are compared.
-FRACTIONS = (0.05, 0.1, 0.25, 0.5)
-
-#: Numbers of decoder positions that are filled from the top.
-POSITIONS = (64, 128)
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the rows of a comparison may choose from.
-
-    Attributes:
-        selections: Names of selections.
-        fractions: Expanded fractions p, above 0.
-        positions: Numbers of decoder positions for all passages, at least 2.
-        rungs: The checkpoint's rungs beyond the finest: tokens per chunk embedding.
-    """
-
-    selections: Sequence[str] = SELECTIONS
-    fractions: Sequence[float] = FRACTIONS
-    positions: Sequence[int] = POSITIONS
-    rungs: Sequence[int] = ()
-
-
-class Method(ABC):
-    """One row of a comparison: what becomes of a context before the decoder reads it.
-
-    Attributes:
-        kind: Name of this kind of rows.
-        reads: What the decoder reads, in words.
-        on_running_text: Whether running text, which has no passages, can be measured with it.
-        compresses: Whether chunk embeddings are read.
-        fraction: Fraction p of the chunks that expand, or that sets the number of positions; None
-            if there is no such choice.
-        selection: Name of what chooses chunks; None if nothing is chosen.
-        positions: Number of decoder positions that is filled; None if there is no such budget.
-        rung: Tokens per chunk embedding; None for the finest rung, or if the row has none or
-            several.
-    """
-
-    kind: ClassVar[str]
-    reads: ClassVar[str]
-    on_running_text: ClassVar[bool] = False
-    compresses: ClassVar[bool] = False
-    fraction: float | None
-    selection: str | None
-    positions: int | None = None
-    rung: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Unique name of the row, which can be used as a file name."""
-        return self.kind
-
-    @property
-    @abstractmethod
-    def label(self) -> str:
-        """The name in tables."""
-
-    @property
-    def curve(self) -> str | None:
-        """Common name of all rows that differ only in p; None without a p."""
-        return None
-
-    @abstractmethod
-    def row(self, prompt: Prompt) -> Row:
-        """Makes the decoder's input from a prompt."""
-
-    @classmethod
-    @abstractmethod
-    def each(cls, choices: Choices) -> list[Self]:
-        """All rows of this kind."""
 
 
 @dataclass(frozen=True)
@@ -180,39 +122,6 @@ class AnsweringPassages(_Fixed):
 
 
 @dataclass(frozen=True)
-class AllCompressed(Method):
-    """Chunk embeddings only."""
-
-    kind = "compressed"
-    reads = "one chunk embedding per chunk (p=0), on each rung of the checkpoint"
-    on_running_text = True
-    compresses = True
-    fraction = None
-    selection = None
-    rung: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The kind, and the rung if it is not the finest."""
-        return self.kind if self.rung is None else f"{self.kind}-rung-{self.rung}"
-
-    @property
-    def label(self) -> str:
-        """The p and the rung."""
-        return "p=0" if self.rung is None else f"p=0, rung {self.rung}"
-
-    def row(self, prompt: Prompt) -> Row:
-        """The prompt with every chunk compressed."""
-        nothing = prompt.chunks.every("compress", expanded=False)
-        return prompt.laid_out(_on_rung(nothing, self.rung))
-
-    @classmethod
-    def each(cls, choices: Choices) -> list[Self]:
-        """One row per rung, the finest first."""
-        return [cls(), *map(cls, choices.rungs)]
-
-
-@dataclass(frozen=True)
 class _AsManyPositions(Method):
     """Plain text in as many positions as a context takes with a fraction p expanded.
 
@@ -225,7 +134,7 @@ class _AsManyPositions(Method):
 
     def __post_init__(self) -> None:
         """Checks the range."""
-        _check_fraction(self.fraction)
+        check_fraction(self.fraction)
 
     @property
     def name(self) -> str:
@@ -285,207 +194,6 @@ class FewerPassages(_AsManyPositions):
         return prompt.as_text(prompt.most_similar(self._room(prompt)))
 
 
-@dataclass(frozen=True)
-class _Selected(Method):
-    """A row whose chunks are chosen by a selection.
-
-    Raises:
-        EvaluationError: If the fraction is outside its range.
-        UnknownPolicyError: If there is no such selection.
-    """
-
-    selection: str
-    fraction: float
-
-    def __post_init__(self) -> None:
-        """Checks the name and the range."""
-        check_selection(self.selection)
-        _check_fraction(self.fraction)
-
-    @property
-    def name(self) -> str:
-        """The selection, p and the kind."""
-        return f"{self.selection}-{self.fraction:g}-{self.kind}"
-
-    @property
-    def label(self) -> str:
-        """What is read, and at which p."""
-        return f"p={self.fraction:g}, {self.curve}"
-
-    @property
-    def curve(self) -> str:
-        """The selection."""
-        return self.selection
-
-    @classmethod
-    def each(cls, choices: Choices) -> list[Self]:
-        """One row per selection and p."""
-        names = dict.fromkeys(choices.selections)
-        return [cls(name, p) for p in choices.fractions for name in names]
-
-    def _chosen(self, prompt: Prompt) -> Choice:
-        """What becomes of the chunks with the rest compressed."""
-        return prompt.chosen(self.selection, FractionBudget(self.fraction))
-
-
-@dataclass(frozen=True)
-class Keep(_Selected):
-    """Chosen chunks expand, the rest is compressed: what the generator does."""
-
-    kind = "keep"
-    reads = (
-        "the chunks that a policy expands as text, one chunk embedding for every other chunk, on "
-        "each rung of the checkpoint"
-    )
-    on_running_text = True
-    compresses = True
-    rung: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The selection and p, and the rung if it is not the finest."""
-        name = f"{self.selection}-{self.fraction:g}"
-        return name if self.rung is None else f"{name}-rung-{self.rung}"
-
-    @property
-    def curve(self) -> str:
-        """The selection, and the rung if it is not the finest."""
-        return self.selection if self.rung is None else f"{self.selection}, rung {self.rung}"
-
-    def row(self, prompt: Prompt) -> Row:
-        """Chosen chunks as tokens, chunk embeddings for the rest."""
-        choice = self._chosen(prompt)
-        return prompt.laid_out(_on_rung(choice, self.rung), cut=bool(choice.warnings))
-
-    @classmethod
-    def each(cls, choices: Choices) -> list[Self]:
-        """One row per selection, p and rung."""
-        names = dict.fromkeys(choices.selections)
-        rungs = (None, *choices.rungs)
-        return [cls(name, p, rung) for rung in rungs for p in choices.fractions for name in names]
-
-
-class Drop(_Selected):
-    """Chosen chunks expand, the rest is dropped."""
-
-    kind = "drop"
-    reads = "exactly the chunks that the policy expands as text; all others are deleted"
-
-    @property
-    def curve(self) -> str:
-        """The selection, and that the rest is dropped."""
-        return f"{self.selection}, rest dropped"
-
-    def row(self, prompt: Prompt) -> Row:
-        """Chosen chunks as tokens, nothing else of the context."""
-        choice = self._chosen(prompt)  # as with the rest compressed, also where the window is short
-        return prompt.laid_out(prompt.dropping(choice), cut=bool(choice.warnings))
-
-
-class SameText(_Selected):
-    """The selection fills the positions of its compressed context with text only."""
-
-    kind = "text"
-    reads = (
-        "the chunks that the policy ranks first as text, as many tokens as the context takes "
-        "positions with p expanded and the rest compressed; the last one is cut"
-    )
-
-    @property
-    def label(self) -> str:
-        """The selection, and the p with as many positions."""
-        return f"{self.curve}, as p={self.fraction:g}"
-
-    @property
-    def curve(self) -> str:
-        """The selection, and that it is read as text."""
-        return f"{self.selection} as text"
-
-    @classmethod
-    def each(cls, choices: Choices) -> list[Self]:
-        """One row per selection and p, including p = 0."""
-        fractions = tuple(dict.fromkeys((0.0, *choices.fractions)))
-        return super().each(replace(choices, fractions=fractions))
-
-    def row(self, prompt: Prompt) -> Row:
-        """The best chunks as tokens, as many as there are positions."""
-        choice = self._chosen(prompt)
-        room = prompt.chunks.positions(choice)
-        selected = prompt.best_chunks(prompt.scores[self.selection], room)
-        return prompt.as_text(selected, cut=bool(choice.warnings))
-
-
-@dataclass(frozen=True)
-class _Filled(Method):
-    """A row whose number of positions is given, and filled from the top.
-
-    Raises:
-        EvaluationError: If the number is less than 2.
-        UnknownPolicyError: If there is no such selection.
-    """
-
-    fraction = None
-    selection: str
-    positions: int
-    _rest: ClassVar[Rest]
-
-    def __post_init__(self) -> None:
-        """Checks the name and the range."""
-        check_selection(self.selection)
-        if self.positions < 2:
-            msg = f"a number of positions must be at least 2, got {self.positions}"
-            raise EvaluationError(msg)
-
-    @property
-    def name(self) -> str:
-        """The selection, the positions and the kind."""
-        return f"{self.selection}-{self.positions}-{self.kind}"
-
-    @classmethod
-    def each(cls, choices: Choices) -> list[Self]:
-        """One row per selection and number of positions."""
-        names = dict.fromkeys(choices.selections)
-        return [cls(name, number) for number in choices.positions for name in names]
-
-    def row(self, prompt: Prompt) -> Row:
-        """As the generator fills a budget of positions."""
-        choice = prompt.chosen(self.selection, PositionBudget(self.positions), self._rest)
-        return prompt.laid_out(choice, cut=prompt.limit < self.positions)
-
-
-class Ladder(_Filled):
-    """Best chunks as text, then passages on ever coarser rungs."""
-
-    kind = "ladder"
-    reads = (
-        "as much as a number of positions holds, filled from the top: the chunks that a policy "
-        "ranks first as text, then passages on ever coarser rungs; what does not fit is deleted"
-    )
-    compresses = True
-    _rest = "compress"
-
-    @property
-    def label(self) -> str:
-        """The positions and the selection."""
-        return f"{self.positions} positions, {self.selection}"
-
-
-class LadderText(_Filled):
-    """As many positions, all of them text."""
-
-    kind = "ladder-text"
-    reads = (
-        "the chunks that the policy ranks first as text, as many as the same number of positions "
-        "holds; all others are deleted"
-    )
-    _rest = "drop"
-
-    @property
-    def label(self) -> str:
-        """The positions, the selection, and that it is read as text."""
-        return f"{self.positions} positions, {self.selection} as text"
-
-
 #: All kinds of rows, in the order of tables.
 METHODS: tuple[type[Method], ...] = (
     NoContext,
@@ -502,21 +210,6 @@ METHODS: tuple[type[Method], ...] = (
 )
 
 NONE, FULL, GOLD, COMPRESSED = NoContext(), AllText(), AnsweringPassages(), AllCompressed()
-
-
-def describe(method: Method) -> dict[str, Any]:
-    """A row's name and its labels in tables and plots, for JSON."""
-    return {
-        "method": method.name,
-        "kind": method.kind,
-        "selection": method.selection,
-        "fraction": method.fraction,
-        "positions_allowed": method.positions,
-        "rung": method.rung,
-        "label": method.label,
-        "curve": method.curve,
-        "compresses": method.compresses,
-    }
 
 
 def default_methods(
@@ -552,13 +245,3 @@ def default_methods(
         if (not kinds or method.kind in kinds) and (method.on_running_text or not running_text)
     ]
     return [row for method in chosen for row in method.each(choices)]
-
-
-def _on_rung(choice: Choice, rung: int | None) -> Choice:
-    """The same chunks expand; the rest of every passage is on a coarser rung."""
-    return choice if rung is None else replace(choice, rungs=np.full_like(choice.rungs, rung))
-
-
-def _check_fraction(fraction: float) -> None:
-    if not 0 <= fraction <= 1:
-        raise EvaluationError(f"the expanded fraction must be from 0 to 1, got {fraction!r}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refrag_components.engines.base import Engine
-from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
+from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
@@ -19,6 +19,7 @@ from refrag_components.generation.choosing import Choice, Chunks, choose, only_c
 from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
+from refrag_components.generation.separators import without_separators
 from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
@@ -26,8 +27,8 @@ from refrag_components.policies import (
     Policy,
     PolicyInputs,
     Rest,
-    check_rest,
     make_policy,
+    parse_rest,
 )
 from refrag_components.prompts.parts import ControlPart, PassagePart, RenderedPart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
@@ -76,7 +77,6 @@ class RefragGenerator:
         budget: Budget = _BUDGET,
         rest: Rest = "compress",
     ) -> None:
-        check_rest(rest)
         self.model = model
         self.store = MemoryStore() if store is None else store
         self.engine: Engine = TransformersEngine(model) if engine is None else engine
@@ -85,7 +85,7 @@ class RefragGenerator:
         self._named_policies: dict[str, Policy] = {}
         self.policy = self._policy(policy)
         self.budget = budget
-        self.rest: Rest = rest
+        self.rest = parse_rest(rest)
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
@@ -196,8 +196,7 @@ class RefragGenerator:
             raise EmptyInputError(msg)
         policy = self.policy if request.policy is None else self._policy(request.policy)
         budget = self.budget if request.budget is None else request.budget
-        rest = self.rest if request.rest is None else request.rest
-        check_rest(rest)
+        rest = self.rest if request.rest is None else parse_rest(request.rest)
         return _Terms(request.question, policy, policy.budget(budget), rest)
 
     def _draft(
@@ -228,7 +227,7 @@ class RefragGenerator:
             PassageSegment(passage.vectors, mask, int(rung))
             for passage, mask, rung in zip(draft.loaded, masks, choice.rungs, strict=False)
         )
-        segments = _without_separators(
+        segments = without_separators(
             [
                 TextSegment(content) if isinstance(content, np.ndarray) else next(passages)
                 for _, content in draft.spans
@@ -359,30 +358,6 @@ def _least(chunks: Chunks, terms: _Terms) -> int:
     if terms.rest == "drop" or not isinstance(terms.budget, FractionBudget):
         return 0
     return chunks.positions(chunks.every(terms.rest, expanded=False))
-
-
-def _without_separators(segments: Sequence[Segment], texts: Sequence[str]) -> list[Segment]:
-    """Empties what separates two passages, white space only, if one of them is dropped.
-
-    A separator is left if something of the passage behind it is read, and of one before.
-    """
-    kept: list[Segment] = []
-    anything = False  # of a passage so far
-    for i, segment in enumerate(segments):
-        if isinstance(segment, PassageSegment):
-            anything = anything or segment.n_positions > 0
-            kept.append(segment)
-            continue
-        around = [*segments[max(i - 1, 0) : i], *segments[i + 1 : i + 2]]
-        between = len(around) == 2 and all(isinstance(s, PassageSegment) for s in around)
-        if not between or texts[i].strip():
-            anything = False
-            kept.append(segment)
-        elif anything and around[1].n_positions:
-            kept.append(segment)
-        else:
-            kept.append(TextSegment(segment.token_ids[:0]))
-    return kept
 
 
 def _blank_as_text(part: RenderedPart) -> RenderedPart:

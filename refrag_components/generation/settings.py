@@ -22,8 +22,8 @@ from refrag_components.policies import (
     Policy,
     Rest,
     check_policy,
-    check_rest,
     parse_budget,
+    parse_rest,
 )
 from refrag_components.prompts.parts import RenderedPart
 from refrag_components.prompts.registry import default_registry
@@ -129,7 +129,7 @@ class AnswerSettings(BaseModel):
         """Refuses settings that no call could work with, before a model is loaded."""
         check_policy(self.policy)
         parse_budget(self.budget)
-        check_rest(self.rest)
+        parse_rest(self.rest)
         self._sampling_params()
 
     def _checkpoint(self) -> Checkpoint:

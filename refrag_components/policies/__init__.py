@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         FractionBudget,
         PositionBudget,
         Rest,
-        check_rest,
         parse_budget,
+        parse_rest,
     )
     from refrag_components.policies.late_interaction import LateInteractionPolicy
     from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
@@ -48,9 +48,9 @@ __all__ = [
     "Rest",
     "SimilarityPolicy",
     "check_policy",
-    "check_rest",
     "make_policy",
     "parse_budget",
+    "parse_rest",
     "select",
 ]
 
@@ -60,7 +60,6 @@ __getattr__, __dir__ = hand_on(
         "AllPolicy": "all",
         "Budget": "budget",
         "check_policy": "making",
-        "check_rest": "budget",
         "DEFAULT_POLICY": "names",
         "FractionBudget": "budget",
         "LateInteractionPolicy": "late_interaction",
@@ -69,6 +68,7 @@ __getattr__, __dir__ = hand_on(
         "make_policy": "making",
         "NonePolicy": "none",
         "parse_budget": "budget",
+        "parse_rest": "budget",
         "PerplexityPolicy": "perplexity",
         "POLICIES": "names",
         "Policy": "base",

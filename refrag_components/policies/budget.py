@@ -15,8 +15,8 @@ __all__ = [
     "FractionBudget",
     "PositionBudget",
     "Rest",
-    "check_rest",
     "parse_budget",
+    "parse_rest",
 ]
 
 #: What becomes of the chunks that do not expand.
@@ -104,7 +104,7 @@ def parse_budget(value: float | Budget) -> Budget:
     Raises:
         BudgetError: If it is none of these: NaN, negative, a float beyond 1, a bool, a string.
     """
-    if isinstance(value, BUDGETS):
+    if isinstance(value, FractionBudget | PositionBudget):
         return value
     if isinstance(value, Integral) and not isinstance(value, bool) and value >= 2:
         return PositionBudget(int(value))
@@ -113,14 +113,16 @@ def parse_budget(value: float | Budget) -> Budget:
     raise BudgetError(_refusal(value))
 
 
-def check_rest(value: object) -> None:
-    """Refuses what cannot become of the rest.
+def parse_rest(value: object) -> Rest:
+    """Reads what a user gives as the rest.
 
     Raises:
         BudgetError: If it is none of ``RESTS``.
     """
-    if value not in RESTS:
-        raise BudgetError(f"rest {value!r} is not {' or '.join(map(repr, RESTS))}")
+    for rest in RESTS:
+        if value == rest:
+            return rest
+    raise BudgetError(f"rest {value!r} is not {' or '.join(map(repr, RESTS))}")
 
 
 def _refusal(value: object) -> str:

@@ -11,8 +11,8 @@ from refrag_components.exceptions import BudgetError
 from refrag_components.policies import (
     FractionBudget,
     PositionBudget,
-    check_rest,
     parse_budget,
+    parse_rest,
     select,
 )
 
@@ -51,10 +51,10 @@ def test_fraction_is_rounded_to_whole_chunks(fraction: float, count: int) -> Non
 
 def test_the_rest_is_compressed_or_dropped() -> None:
     for rest in ("compress", "drop"):
-        check_rest(rest)
+        parse_rest(rest)
     for wrong in ("keep", "", None, ["drop"]):
         with pytest.raises(BudgetError, match="not 'compress' or 'drop'"):
-            check_rest(wrong)
+            parse_rest(wrong)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5, math.nan])
