@@ -184,6 +184,25 @@ def test_passages_are_on_several_rungs(layered_model: RefragModel) -> None:
     assert prepared.report.dropped > 0
 
 
+def test_a_group_on_a_coarser_rung_is_explained_as_one_position(
+    layered_model: RefragModel,
+) -> None:
+    request = _request(layered_model, [*TEXT, *TEXT[::-1]], budget=PositionBudget(64))
+    generator = RefragGenerator(layered_model)
+    prepared = generator.prepare(request)
+    assert {segment.rung for segment in prepared.layout.passages} > {4}
+    assert prepared.report.dropped == 0
+    spans = generator.explain(prepared)
+    assert "".join(text for text, _ in spans) == "".join(part.text for part in request.parts)
+    marks = [mark for _, mark in spans]
+    tokens = sum(
+        int(segment.vectors.chunk_lengths[segment.expanded].sum())
+        for segment in prepared.layout.passages
+    )
+    assert marks.count(True) == prepared.report.expanded > 0
+    assert marks.count(False) == prepared.report.context_positions - tokens
+
+
 def test_what_is_dropped_is_not_read(tiny_model: RefragModel, generator: RefragGenerator) -> None:
     request = _request(tiny_model, TEXT, rest="drop")
     prepared = generator.prepare(request)
