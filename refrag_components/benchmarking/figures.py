@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ FIGURES: dict[str, tuple[str, str]] = {
     "throughput": ("throughput.png", "tokens per second with a full device"),
 }
 
-_COLOURS = {"k=8": "#0072b2", "k=16": "#d55e00", "k=32": "#009e73", "not cached": "#7f7f7f"}
-_OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255", "#999933", "#332288", "#aa4499")
+_COLOURS = {8: "#0072b2", 16: "#d55e00", 32: "#009e73"}
+_OTHER_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
+_GREY = "#7f7f7f"  # the paper's series that is the same for every k
+_FRACTION = 0.1  # the expanded fraction that is drawn, or the one closest to it
 
 
 def draw_figures(results: Results, folder: Path) -> list[Path]:
@@ -48,12 +51,19 @@ def curves(results: Results, quantity: str) -> dict[str, dict[int, float]]:
     """Accelerations of a quantity by curve and tokens of context.
 
     Curves are named as the paper's series: "k=8" is cached with nothing expanded; others say what
-    is different, as in "k=8, p=0.1, dropped" and "k=8, not cached".
+    is different, as in "k=8, p=0.1, dropped" and "k=8, not cached". Of the expanded fractions only
+    the one closest to .1 is among them, with cached passages; the table has all.
     """
+    drawn = min(
+        {row["expanded"] for row in results.rows if row["expanded"]},
+        key=lambda fraction: abs(fraction - _FRACTION),
+        default=0.0,
+    )
     found: dict[str, dict[int, float]] = {}
     for row in results.rows:
-        value = None if row["method"] == "text" else acceleration(results, row, quantity)
-        if value is not None:
+        value = acceleration(results, row, quantity)
+        shown = not row["expanded"] or (row["expanded"] == drawn and row["cached"])
+        if row["method"] != "text" and shown and value is not None:
             found.setdefault(_name(row), {})[row["context"]] = value
     return {name: dict(sorted(points.items())) for name, points in found.items()}
 
@@ -64,6 +74,14 @@ def _name(row: dict[str, Any]) -> str:
     parts += ["dropped"] if row["method"] == "drop" else []
     parts += [] if row["cached"] else ["not cached"]
     return ", ".join(parts)
+
+
+def _style(name: str, colours: dict[str, str]) -> dict[str, Any]:
+    """A colour per k, a marker for what expands, a line for the rest and for the store."""
+    rate, *others = name.split(", ")
+    line = "-." if "dropped" in others else ":" if "not cached" in others else "-"
+    marker = "^" if any(other.startswith("p=") for other in others) else "o"
+    return {"color": colours.get(rate, _GREY), "linestyle": line, "marker": marker, "ms": 4}
 
 
 def _draw(
@@ -78,13 +96,15 @@ def _draw(
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    others = iter(_OTHERS * (1 + len(measured) // len(_OTHERS)))
+    colours = {f"k={k}": colour for k, colour in _COLOURS.items()}
+    rates = dict.fromkeys(name.split(", ")[0] for name in measured)
+    unknown = [rate for rate in rates if rate not in colours]
+    colours |= dict(zip(unknown, cycle(_OTHER_COLOURS), strict=False))
     for name, points in measured.items():
-        colour = _COLOURS.get(name) or next(others)
-        axes.plot(list(points), list(points.values()), "o-", color=colour, label=name, ms=4)
+        axes.plot(list(points), list(points.values()), label=name, **_style(name, colours))
     for name, points in paper.items():
-        style = {"color": _COLOURS[name], "alpha": 0.6, "ms": 4}
-        axes.plot(list(points), list(points.values()), "x--", label=f"paper, {name}", **style)
+        style = {**_style(name, colours), "linestyle": "--", "marker": "x", "alpha": 0.6}
+        axes.plot(list(points), list(points.values()), label=f"paper, {name}", **style)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     contexts = sorted({x for points in (*measured.values(), *paper.values()) for x in points})

@@ -13,7 +13,7 @@ from refrag_components.benchmarking.roofline import Rates, Work
 from refrag_components.benchmarking.scenario import Case, make_passages, prompt
 from refrag_components.benchmarking.stages import measure_stages
 from refrag_components.benchmarking.throughput import measure_throughput
-from refrag_components.benchmarking.timing import Timing, measure
+from refrag_components.benchmarking.timing import Timing, enough, synchronise
 from refrag_components.benchmarking.words import QUESTION
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
@@ -87,8 +87,7 @@ def measure_case(
         not fit the decoder's window or the device's memory, it has ``failed`` with the reason.
     """
     row: Row = asdict(case)
-    on_gpu = model.device.type == "cuda"
-    if on_gpu:
+    if model.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(model.device)
     try:
@@ -97,8 +96,6 @@ def measure_case(
         row["failed"] = f"longer than the decoder's window of {model.window} positions"
     except torch.OutOfMemoryError:
         row["failed"] = "more than the device's memory"
-    if on_gpu:
-        row["peak_memory_bytes"] = torch.cuda.max_memory_allocated(model.device)
     return row
 
 
@@ -143,7 +140,7 @@ class _Measurement:
         row: Row = {
             "positions": positions,
             "rate": layout.rate,
-            "first_token": asdict(self._first_token()),
+            **self._answers(),
             "first_token_floor": work.first_token(
                 rates,
                 positions,
@@ -157,9 +154,10 @@ class _Measurement:
         if layout.passages:
             stored = sum(len(passage.vectors.to_bytes()) for passage in layout.passages)
             row["stored_bytes_per_token"] = stored / layout.context_tokens
-        if settings.new_tokens:
-            row |= self._tokens()
+        if "token" in row:
             row["token_floor"] = work.token(rates, positions)
+        if model.device.type == "cuda":  # without what a full batch takes
+            row["peak_memory_bytes"] = torch.cuda.max_memory_allocated(model.device)
         if settings.batch_tokens:
             throughput = measure_throughput(
                 model,
@@ -171,34 +169,35 @@ class _Measurement:
             row["throughput"] = asdict(throughput)
         return row
 
-    def _first_token(self) -> Timing:
-        """From the request, with its passages, to the first delta of the answer."""
-        one = SamplingParams(max_tokens=1)
-        return measure(
-            lambda: next(self._generator.stream(self._request, one)),
-            self._model.device,
-            repeats=self._settings.repeats,
-            before=None if self._case.cached else self._forget,
-        )
+    def _answers(self) -> Row:
+        """Streams answers: the time to the first token, and that of each further one.
 
-    def _forget(self) -> None:
-        self._store.mdelete(self._keys)
-
-    def _tokens(self) -> Row:
-        """Time per token after the first one; empty if no answer had a second one."""
-        params = SamplingParams(max_tokens=1 + self._settings.new_tokens)
-        seconds: list[float] = []
+        From the request, with its passages, to the first delta of the answer.
+        """
+        settings = self._settings
+        params = SamplingParams(max_tokens=1 + settings.new_tokens)
+        first: list[float] = []
+        further: list[float] = []
         tokens = 0
-        for _ in range(1 + self._settings.repeats):
+        warm = False
+        while not enough(first, settings.repeats):
+            if not self._case.cached:
+                self._store.mdelete(self._keys)
+            synchronise(self._model.device)
             started = time.perf_counter()
             *_, last = self._generator.stream(self._request, params)
             took = time.perf_counter() - started
             report = last.report
             assert report is not None and report.time_to_first_token is not None
             tokens = report.output_tokens - 1
-            if tokens:
-                seconds.append((took - report.time_to_first_token) / tokens)
-        return {"token": asdict(Timing.of(seconds[1:])), "tokens": tokens} if seconds[1:] else {}
+            if warm:
+                first.append(report.time_to_first_token)
+                further += [(took - report.time_to_first_token) / tokens] if tokens else []
+            warm = True
+        row: Row = {"first_token": asdict(Timing.of(first))}
+        if further:  # an answer may end with its first token
+            row |= {"token": asdict(Timing.of(further)), "tokens": tokens}
+        return row
 
 
 def _embeddings(layout: Layout) -> int:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Timing", "measure", "synchronise"]
+__all__ = ["Timing", "enough", "measure", "synchronise"]
+
+_LONG = 3.0  # seconds after which two measurements are enough: long ones hardly vary
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def enough(seconds: list[float], repeats: int) -> bool:
+    """Whether so many measurements have been made, or two that took long."""
+    return len(seconds) >= repeats or (len(seconds) > 1 and sum(seconds) > _LONG)
+
+
 def measure(
     work: Callable[[], object],
     device: torch.device,
@@ -53,7 +60,7 @@ def measure(
     Args:
         work: What is timed.
         device: Where it runs.
-        repeats: How often it is timed, at least once.
+        repeats: How often it is timed, at least once; less often if it takes seconds.
         warm_up: How often it runs before that.
         before: Runs before each time, not timed.
 
@@ -62,8 +69,9 @@ def measure(
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    seconds = []
-    for turn in range(warm_up + repeats):
+    seconds: list[float] = []
+    turn = 0
+    while not enough(seconds, repeats):
         if before is not None:
             before()
         synchronise(device)
@@ -72,4 +80,5 @@ def measure(
         synchronise(device)
         if turn >= warm_up:
             seconds.append(time.perf_counter() - started)
+        turn += 1
     return Timing.of(seconds)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from refrag_components.benchmarking.timing import Timing, measure
+from refrag_components.benchmarking.timing import Timing, enough, measure
 
 CPU = torch.device("cpu")
 
@@ -28,3 +28,11 @@ def test_warming_up_is_not_counted_and_what_comes_before_runs_each_time() -> Non
 def test_nothing_to_measure_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         measure(lambda: None, CPU, repeats=0)
+
+
+def test_two_long_measurements_are_enough() -> None:
+    assert enough([0.1] * 5, 5)
+    assert not enough([0.1] * 4, 5)
+    assert enough([2.0, 2.0], 5)
+    assert not enough([40.0], 5)
+    assert enough([40.0], 1)
