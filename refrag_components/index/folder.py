@@ -28,6 +28,7 @@ __all__ = [
     "IndexInfo",
     "Meta",
     "check_folder",
+    "index_documents",
     "index_info",
 ]
 
@@ -92,6 +93,18 @@ def index_info(folder: str | os.PathLike[str]) -> IndexInfo:
         **counts._asdict(),
         size_bytes=sum(file.stat().st_size for file in files if file.exists()),
     )
+
+
+def index_documents(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of the documents that an index folder holds, without its model.
+
+    Raises:
+        IndexFolderError: If the folder holds no index.
+    """
+    path = Path(folder)
+    meta = Meta.read(path)
+    with closing(Database(path / STORE_FILE)) as database:
+        return Catalog(database, meta.fingerprint).all_paths()
 
 
 def check_folder(

@@ -55,9 +55,7 @@ def document_passages(
     ]
 
 
-def _placed(
-    text: str, passages: list[str], outline: _Outline, allowed: set[str]
-) -> Iterator[str]:
+def _placed(text: str, passages: list[str], outline: _Outline, allowed: set[str]) -> Iterator[str]:
     """Passages with those of their contexts that are allowed."""
     end = 0
     for passage in passages:

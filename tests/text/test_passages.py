@@ -64,7 +64,10 @@ def test_context_that_takes_too_much_is_left_out() -> None:
 
 
 def test_a_text_without_headings_is_only_split() -> None:
-    assert document_passages("One two.\n\nThree four.", count_words, 2) == ["One two.", "Three four."]
+    assert document_passages("One two.\n\nThree four.", count_words, 2) == [
+        "One two.",
+        "Three four.",
+    ]
     assert document_passages("", count_words, 2, title="T") == []
 
 
@@ -74,7 +77,9 @@ def test_headings_in_code_are_none() -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["# A\n", "## B c\n", "| a | b |\n", "|-|-|\n", "\n", "Xy z. ", "```\n"])),
+    st.lists(
+        st.sampled_from(["# A\n", "## B c\n", "| a | b |\n", "|-|-|\n", "\n", "Xy z. ", "```\n"])
+    ),
     st.sampled_from(["", "T", "A title"]),
     st.integers(1, 40),
 )
