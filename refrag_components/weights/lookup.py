@@ -8,12 +8,14 @@ adapts; it is fetched once and then found on disk without a network call.
 from __future__ import annotations
 
 import logging
+import os
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
 from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from pydantic import BaseModel
 
 from refrag_components.checking import checked, parse_json
 from refrag_components.exceptions import DownloadError, UnknownModelError
@@ -36,7 +38,7 @@ DEFAULT_MODEL = "refrag-smollm2-135m"
 Source = Literal["auto", "hub", "pypi"]
 
 
-class _WeightIndex(TypedDict):
+class _WeightIndex(BaseModel):
     weight_map: dict[str, str]
 
 
@@ -121,7 +123,7 @@ def checkpoint_folder(name: str | Path) -> Path:
         return _CHECKPOINTS / name
     if _is_folder(name):
         return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).is_file():
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or os.path.isfile(name):
         raise UnknownModelError(_unknown(name))
     with _lock:  # only one of several threads that ask at once fetches
         known = _on_disk.get(name)
@@ -141,10 +143,8 @@ def _brought_up_to_date(name: str) -> Path:
 
 
 def _is_folder(name: str) -> bool:
-    try:
-        return name != "" and Path(name).is_dir()
-    except (OSError, ValueError):  # too long for a path, or no path at all
-        return False
+    # Not Path.is_dir, which raises where a name is too long for a path, or no path at all.
+    return name != "" and os.path.isdir(name)
 
 
 def _unknown(name: str) -> str:
@@ -195,7 +195,7 @@ def _is_complete(folder: Path) -> bool:
             content = checked(_WeightIndex, parse_json(index.read_bytes()))
         except ValueError as error:
             raise UnknownModelError(f"{index} is damaged ({error}); download it again") from error
-        needed = set(content["weight_map"].values())
+        needed = set(content.weight_map.values())
     else:
         needed = {"model.safetensors"}
     return all((folder / file).is_file() for file in {"config.json", *needed})
