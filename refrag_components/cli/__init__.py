@@ -7,7 +7,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from refrag_components.cli import ask, demo, download, evaluate, forget, index, info, remove, train
+from refrag_components.cli import (
+    ask,
+    demo,
+    download,
+    evaluate,
+    forget,
+    index,
+    info,
+    remove,
+    show,
+    train,
+)
 from refrag_components.cli.common import say, set_up
 from refrag_components.exceptions import RefragError
 
@@ -37,6 +48,7 @@ app = typer.Typer(
 )
 app.command("index")(index.index)
 app.command("ask")(ask.ask)
+app.command("show")(show.show)
 app.command("remove")(remove.remove)
 app.command("forget")(forget.forget)
 app.command("demo")(demo.demo)

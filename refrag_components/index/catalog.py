@@ -234,6 +234,14 @@ class Catalog:
                 logger.warning("%s: passage %d is damaged: %s", self._database.path, number, error)
         return passages
 
+    def document_passages(self, path: str) -> list[tuple[str, int]]:
+        """Text and number of tokens of each passage of a document, in order."""
+        query = """SELECT text, tokens FROM passages
+            JOIN documents ON documents.id = passages.document
+            WHERE path = ? ORDER BY passages.id"""
+        with self._database.read() as connection:
+            return connection.execute(query, (encodable(path),)).fetchall()
+
     def documents_with(self, key: str) -> list[tuple[str, dict[str, Any]]]:
         """Path and metadata of each document that has the passage with this key."""
         query = """SELECT DISTINCT path, metadata FROM passages
