@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from refrag_components.corpus.question_files import Question, load_questions
 from refrag_components.corpus.tokenised import read_texts
@@ -44,13 +45,25 @@ _CONFIGS: tuple[dict[str, Any], ...] = (
         ).to_json()
     ),
 )
+_TEXT = {"shapes": [{"passages": 2, "tokens": 8, "share": 0.5}], "output_tokens": 4}
 _RECIPE = {
     "seed": 3,
-    "model": {"decoder": "a", "encoder": "b", "chunk_size": 8},
-    "lora": {"decoder_rank": 4},
-    "reconstruction": {"steps": 3, "chunk_sizes": [4, 8]},
-    "continual": {"steps": 3, "expanded": [0.0, 0.5], "encoder_lr": 1e-3, "base_teacher": False},
-    "policy": {"steps": 3, "expanded": [0.1]},
+    "model": {"decoder": "a", "encoder": "b", "encoder_layers": 2, "token_mlp": 0},
+    "continual": {
+        "steps": 3,
+        "learning_rate": 1e-3,
+        "mix": [{"windows": 2, "expanded": [0.0, 0.5], "weight": 0.5}],
+        "text": _TEXT,
+    },
+    "twin": {
+        "steps": 3,
+        "learning_rate": 1e-3,
+        "passages": [1, 2],
+        "held_out": ["a.train"],
+        "mix": [{"windows": 2}],
+        "text": _TEXT,
+    },
+    "policy": {"steps": 3, "expanded": [0.1], "question_share": 0.5},
 }
 _QUESTION = {
     "id": "q1",
@@ -74,6 +87,15 @@ def is_of(value: Any, kind: Any) -> bool:
         return any(value == one and type(value) is type(one) for one in inner)
     if origin is tuple:
         return type(value) is tuple and all(is_of(one, inner[0]) for one in value)
+    if origin is dict:
+        return type(value) is dict and all(
+            is_of(key, inner[0]) and is_of(own, inner[1]) for key, own in value.items()
+        )
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return type(value) is kind and all(
+            is_of(getattr(value, name), entry.annotation)
+            for name, entry in kind.model_fields.items()
+        )
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind, include_extras=True)
         return type(value) is kind and all(

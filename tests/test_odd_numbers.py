@@ -15,6 +15,7 @@ import torch
 from refrag_components.engines import SamplingParams
 from refrag_components.engines.sampling import Sampler
 from refrag_components.exceptions import BudgetError, SamplingError, UnknownPolicyError
+from refrag_components.generation.choosing import Chunks, choose
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import AnswerSettings
@@ -48,11 +49,9 @@ def test_odd_budgets(make: Callable[[Any], Any], value: Any) -> None:
     except BudgetError as error:
         assert len(str(error)) < 400
         return
-    lengths = np.full(3, 4)
-    try:
-        assert 0 <= budget.count(lengths) <= 3
-    except BudgetError:
-        assert budget.number < 3
+    chunks = Chunks(np.array([3]), np.full(3, 4), (4,))
+    choice = choose(np.zeros(3), chunks, budget, "compress", limit=12)
+    assert 0 <= chunks.positions(choice) <= max(budget.number, 12)
     assert parse_budget(budget) is budget
 
 

@@ -16,7 +16,9 @@ from refrag_components.cli import (
     forget,
     index,
     info,
+    remove,
     serve,
+    show,
     train,
 )
 from refrag_components.cli.common import say, set_up
@@ -48,6 +50,8 @@ app = typer.Typer(
 )
 app.command("index")(index.index)
 app.command("ask")(ask.ask)
+app.command("show")(show.show)
+app.command("remove")(remove.remove)
 app.command("forget")(forget.forget)
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)

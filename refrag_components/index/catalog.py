@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,13 +107,6 @@ class Catalog:
             row = connection.execute(query, (encodable(path),)).fetchone()
         return row and row[0]
 
-    def paths(self, folder: str) -> list[str]:
-        """Paths of the indexed documents below a folder."""
-        first, last = folder + os.sep, folder + chr(ord(os.sep) + 1)
-        with self._database.read() as connection:
-            query = "SELECT path FROM documents WHERE path >= ? AND path < ? ORDER BY path"
-            return [path for (path,) in connection.execute(query, (first, last))]
-
     def paths_with(self, text: str) -> list[str]:
         """Paths of the documents that have a passage in which this text stands as it is."""
         query = """SELECT DISTINCT path FROM documents
@@ -126,7 +118,8 @@ class Catalog:
     def all_paths(self) -> list[str]:
         """Paths of all documents."""
         with self._database.read() as connection:
-            return [path for (path,) in connection.execute("SELECT path FROM documents")]
+            query = "SELECT path FROM documents ORDER BY path"
+            return [path for (path,) in connection.execute(query)]
 
     def counts(self, chunk_size: int) -> Counts:
         """How much it holds, with chunks of at most ``chunk_size`` tokens."""
@@ -240,6 +233,29 @@ class Catalog:
             except (TypeError, ValueError) as error:
                 logger.warning("%s: passage %d is damaged: %s", self._database.path, number, error)
         return passages
+
+    def document_passages(self, path: str) -> list[tuple[str, int]]:
+        """Text and number of tokens of each passage of a document, in order."""
+        query = """SELECT text, tokens FROM passages
+            JOIN documents ON documents.id = passages.document
+            WHERE path = ? ORDER BY passages.id"""
+        with self._database.read() as connection:
+            return connection.execute(query, (encodable(path),)).fetchall()
+
+    def documents_with(self, key: str) -> list[tuple[str, dict[str, Any]]]:
+        """Path and metadata of each document that has the passage with this key."""
+        query = """SELECT DISTINCT path, metadata FROM passages
+            JOIN documents ON documents.id = passages.document WHERE key = ? ORDER BY path"""
+        with self._database.read() as connection:
+            rows = connection.execute(query, (key,)).fetchall()
+        documents = []
+        for path, metadata in rows:
+            try:
+                facts = parse_json(metadata)
+            except (RecursionError, TypeError, ValueError):  # damaged
+                continue
+            documents.append((path, facts if isinstance(facts, dict) else {}))
+        return documents
 
     def position(self) -> Position:
         """The state of the passages."""

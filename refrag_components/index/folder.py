@@ -28,7 +28,9 @@ __all__ = [
     "IndexInfo",
     "Meta",
     "check_folder",
+    "index_documents",
     "index_info",
+    "indexed_passages",
 ]
 
 META_FILE = "meta.json"
@@ -92,6 +94,41 @@ def index_info(folder: str | os.PathLike[str]) -> IndexInfo:
         **counts._asdict(),
         size_bytes=sum(file.stat().st_size for file in files if file.exists()),
     )
+
+
+def index_documents(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of the documents that an index folder holds, without its model.
+
+    Raises:
+        IndexFolderError: If the folder holds no index.
+    """
+    path = Path(folder)
+    meta = Meta.read(path)
+    with closing(Database(path / STORE_FILE)) as database:
+        return Catalog(database, meta.fingerprint).all_paths()
+
+
+def indexed_passages(folder: str | os.PathLike[str], document: str) -> list[tuple[str, int]] | None:
+    """Text and number of tokens of each passage of a document, without the model.
+
+    Args:
+        folder: The index.
+        document: Path of the document, as ``index_documents`` lists it, or of its file.
+
+    Returns:
+        The passages in order; None if the index holds no such document.
+
+    Raises:
+        IndexFolderError: If the folder holds no index.
+    """
+    path = Path(folder)
+    meta = Meta.read(path)
+    with closing(Database(path / STORE_FILE)) as database:
+        catalog = Catalog(database, meta.fingerprint)
+        for name in (document, str(Path(document).resolve())):
+            if catalog.digest(name) is not None:
+                return catalog.document_passages(name)
+    return None
 
 
 def check_folder(

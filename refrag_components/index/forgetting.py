@@ -11,6 +11,7 @@ from refrag_components.exceptions import EmptyInputError
 from refrag_components.index.catalog import Catalog
 from refrag_components.index.cleaning import clean_up
 from refrag_components.index.folder import META_FILE, SEARCH_FILE, STORE_FILE, Meta
+from refrag_components.index.roots import is_below
 from refrag_components.index.search import PassageSearch
 from refrag_components.index.store import check_store, store_name, user_store
 from refrag_components.stores import (
@@ -42,7 +43,8 @@ def forget(
 
     Args:
         folder: The index.
-        documents: Paths of documents, as search names them, or of the files.
+        documents: Paths of documents, as search names them, or of files, or of folders, which
+            stand for all documents below them.
         texts: Each document with a passage in which one of these stands, letter by letter, is
             deleted whole.
         everything: Delete all documents, everything in the index's store, and the index itself.
@@ -93,6 +95,8 @@ def _paths(
     catalog: Catalog, documents: Iterable[str | os.PathLike[str]], texts: Iterable[str]
 ) -> list[str]:
     names = [os.fspath(document) for document in documents]
-    named = [path for name in names for path in (name, str(Path(name).resolve()))]
+    wanted = [path for name in names for path in (name, str(Path(name).resolve()))]
+    known = catalog.all_paths() if wanted else ()
+    named = [path for path in known if any(is_below(path, place) for place in wanted)]
     holding = [path for text in texts for path in catalog.paths_with(text)]
     return list(dict.fromkeys((*named, *holding)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
-from refrag_components.index.catalog import Catalog, PassageRow
+from refrag_components.index.catalog import Catalog, IndexedPassage, PassageRow
 from refrag_components.index.cleaning import clean_up
 from refrag_components.index.consent import record_agreement
 from refrag_components.index.folder import (
@@ -24,6 +24,7 @@ from refrag_components.index.folder import (
     check_folder,
     index_info,
 )
+from refrag_components.index.roots import absent, is_below, is_certain, known_roots, remember_root
 from refrag_components.index.search import PassageSearch
 from refrag_components.index.store import UserStore, check_store, store_name, user_store
 from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
@@ -188,31 +189,40 @@ class RefragIndex:
         *,
         batch_size: int = 32,
         progress: Progress | None = None,
+        exclude: Sequence[str] = (),
+        prune: bool = False,
     ) -> AddReport:
         """Brings the index up to date with the files below a folder.
 
         New files are added, changed ones replaced, unchanged ones left as they are. Documents
-        whose files are gone, or can no longer be read, are removed. Links that lead out of the
-        folder, or to hidden files in it, are skipped, and so is what takes too long to read.
+        whose files are gone, are now left out or can no longer be read are removed, also those of
+        other folders that were indexed before. Links that lead out of the folder, or to hidden
+        files in it, are skipped, and so is what takes too long to read.
 
         Args:
-            folder: Folder of the files.
+            folder: Folder of the files; a file stands for itself.
             batch_size: Passages that the model encodes at once.
             progress: Called with the report so far whenever it has changed.
+            exclude: Patterns of files to leave out, see ``find_files``.
+            prune: Remove also documents of folders whose drive may just not be mounted; otherwise
+                the report names these folders.
 
         Raises:
-            DocumentError: If there is no such folder, or no file in it can be read.
+            DocumentError: If there is no such folder, or no file in it can be read and none could
+                be before.
         """
         root = Path(folder).resolve()
-        report = self.add(self._load(root), batch_size=batch_size, progress=progress)
-        if not report.added + report.updated + report.unchanged:
+        seen: set[str] = set()
+        documents = self._load(root, exclude, seen)
+        remember_root(self._catalog, root)
+        report = self.add(documents, batch_size=batch_size, progress=progress)
+        self._remove_absent(str(root), seen, report, prune=prune)
+        if not report.added + report.updated + report.unchanged + report.removed:
             msg = f"{root} holds no file that can be read ({TYPES})"
             if report.skipped:
                 first = report.skipped[0]
                 msg += f"; {len(report.skipped)} skipped, the first: {first.path} {first.reason}"
             raise DocumentError(msg)
-        gone = [path for path in self._catalog.paths(str(root)) if not Path(path).exists()]
-        report.removed += self.remove(gone)
         return report
 
     def add_texts(
@@ -270,6 +280,8 @@ class RefragIndex:
                 report.removed += self._catalog.remove(document.path)
                 notify(report)
                 continue
+            if document.warning:
+                report.warnings.append(Skipped(document.path, document.warning))
             document = replace(document, digest=_versioned(document.digest))
             if self._catalog.digest(document.path) == document.digest:
                 report.unchanged += 1
@@ -295,6 +307,10 @@ class RefragIndex:
         self._refresh_search()
         return removed
 
+    def documents(self) -> list[str]:
+        """Paths of all documents."""
+        return self._catalog.all_paths()
+
     # -- searching ------------------------------------------------------------------------------
 
     def search(self, question: str, k: int = 5) -> list[Hit]:
@@ -305,7 +321,7 @@ class RefragIndex:
             k: Maximum number of passages, at least 1.
 
         Returns:
-            At most k hits, best first.
+            At most k hits, best first, no two with the same text.
 
         Raises:
             EmptyInputError: If the question is empty.
@@ -315,29 +331,66 @@ class RefragIndex:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         vector = _search_rows(self._model.search_vector(question)[None, :])[0]
-        scores = dict(self._search.search(vector, k))
-        return [
-            Hit(
-                text=passage.text,
-                source=str(passage.metadata.get("source", passage.path)),
-                score=scores[number],
-                key=passage.key,
-                metadata=passage.metadata,
-            )
-            for number, passage in self._catalog.passages(list(scores)).items()
-        ]
+        wanted = k
+        while True:
+            scores = dict(self._search.search(vector, wanted))
+            found = self._catalog.passages(list(scores))
+            keys = {passage.key for passage in found.values()}
+            if len(keys) >= k or len(scores) < wanted:
+                break
+            wanted *= 4  # the same text is in several documents
+        hits: dict[str, Hit] = {}
+        for number, passage in found.items():
+            if passage.key not in hits and len(hits) < k:
+                hits[passage.key] = self._hit(passage, scores[number])
+        return list(hits.values())
+
+    def _hit(self, passage: IndexedPassage, score: float) -> Hit:
+        documents = self._catalog.documents_with(passage.key)
+        sources = [str(metadata.get("source", path)) for path, metadata in documents]
+        source = str(passage.metadata.get("source", passage.path))
+        return Hit(
+            text=passage.text,
+            source=source,
+            score=score,
+            key=passage.key,
+            metadata=passage.metadata,
+            sources=tuple(dict.fromkeys((source, *sources))),
+        )
 
     # -- the steps of adding --------------------------------------------------------------------
 
-    def _load(self, root: Path) -> Iterator[Document | Skipped]:
-        files = find_files(root)  # at once, for its errors
-        return self._read(files, root)
+    def _load(
+        self, root: Path, exclude: Sequence[str], seen: set[str]
+    ) -> Iterator[Document | Skipped]:
+        files = find_files(root, exclude=exclude)  # at once, for its errors
+        return self._read(files, root, seen)
 
-    def _read(self, files: Iterator[Path], root: Path) -> Iterator[Document | Skipped]:
+    def _read(
+        self, files: Iterator[Path], root: Path, seen: set[str]
+    ) -> Iterator[Document | Skipped]:
         with DocumentReader(root) as reader:
             for path in files:
+                seen.add(str(path))
                 known = self._catalog.digest(str(path)) or ""
                 yield reader.load(path, known_digest=known.removeprefix(_versioned("")))
+
+    def _remove_absent(self, root: str, seen: set[str], report: AddReport, *, prune: bool) -> None:
+        """Removes documents that a folder no longer holds, and those whose folders are gone."""
+        roots = known_roots(self._catalog)
+        closed = [path for path in seen if Path(path).is_dir()]
+        sure = {other: prune or is_certain(other, roots) for other in roots}
+        gone: list[str] = []
+        for path in self._catalog.all_paths():
+            home = max((r for r in roots if is_below(path, r)), key=len, default="")
+            if home == root and path not in seen:
+                gone += [path] * (not any(is_below(path, folder) for folder in closed))
+            elif home not in ("", root) and absent(path):
+                if sure[home]:
+                    gone.append(path)
+                elif home not in report.absent:
+                    report.absent.append(home)
+        report.removed += self.remove(gone)
 
     def _split(self, document: Document) -> list[str]:
         return document_passages(

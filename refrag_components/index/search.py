@@ -93,7 +93,9 @@ class PassageSearch:
             self._position = target
 
     def save(self) -> None:
-        """Writes the file, unless it is up to date."""
+        """Writes the file, unless it is up to date or may not be written."""
+        if self._database.read_only:
+            return
         # The transaction keeps other processes from writing the file at the same time.
         with self._lock, self._database.write():
             if self._saved == self._position:

@@ -32,7 +32,12 @@ class Database:
     open their own.
 
     Args:
-        path: The file; it and its folders are created if missing.
+        path: The file; it and its folders are created if missing. One that may only be read is
+            opened for that.
+
+    Attributes:
+        path: The file.
+        read_only: Whether it may only be read.
 
     Raises:
         StoreError: If the file cannot be opened or belongs to another program.
@@ -40,6 +45,7 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.read_only = _is_read_only(self.path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -88,6 +94,8 @@ class Database:
 
     def create_tables(self, schema: str) -> None:
         """Runs SQL statements, each of them "CREATE ... IF NOT EXISTS"."""
+        if self.read_only:
+            return
         with self.read() as connection:
             connection.executescript(schema)
 
@@ -117,7 +125,8 @@ class Database:
             msg = f"{self.path} is closed, or was forked during a transaction; open it again"
             raise StoreError(msg)
         if self._connection is None:
-            self._connection = _connect(self.path)
+            connect = _connect_to_read if self.read_only else _connect
+            self._connection = connect(self.path)
         return self._connection
 
     def _pause(self) -> None:
@@ -212,6 +221,34 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
         after_in_parent=_release,
         after_in_child=_after_fork_in_child,
     )
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether a file, or the folder that its log would be in, may not be written."""
+    return path.exists() and not all(os.access(p, os.W_OK) for p in (path, path.parent))
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Connects to a file that may only be read, as in the image of a container."""
+    log = path.with_name(f"{path.name}-wal")
+    # Without a log nobody is writing; with one, SQLite reads both if it finds its shared memory.
+    immutable = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro{immutable}",
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=True,
+    )
+    try:
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+        _claim(connection, path)
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from ctypes import byref
@@ -15,6 +16,7 @@ from refrag_components.text.tables import markdown_table
 
 __all__ = ["page_text"]
 
+_WORD = re.compile(r"\S+")
 _GAP = 0.9  # of the height of a font: no space between two words is as wide
 _MOST_CHARACTERS = 40  # of a table's cells on the average; columns of running text have more
 
@@ -39,30 +41,29 @@ def page_text(page: PdfTextPage) -> str:
 
 def _lines(page: PdfTextPage) -> Iterator[list[_Cell]]:
     """Cells of each line; PDFium has put the lines in order and the spaces in."""
-    cells: list[_Cell] = []
-    text, left, right = "", 0.0, 0.0
-    box = FS_RECTF()
-    for i in range(page.count_chars()):
-        character = chr(min(FPDFText_GetUnicode(page, i), sys.maxunicode))
-        if character == "\n":
-            if text.strip():
-                cells.append(_Cell(text.strip(), left, right))
-            yield cells
-            cells, text = [], ""
-        elif character.isspace():
-            text += " "
-        else:
-            FPDFText_GetLooseCharBox(page, i, byref(box))
-            if text.strip() and box.left - right > _GAP * (box.top - box.bottom) > 0:
-                cells.append(_Cell(text.strip(), left, right))
-                text = ""
-            if not text.strip():
-                left = box.left
-            text, right = text + character, box.right
-    if text.strip():
-        cells.append(_Cell(text.strip(), left, right))
-    if cells:
-        yield cells
+    codes = (FPDFText_GetUnicode(page, i) for i in range(page.count_chars()))
+    start = 0
+    for line in "".join(chr(min(code, sys.maxunicode)) for code in codes).split("\n"):
+        yield list(_cells(page, line, start))
+        start += len(line) + 1
+
+
+def _cells(page: PdfTextPage, line: str, start: int) -> Iterator[_Cell]:
+    """Cells of a line whose first character has this number on the page."""
+    cell = None
+    first, last = FS_RECTF(), FS_RECTF()
+    for word in _WORD.finditer(line):
+        FPDFText_GetLooseCharBox(page, start + word.start(), byref(first))
+        FPDFText_GetLooseCharBox(page, start + word.end() - 1, byref(last))
+        wide = _GAP * (first.top - first.bottom)
+        if cell is not None and not 0 < wide < first.left - cell.right:
+            cell = _Cell(f"{cell.text} {word[0]}", cell.left, last.right)
+            continue
+        if cell is not None:
+            yield cell
+        cell = _Cell(word[0], first.left, last.right)
+    if cell is not None:
+        yield cell
 
 
 def _table(rows: list[list[_Cell]]) -> str | None:

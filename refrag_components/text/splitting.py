@@ -17,9 +17,9 @@ __all__ = ["CountTokens", "split_passages", "token_counter"]
 CountTokens = Callable[[list[str]], Sequence[int]]
 """Tokens in each of several texts; called with many texts at once."""
 
-# Where a text may be cut, from the best position to the worst: the empty matches. A cut falls
-# before white space, so that a word is counted with the space that most tokenizers make part of
-# its first token. Other matches are what must not be cut there.
+# Where a text may be cut, from the best position to the worst: the empty matches. Other matches
+# are what must not be cut there. A cut falls before white space, so that a word is counted with the
+# space that most tokenizers make part of its first token.
 _CUTS = (
     re.compile(  # after a paragraph, but not after a heading
         r"^#{1,6}[^\S\n][^\n]*(?:\n[^\S\n]*)+|(?=\n[^\S\n]*\n)(?<!\n)", re.MULTILINE
