@@ -109,14 +109,8 @@ def is_of(value: Any, kind: Any) -> bool:
 
 def toml(value: Any) -> str:
     """A nested dict as TOML, as far as TOML goes."""
-    lines: list[str] = []
-    tables: list[str] = []
-    for key, entry in value.items() if isinstance(value, dict) else ():
-        if isinstance(entry, dict) and entry:
-            tables += [f"[{json.dumps(key)}]", toml(entry)]
-        else:
-            lines.append(f"{json.dumps(key)} = {_toml_value(entry)}")
-    return "\n".join((*lines, *tables))
+    entries = value.items() if isinstance(value, dict) else ()
+    return "\n".join(f"{json.dumps(key)} = {_toml_value(entry)}" for key, entry in entries)
 
 
 def _toml_value(value: Any) -> str:
@@ -127,7 +121,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, dict):
-        return "{}"
+        inner = (f"{json.dumps(key)} = {_toml_value(entry)}" for key, entry in value.items())
+        return f"{{{', '.join(inner)}}}"
     return json.dumps(value)
 
 
