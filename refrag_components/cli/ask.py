@@ -22,7 +22,8 @@ __all__ = ["ask"]
 
 _FLUSH_SECONDS = 5.0  # for chunk vectors that only save time the next time
 
-_EXPANDED, _COMPRESSED = "black on green", ("on grey19", "on grey30")  # neighbours must differ
+# Readable on light and dark terminals, with 16 colours too; neighbours must differ.
+_EXPANDED, _COMPRESSED, _LABEL = "black on green", ("dim", "dim underline"), "bold"
 
 
 def ask(
@@ -87,12 +88,17 @@ def ask(
         request = Request(render([message], model.tokenizer), question)
         if explain:
             spans = generator.explain(generator.prepare(request, max_tokens=max_tokens))
-            output.print(_explained(spans, plain=output.color_system is None), soft_wrap=True)
+            plain = output.color_system is None or output.no_color
+            labels = [
+                f"{number}. {hit.source}, score {hit.score:.2f}"
+                for number, hit in enumerate(hits, start=1)
+            ]
+            output.print(_explained(spans, labels, plain=plain), soft_wrap=True)
         for delta in generator.stream(request, SamplingParams(max_tokens=max_tokens)):
             output.out(delta.text, end="", highlight=False)
             if delta.report is not None:
                 output.line()
-                _summarise(delta.report, [hit.source for hit in hits])
+                _summarise(delta.report, [source for hit in hits for source in hit.sources])
         generator.flush(_FLUSH_SECONDS)  # before the store is closed
 
 
@@ -115,9 +121,18 @@ def _message(question: str, passages: Sequence[str]) -> Message:
     return Message("user", tuple(parts))
 
 
-def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text:
-    """The prompt with every chunk in the colour, or the brackets, that shows what became of it."""
+def _explained(
+    spans: Iterable[tuple[str, bool | None]], labels: Iterable[str] = (), *, plain: bool
+) -> Text:
+    """The prompt with every chunk in the style, or the brackets, that shows what became of it.
+
+    Args:
+        spans: See ``RefragGenerator.explain``.
+        labels: Of the passages, in order; each stands on a line before its passage.
+        plain: Use brackets.
+    """
     text = Text()
+    remaining, inside = iter(labels), False
 
     def add_chunk(chunk: str, expanded: bool, number: int = 0) -> None:
         if plain:
@@ -133,7 +148,10 @@ def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text
         if expanded is None:
             text.append(span)
         else:
+            if not inside and (label := next(remaining, "")):
+                text.append(f"{label}\n", _LABEL)
             add_chunk(span, expanded, number)
+        inside = expanded is not None
     return text.append("\n")
 
 
