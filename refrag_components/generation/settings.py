@@ -104,6 +104,8 @@ class AnswerSettings(BaseModel):
         super().__init__(**values)
         fields = type(self).model_fields
         known = {*fields, *(field.alias for field in fields.values() if field.alias)}
+        if self.base_url is None:
+            known -= {"api_key"}  # that of another server, left behind by a swap
         if unknown := sorted(set(values) - known):
             warnings.warn(f"{type(self).__name__} ignores {', '.join(unknown)}", stacklevel=2)
         # Not a validator: pydantic would wrap the library's own errors.

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_refrag import ChatRefrag, RefragLLM
 from langchain_refrag.settings import WITHOUT_INFLUENCE
 from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.remote import RemoteGenerator, Served
 from refrag_components.generation.settings import AnswerSettings
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import RandomPolicy
@@ -111,12 +112,15 @@ def test_every_field_is_in_the_identity_or_known_to_have_no_influence(
     identity = kind(model=str(tiny_folder))._identifying_params
     assert set(identity) - {"checkpoint"} == fields - WITHOUT_INFLUENCE
     assert {*ChatRefrag.model_fields, *RefragLLM.model_fields} >= WITHOUT_INFLUENCE
-    settings = set(AnswerSettings.model_fields) - {"store"}
+    settings = set(AnswerSettings.model_fields) - {"api_key", "store"}
     assert settings <= set(identity), "a setting of the answer is left out of the key"
 
 
-@pytest.mark.parametrize("name", sorted(set(AnswerSettings.model_fields) - {"store"}))
-def test_another_value_is_another_identity(name: str, tiny_folder: Path) -> None:
+@pytest.mark.parametrize("name", sorted(set(AnswerSettings.model_fields) - {"api_key", "store"}))
+def test_another_value_is_another_identity(
+    name: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemoteGenerator, "served", Served("f00d", 4, 24, 512))
     other = {
         "engine": load_checkpoint(str(tiny_folder)).generator.engine,
         "policy": "random",
@@ -130,6 +134,7 @@ def test_another_value_is_another_identity(name: str, tiny_folder: Path) -> None
         "stop": ["x"],
         "seed": 1,
         "device": "cpu",
+        "base_url": "http://gpu:8000/v1",
     }
     chat = ChatRefrag(model=str(tiny_folder))
     changed = chat.model_copy(update={name: other[name]})
