@@ -42,7 +42,7 @@ app = typer.Typer(
     name="refrag",
     help="Index documents and ask about them, with chunk embeddings instead of context tokens.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     callback=set_up,
 )
