@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from refrag_components.cli import (
     ask,
     demo,
+    doctor,
     download,
     evaluate,
     forget,
@@ -53,6 +54,7 @@ app.command("remove")(remove.remove)
 app.command("forget")(forget.forget)
 app.command("demo")(demo.demo)
 app.command("info")(info.info)
+app.command("doctor")(doctor.doctor)
 app.command("download")(download.download)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
