@@ -11,6 +11,7 @@ from refrag_components.cli import (
     ask,
     bench,
     demo,
+    doctor,
     download,
     evaluate,
     forget,
@@ -44,7 +45,7 @@ app = typer.Typer(
     name="refrag",
     help="Index documents and ask about them, with chunk embeddings instead of context tokens.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     callback=set_up,
 )
@@ -56,6 +57,7 @@ app.command("forget")(forget.forget)
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("info")(info.info)
+app.command("doctor")(doctor.doctor)
 app.command("download")(download.download)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
     from refrag_components.generation.report import Report
+    from refrag_components.index import Hit
     from refrag_components.prompts.parts import Message
 
 __all__ = ["ask"]
@@ -58,6 +61,10 @@ def ask(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show each chunk as compressed or expanded.")
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Write answer, passages and report as one JSON object."),
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Answer a question from an index; the answer streams as it is generated."""
@@ -70,6 +77,8 @@ def ask(
     from refrag_components.prompts.rendering import render
 
     # Mistakes should not wait for the model.
+    if explain and as_json:
+        raise typer.BadParameter("give --explain or --json, not both", param_hint="--json")
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
     allowed = parse_budget(_number(budget))
@@ -94,7 +103,13 @@ def ask(
                 for number, hit in enumerate(hits, start=1)
             ]
             output.print(_explained(spans, labels, plain=plain), soft_wrap=True)
+        answer = ""
         for delta in generator.stream(request, SamplingParams(max_tokens=max_tokens)):
+            answer += delta.text
+            if as_json and delta.report is not None:
+                output.out(_as_json(answer, hits, delta.report), highlight=False)
+            if as_json:
+                continue
             output.out(delta.text, end="", highlight=False)
             if delta.report is not None:
                 output.line()
@@ -153,6 +168,15 @@ def _explained(
             add_chunk(span, expanded, number)
         inside = expanded is not None
     return text.append("\n")
+
+
+def _as_json(answer: str, hits: Sequence[Hit], report: Report) -> str:
+    """One object, on one line."""
+    passages = [
+        {"text": hit.text, "score": hit.score, "sources": hit.sources, "metadata": hit.metadata}
+        for hit in hits
+    ]
+    return json.dumps({"answer": answer, "passages": passages, "report": asdict(report)})
 
 
 def _summarise(report: Report, sources: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.text import Text
 from refrag_components.cli import ask
 from refrag_components.policies.budget import BUDGETS
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
-from tests.cli.conftest import HARBOUR, Run
+from tests.cli.conftest import HARBOUR, LIGHTHOUSE, Run
 
 QUESTION = "When was the harbour of Eastport dug?"
 
@@ -96,6 +97,16 @@ def test_explained_chunks_have_colours_and_neighbours_differ() -> None:
     styles = {str(span.style) for span in text.spans if span.start >= prompt}
     assert styles == {*ask._COMPRESSED, ask._EXPANDED}
     assert isinstance(text, Text) and text.plain.endswith("Context: onetwothree\n")
+
+
+def test_an_answer_can_be_had_as_json(refrag: Run, index: Path, tiny_folder: Path) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--json")
+    result = json.loads(refrag("ask", index, QUESTION, *options).stdout)
+    assert isinstance(result["answer"], str)
+    assert {passage["text"] for passage in result["passages"]} == {HARBOUR, LIGHTHOUSE}
+    assert all(len(passage["sources"]) == 1 for passage in result["passages"])
+    assert result["report"]["output_tokens"] == 2
+    assert refrag("ask", index, QUESTION, *options, "--explain").exit_code == 2
 
 
 @pytest.mark.parametrize("budget", ["much", "nan", "-1", "1.5", ""])

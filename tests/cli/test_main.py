@@ -36,3 +36,10 @@ def test_a_mistake_in_a_real_process_has_exit_code_1_and_no_traceback() -> None:
     assert result.stderr.startswith("Error: nowhere holds no index; make one with ")
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("ask", "-h"), ("eval", "-h")])
+def test_help_is_short_for_h(refrag: Run, arguments: tuple[str, ...]) -> None:
+    result = refrag(*arguments)
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
