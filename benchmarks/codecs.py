@@ -1,6 +1,6 @@
 """What each codec of chunk vectors costs in bytes, in log-perplexity and in answers.
 
-    refrag train prepare TEXT... --out CORPUS
+    refrag train prepare TEXT... --recipe RECIPE --out CORPUS
     python benchmarks/codecs.py CORPUS QUESTIONS --out results.json
 
 CORPUS is held-out text, QUESTIONS a .jsonl or .jsonl.zst file as `refrag eval qa` reads it. Every
@@ -96,7 +96,6 @@ def log_ppl(model: RefragModel, corpus: TokenisedCorpus, k: int, windows: int) -
     """Mean log-perplexity of each window's continuation in nats, shape (windows, codecs)."""
     starts = window_starts(corpus, CONTEXT_TOKENS, OUTPUT_TOKENS, windows)
     spec = WindowSpec(
-        chunk_size=k,
         passages=CONTEXT_TOKENS // PASSAGE_TOKENS,
         passage_tokens=PASSAGE_TOKENS,
         output_tokens=OUTPUT_TOKENS,
@@ -104,7 +103,7 @@ def log_ppl(model: RefragModel, corpus: TokenisedCorpus, k: int, windows: int) -
     columns = []
     for codec in CODECS:
         with stored_as(model, codec):
-            columns.append(window_losses(model, corpus, spec, starts))
+            columns.append(window_losses(model, corpus, spec, starts, k)[:, 0])
         say(f"k={k}, log-ppl, {codec}: {columns[-1].mean():.4f}")
     return np.stack(columns, axis=1)
 

@@ -69,15 +69,11 @@ def measure(
         PolicyInputs([vectors[text] for text in context.passages], question)
         for (context, _), question in zip(found, questions, strict=True)
     ]
-    lengths = [np.concatenate([p.chunk_lengths for p in prompt.passages]) for prompt in inputs]
     rows = []
     for policy in (*POLICIES, *model.policies):  # and those of the checkpoint
         scores = chunk_scores(policy, model, inputs)
         for fraction in FRACTIONS:
-            masks = [
-                select(prompt_scores, counts, FractionBudget(fraction))
-                for prompt_scores, counts in zip(scores, lengths, strict=True)
-            ]
+            masks = [select(prompt_scores, FractionBudget(fraction)) for prompt_scores in scores]
             covered = [
                 any(mask[chunks].all() for chunks in answers)
                 for mask, (_, answers) in zip(masks, found, strict=True)

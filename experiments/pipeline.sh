@@ -6,13 +6,14 @@
 #
 # WORK holds text in train/ and valid/ (`refrag train prepare`) and questions in qa/NAME.train.jsonl.zst
 # and, to measure on, NAME.valid.jsonl.zst; where pack.sh was used also bases/ and site/. Everything goes
-# to WORK/questions (prepared beside the second stage), WORK/run (stages) and WORK/out (logs,
+# to WORK/questions (prepared beside the first stage), WORK/run (stages) and WORK/out (logs,
 # measurements). Started again it goes on.
 #
-# Environment: SECONDS_LEFT in all; CONTINUAL seconds of the second stage, from its first step; RESERVE
-# seconds for policies and measurements and for loading fine-tuning (a minute or more, twice where it is
-# killed): its steps take the rest; POLICY seconds of the last stage, 0 leaves it out and the measurements;
-# KILL_CONTINUAL, KILL_FINETUNING: the checkpoint after which a stage is killed, 0 for none;
+# Environment: SECONDS_LEFT in all; CONTINUAL seconds of the first stage, from its first step; RESERVE
+# seconds for the twin, policies and measurements and for loading the questions stage (a minute or more,
+# twice if it is killed): its steps take the rest; TWIN seconds of the plain twin, 0 leaves it out; POLICY
+# seconds of the last stage, 0 leaves it out and the measurements;
+# KILL_CONTINUAL, KILL_QUESTIONS: the checkpoint after which a stage is killed, 0 for none;
 # GPUS; LAUNCH: more options of `accelerate launch`; and those of benchmarks/results.sh.
 set -u
 recipe=$1 work=$(realpath "$2")
@@ -83,11 +84,15 @@ train() {
     cp "$run/$stage/log.json" "$out/$stage.json"
 }
 
-reading() {  # STAGE
-    [ ! -s "$out/recall-$1.log" ] || return 0
-    limited $(on 1) python3 experiments/recall.py "$work/valid" "$run/$1/model" >"$out/recall-$1.part" 2>&1 &&
-        mv "$out/recall-$1.part" "$out/recall-$1.log"
-    log "recall after $1"
+reading() {  # STAGE -- recovery and recall on every rung
+    [ ! -d "$out/reading-$1" ] || return 0
+    local rungs
+    rungs=$(python3 -c 'import json, sys; print(*(f"--chunk-size {r}" for r in json.load(open(sys.argv[1]))["rungs"]))' \
+        "$run/$1/model/config.json")
+    limited $(on 1) $refrag eval perplexity --text "$work/valid" --model "$run/$1/model" $rungs --windows 192 \
+        --no-plots --out "$out/reading-$1.part" >"$out/reading-$1.log" 2>&1 &&
+        mv "$out/reading-$1.part" "$out/reading-$1"
+    log "recovery and recall after $1"
 }
 
 (while true; do
@@ -104,10 +109,11 @@ train continual "${CONTINUAL:-600}" "${KILL_CONTINUAL:-0}"
 reading continual &
 wait $preparing || exit 1
 seconds=$(($(left) - ${RESERVE:-1600}))
-train finetuning $((seconds > 1 ? seconds : 1)) "${KILL_FINETUNING:-0}" --questions "$work/questions"
+train questions $((seconds > 1 ? seconds : 1)) "${KILL_QUESTIONS:-0}" --questions "$work/questions"
 
-reading finetuning &
+reading questions &
 reader=$!
+[ "${TWIN:-0}" -eq 0 ] || train twin "$TWIN" 0 --questions "$work/questions"
 stage=policy
 if [ "${POLICY:-0}" -gt 0 ] && killed_once "$run/policy/state-*" $(on 0) $refrag train run --stage policy \
     --max-seconds "$POLICY" --questions "$work/questions"; then

@@ -23,7 +23,17 @@ __all__ = [
     "TrainingError",
     "UnknownModelError",
     "UnknownPolicyError",
+    "shown",
 ]
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: short, and whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # numbers of thousands of digits, and objects with a broken __repr__
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 class RefragError(Exception):

@@ -13,10 +13,8 @@ import torch
 from hypothesis import settings
 
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.adapters import CHUNK_ADAPTER
 from refrag_components.modeling.config import RefragConfig
-from refrag_components.training.adapters import attach_adapters
-from refrag_components.training.recipe import LoraSettings
+from tests.adapters import attach_adapters
 from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 # Here and in processes that tests start: sums add up alike, and test processes side by side do not
@@ -29,6 +27,14 @@ settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
 
 _numbers = count()
+
+
+@pytest.fixture(autouse=True)
+def own_data_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a test agrees to holds for that test alone, and never for the user who runs it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
 
 
 @pytest.fixture(scope="session")
@@ -47,10 +53,7 @@ def tiny_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     model = RefragModel.from_base(config)
     torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
-    attach_adapters(model, LoraSettings(decoder_rank=2, chunk_rank=2, encoder_rank=2))
-    for name, parameter in model.named_parameters():
-        if f"lora_B.{CHUNK_ADAPTER}" in name:  # zero before training
-            torch.nn.init.normal_(parameter, std=0.2)
+    attach_adapters(model)
     model.save_pretrained(folder)
     return folder
 
@@ -152,3 +155,11 @@ def layered_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPa
 def layered_model(layered_folder: Path) -> RefragModel:
     """The checkpoint with the decoder's layers, on CPU in float32; treat it as read-only."""
     return RefragModel.from_pretrained(layered_folder, device="cpu")
+
+
+@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
+def either_model(
+    request: pytest.FixtureRequest, layered_model: RefragModel, tiny_model: RefragModel
+) -> RefragModel:
+    """A model of each kind of encoder; both have k = 4."""
+    return layered_model if "layers" in request.param else tiny_model

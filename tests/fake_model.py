@@ -83,4 +83,4 @@ def check(index: RefragIndex, model: FakeModel) -> None:
         assert index.store.mget([key]) == [model.encode(text)]
     assert index.info().passages == len(passages)
     hits = index.search("the", k=len(passages) + 10)
-    assert sorted(hit.text for hit in hits) == passages
+    assert sorted(hit.text for hit in hits) == sorted(set(passages))

@@ -16,14 +16,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
+from refrag_components.exceptions import CorruptVectorsError
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.prompts.resolver import Resolved, Resolver, format_envelope
 from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores import open_store
+from refrag_components.stores.rows import pack_row, unpack_row
 from refrag_components.stores.url import split_options
 from refrag_components.vectors import ChunkVectors, passage_key
 from tests.fake_model import FakeModel
@@ -37,6 +40,14 @@ class _Model(FakeModel):
     """What a ``PassageLoader`` needs of a model."""
 
     encoder = SimpleNamespace(width=64)
+
+    @property
+    def token_check(self) -> _Model:
+        return self
+
+    def differ(self, texts: Sequence[str], token_ids: Sequence[np.ndarray]) -> list[bool]:
+        own = [self.encode(text).token_ids for text in texts]
+        return [not np.array_equal(a, b) for a, b in zip(own, token_ids, strict=True)]
 
     @cache  # noqa: B019 - the same passages come again and again
     def encode(self, text: str) -> ChunkVectors:
@@ -56,6 +67,7 @@ class _Tenant:
         self.passages = [_passage(rng) for _ in range(25)]
         self.loader = PassageLoader(self.model, self.store)  # type: ignore[arg-type]
         self.loader.load([PassagePart(passage) for passage in self.passages])
+        self.loader.flush()
         retrieved = [Retrieval.of("", self.passages, self.store)]
         self.resolver = Resolver(fingerprint, retrieved, store=self.store)
 
@@ -141,6 +153,17 @@ def _rows(url: str) -> _SQLiteRows | _PostgresRows:
     return _PostgresRows(url) if url.startswith("postgresql:") else _SQLiteRows(url)
 
 
+def _forged(rng: random.Random, key: str, value: bytes) -> bytes:
+    """A row that is whole and the key's own, but has the decoder read something else."""
+    try:
+        row = unpack_row(key, value)
+    except CorruptVectorsError:
+        return value
+    ids = row.token_ids.copy()
+    ids[rng.randrange(len(ids))] = rng.choice((0, 7, 2**31 - 1))
+    return pack_row(key, ChunkVectors(row.vectors, ids, row.chunk_size, row.fingerprint), "float16")
+
+
 def _damage(rng: random.Random, tenant: _Tenant, other: _Tenant) -> None:
     """Spoils a stored row behind the store's back."""
     keys = list(tenant.store.yield_keys())
@@ -150,7 +173,9 @@ def _damage(rng: random.Random, tenant: _Tenant, other: _Tenant) -> None:
     swapped = tenant.rows.read(donor)
     foreign = other.rows.read(next(iter(other.store.yield_keys())))
     flipped = value[:place] + bytes([rng.randrange(256)]) + value[place + 1 :]
-    spoiled = (value[:place], flipped, swapped, foreign, b"", value + b"\0", *tenant.rows.spoiled)
+    forged = _forged(rng, victim, value)
+    odd = (b"", value + b"\0", *tenant.rows.spoiled)
+    spoiled = (value[:place], flipped, swapped, foreign, forged, *odd)
     tenant.rows.write(victim, rng.choice(spoiled))
 
 
@@ -196,6 +221,7 @@ def test_no_prompt_and_no_damage_yields_what_is_not_the_passages_own(
         _check_text(prompt, resolved, own)
         parts = [part for part in resolved.parts if isinstance(part, PassagePart)]
         loaded = own.loader.load(parts)
+        own.loader.flush()
         for part, passage in zip(parts, loaded, strict=True):
             assert passage.vectors == own.model.encode(part.text)
         found += len(parts)

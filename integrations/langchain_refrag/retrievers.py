@@ -131,7 +131,7 @@ class RefragRetriever(BaseRetriever):
         store = generator.store if self.store is None else self.store
         note_documents(query, documents, store, run_manager)
         passages = [PassagePart(document.page_content.strip()) for document in documents]
-        loaded = PassageLoader(generator.model, store).load(passages)
+        loaded = PassageLoader(generator.model, store, waits=True).load(passages)
         return [
             RefragDocument(
                 id=document.id,

@@ -7,7 +7,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from refrag_components.cli import ask, demo, download, evaluate, index, info, serve, train
+from refrag_components.cli import (
+    ask,
+    bench,
+    demo,
+    download,
+    evaluate,
+    forget,
+    index,
+    info,
+    remove,
+    serve,
+    show,
+    train,
+)
 from refrag_components.cli.common import say, set_up
 from refrag_components.exceptions import RefragError
 
@@ -37,12 +50,16 @@ app = typer.Typer(
 )
 app.command("index")(index.index)
 app.command("ask")(ask.ask)
+app.command("show")(show.show)
+app.command("remove")(remove.remove)
+app.command("forget")(forget.forget)
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("info")(info.info)
 app.command("download")(download.download)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

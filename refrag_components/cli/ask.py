@@ -11,7 +11,7 @@ from rich.text import Text
 
 from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.policies.budget import BUDGETS, parse_budget
+from refrag_components.policies.budget import BUDGETS, RESTS, parse_budget, parse_rest
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ask"]
 
-_EXPANDED, _COMPRESSED = "black on green", ("on grey19", "on grey30")  # neighbours must differ
+_FLUSH_SECONDS = 5.0  # for chunk vectors that only save time the next time
+
+# Readable on light and dark terminals, with 16 colours too; neighbours must differ.
+_EXPANDED, _COMPRESSED, _LABEL = "black on green", ("dim", "dim underline"), "bold"
 
 
 def ask(
@@ -40,9 +43,14 @@ def ask(
     budget: Annotated[
         str,
         typer.Option(
-            help=f"How much may expand: {', or '.join(kind.meaning for kind in BUDGETS)}."
+            help=f"How much may expand: {', or '.join(kind.meaning for kind in BUDGETS)}. "
+            "Positions are filled from the top: text, then ever coarser chunk embeddings."
         ),
     ] = "0.25",
+    rest: Annotated[
+        str,
+        typer.Option(help=f"What becomes of chunks that do not expand: {' or '.join(RESTS)}."),
+    ] = "compress",
     k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 5,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum length of the answer in tokens.")
@@ -65,6 +73,7 @@ def ask(
     if not question.strip():
         raise EmptyInputError("the question is empty; ask something")
     allowed = parse_budget(_number(budget))
+    left = parse_rest(rest)
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
     _, model = load_model_of(folder, model_name)
@@ -72,17 +81,25 @@ def ask(
         hits = index.search(question, k)
         if not hits:
             raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")
-        generator = RefragGenerator(model, store=index.store, policy=policy, budget=allowed)
+        generator = RefragGenerator(
+            model, store=index.store, policy=policy, budget=allowed, rest=left
+        )
         message = _message(question, [hit.text for hit in hits])
         request = Request(render([message], model.tokenizer), question)
         if explain:
             spans = generator.explain(generator.prepare(request, max_tokens=max_tokens))
-            output.print(_explained(spans, plain=output.color_system is None), soft_wrap=True)
+            plain = output.color_system is None or output.no_color
+            labels = [
+                f"{number}. {hit.source}, score {hit.score:.2f}"
+                for number, hit in enumerate(hits, start=1)
+            ]
+            output.print(_explained(spans, labels, plain=plain), soft_wrap=True)
         for delta in generator.stream(request, SamplingParams(max_tokens=max_tokens)):
             output.out(delta.text, end="", highlight=False)
             if delta.report is not None:
                 output.line()
-                _summarise(delta.report, [hit.source for hit in hits])
+                _summarise(delta.report, [source for hit in hits for source in hit.sources])
+        generator.flush(_FLUSH_SECONDS)  # before the store is closed
 
 
 def _number(budget: str) -> float:
@@ -104,9 +121,18 @@ def _message(question: str, passages: Sequence[str]) -> Message:
     return Message("user", tuple(parts))
 
 
-def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text:
-    """The prompt with every chunk in the colour, or the brackets, that shows what became of it."""
+def _explained(
+    spans: Iterable[tuple[str, bool | None]], labels: Iterable[str] = (), *, plain: bool
+) -> Text:
+    """The prompt with every chunk in the style, or the brackets, that shows what became of it.
+
+    Args:
+        spans: See ``RefragGenerator.explain``.
+        labels: Of the passages, in order; each stands on a line before its passage.
+        plain: Use brackets.
+    """
     text = Text()
+    remaining, inside = iter(labels), False
 
     def add_chunk(chunk: str, expanded: bool, number: int = 0) -> None:
         if plain:
@@ -122,14 +148,18 @@ def _explained(spans: Iterable[tuple[str, bool | None]], *, plain: bool) -> Text
         if expanded is None:
             text.append(span)
         else:
+            if not inside and (label := next(remaining, "")):
+                text.append(f"{label}\n", _LABEL)
             add_chunk(span, expanded, number)
+        inside = expanded is not None
     return text.append("\n")
 
 
 def _summarise(report: Report, sources: Sequence[str]) -> None:
     lines = [
         f"Context: {report.context_tokens} tokens in {report.context_positions} positions (rate "
-        f"{report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded",
+        f"{report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded, "
+        f"{report.compressed} compressed, {report.dropped} dropped",
         f"Passages: {report.cache_hits} from the store, {report.cache_misses} encoded now; "
         f"first token after {report.time_to_first_token:.2f} s",
         f"Sources: {', '.join(dict.fromkeys(sources))}",

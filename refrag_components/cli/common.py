@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from refrag_components.exceptions import UnknownModelError
-from refrag_components.weights.lookup import DEFAULT_MODEL
+from refrag_components.exceptions import IndexFolderError, UnknownModelError
+from refrag_components.weights.lookup import DEFAULT_MODEL, bundled_names
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -97,14 +97,28 @@ def load_model_of(folder: Path, requested: str | None) -> tuple[str, RefragModel
 
     Returns:
         The model's name and the model.
+
+    Raises:
+        IndexFolderError: If no model is requested and the index names one that does not come with
+            the library and that nobody on this machine has named for it.
     """
+    from refrag_components.index.consent import has_agreed, record_agreement
     from refrag_components.index.folder import META_FILE, Meta
 
-    if requested is not None:
-        return requested, load_model(requested)
     recorded = Meta.read(folder).model if (folder / META_FILE).is_file() else None
+    if requested is not None:
+        model = load_model(requested)
+        if requested == recorded:
+            record_agreement(folder, "model", recorded)
+        return requested, model
     if recorded is None:
         return DEFAULT_MODEL, load_model(DEFAULT_MODEL)
+    if recorded not in bundled_names() and not has_agreed(folder, "model", recorded):
+        msg = (
+            f"{folder} was made with the model {recorded}, which nobody has named on this machine; "
+            f"if you trust it, name it once with --model {recorded}"
+        )
+        raise IndexFolderError(msg)
     try:
         return recorded, load_model(recorded)
     except UnknownModelError as error:

@@ -45,6 +45,14 @@ MethodOption = Annotated[
         "--method", help="Rows to compare, as `refrag eval methods` lists them; all by default."
     ),
 ]
+PositionsOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--positions",
+        help="Numbers of decoder positions to fill (ladder, ladder-text).",
+        show_default="64 128",
+    ),
+]
 PlotsOption = Annotated[
     bool, typer.Option("--plots/--no-plots", help="Draw PNG files (needs matplotlib).")
 ]
@@ -79,10 +87,10 @@ def perplexity(
     from refrag_components.evaluation.continuation.comparison import measure_contexts
     from refrag_components.evaluation.reports.files import draw_plots, write_perplexity
 
-    _check(None, policy, expanded, plots=plots)
+    _check(None, policy, expanded, None, plots=plots)
     corpus = TokenisedCorpus.load(text)
     loaded = load_model(model, bfloat16=bf16)
-    methods = _methods(loaded, None, policy, expanded, running_text=True)
+    methods = _methods(loaded, None, policy, expanded, None, running_text=True)
     tables = []
     with _Bars() as bars:
         for k in chunk_size or [loaded.config.chunk_size]:
@@ -133,6 +141,7 @@ def qa(
     method: MethodOption = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
+    positions: PositionsOption = None,
     items: Annotated[
         int | None, typer.Option("--items", help="Maximum number of questions per set.")
     ] = 500,
@@ -150,7 +159,7 @@ def qa(
     from refrag_components.evaluation.answers.summary import summarise
     from refrag_components.evaluation.reports.files import draw_plots, write_qa
 
-    _check(method, policy, expanded, plots=plots)
+    _check(method, policy, expanded, positions, plots=plots)
     settings = [
         Setting(kind, count)  # type: ignore[arg-type]
         for kind in retrieval or ["given"]
@@ -159,7 +168,7 @@ def qa(
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
     texts = [] if pool is None else read_pool(pool)
     loaded = load_model(model, bfloat16=bf16, chunk_size=chunk_size)
-    methods = _methods(loaded, method, policy, expanded)
+    methods = _methods(loaded, method, policy, expanded, positions)
     with _Bars() as bars:
         results = evaluate_questions(
             loaded,
@@ -211,16 +220,22 @@ def _check(
     kinds: list[str] | None,
     policies: list[str] | None,
     fractions: list[float] | None,
+    positions: list[int] | None,
     *,
     plots: bool,
 ) -> None:
     """Refuses what cannot be measured or drawn before anything is loaded."""
-    from refrag_components.evaluation.methods import FRACTIONS, default_methods
+    from refrag_components.evaluation.methods import FRACTIONS, POSITIONS, default_methods
     from refrag_components.evaluation.reports.chart import check_plotting
 
     if plots:
         check_plotting()
-    default_methods(policies or (), fractions or FRACTIONS, kinds=kinds or ())
+    default_methods(
+        policies or ("random",),
+        fractions or FRACTIONS,
+        positions=positions or POSITIONS,
+        kinds=kinds or (),
+    )
 
 
 def _methods(
@@ -228,15 +243,18 @@ def _methods(
     kinds: list[str] | None,
     policies: list[str] | None,
     fractions: list[float] | None,
+    positions: list[int] | None,
     *,
     running_text: bool = False,
 ) -> list[Method]:
-    from refrag_components.evaluation.methods import FRACTIONS, default_methods
+    from refrag_components.evaluation.methods import FRACTIONS, POSITIONS, default_methods
     from refrag_components.evaluation.selections import selections_of
 
     return default_methods(
         policies or selections_of(model),
         fractions or FRACTIONS,
+        positions=positions or POSITIONS,
+        rungs=() if running_text else model.config.rungs[1:],
         kinds=kinds or (),
         running_text=running_text,
     )

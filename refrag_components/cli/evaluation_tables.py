@@ -16,7 +16,7 @@ def perplexity_table(result: dict[str, Any]) -> Table:
         f"k={result['chunk_size']}, s={result['context_tokens']}, "
         f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
     )
-    headings = ("context", "positions", "rate", "log-ppl", "recovery", "95% interval")
+    headings = ("context", "positions", "rate", "log-ppl", "recovery (95%)", "recall")
     table = _table(title, headings)
     for row in result["rows"]:
         low, high = row["recovery_interval"]
@@ -25,8 +25,8 @@ def perplexity_table(result: dict[str, Any]) -> Table:
             f"{row['positions']:.0f}",
             "" if row["rate"] is None else f"{row['rate']:.2f}",
             f"{row['log_ppl']:.3f}",
-            f"{row['recovery']:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            f"{row['recovery']:.3f} ({low:.2f} to {high:.2f})",
+            f"{row['recall_recovery']:.3f}",
         )
     return table
 

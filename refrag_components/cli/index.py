@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from refrag_components.cli.common import (
     output,
     say,
 )
+from refrag_components.text.extraction import TYPES
 from refrag_components.vectors.codec_names import Codec
 from refrag_components.weights.lookup import bundled_names
 
@@ -30,8 +31,8 @@ __all__ = ["index"]
 
 
 def index(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder of text, Markdown, HTML and PDF files.")
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help=f"Folders or files: {TYPES}.")
     ],
     out: Annotated[Path, typer.Option(metavar="INDEX", help="Folder of the index.")] = Path(
         "refrag-index"
@@ -48,19 +49,49 @@ def index(
             "own store, put it into the URL: ?codec=int8"
         ),
     ] = "float16",
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out files or folders with such a name or path, as in '*.log' or 'drafts'; "
+            "may be given several times. Hidden files and what .gitignore names are left out too.",
+        ),
+    ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="Remove documents also of folders whose drive may not be mounted."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Name every file that is skipped, with the reason.")
+    ] = False,
+    report_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write the skipped and doubtful files to this file, one per line: path, tab, "
+            "reason.",
+        ),
+    ] = None,
 ) -> None:
-    """Index a folder, or bring its index up to date; can be stopped and run again."""
+    """Index folders, or bring their index up to date; can be stopped and run again."""
     from refrag_components.exceptions import DocumentError, StoreError
-    from refrag_components.index import RefragIndex, index_info
-    from refrag_components.index.folder import check_folder
+    from refrag_components.index import AddReport, RefragIndex, index_info
+    from refrag_components.index.folder import META_FILE, check_folder
     from refrag_components.index.store import store_name
     from refrag_components.stores import open_store
-    from refrag_components.text.documents import SUFFIXES, find_files
+    from refrag_components.text.documents import find_files, is_supported
 
     # Mistakes should not wait for the model.
-    files = [path.suffix.lower() in SUFFIXES for path in find_files(folder)]
-    if not any(files):
-        raise DocumentError(f"{folder} holds no file of a supported type: {', '.join(SUFFIXES)}")
+    patterns = exclude or []
+    files = [
+        is_supported(path) for folder in folders for path in find_files(folder, exclude=patterns)
+    ]
+    if not any(files) and not (out / META_FILE).is_file():  # else what is gone is removed
+        names = ", ".join(map(str, folders))
+        raise DocumentError(f"{names} holds no file that can be read: {TYPES}")
     check_folder(out, codec=codec, passage_tokens=passage_tokens, store=store_name(store))
     if store is not None:
         if codec != "float16":
@@ -80,16 +111,29 @@ def index(
     ):
         task = bar.add_task("Indexing", total=len(files), passages=0)
 
-        def advance(report: AddReport) -> None:
-            done = report.added + report.updated + report.unchanged + len(report.skipped)
-            bar.update(task, completed=done, passages=report.passages)
+        report = AddReport()
 
-        report = target.add_folder(folder, progress=advance)
+        def advance(now: AddReport) -> None:
+            whole = report + now
+            done = whole.added + whole.updated + whole.unchanged + len(whole.skipped)
+            bar.update(task, completed=done, passages=whole.passages)
+
+        try:
+            for folder in folders:
+                report += target.add_folder(folder, progress=advance, exclude=patterns, prune=prune)
+        except KeyboardInterrupt:
+            bar.stop()
+            say("Stopped; run the same command to continue", "yellow")
+            raise typer.Exit(130) from None
     info = index_info(out)
-    _tell_skipped(report.skipped)
+    _tell(report, every=verbose)
+    if report_file is not None:
+        _write_report(report_file, [*report.skipped, *report.warnings])
     output.out(
         f"Documents: {report.added} added, {report.updated} updated, {report.unchanged} unchanged, "
-        f"{report.removed} removed, {_count(len(report.skipped), 'file')} skipped\n"
+        f"{report.removed} removed, {_count(len(report.skipped), 'file')} skipped"
+        + (f", {len(report.warnings)} doubtful" if report.warnings else "")
+        + "\n"
         f"{out}: {_count(info.documents, 'document')}, {_count(info.passages, 'passage')}, "
         f"{_count(info.chunks, 'chunk')}, {_count(info.tokens, 'token')}, "
         f"{decimal(info.size_bytes)}",
@@ -122,11 +166,33 @@ def _progress() -> Progress:
     )
 
 
-def _tell_skipped(files: Iterable[Skipped]) -> None:
+def _tell(report: AddReport, *, every: bool) -> None:
+    for title, files in (("Skipped", report.skipped), ("Doubtful", report.warnings)):
+        if every:
+            for file in files:
+                say(f"{title}: {file.path} {file.reason}", "yellow")
+        else:
+            _tell_reasons(title, files)
+    if report.skipped and not every:
+        say("--verbose names every skipped file")
+    for folder in report.absent:
+        say(
+            f"{folder} is not there, but its documents are still indexed; if it is gone for good, "
+            "run again with --prune",
+            "yellow",
+        )
+
+
+def _tell_reasons(title: str, files: Iterable[Skipped]) -> None:
     """One line per reason, with its first file."""
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for skipped in files:
-        by_reason[skipped.reason].append(skipped.path)
+    for file in files:
+        by_reason[file.reason].append(file.path)
     for reason, (first, *others) in by_reason.items():
         more = f" ({len(others)} more like it)" if others else ""
-        say(f"Skipped: {first} {reason}{more}", "yellow")
+        say(f"{title}: {first} {reason}{more}", "yellow")
+
+
+def _write_report(path: Path, files: Sequence[Skipped]) -> None:
+    lines = (f"{file.path}\t{' '.join(file.reason.split())}\n" for file in files)
+    path.write_text("".join(lines), encoding="utf-8", errors="replace")

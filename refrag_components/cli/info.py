@@ -22,10 +22,17 @@ def info(
         str,
         typer.Argument(metavar="INDEX|MODEL", help="Index folder, or a checkpoint as for --model."),
     ],
+    documents: Annotated[
+        bool, typer.Option("--documents", help="List the documents of an index, one per line.")
+    ] = False,
 ) -> None:
     """Show what an index or a checkpoint is made of."""
-    from refrag_components.index.folder import META_FILE
+    from refrag_components.index.folder import META_FILE, index_documents
 
+    if documents:
+        for path in index_documents(name):
+            output.out(path, highlight=False)
+        return
     try:
         facts = _index_facts(name) if (Path(name) / META_FILE).is_file() else _model_facts(name)
     except UnknownModelError as error:

@@ -31,14 +31,17 @@ def prepare(
     recipe: RecipeOption,
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
 ) -> None:
-    """Tokenise text once, for the decoder and for the encoder."""
-    from refrag_components.corpus import prepare_corpus, read_texts
-    from refrag_components.modeling import RefragModel
-    from refrag_components.training.recipe import Recipe
+    """Tokenise text once, with the decoder's tokenizer."""
+    from transformers import AutoTokenizer
 
-    model = RefragModel.from_base(Recipe.load(recipe).model)
+    from refrag_components.corpus import prepare_corpus, read_texts
+    from refrag_components.training.recipe import Recipe
+    from refrag_components.weights.lookup import base_folder
+
+    decoder = base_folder(Recipe.load(recipe).model.decoder)
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
     with _counting("documents") as progress:
-        tokens = prepare_corpus(read_texts(texts), model, out, progress=progress)
+        tokens = prepare_corpus(read_texts(texts), tokenizer, out, progress=progress)
     output.print(f"{tokens:,} tokens in {out}", highlight=False)
 
 
@@ -57,18 +60,26 @@ def questions(
 ) -> None:
     """Tokenise questions once and find distractors for them; faster with a GPU."""
     import torch
+    from transformers import AutoTokenizer
 
     from refrag_components.corpus.prepare_questions import prepare_questions
-    from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.search_encoder import SearchEncoder
     from refrag_components.training.recipe import Recipe
+    from refrag_components.weights.lookup import base_folder
 
     settings = Recipe.load(recipe)
-    model = RefragModel.from_base(settings.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    precision = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = torch.autocast(device, torch.bfloat16, enabled=bf16)
     with precision, _counting("texts") as progress:
         count = prepare_questions(
-            files, model, out, most=most, seed=settings.seed, progress=progress
+            files,
+            AutoTokenizer.from_pretrained(base_folder(settings.model.decoder)),
+            SearchEncoder(base_folder(settings.model.encoder)),
+            out,
+            device=device,
+            most=most,
+            seed=settings.seed,
+            progress=progress,
         )
     output.print(f"{count:,} questions in {out}", highlight=False)
 
@@ -107,7 +118,7 @@ def run(
     from refrag_components.corpus import QuestionSet, TokenisedCorpus
     from refrag_components.exceptions import TrainingError
     from refrag_components.training.recipe import STAGES, Recipe
-    from refrag_components.training.stages import run_stage
+    from refrag_components.training.stages import Run, run_stage
 
     speaks = os.environ.get("RANK", "0") == "0"  # only one of the processes that train together
     settings = Recipe.load(recipe)
@@ -116,21 +127,17 @@ def run(
     if stage is not None and stage not in STAGES:
         msg = f"there is no stage {stage!r}; stages are {', '.join(STAGES)}"
         raise TrainingError(msg)
-    train_text = TokenisedCorpus.load(text)
-    held_out = TokenisedCorpus.load(validation)
-    question_set = QuestionSet.load(questions) if questions else None
+    whole = Run(
+        recipe=settings,
+        train=TokenisedCorpus.load(text),
+        validation=TokenisedCorpus.load(validation),
+        questions=QuestionSet.load(questions) if questions else None,
+        folder=out,
+    )
     for name in settings.stages if stage is None else (stage,):
         if speaks:
             say(f"Stage {name}")
-        finished = run_stage(
-            name,
-            settings,
-            train=train_text,
-            validation=held_out,
-            questions=question_set,
-            folder=out,
-            start_from=start_from,
-        )
+        finished = run_stage(name, whole, start_from=start_from)
         start_from = None
         if speaks:
             output.print(f"{name}: {finished}", highlight=False)

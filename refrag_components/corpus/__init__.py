@@ -8,27 +8,34 @@ from refrag_components.corpus.batch import (
     batch_embeddings,
     batch_logits,
     batch_vectors,
+    chunk_table,
 )
 from refrag_components.corpus.cloze import ClozeForm
-from refrag_components.corpus.conversations import lay_out_conversations
-from refrag_components.corpus.questions import Conversation, ConversationSpec, QuestionSet
+from refrag_components.corpus.conversations import KINDS, Kind, lay_out
+from refrag_components.corpus.questions import Conversation, QuestionSet
+from refrag_components.corpus.rows import Row, ShownPassage, build_batch
 from refrag_components.corpus.tokenised import TokenisedCorpus, prepare_corpus, read_texts
 from refrag_components.corpus.windows import WindowSpec, cut_windows
 
 __all__ = [
     "IGNORED",
+    "KINDS",
     "Batch",
     "ClozeForm",
     "Conversation",
-    "ConversationSpec",
+    "Kind",
     "QuestionSet",
+    "Row",
+    "ShownPassage",
     "TokenisedCorpus",
     "WindowSpec",
     "batch_embeddings",
     "batch_logits",
     "batch_vectors",
+    "build_batch",
+    "chunk_table",
     "cut_windows",
-    "lay_out_conversations",
+    "lay_out",
     "prepare_corpus",
     "read_texts",
 ]

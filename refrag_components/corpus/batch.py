@@ -2,103 +2,195 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from refrag_components.modeling.layer_encoder import LayerEncoder
+from refrag_components.text.chunking import Chunker
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["IGNORED", "Batch", "batch_embeddings", "batch_logits", "batch_vectors"]
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "PassageGroup",
+    "batch_embeddings",
+    "batch_logits",
+    "batch_vectors",
+    "chunk_table",
+]
 
 #: Label of a position whose loss does not count.
 IGNORED = -100
 
 
+class _ByValue:
+    """Goes between processes by value: each shared tensor would take a file descriptor."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value.numpy() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(
+            {
+                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for name, value in state.items()
+            }
+        )
+
+
 @dataclass(frozen=True, eq=False)
-class Batch:
+class PassageGroup(_ByValue):
+    """Passages of similar length that are encoded together.
+
+    Attributes:
+        token_ids: Decoder token ids, padded on the right with 0 to a multiple of every rung,
+            (passages, tokens).
+        used: True for tokens, False for padding, same shape.
+    """
+
+    token_ids: Tensor
+    used: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch(_ByValue):
     """Rows of mixed tokens and chunk embeddings with the tokens to predict.
 
     Rows are padded on the right, where causal attention hides the padding from all that counts.
+    The chunk embeddings of all groups stand in one table: group by group, in each group rung by
+    rung, in each rung passage by passage, padding included.
 
     Attributes:
         token_ids: Decoder token at each position, 0 under a chunk embedding; (rows, positions).
-        chunk_index: Chunk at each position, -1 under a token; (rows, positions).
-        chunk_tokens: Token ids of every chunk of the batch, 0 after a short one; (chunks, k).
-        chunk_used: True where ``chunk_tokens`` holds a token; (chunks, k).
-        pieces: Encoder token ids, one row an encoder window; (windows, pieces).
-        piece_mask: 1 for pieces, 0 for padding; same shape.
-        spans: Inclusive span of each chunk in its window, padded with 0; (windows, spans, 2).
-        span_index: Where each chunk's span stands in the flattened spans; (chunks,).
-        groups: Windows of similar length: first window, the one after the last, pieces.
-        labels: Tokens that the last positions predict, or ``IGNORED``; (rows, predicted).
-        context_labels: Tokens that the positions before those predict: the text token after a
-            token, the first token of what follows a chunk; (rows, positions - predicted). None
-            where only ``labels`` count.
-        full_ids: The rows without any compression, those that ask a question with the supporting
-            passages alone, predicting the same labels at their ends; (rows, any). None where no
-            teacher is wanted.
-        context_index: For each position of the context, tokens or chunk embeddings, the place in
-            the flattened ``full_ids`` of its last token; (rows, context positions). They stand
-            right after the first position of a row. None where no context is compared.
-        expanded_index: Places in the flattened ``token_ids`` of the context's tokens, (rows,
-            expanded tokens), whose predictions can be compared too; None likewise.
-        expanded_full_index: The same places in the flattened ``full_ids``; same shape.
-        answer_index: Places in the flattened ``labels`` that are not ``IGNORED``, (answers,);
-            None where all count.
-        full_index: The same places in the flattened ``full_ids``, (answers,).
+        chunk_index: Row of the table of chunk embeddings at each position, -1 under a token;
+            (rows, positions).
+        groups: Passages with chunk embeddings; none if everything is text.
+        chunk_size: Tokens per chunk (k).
+        rungs: The rungs that chunk embeddings are made on, in the order of the table.
+        label_index: Places in the flattened rows whose next token counts, ascending, (labels,).
+        labels: Those next tokens, (labels,).
+        predicted: Number of columns at the end of the rows that hold all of these places.
+        full_ids: The rows as text alone, as far as a teacher is asked, (rows, any); None if none
+            is.
+        student_index: Places in the flattened rows that are compared with a teacher, (compared,);
+            None likewise.
+        teacher_index: Where the same tokens stand in the flattened ``full_ids``, (compared,).
+        weight: Weight of this batch in the loss of a step.
+        name: Its kind, for the training log.
     """
 
     token_ids: Tensor
     chunk_index: Tensor
-    chunk_tokens: Tensor
-    chunk_used: Tensor
-    pieces: Tensor
-    piece_mask: Tensor
-    spans: Tensor
-    span_index: Tensor
-    groups: tuple[tuple[int, int, int], ...]
+    groups: tuple[PassageGroup, ...]
+    chunk_size: int
+    rungs: tuple[int, ...]
+    label_index: Tensor
     labels: Tensor
-    context_labels: Tensor | None = None
+    predicted: int
     full_ids: Tensor | None = None
-    context_index: Tensor | None = None
-    expanded_index: Tensor | None = None
-    expanded_full_index: Tensor | None = None
-    answer_index: Tensor | None = None
-    full_index: Tensor | None = None
+    student_index: Tensor | None = None
+    teacher_index: Tensor | None = None
+    weight: float = 1.0
+    name: str = ""
 
     @property
-    def chunk_places(self) -> Tensor | None:
-        """True at chunk embeddings, (rows, positions), bool; None where nothing was encoded."""
-        return self.chunk_index >= 0 if len(self.span_index) else None
+    def chunk_mask(self) -> Tensor | None:
+        """True at chunk embeddings, (rows, positions), bool; None if there are none."""
+        return self.chunk_index >= 0 if self.groups else None
 
-    def to(self, device: torch.device) -> Batch:
+    @property
+    def label_rows(self) -> Tensor:
+        """Labels of the last ``predicted`` columns or ``IGNORED``; (rows, predicted)."""
+        whole = torch.full_like(self.token_ids, IGNORED)
+        whole.view(-1)[self.label_index] = self.labels
+        return whole[:, whole.shape[1] - self.predicted :]
+
+    @property
+    def table_tokens(self) -> tuple[Tensor, Tensor]:
+        """Token ids under each row of a table with one rung, and which are used; (entries, k)."""
+        if len(self.rungs) > 1:
+            raise ValueError(f"the table has several rungs: {self.rungs}")
+        parts = [
+            (group.token_ids.view(-1, rung), group.used.view(-1, rung))
+            for group in self.groups
+            for rung in self.rungs
+        ]
+        ids, used = zip(*parts, strict=True)
+        return torch.cat(ids), torch.cat(used)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Returns the batch on another device."""
-        tensors: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Returns the batch in memory that a GPU can read by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **tensors)
+        groups = tuple(PassageGroup(change(g.token_ids), change(g.used)) for g in self.groups)
+        return replace(self, groups=groups, **changed)
 
 
-def batch_vectors(model: RefragModel, batch: Batch) -> Tensor:
-    """Encodes the chunks of a batch, windows of similar length together.
+def batch_vectors(model: RefragModel, batch: Batch) -> list[Tensor]:
+    """Encodes the passages of a batch, one group after another.
+
+    An encoder of the decoder's own layers passes gradients on; any other encodes as it does when
+    it serves, from the passages' text.
+
+    Args:
+        model: Provides encoder and tokenizer.
+        batch: On the model's device.
 
     Returns:
-        Chunk vectors, shape (chunks, d_enc), float32.
+        Chunk vectors of each group, shape (passages, chunks, d_enc), float32 without autocast; zero
+        for chunks that are padding only.
     """
-    encoded = [
-        model.encoder(
-            batch.pieces[first:after, :length],
-            batch.piece_mask[first:after, :length],
-            batch.spans[first:after],
-        )
-        for first, after, length in batch.groups
-    ]
-    return torch.cat(encoded).flatten(0, 1)[batch.span_index]
+    if isinstance(model.encoder, LayerEncoder):
+        return [model.encoder(g.token_ids, g.used, batch.chunk_size) for g in batch.groups]
+    chunker = Chunker(model.tokenizer, batch.chunk_size)
+    encoded = []
+    for group in batch.groups:
+        ids, used = group.token_ids.cpu().numpy(), group.used.cpu().numpy()
+        passages = [chunker.from_tokens(row[mask]) for row, mask in zip(ids, used, strict=True)]
+        vectors = torch.zeros(len(ids), ids.shape[1] // batch.chunk_size, model.encoder.width)
+        for own, rows in zip(vectors, model.encoder.encode(passages), strict=True):
+            own[: len(rows)] = torch.from_numpy(rows)
+        encoded.append(vectors.to(group.token_ids.device))
+    return encoded
+
+
+def chunk_table(model: RefragModel, batch: Batch, vectors: list[Tensor]) -> Tensor:
+    """Makes all chunk embeddings of a batch.
+
+    Args:
+        model: Provides the projector.
+        batch: On the model's device; at least one group.
+        vectors: From ``batch_vectors``.
+
+    Returns:
+        The table that ``chunk_index`` points into, shape (entries, d_dec).
+    """
+    tables = []
+    for group, own in zip(batch.groups, vectors, strict=True):
+        ids, used = (t.unflatten(1, (-1, batch.chunk_size)) for t in (group.token_ids, group.used))
+        ladder = isinstance(model.encoder, LayerEncoder)
+        for rung in batch.rungs:
+            embeddings = model.project(own, ids, used, rung=rung if ladder else None)
+            tables.append(embeddings.flatten(0, 1))
+    return torch.cat(tables)
 
 
 def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
@@ -111,36 +203,32 @@ def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
     Returns:
         The decoder's input embeddings, shape (rows, positions, d_dec).
     """
-    embed = model.decoder.get_input_embeddings()
-    inputs: Tensor = embed(batch.token_ids)
-    if not len(batch.span_index):
+    inputs: Tensor = model.decoder.get_input_embeddings()(batch.token_ids)
+    if not batch.groups:
         return inputs
-    vectors = batch_vectors(model, batch)
-    chunks = model.project(vectors, batch.chunk_tokens, batch.chunk_used).to(inputs.dtype)
+    table = chunk_table(model, batch, batch_vectors(model, batch)).to(inputs.dtype)
     # Under a token any chunk will do. Always the same one would get all their (zero) gradients,
     # which a GPU adds up one after another: a tenth of a step's time (experiments/003).
-    anywhere = torch.arange(batch.chunk_index.numel(), device=inputs.device) % len(chunks)
+    anywhere = torch.arange(batch.chunk_index.numel(), device=inputs.device) % len(table)
     is_chunk = batch.chunk_index >= 0
-    placed = chunks[torch.where(is_chunk, batch.chunk_index, anywhere.view_as(is_chunk))]
+    placed = table[torch.where(is_chunk, batch.chunk_index, anywhere.view_as(is_chunk))]
     return torch.where(is_chunk.unsqueeze(-1), placed, inputs)
 
 
-def batch_logits(model: RefragModel, batch: Batch, *, everywhere: bool = False) -> Tensor:
+def batch_logits(model: RefragModel, batch: Batch) -> Tensor:
     """Runs encoder, projector and decoder on a batch.
 
     Args:
         model: The model.
         batch: On the model's device.
-        everywhere: Logits of every position instead of the predicted ones alone.
 
     Returns:
-        Logits, shape (rows, predicted or all positions, vocabulary).
+        Logits at ``label_index``, shape (labels, vocabulary).
     """
     inputs = batch_embeddings(model, batch)
-    with model.chunk_mask.using(batch.chunk_places):
+    with model.chunk_mask.using(batch.chunk_mask):
         logits: Tensor = model.decoder(
-            inputs_embeds=inputs,
-            logits_to_keep=0 if everywhere else batch.labels.shape[1],  # 0 keeps all
-            use_cache=False,
+            inputs_embeds=inputs, logits_to_keep=batch.predicted, use_cache=False
         ).logits
-    return logits
+    row, column = batch.label_index // inputs.shape[1], batch.label_index % inputs.shape[1]
+    return logits[row, column - (inputs.shape[1] - batch.predicted)]

@@ -35,7 +35,7 @@ class ClozeForm:
     Attributes:
         begins: True for tokens that begin a word or sign, with a space before; (vocabulary,).
         alone: True for those of them that are a space and nothing else, as before digits; likewise.
-        letters: True for tokens whose first character, but for the space, is a letter or digit.
+        letters: True for tokens whose first character after the space is a letter or digit.
         capitals: True for those of them where it is a capital or a digit.
         ends: True for tokens after which a sentence may end.
         breaks: True for tokens with the end of a line, and for special ones.
@@ -105,14 +105,14 @@ def ask_for_gaps(
 
     Args:
         context: Token ids, (rows, s).
-        passage_tokens: Tokens a passage; neither a question nor an answer reaches into the next.
+        passage_tokens: Tokens per passage; neither a question nor an answer reaches into the next.
         output_tokens: Tokens of a row's questions and answers together, padded with 0.
         form: Of the decoder.
         rng: Draws gaps and what is left out of the questions.
 
     Returns:
-        Token ids and labels, both (rows, output_tokens): ``IGNORED`` but for the answers and the
-        token that closes each.
+        Token ids and labels, both (rows, output_tokens): ``IGNORED`` except for the answers and
+        the token that closes each.
     """
     tokens = np.zeros((len(context), output_tokens), dtype=np.int64)
     labels = np.full_like(tokens, IGNORED)
@@ -171,7 +171,7 @@ class _Words:
 def _gaps(
     text: np.ndarray, passage_tokens: int, form: ClozeForm, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Questions with their answers, one a sentence, in random order.
+    """Questions with their answers, one per sentence, in random order.
 
     With two of a sentence each would show what the other asks for.
     """

@@ -3,169 +3,162 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import compress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
-import torch
 
-from refrag_components.corpus.batch import IGNORED, Batch
-from refrag_components.corpus.encoder_input import encoder_input
-from refrag_components.corpus.questions import Conversation, ConversationSpec, QuestionSet
+from refrag_components.corpus.questions import Conversation, QuestionSet
+from refrag_components.corpus.rows import Row, ShownPassage, run_tokens
 
-if TYPE_CHECKING:
-    from refrag_components.modeling.chunk_encoder import ChunkEncoder
+__all__ = ["KINDS", "UNANSWERABLE", "Kind", "lay_out"]
 
-__all__ = ["UNANSWERABLE", "lay_out_conversations"]
-
-#: What the model says where the passages hold no answer.
+#: What the model says if the passages hold no answer.
 UNANSWERABLE = "The context does not say."
 
+#: What expands of the last turn's passages: nothing; random runs of tokens; a passage that does
+#: not answer, while the answer stays compressed; runs that share rare words with the question;
+#: most of the passages that answer; as "rare", with the best passages on the finest rung and the
+#: worst on the coarsest or dropped; everything.
+Kind = Literal["compressed", "runs", "wrong", "rare", "gold", "ladder", "text"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-def lay_out_conversations(
-    rows: Sequence[Conversation],
-    spec: ConversationSpec,
+_MISJUDGED = 0.3  # of the conversations rank their runs with noise, as a policy does
+_NOISE = 4.0  # standard deviation of that noise, in nats of rarity
+_GOLD, _BESIDE = 0.6, 0.04  # of the runs expand in passages that answer and in the others
+_DROPS = 0.3  # of the ladders drop their worst passages
+
+#: True for each run of a passage that expands, shape (runs,), given its number and runs.
+Choice = Callable[[int, int], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """The runs of the last turn's passages, those that share the rarest words first.
+
+    Attributes:
+        passages: Number of each run's passage.
+        runs: Place of each run in its passage.
+        tokens: Tokens of each run.
+    """
+
+    passages: np.ndarray
+    runs: np.ndarray
+    tokens: np.ndarray
+
+    def best(self, share: float) -> set[tuple[int, int]]:
+        """The first runs that together have this share of the tokens."""
+        before = np.cumsum(self.tokens) - self.tokens
+        picked = before < share * self.tokens.sum()
+        return set(zip(self.passages[picked].tolist(), self.runs[picked].tolist(), strict=True))
+
+
+def lay_out(
+    row: Conversation,
     questions: QuestionSet,
     *,
-    encoder: ChunkEncoder,
+    kind: Kind,
+    share: float,
+    rung: int,
+    rungs: Sequence[int],
     rng: np.random.Generator,
-    with_full_text: bool = False,
-) -> Batch:
-    """Lays conversations out; the loss counts on the answers alone.
+) -> Row:
+    """Lays a conversation out; the loss counts on the answer alone.
+
+    Passages of earlier turns stay compressed on ``rung``, unless everything is text.
 
     Args:
-        rows: Drawn from ``questions``.
-        spec: What they look like.
+        row: Drawn from ``questions``.
         questions: Hold the passages.
-        encoder: Gives the encoder's special tokens and window.
-        rng: Draws the expanded chunks.
-        with_full_text: Whether ``full_ids`` are wanted, the rows in full, but of the passages the
-            supporting ones alone: who has not seen the others cannot be drawn away by them. At
-            p = 1 there are none.
+        kind: What expands.
+        share: Of the last turn's tokens that expand, for "runs", "rare" and "ladder".
+        rung: Tokens per chunk embedding.
+        rungs: All rungs of the checkpoint, ascending.
+        rng: Draws what expands.
     """
-    k = spec.chunk_size
-    numbers = np.concatenate([shown for row in rows for shown in row.passages])
-    latest = np.concatenate(
-        [
-            np.full(len(shown), turn == len(row.passages) - 1)
-            for row in rows
-            for turn, shown in enumerate(row.passages)
+    run = run_tokens(rungs)
+    expands, own_rungs = _choose(row, questions, kind, share, rungs, rng)
+    parts: list[np.ndarray | ShownPassage] = [row.texts[0]]
+    for turn, (shown, text) in enumerate(zip(row.passages, row.texts[1:], strict=True)):
+        last = turn == len(row.passages) - 1
+        passages = [
+            _shown(number, questions, own_rungs.get(number, rung), run, expands)
+            if last or kind == "text"
+            else _shown(number, questions, rung, run, _nothing)
+            for number in shown.tolist()
         ]
-    )
-    needed = np.concatenate([np.isin(shown, row.needed) for row in rows for shown in row.passages])
-    lengths = np.minimum(questions.lengths[numbers], spec.max_tokens)
-    counts = -(-lengths // k)
-    ends = np.cumsum(lengths)
-    within = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
-    place = np.repeat(questions.starts[numbers], lengths) + within
-    tokens = questions.corpus.tokens[place].astype(np.int64)
-    begins = within % k == 0
-    chunk_of = np.cumsum(begins) - 1
-    expanded = _draw_runs(counts, needed, spec, rng)
-    if spec.expanded < 1:
-        expanded &= np.repeat(latest, counts)
-    by_token = expanded[chunk_of]
-    kept = by_token | begins
-    kept_ends = np.append(0, np.cumsum(kept))[ends]
-    shown = (
-        np.where(by_token, tokens, 0)[kept],
-        np.where(by_token, -1, chunk_of)[kept],
-    )
-    token_ids = _rows(rows, np.split(shown[0], kept_ends[:-1]), questions.separator)
-    index = _rows(rows, np.split(shown[1], kept_ends[:-1]), questions.separator, _no_chunk)
-    answers = [len(row.answer) for row in rows]
-    labels = _labels(token_ids, answers)
+        visible = [passage for passage in passages if passage.kept.any()]
+        for i, passage in enumerate(visible):
+            parts += [questions.separator] if i else []
+            parts.append(passage)
+        parts.append(text)
+    return Row(parts, tail=row.answer, counted=np.ones(len(row.answer), dtype=bool))
 
-    # Nothing is encoded where every chunk is expanded.
-    encoded = spec.expanded < 1
-    chunk_tokens = np.zeros((int(counts.sum()) if encoded else 0, k), dtype=np.int64)
-    used = np.zeros(chunk_tokens.shape, dtype=bool)
-    last = np.flatnonzero(np.append(begins[1:], True)) if len(begins) else np.zeros(0, int)
-    bounds = np.stack([place[begins], place[last]], axis=1)[: len(chunk_tokens)]
-    if encoded:
-        used = np.arange(k) < (bounds[:, 1] - bounds[:, 0] + 1)[:, None]
-        chunk_tokens[used] = tokens
-    predicted = int((labels != IGNORED).any(axis=0).argmax())
-    arrays = {
-        "token_ids": _padded(token_ids, 0)[:, :-1],
-        "chunk_index": _padded(index, -1)[:, :-1],
-        "chunk_tokens": chunk_tokens,
-        "chunk_used": used,
-        "labels": labels[:, predicted:],
-        "answer_index": np.flatnonzero(labels[:, predicted:] != IGNORED),
+
+def _shown(
+    number: int, questions: QuestionSet, rung: int, run: int, expands: Choice
+) -> ShownPassage:
+    tokens = questions.passage(number)
+    chosen = expands(number, -(-len(tokens) // run))
+    by_token = chosen.repeat(run)[: len(tokens)]
+    return ShownPassage(tokens, by_token, rung, key=number)
+
+
+def _choose(
+    row: Conversation,
+    questions: QuestionSet,
+    kind: Kind,
+    share: float,
+    rungs: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[Choice, dict[int, int]]:
+    """What expands, and the rungs of passages that have one of their own."""
+    shown, needed = row.passages[-1].tolist(), set(row.needed.tolist())
+    if kind == "compressed":
+        return _nothing, {}
+    if kind == "text":
+        return lambda _, runs: np.ones(runs, dtype=bool), {}
+    if kind == "runs":
+        return lambda _, runs: rng.random(runs) < share, {}
+    if kind == "gold":
+        return lambda n, runs: rng.random(runs) < (_GOLD if n in needed else _BESIDE), {}
+    if kind == "wrong":
+        others = [number for number in shown if number not in needed]
+        wrong = others[int(rng.integers(len(others)))] if others else None
+        return lambda n, runs: np.full(runs, n == wrong), {}
+    ranking = _rank(row, questions, run_tokens(rungs), rng)
+    best = ranking.best(share)
+    own_rungs = _ladder(ranking, rungs, rng) if kind == "ladder" else {}
+    return lambda n, runs: np.array([(n, run) in best for run in range(runs)], bool), own_rungs
+
+
+def _nothing(_: int, runs: int) -> np.ndarray:
+    return np.zeros(runs, dtype=bool)
+
+
+def _rank(
+    row: Conversation, questions: QuestionSet, run_length: int, rng: np.random.Generator
+) -> _Ranking:
+    passages, runs, tokens, scores = [], [], [], []
+    for number in row.passages[-1].tolist():
+        ids = questions.passage(number)
+        for run, start in enumerate(range(0, len(ids), run_length)):
+            own = ids[start : start + run_length]
+            passages.append(number)
+            runs.append(run)
+            tokens.append(len(own))
+            scores.append(float(questions.rarity[np.intersect1d(own, row.asked)].sum()))
+    noise = _NOISE * rng.normal(size=len(scores)) * (rng.random() < _MISJUDGED)
+    order = np.argsort(-(np.array(scores) + noise), kind="stable")
+    return _Ranking(*(np.array(own, dtype=np.int64)[order] for own in (passages, runs, tokens)))
+
+
+def _ladder(ranking: _Ranking, rungs: Sequence[int], rng: np.random.Generator) -> dict[int, int]:
+    """Rungs of the passages, finer for better ones; 0 for those that are dropped."""
+    by_rank = list(dict.fromkeys(ranking.passages.tolist()))
+    cuts = np.sort(rng.integers(0, len(by_rank) + 1, size=len(rungs)))
+    rest = 0 if rng.random() < _DROPS else rungs[-1]
+    return {
+        number: next((rung for rung, cut in zip(rungs, cuts, strict=True) if i <= cut), rest)
+        for i, number in enumerate(by_rank)
     }
-    for_encoder = encoder_input(
-        questions.corpus, bounds, counts if encoded else counts[:0], encoder
-    )
-    if with_full_text and encoded:
-        alone = [_supported(row) for row in rows]
-        supporting = np.concatenate([mask for row in rows for mask in row.supporting])
-        kept_tokens = list(compress(np.split(tokens, ends[:-1]), supporting))
-        full_ids = _rows(alone, kept_tokens, questions.separator)
-        arrays["full_ids"] = _padded(full_ids, 0)[:, :-1]
-        arrays["full_index"] = np.flatnonzero(_labels(full_ids, answers) != IGNORED)
-    tensors: dict[str, Any] = {
-        name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
-    }
-    return Batch(**tensors, **for_encoder)
-
-
-def _supported(row: Conversation) -> Conversation:
-    passages = [shown[mask] for shown, mask in zip(row.passages, row.supporting, strict=True)]
-    return replace(row, passages=passages)
-
-
-def _draw_runs(
-    counts: np.ndarray, needed: np.ndarray, spec: ConversationSpec, rng: np.random.Generator
-) -> np.ndarray:
-    """Which chunks of all passages expand, passages of so many chunks cut into runs."""
-    place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    cut = rng.integers(spec.run, size=len(counts)) * (counts > spec.run)
-    run = (place + np.repeat(cut, counts)) // spec.run
-    begins = (place == 0) | (np.diff(run, prepend=0) != 0)
-    drawn = rng.random(int(begins.sum())) < np.repeat(spec.shares(needed), counts)[begins]
-    expanded: np.ndarray = drawn[np.cumsum(begins) - 1]
-    return expanded
-
-
-def _rows(
-    rows: Sequence[Conversation],
-    passages: list[np.ndarray],
-    separator: np.ndarray,
-    of_text: Callable[[np.ndarray], np.ndarray] = np.asarray,
-) -> list[np.ndarray]:
-    """Puts each row together from its texts, its passages and what separates them."""
-    between = of_text(separator)
-    following = iter(passages)
-    whole = []
-    for row in rows:
-        parts = [of_text(row.texts[0])]
-        for shown, text in zip(row.passages, row.texts[1:], strict=True):
-            for i in range(len(shown)):
-                parts += [between] if i else []
-                parts.append(next(following))
-            parts.append(of_text(text))
-        whole.append(np.concatenate([*parts, of_text(row.answer)]).astype(np.int64))
-    return whole
-
-
-def _no_chunk(text: np.ndarray) -> np.ndarray:
-    return np.full(len(text), -1)
-
-
-def _labels(token_ids: Sequence[np.ndarray], answers: Sequence[int]) -> np.ndarray:
-    """What each position but a row's last predicts, counting the answers alone."""
-    labels = [
-        np.where(np.arange(1, len(row)) >= len(row) - answer, row[1:], IGNORED)
-        for row, answer in zip(token_ids, answers, strict=True)
-    ]
-    return _padded(labels, IGNORED)
-
-
-def _padded(rows: Sequence[np.ndarray], filling: int) -> np.ndarray:
-    width = max(map(len, rows))
-    padded = np.full((len(rows), width), filling, dtype=np.int64)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
-    return padded

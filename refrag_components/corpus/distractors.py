@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.search_encoder import SearchEncoder
 
 __all__ = ["similar_passages"]
 
@@ -17,11 +17,12 @@ _SEARCHED_AT_ONCE = 512
 
 
 def similar_passages(
-    model: RefragModel,
+    retriever: SearchEncoder,
     passages: Sequence[str],
     questions: Sequence[str],
     count: int,
     *,
+    device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Finds the passages that are most similar to each question, by the base encoder.
@@ -30,20 +31,23 @@ def similar_passages(
     index of them for one use.
 
     Args:
-        model: Its retriever embeds passages and questions, on its device.
+        retriever: Embeds passages and questions.
         passages: The passages to search.
         questions: The questions.
-        count: Passages wanted a question.
+        count: Passages wanted per question.
+        device: Where to embed and to search.
         progress: Called with the number of texts embedded after each batch.
 
     Returns:
         Indices of passages, best first; (questions, at most count), int64.
     """
-    pool = torch.from_numpy(model.search_vectors(passages, progress=progress)).to(model.device).T
-    asked = torch.from_numpy(model.search_vectors(questions, progress=progress)).to(model.device)
-    with torch.autocast(model.device.type, enabled=False):  # rounded cosines would tie
+    pool, asked = (
+        torch.from_numpy(retriever.embed(texts, device=device, progress=progress)).to(device)
+        for texts in (passages, questions)
+    )
+    with torch.autocast(device.type, enabled=False):  # rounded cosines would tie
         found = [
-            (part @ pool).topk(min(count, len(passages)), dim=1).indices.cpu().numpy()
+            (part @ pool.T).topk(min(count, len(passages)), dim=1).indices.cpu().numpy()
             for part in asked.split(_SEARCHED_AT_ONCE)
         ]
     return np.concatenate(found)

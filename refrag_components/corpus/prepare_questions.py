@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from refrag_components.corpus.distractors import similar_passages
-from refrag_components.corpus.question_files import Question, load_questions
-from refrag_components.corpus.questions import ASKED, PASSAGES
-from refrag_components.corpus.tokenised import new_folder, smallest_type, write_corpus
+from refrag_components.corpus.question_files import Question, load_questions, set_name
+from refrag_components.corpus.questions import META, PASSAGES, SetMeta
+from refrag_components.corpus.tokenised import (
+    TokenisedCorpus,
+    new_folder,
+    smallest_type,
+    write_corpus,
+)
 from refrag_components.prompts.parts import ControlPart, Message, PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
 
 if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
+    from transformers import PreTrainedTokenizerBase
+
+    from refrag_components.modeling.search_encoder import SearchEncoder
 
 __all__ = ["prepare_questions"]
 
@@ -48,9 +55,11 @@ _MOST_ANSWER_TOKENS = 256  # a longer answer is cut, and nothing closes it
 
 def prepare_questions(
     files: Sequence[str | Path],
-    model: RefragModel,
+    tokenizer: PreTrainedTokenizerBase,
+    retriever: SearchEncoder,
     folder: str | Path,
     *,
+    device: str = "cpu",
     most: int | None = None,
     retrieved: int = 10,
     seed: int = 0,
@@ -64,8 +73,10 @@ def prepare_questions(
 
     Args:
         files: Question files as ``load_questions`` reads them.
-        model: Gives tokenizers and the retriever; best on a GPU.
+        tokenizer: The decoder's fast tokenizer.
+        retriever: Finds distractors.
         folder: Where to write; must not exist.
+        device: Where the retriever works; best on a GPU.
         most: Questions to take of each file, spread evenly; None takes all.
         retrieved: Most similar passages to keep with each question.
         seed: Of the prompt shapes and the earlier turns.
@@ -84,8 +95,15 @@ def prepare_questions(
         texts = dict.fromkeys(text for q in asked for text in (*q.needed, *q.others))
         number = {text: i for i, text in enumerate(texts)}
         questions = [question.text for question in asked]
-        similar = similar_passages(model, list(texts), questions, retrieved, progress=progress)
-        arrays = _Arrays(model, number)
+        similar = similar_passages(
+            retriever,
+            list(texts),
+            questions,
+            retrieved,
+            device=torch.device(device),
+            progress=progress,
+        )
+        arrays = _Arrays(tokenizer, number)
         rng = np.random.default_rng([seed, 6])
         found = iter(similar)
         for source, own in enumerate(sets):
@@ -95,11 +113,23 @@ def prepare_questions(
             if progress is not None:
                 progress(len(own))
         (scratch / PASSAGES).mkdir()
-        lengths = write_corpus(texts, model, scratch / PASSAGES, progress=progress)
-        (scratch / ASKED).write_text(json.dumps(questions), encoding="utf-8")
-        for name, values in {**arrays.arrays(), "lengths": lengths}.items():
+        lengths = write_corpus(texts, tokenizer, scratch / PASSAGES, progress=progress)
+        corpus = TokenisedCorpus.load(scratch / PASSAGES)
+        rarity = _rarity(corpus.tokens, lengths, len(tokenizer))
+        meta = SetMeta(sets=[set_name(file) for file in files], questions=questions)
+        (scratch / META).write_text(meta.model_dump_json() + "\n", encoding="utf-8")
+        for name, values in {**arrays.arrays(), "lengths": lengths, "rarity": rarity}.items():
             np.save(scratch / f"{name}.npy", values)
     return len(asked)
+
+
+def _rarity(tokens: np.ndarray, lengths: np.ndarray, vocabulary: int) -> np.ndarray:
+    """log(passages / passages that have a token), at least 0; (vocabulary,), float32."""
+    passages = np.repeat(np.arange(len(lengths)), lengths + (lengths > 0))
+    pairs = np.unique(passages * vocabulary + np.asarray(tokens, dtype=np.int64))
+    having = np.bincount(pairs % vocabulary, minlength=vocabulary)
+    rarity: np.ndarray = np.log(len(lengths) / (1 + having)).clip(min=0).astype(np.float32)
+    return rarity
 
 
 def _conversations(
@@ -124,15 +154,16 @@ def _conversations(
 class _Arrays:
     """What becomes the arrays of a ``QuestionSet``."""
 
-    model: RefragModel
+    tokenizer: Any  # Hugging Face's
     number: dict[str, int]
     texts: list[np.ndarray] = field(default_factory=list)
+    asked: list[np.ndarray] = field(default_factory=list)
     conversations: list[tuple[int, int]] = field(default_factory=list)
     turns: list[tuple[int, int]] = field(default_factory=list)
     candidates: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._tokenizer = PromptTokenizer(self.model.tokenizer)
+        self._prompts = PromptTokenizer(self.tokenizer)
 
     def add(
         self,
@@ -152,37 +183,40 @@ class _Arrays:
             others = [i for i in dict.fromkeys([*others, *found.tolist()]) if i not in needed]
             self.turns.append((len(needed), len(others)))
             self.candidates += [*needed, *others]
-        answer = self._tokenizer.encode([TextPart(turns[-1].target)])
-        closing = [self.model.tokenizer.eos_token_id]
+        self.asked.append(self._prompts.encode([TextPart(f" {turns[-1].text}")]))
+        answer = self._prompts.encode([TextPart(turns[-1].target)])
+        closing = [self.tokenizer.eos_token_id]
         cut = len(answer) > _MOST_ANSWER_TOKENS
         self.texts += [*texts, answer[:_MOST_ANSWER_TOKENS] if cut else np.append(answer, closing)]
         self.conversations.append((len(shown), source))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, but for those of the passages."""
-        kind = smallest_type(len(self.model.tokenizer))
+        kind = smallest_type(len(self.tokenizer))
         return {
             "text": np.concatenate(self.texts).astype(kind),
             "text_lengths": np.array([len(text) for text in self.texts], dtype=np.int32),
+            "asked": np.concatenate(self.asked).astype(kind),
+            "asked_lengths": np.array([len(text) for text in self.asked], dtype=np.int32),
             "conversations": np.array(self.conversations, dtype=np.int32),
             "turns": np.array(self.turns, dtype=np.int32),
             "candidates": np.array(self.candidates, dtype=np.int32),
-            "separator": self._tokenizer.encode([_BETWEEN_PASSAGES]).astype(kind),
+            "separator": self._prompts.encode([_BETWEEN_PASSAGES]).astype(kind),
         }
 
     def _texts(self, messages: Sequence[Message]) -> list[np.ndarray]:
         """Token ids of what stands before, between and after the passages."""
         pending: list[TextPart | ControlPart] = []
         texts = []
-        for part in render(messages, self.model.tokenizer):
+        for part in render(messages, self.tokenizer):
             if isinstance(part, PassagePart):
-                texts.append(self._tokenizer.encode(pending))
+                texts.append(self._prompts.encode(pending))
                 pending = []
             else:
                 pending.append(part)
-        texts.append(self._tokenizer.encode(pending))
-        if not self.model.tokenizer.chat_template:
-            texts[0] = np.concatenate([self._tokenizer.opening, texts[0]])
+        texts.append(self._prompts.encode(pending))
+        if not self.tokenizer.chat_template:
+            texts[0] = np.concatenate([self._prompts.opening, texts[0]])
         return texts
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
+from refrag_components.checking import checked, parse_json
 from refrag_components.corpus.conversations import UNANSWERABLE
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.exceptions import EvaluationError
@@ -85,7 +85,7 @@ def load_questions(path: str | Path, *, items: int | None = 500) -> list[Questio
     """
     try:
         with open_text(Path(path)) as lines:
-            records = [json.loads(line) for line in lines]
+            records = list(lines)
     except (OSError, ValueError) as error:
         msg = f"cannot read questions from {path}: {error}"
         raise EvaluationError(msg) from error
@@ -98,11 +98,11 @@ def load_questions(path: str | Path, *, items: int | None = 500) -> list[Questio
     questions = []
     for number in picked:
         try:
-            questions.append(_question(records[number]))
-        except (AttributeError, KeyError, TypeError) as error:
+            questions.append(_question(checked(_Record, parse_json(records[number]))))
+        except ValueError as error:
             msg = (
                 f'{path}, line {number + 1}: expected an object with "id", "question", "answers", '
-                f'"passages" and "gold" ({type(error).__name__}: {error})'
+                f'"passages" and "gold" ({error})'
             )
             raise EvaluationError(msg) from error
     if blank := [question.id for question in questions if not question.text]:
@@ -114,25 +114,54 @@ def load_questions(path: str | Path, *, items: int | None = 500) -> list[Questio
     return questions
 
 
-def _question(record: dict[str, Any]) -> Question:
-    meta = record.get("meta") or {}
-    needed = {*record["gold"], *meta.get("related", ())}
-    passages = [p for p in record["passages"] if p["text"].strip()]
-    own: dict[str, dict[str, Any]] = {}
+class _Passage(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: int | str
+    text: str
+    title: str | None = None
+
+
+class _Meta(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    standalone: bool | None = None
+    related: tuple[int | str, ...] = ()
+
+
+class _Record(BaseModel):
+    """A line of a file; other entries are ignored."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    id: int | str
+    question: str
+    answers: tuple[str | int | float, ...]
+    passages: tuple[_Passage, ...]
+    gold: tuple[int | str, ...]
+    type: str | None = None
+    meta: _Meta | None = None
+
+
+def _question(record: _Record) -> Question:
+    meta = record.meta or _Meta()
+    needed = {*record.gold, *meta.related}
+    passages = [passage for passage in record.passages if passage.text.strip()]
+    own: dict[str, _Passage] = {}
     for passage in passages:
-        if passage["id"] in needed:
-            own.setdefault(passage["text"], passage)
-    answers = tuple(str(answer) for answer in record["answers"])
+        if passage.id in needed:
+            own.setdefault(passage.text, passage)
+    answers = tuple(str(answer) for answer in record.answers)
     return Question(
-        id=str(record["id"]),
-        text=str(record["question"]).strip(),
+        id=str(record.id),
+        text=record.question.strip(),
         answers=answers,
-        kind=_kind(answers, str(record.get("type", ""))),
+        kind=_kind(answers, record.type or ""),
         needed=tuple(own),
-        others=tuple(dict.fromkeys(p["text"] for p in passages if p["id"] not in needed)),
-        standalone=meta.get("standalone", True) is not False,
-        needed_ids=tuple(str(p["id"]) for p in own.values()),
-        titles=tuple(str(p.get("title") or "") for p in own.values()),
+        others=tuple(dict.fromkeys(p.text for p in passages if p.id not in needed)),
+        standalone=meta.standalone is not False,
+        needed_ids=tuple(str(p.id) for p in own.values()),
+        titles=tuple(p.title or "" for p in own.values()),
     )
 
 

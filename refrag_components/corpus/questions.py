@@ -2,67 +2,62 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from refrag_components.corpus.tokenised import TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 
-__all__ = ["ARRAYS", "ASKED", "PASSAGES", "Conversation", "ConversationSpec", "QuestionSet"]
+__all__ = [
+    "ARRAYS",
+    "LONGEST_PASSAGE",
+    "META",
+    "PASSAGES",
+    "Conversation",
+    "QuestionSet",
+    "SetMeta",
+]
 
-#: Folder of the passages as a tokenised corpus; the questions as text; the arrays beside them.
+#: Folder of the passages as a tokenised corpus; what the set is made of; the arrays beside them.
 PASSAGES = "passages"
-ASKED = "questions.json"
+META = "questions.json"
 ARRAYS = (
     "lengths",
+    "rarity",
     "text",
     "text_lengths",
+    "asked",
+    "asked_lengths",
     "conversations",
     "turns",
     "candidates",
     "separator",
 )
 
-_DRAWN_AT_ONCE = 16
-_CHOICE = 2  # batches that are drawn to make one of rows of similar length
+#: Tokens of a passage that are shown; the rest is cut off.
+LONGEST_PASSAGE = 512
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConversationSpec:
-    """What the conversations of one batch look like.
+class SetMeta(BaseModel):
+    """What a folder of prepared questions says of itself.
 
     Attributes:
-        chunk_size: Tokens a chunk (k).
-        expanded: Fraction p of the chunks of the last turn's passages that enter as tokens, drawn
-            at random. Passages of earlier turns stay compressed, unless p is 1.
-        run: Neighbouring chunks that are drawn together; whole passages if it is large.
-        favour: How much likelier chunks of the passages that answer expand, and less likely the
-            others (``shares``). While p is at most 1 / favour, that is p in all among
-            ``favour + 1`` passages with one that answers.
-        passages: Passages a turn: those that answer the question and distractors.
-        max_tokens: Most passage tokens a conversation; what does not fit is left out, distractors
-            and earlier turns first.
+        format: Version of the folder's format.
+        sets: Names of the source files in order.
+        questions: What each conversation's last turn asks.
     """
 
-    chunk_size: int
-    expanded: float
-    run: int = 1
-    favour: float = 1.0
-    passages: int = 5
-    max_tokens: int = 2048
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    def shares(self, needed: np.ndarray) -> np.ndarray:
-        """How likely a chunk of each passage expands, at most 1.
-
-        Args:
-            needed: True for the passages that answer.
-        """
-        likely: np.ndarray = self.expanded * np.where(needed, self.favour, 1 / self.favour)
-        return likely.clip(max=1)
+    format: int = Field(default=2, ge=2, le=2)
+    sets: list[str]
+    questions: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +69,10 @@ class Conversation:
             there are turns.
         passages: Numbers of the passages that each turn shows, in prompt order.
         needed: Numbers of the passages that answer the last turn, or that it was asked about
-            where none does.
+            if none does.
         answer: Token ids of the answer.
         question: What the last turn asks.
+        asked: Token ids of the last turn's question as they would stand in a text.
     """
 
     texts: list[np.ndarray]
@@ -84,15 +80,7 @@ class Conversation:
     needed: np.ndarray
     answer: np.ndarray
     question: str
-
-    @cached_property
-    def supporting(self) -> list[np.ndarray]:
-        """True for the passages of each turn that are ``needed``; for all where none is shown.
-
-        An earlier turn may be left without any.
-        """
-        masks = [np.isin(shown, self.needed) for shown in self.passages]
-        return masks if any(map(np.any, masks)) else [~mask for mask in masks]
+    asked: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,99 +89,100 @@ class QuestionSet:
 
     Attributes:
         corpus: Passages as documents.
-        asked: What each conversation's last turn asks.
+        meta: Names of the sets, and the questions as text.
         lengths: Tokens of each passage, shape (passages,); 0 for one without any.
+        rarity: How rare each token is, log(passages / passages that have it) and at least 0,
+            (vocabulary,), float32.
         text: Token ids of all conversations' texts and answers.
         text_lengths: How long each is: a conversation's texts in order, then its answer.
+        asked: Token ids of each conversation's last question, with a space before it.
+        asked_lengths: How long each is.
         conversations: Turns that show passages, and number of the source file, (n, 2).
         turns: Passages that answer the turn's question, and other candidates; counts, (turns, 2).
         candidates: Numbers of each turn's passages in that order.
         separator: Token ids between two passages.
+        held_out: Numbers of the source files that are not drawn from.
     """
 
     corpus: TokenisedCorpus
-    asked: list[str]
+    meta: SetMeta
     lengths: np.ndarray
+    rarity: np.ndarray
     text: np.ndarray
     text_lengths: np.ndarray
+    asked: np.ndarray
+    asked_lengths: np.ndarray
     conversations: np.ndarray
     turns: np.ndarray
     candidates: np.ndarray
     separator: np.ndarray
+    held_out: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, folder: str | Path) -> QuestionSet:
         """Opens a folder that ``refrag train questions`` wrote.
 
         Raises:
-            TrainingError: If it is none.
+            TrainingError: If it is something else or was written by another release.
         """
         try:
+            text = (Path(folder) / META).read_text(encoding="utf-8")
+            meta = SetMeta.model_validate_json(text)
             arrays = {
                 name: np.load(Path(folder) / f"{name}.npy", allow_pickle=False) for name in ARRAYS
             }
-            asked = json.loads((Path(folder) / ASKED).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            msg = f"{folder} holds no questions ({error}); make it with `refrag train questions`"
+        except (OSError, SyntaxError, TypeError, ValueError) as error:
+            msg = (
+                f"{folder} holds no questions that this release reads ({error}); prepare them "
+                "again with `refrag train questions`"
+            )
             raise TrainingError(msg) from error
-        return cls(TokenisedCorpus.load(Path(folder) / PASSAGES), asked, **arrays)
+        return cls(TokenisedCorpus.load(Path(folder) / PASSAGES), meta, **arrays)
 
     def __len__(self) -> int:
         """Number of conversations."""
         return len(self.conversations)
 
+    def without(self, names: Sequence[str]) -> QuestionSet:
+        """The same set, except that nothing is drawn from the files with these names.
+
+        Raises:
+            TrainingError: If there is no such file, or none is left.
+        """
+        for name in names:
+            if name not in self.meta.sets:
+                near = difflib.get_close_matches(name, self.meta.sets, n=1)
+                guess = f"; did you mean {near[0]!r}?" if near else ""
+                known = ", ".join(self.meta.sets)
+                msg = f"held_out names {name!r}, the questions are of {known}{guess}"
+                raise TrainingError(msg)
+        numbers = tuple(self.meta.sets.index(name) for name in names)
+        chosen = replace(self, held_out=numbers)
+        if not chosen._files:
+            raise TrainingError("held_out leaves no questions to train on")
+        return chosen
+
+    def passage(self, number: int) -> np.ndarray:
+        """Token ids of a passage, cut to ``LONGEST_PASSAGE``; shape (n,), int64."""
+        start = int(self._starts[number])
+        tokens = self.corpus.tokens[start : start + int(self.shown_lengths[number])]
+        return np.asarray(tokens, dtype=np.int64)
+
     @cached_property
-    def starts(self) -> np.ndarray:
-        """First token of each passage in the corpus, shape (passages,)."""
-        taken = self.lengths + (self.lengths > 0)  # a passage and its separator
-        return np.cumsum(taken) - taken
+    def shown_lengths(self) -> np.ndarray:
+        """Tokens of each passage that are shown, shape (passages,)."""
+        return np.minimum(self.lengths, LONGEST_PASSAGE)
 
-    def draw(
-        self, count: int, spec: ConversationSpec, rng: np.random.Generator
-    ) -> list[Conversation]:
-        """Draws conversations; each file counts with the square root of its size."""
-        return [self._draw(spec, rng) for _ in range(count)]
-
-    def fill(
-        self,
-        positions: int,
-        spec: ConversationSpec,
-        rng: np.random.Generator,
-        *,
-        with_full_text: bool = False,
-    ) -> list[Conversation]:
-        """Draws conversations of similar length for one batch, so that little is padded.
+    def draw(self, passages: int, max_tokens: int, rng: np.random.Generator) -> Conversation:
+        """Draws a conversation; each file counts with the square root of its size.
 
         Args:
-            positions: Decoder positions of the batch, padding included, about.
-            spec: What they look like.
+            passages: Passages per turn: those that answer the question, distractors that a search
+                would return, then any.
+            max_tokens: Most passage tokens; what does not fit is left out, distractors and earlier
+                turns first.
             rng: Source of randomness.
-            with_full_text: Whether the supporting passages pass through the decoder in full too.
-                Their positions count a third: nothing is kept of them for a backward pass.
         """
-        drawn: list[Conversation] = []
-        sizes: list[float] = []
-        while sum(sizes) < _CHOICE * positions:
-            more = self.draw(_DRAWN_AT_ONCE, spec, rng)
-            drawn += more
-            sizes += [self._positions(row, spec, with_full_text) for row in more]
-        order = np.argsort(sizes, kind="stable")
-        rows = np.maximum(positions // np.asarray(sizes)[order], 1).astype(int)
-        longest = int(rng.choice(np.flatnonzero(np.arange(1, len(order) + 1) >= rows)))
-        return [drawn[i] for i in order[longest + 1 - rows[longest] : longest + 1]]
-
-    def _positions(self, row: Conversation, spec: ConversationSpec, with_full_text: bool) -> float:
-        text = sum(map(len, row.texts)) + len(row.answer)
-        shown = np.concatenate(row.passages)
-        lengths = np.minimum(self.lengths[shown], spec.max_tokens)
-        shares = spec.shares(np.isin(shown, row.needed))
-        each = shares + (1 - shares) / spec.chunk_size
-        positions = text + float(each @ lengths)
-        if with_full_text and spec.expanded < 1:
-            positions += (text + float(lengths[np.concatenate(row.supporting)].sum())) / 3
-        return positions
-
-    def _draw(self, spec: ConversationSpec, rng: np.random.Generator) -> Conversation:
         own = self._files[int(np.searchsorted(self._shares, rng.random()))]
         n = int(own[int(rng.integers(len(own)))])
         first = int(self._first_turn[n])
@@ -201,19 +190,18 @@ class QuestionSet:
         # A conversation has one text more than turns, and its answer.
         texts = range(first + 2 * n, stop + 2 * n + 2)
         *segments, answer = [self.text[self._text_starts[i] : self._text_ends[i]] for i in texts]
-        room = spec.max_tokens
-        passages = []
+        shown = []
         for turn in reversed(range(first, stop)):
-            shown = self._show(turn, spec, room, rng)
-            room -= int(np.minimum(self.lengths[shown], spec.max_tokens).sum())
-            passages.append(shown)
+            picked = self._show(turn, passages, max_tokens, rng)
+            max_tokens -= int(self.shown_lengths[picked].sum())
+            shown.append(picked)
         begin = self._first_candidate[stop - 1]
         needed = self.candidates[begin : begin + self.turns[stop - 1, 0]]
-        return Conversation(segments, passages[::-1], needed, answer, self.asked[n])
+        end = int(self._asked_ends[n])
+        asked = self.asked[end - int(self.asked_lengths[n]) : end]
+        return Conversation(segments, shown[::-1], needed, answer, self.meta.questions[n], asked)
 
-    def _show(
-        self, turn: int, spec: ConversationSpec, room: int, rng: np.random.Generator
-    ) -> np.ndarray:
+    def _show(self, turn: int, passages: int, room: int, rng: np.random.Generator) -> np.ndarray:
         """Passages of one turn in random order."""
         needed, others = self.turns[turn]
         middle = self._first_candidate[turn] + needed
@@ -222,14 +210,25 @@ class QuestionSet:
                 rng.permutation(self.candidates[middle - needed : middle]),
                 rng.permutation(self.candidates[middle : middle + others]),
             ]
-        )[: spec.passages]
-        lengths = np.minimum(self.lengths[order], spec.max_tokens)
+        )
+        if len(order) < passages:
+            any_other = rng.integers(len(self.lengths), size=passages - len(order))
+            order = np.concatenate([order, np.setdiff1d(any_other, order)])
+        order = order[:passages]
+        lengths = self.shown_lengths[order]
         return rng.permutation(order[(lengths > 0) & (np.cumsum(lengths) <= room)])
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """First token of each passage in the corpus, shape (passages,)."""
+        taken = self.lengths + (self.lengths > 0)  # a passage and its separator
+        return np.cumsum(taken) - taken
 
     @cached_property
     def _files(self) -> list[np.ndarray]:
         source = self.conversations[:, 1]
-        return [np.flatnonzero(source == i) for i in np.unique(source)]
+        numbers = [i for i in np.unique(source).tolist() if i not in self.held_out]
+        return [np.flatnonzero(source == i) for i in numbers]
 
     @cached_property
     def _shares(self) -> np.ndarray:
@@ -244,6 +243,10 @@ class QuestionSet:
     def _first_candidate(self) -> np.ndarray:
         counts = self.turns.sum(axis=1)
         return np.cumsum(counts) - counts
+
+    @cached_property
+    def _asked_ends(self) -> np.ndarray:
+        return np.cumsum(self.asked_lengths)
 
     @cached_property
     def _text_ends(self) -> np.ndarray:

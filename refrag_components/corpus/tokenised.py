@@ -1,9 +1,8 @@
-"""Training text, tokenised once for the decoder and for the encoder."""
+"""Training text, tokenised once for the decoder."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +11,20 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from refrag_components.atomic import atomic_folder
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import TrainingError
-from refrag_components.modeling.chunk_encoder import covering_tokens
-from refrag_components.text.tokenization import content_tokenizer, encodable
+from refrag_components.text.tokenization import (
+    content_tokenizer,
+    encodable,
+    separator_id,
+    tokenizer_digest,
+)
 
 if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "TokenisedCorpus",
@@ -32,6 +37,26 @@ __all__ = [
 ]
 
 _BATCH = 512
+_TOKENS = "tokens.bin"
+_META = "corpus.json"
+
+
+class _Meta(BaseModel):
+    """What a folder of tokenised text says of itself.
+
+    Attributes:
+        format: Version of the folder's format.
+        tokens: Number of tokens in it.
+        bits: Bits per token id.
+        tokenizer: Digest of the tokenizer that cut the text.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    format: int = Field(default=2, ge=2, le=2)
+    tokens: int = Field(ge=1)
+    bits: int = Field(multiple_of=16, ge=16, le=32)
+    tokenizer: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,34 +64,47 @@ class TokenisedCorpus:
     """Documents in one row of decoder tokens, each followed by the document separator.
 
     Attributes:
-        tokens: Decoder token ids, shape (n,).
-        pieces: Encoder token ids of the same text, without special tokens, shape (m,).
-        steps: How far ``covering`` moves on at each token, shape (n,), uint8.
-        covering: Index into ``pieces`` of the piece over each token's last character, shape (n,).
+        tokens: Decoder token ids, shape (n,), unsigned; on disk if the corpus was loaded.
+        tokenizer: Digest of the tokenizer that cut the text, hex.
     """
 
     tokens: np.ndarray
-    pieces: np.ndarray
-    steps: np.ndarray
-    covering: np.ndarray
+    tokenizer: str
 
     @classmethod
     def load(cls, folder: str | Path) -> TokenisedCorpus:
         """Opens what ``prepare_corpus`` wrote; tokens stay on disk.
 
         Raises:
-            TrainingError: If the folder holds no tokenised corpus.
+            TrainingError: If the folder holds no tokenised corpus, or one of another release.
         """
+        again = "prepare it again with `refrag train prepare`"
+        if (Path(folder) / "pieces.npy").exists():
+            raise TrainingError(f"{folder} was prepared by an earlier release; {again}")
         try:
-            tokens, pieces, steps = (
-                np.load(Path(folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("tokens", "pieces", "steps")
-            )
+            text = (Path(folder) / _META).read_text(encoding="utf-8")
+            meta = _Meta.model_validate_json(text)
+            kind = np.uint16 if meta.bits == 16 else np.uint32
+            tokens = np.memmap(Path(folder) / _TOKENS, dtype=kind, mode="r")
         except (OSError, ValueError) as error:
-            msg = f"{folder} holds no tokenised text ({error}); make it with `refrag train prepare`"
-            raise TrainingError(msg) from error
-        covering = np.maximum(np.cumsum(steps, dtype=np.int32) - 1, 0)
-        return cls(tokens, pieces, steps, covering)
+            raise TrainingError(f"{folder} holds no tokenised text ({error}); {again}") from error
+        if len(tokens) != meta.tokens:
+            msg = f"{folder} has {len(tokens)} tokens where {meta.tokens} were written; {again}"
+            raise TrainingError(msg)
+        return cls(tokens, meta.tokenizer)
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Checks that the text was cut by this tokenizer.
+
+        Raises:
+            TrainingError: If it was not.
+        """
+        if self.tokenizer != tokenizer_digest(tokenizer).hex():
+            msg = (
+                "the text was prepared for another decoder's tokenizer; prepare it again with "
+                "`refrag train prepare` and the recipe that you train with"
+            )
+            raise TrainingError(msg)
 
     def __len__(self) -> int:
         """Number of decoder tokens."""
@@ -75,18 +113,18 @@ class TokenisedCorpus:
 
 def prepare_corpus(
     texts: Iterable[str],
-    model: RefragModel,
+    tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Tokenises documents for training and writes them as three arrays.
+    """Tokenises documents for training.
 
-    The folder appears at once when all is written.
+    The folder appears in one step when all is written.
 
     Args:
         texts: Documents.
-        model: Gives both tokenizers and the document separator.
+        tokenizer: The decoder's fast tokenizer.
         folder: Where to write; must not exist.
         progress: Called with the number of documents done after each batch.
 
@@ -97,13 +135,13 @@ def prepare_corpus(
         TrainingError: If the folder exists or there is no text.
     """
     with new_folder(folder) as scratch:
-        lengths = write_corpus(texts, model, scratch, progress=progress)
+        lengths = write_corpus(texts, tokenizer, scratch, progress=progress)
     return int(lengths.sum() + np.count_nonzero(lengths))
 
 
 def write_corpus(
     texts: Iterable[str],
-    model: RefragModel,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
     progress: Callable[[int], None] | None = None,
@@ -112,41 +150,32 @@ def write_corpus(
 
     Returns:
         Decoder tokens of each document without its separator, shape (documents,); 0 for one that
-        is left out, without a separator, because a tokenizer finds nothing in it.
+        is left out, without a separator, because the tokenizer finds nothing in it.
 
     Raises:
         TrainingError: If there is no text.
     """
-    pieces_of = content_tokenizer(model.encoder.tokenizer)
-    tokens, pieces, steps = [], [], []
+    cut, separator = content_tokenizer(tokenizer), separator_id(tokenizer)
+    kind = smallest_type(len(tokenizer))
     lengths: list[int] = []
-    token_type = smallest_type(len(model.tokenizer))
-    piece_type = smallest_type(len(model.encoder.tokenizer))
+    written = 0
     documents = map(encodable, texts)
-    carry = 1  # the first token points at piece 0, which cumsum(steps) - 1 must give
-    while batch := list(islice(documents, _BATCH)):
-        encodings = pieces_of.encode_batch(batch, add_special_tokens=False)
-        for passage, encoding in zip(model.chunker.chunk(batch), encodings, strict=True):
-            if not len(passage.token_ids) or not encoding.ids:
-                lengths.append(0)
-                continue
-            lengths.append(len(passage.token_ids))
-            starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0]
-            covering = np.maximum(covering_tokens(passage.offsets[:, 1], starts), 0)
-            moved = np.diff(covering, prepend=0)
-            moved[0] += carry
-            carry = len(encoding.ids) - int(covering[-1])
-            # A step over 255 pieces would need one token that covers them all.
-            steps.append(np.append(np.minimum(moved, 255), 0).astype(np.uint8))
-            tokens.append(np.append(passage.token_ids, model.first_token_id).astype(token_type))
-            pieces.append(np.asarray(encoding.ids, dtype=piece_type))
-        if progress is not None:
-            progress(len(batch))
-    if not tokens:
+    with (folder / _TOKENS).open("wb") as file:
+        while batch := list(islice(documents, _BATCH)):
+            for encoding in cut.encode_batch_fast(batch, add_special_tokens=False):
+                ids = encoding.ids
+                lengths.append(len(ids))
+                if ids:
+                    file.write(np.array([*ids, separator], dtype=kind).tobytes())
+                    written += len(ids) + 1
+            if progress is not None:
+                progress(len(batch))
+    if not written:
         msg = "there is no text to train on"
         raise TrainingError(msg)
-    for name, arrays in (("tokens", tokens), ("pieces", pieces), ("steps", steps)):
-        np.save(folder / f"{name}.npy", np.concatenate(arrays))
+    digest = tokenizer_digest(tokenizer).hex()
+    meta = _Meta(tokens=written, bits=np.dtype(kind).itemsize * 8, tokenizer=digest)
+    (folder / _META).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return np.asarray(lengths, dtype=np.int64)
 
 
@@ -175,30 +204,47 @@ def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
         if not path.is_file():
             msg = f"there is no file {path}"
             raise TrainingError(msg)
-        if path.name.endswith((".jsonl", ".jsonl.zst")):
-            with open_text(path) as lines:
-                for number, line in enumerate(lines, start=1):
-                    yield _text_of(line, path, number)
-        else:
-            yield path.read_text(encoding="utf-8")
+        try:
+            if path.name.endswith((".jsonl", ".jsonl.zst")):
+                with open_text(path) as lines:
+                    for number, line in enumerate(lines, start=1):
+                        yield _text_of(line, path, number)
+            else:
+                yield path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"{path} cannot be read: {error}") from error
 
 
-def open_text(path: Path) -> IO[str]:
-    """Opens a text file, decompressing ``.zst`` on the way."""
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Opens a text file, decompressing ``.zst`` on the way.
+
+    Raises:
+        OSError: If it cannot be read, in the block too.
+        UnicodeDecodeError: If it is not UTF-8, in the block too.
+    """
     if path.suffix != ".zst":
-        return path.open(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            yield file
+        return
     import zstandard
 
-    return io.TextIOWrapper(zstandard.open(path, "rb"), encoding="utf-8")
+    try:
+        with io.TextIOWrapper(zstandard.open(path, "rb"), encoding="utf-8") as file:
+            yield file
+    except zstandard.ZstdError as error:
+        raise OSError(f"{path} is damaged: {error}") from error
 
 
 def _text_of(line: str, path: Path, number: int) -> str:
     try:
-        text = json.loads(line)["text"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        text = parse_json(line)["text"]
+        if not isinstance(text, str):
+            raise TypeError(text)
+    except (KeyError, TypeError, ValueError) as error:
         msg = f'{path}, line {number}: expected a JSON object with a "text"'
         raise TrainingError(msg) from error
-    return str(text)
+    return text
 
 
 def smallest_type(size: int) -> type[np.unsignedinteger]:

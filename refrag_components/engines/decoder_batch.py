@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.modeling.huggingface import cache_argument, forward_arguments
-from refrag_components.vectors import ChunkVectors
+from refrag_components.modeling.transfer import joined_on_device
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -46,15 +47,26 @@ class DecoderInputs:
 def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInputs:
     """Turns layouts into decoder inputs.
 
-    Each chunk embedding takes one position; positions are consecutive over the mixed layout.
+    Each chunk embedding takes one position; positions are consecutive over the mixed layout. The
+    passages on one rung are projected together.
 
     Args:
         model: Provides token and chunk embeddings and the device.
         layouts: At least one layout.
     """
-    projected: list[ChunkVectors] = []
-    rows = [_row(layout, projected) for layout in layouts]
-    chunks = model.chunk_embeddings(projected) if projected else None
+    compressed = [s for layout in layouts for s in layout.passages if s.n_compressed]
+    compressed.sort(key=lambda segment: segment.tokens_per_embedding)
+    tables: list[Tensor] = []
+    first_row: dict[int, int] = {}  # of a segment, by its identity
+    n_rows = 0
+    for rung, same_rung in groupby(compressed, key=lambda segment: segment.tokens_per_embedding):
+        segments = list(same_rung)
+        tables.append(model.chunk_embeddings([segment.vectors for segment in segments], rung))
+        for segment in segments:
+            first_row[id(segment)] = n_rows
+            n_rows += -(-segment.vectors.n_chunks // segment.group)
+    rows = [_row(layout, first_row) for layout in layouts]
+    chunks = torch.cat(tables) if tables else None
     return embed_rows(model, [ids for ids, _ in rows], [index for _, index in rows], chunks)
 
 
@@ -80,13 +92,15 @@ def embed_rows(
         ids[i, shape[1] - length :] = token_ids[i]
         index[i, shape[1] - length :] = chunk_index[i]
         mask[i, shape[1] - length :] = 1
-    embeds = model.token_embeddings(ids.ravel()).view(*shape, -1)
-    used = torch.from_numpy(mask).to(embeds.device)
+    # One copy, and nothing that asks the device for a value: the host does not wait for it here.
+    device = model.device
+    ids_there, used, index_there = joined_on_device([ids, mask, index], device).view(3, *shape)
+    embeds: Tensor = model.decoder.get_input_embeddings()(ids_there)
     chunk_mask = None
     if chunks is not None and (index >= 0).any():
-        chunk_mask = torch.from_numpy(index >= 0).to(embeds.device)
-        chosen = torch.from_numpy(index[index >= 0]).to(chunks.device)
-        embeds[chunk_mask] = chunks[chosen].to(embeds.dtype)
+        chunk_mask = index_there >= 0
+        chosen = chunks[index_there.clamp(min=0)].to(embeds.dtype)
+        embeds = torch.where(chunk_mask.unsqueeze(-1), chosen, embeds)
     positions = (used.cumsum(dim=1) - 1).clamp(min=0)
     return DecoderInputs(embeds, used, positions, chunk_mask, padded=min(lengths) < shape[1])
 
@@ -240,13 +254,13 @@ def _padded_mask(batch: DecoderBatch, length: int) -> Tensor:
     return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
 
 
-def _row(layout: Layout, projected: list[ChunkVectors]) -> tuple[np.ndarray, np.ndarray]:
+def _row(layout: Layout, first_row: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """A layout's token ids and chunk indices, as ``embed_rows`` takes them.
 
     Args:
         layout: The layout.
-        projected: Passages whose chunk embeddings make up the table; those of this layout that have
-            a compressed chunk are appended.
+        first_row: Row of the first chunk embedding of each passage segment that has any, by the
+            segment's identity.
     """
     tokens: list[np.ndarray] = []
     index: list[np.ndarray] = []
@@ -255,15 +269,12 @@ def _row(layout: Layout, projected: list[ChunkVectors]) -> tuple[np.ndarray, np.
             tokens.append(np.asarray(segment.token_ids, dtype=np.int64))
             index.append(np.full(len(segment.token_ids), -1))
             continue
-        vectors, k = segment.vectors, segment.vectors.chunk_size
-        by_token = np.repeat(segment.expanded, vectors.chunk_lengths)
-        first = np.zeros(vectors.n_tokens, dtype=bool)
-        first[::k] = True
-        is_position = by_token | first  # every token of expanded chunks, one position per other
+        vectors, lengths = segment.vectors, segment.vectors.chunk_lengths
+        by_token = np.repeat(segment.expanded, lengths)
+        is_position = by_token.copy()
+        is_position[:: vectors.chunk_size] |= segment.positions > 0
+        chunk = np.arange(vectors.n_chunks) // max(segment.group, 1)
+        row = np.repeat(first_row.get(id(segment), 0) + chunk, lengths)
         tokens.append(np.asarray(vectors.token_ids, dtype=np.int64)[is_position])
-        n_projected = sum(passage.n_chunks for passage in projected)
-        chunk = n_projected + np.arange(vectors.n_tokens) // k
-        index.append(np.where(by_token, -1, chunk)[is_position])
-        if not segment.expanded.all():
-            projected.append(vectors)
+        index.append(np.where(by_token, -1, row)[is_position])
     return np.concatenate(tokens), np.concatenate(index)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import StructuredOutputError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def check_complete(text: str, finish_reason: str | None) -> None:
     if finish_reason != "length":
         return
     try:
-        json.loads(text)
+        parse_json(text)
     except ValueError as error:
         msg = (
             f"the answer was cut off before its JSON was complete (after {len(text)} characters); "

@@ -9,7 +9,28 @@ import numpy as np
 
 from refrag_components.vectors import ChunkVectors
 
-__all__ = ["Layout", "PassageSegment", "Segment", "TextSegment"]
+__all__ = ["Layout", "PassageSegment", "Segment", "TextSegment", "positions_per_chunk"]
+
+
+def positions_per_chunk(
+    expanded: np.ndarray, lengths: np.ndarray, group: int | np.ndarray, place: np.ndarray
+) -> np.ndarray:
+    """Counts the decoder positions of chunks; the only place where they are counted.
+
+    Args:
+        expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
+        lengths: Tokens of each chunk, shape (n_chunks,).
+        group: Chunks per chunk embedding, 0 if what does not expand is dropped: one number, or
+            one per chunk.
+        place: Index of each chunk in its passage, shape (n_chunks,).
+
+    Returns:
+        The tokens of an expanded chunk; 1 for the first chunk of a group that shares a chunk
+        embedding; 0 for the other chunks of the group and for dropped ones; shape (n_chunks,).
+    """
+    begins = (np.asarray(group) > 0) & (place % np.maximum(group, 1) == 0)
+    positions: np.ndarray = np.where(expanded, lengths, begins)
+    return positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,24 +56,64 @@ class PassageSegment:
     Attributes:
         vectors: The passage's chunk vectors and token ids.
         expanded: True where the chunk enters as tokens, shape (n_chunks,), bool.
+        rung: Tokens per chunk embedding of what does not expand, a multiple g of the chunk size:
+            g neighbouring chunks share one embedding. 0 drops what does not expand. None stands
+            for the chunk size.
+
+    Raises:
+        ValueError: If there is not one choice per chunk, the rung is not a multiple of the chunk
+            size, or some chunks of a group expand and others do not.
     """
 
     vectors: ChunkVectors
     expanded: np.ndarray
+    rung: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks that there is one choice per chunk."""
+        """Checks that there is one choice per chunk, and one per group."""
         if self.expanded.shape != (self.vectors.n_chunks,):
             msg = (
                 f"expanded must have shape ({self.vectors.n_chunks},), one value per chunk, "
                 f"got {self.expanded.shape}"
             )
             raise ValueError(msg)
+        k = self.vectors.chunk_size
+        if self.rung is None:
+            object.__setattr__(self, "rung", k)
+        if self.tokens_per_embedding < 0 or self.tokens_per_embedding % k:
+            msg = f"the rung must be 0 or a multiple of the chunk size {k}, got {self.rung}"
+            raise ValueError(msg)
+        if self.group > 1:
+            first = np.arange(self.vectors.n_chunks) // self.group * self.group
+            if (self.expanded != self.expanded[first]).any():
+                msg = f"on rung {self.rung}, {self.group} chunks expand together or not at all"
+                raise ValueError(msg)
+
+    @property
+    def tokens_per_embedding(self) -> int:
+        """The rung; 0 if what does not expand is dropped."""
+        return self.rung or 0
+
+    @property
+    def group(self) -> int:
+        """Chunks per chunk embedding; 0 if what does not expand is dropped."""
+        return self.tokens_per_embedding // self.vectors.chunk_size
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Decoder positions of each chunk, see ``positions_per_chunk``."""
+        place = np.arange(self.vectors.n_chunks)
+        return positions_per_chunk(self.expanded, self.vectors.chunk_lengths, self.group, place)
 
     @property
     def n_positions(self) -> int:
-        """Decoder positions: one per token of expanded chunks, one per compressed chunk."""
-        return int(np.where(self.expanded, self.vectors.chunk_lengths, 1).sum())
+        """Decoder positions of the passage."""
+        return int(self.positions.sum())
+
+    @property
+    def n_compressed(self) -> int:
+        """Chunks that enter within a chunk embedding."""
+        return int((~self.expanded).sum()) if self.group else 0
 
 
 Segment = TextSegment | PassageSegment
@@ -80,7 +141,7 @@ class Layout:
         if first is None:
             msg = "a layout needs at least one token"
             raise ValueError(msg)
-        if isinstance(first, PassageSegment) and not first.expanded[0]:
+        if isinstance(first, PassageSegment) and not first.expanded[first.positions > 0][0]:
             msg = "a layout must begin with a token; put model.first_token_id before the passage"
             raise ValueError(msg)
 
@@ -113,6 +174,11 @@ class Layout:
     def n_expanded(self) -> int:
         """Chunks that enter as tokens."""
         return sum(int(segment.expanded.sum()) for segment in self.passages)
+
+    @property
+    def n_compressed(self) -> int:
+        """Chunks that enter within chunk embeddings; the others that do not expand are dropped."""
+        return sum(segment.n_compressed for segment in self.passages)
 
     @property
     def rate(self) -> float:

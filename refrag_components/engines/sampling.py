@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -19,9 +19,14 @@ from transformers import (
 )
 
 from refrag_components.engines.json_schema import AnswerSchema
-from refrag_components.exceptions import SamplingError
+from refrag_components.exceptions import SamplingError, shown
 
 __all__ = ["Sampler", "SamplingParams", "params_by_row"]
+
+
+# Beyond these, logits in float32 are no numbers any more.
+_WARMTH = (0.0001, 10_000.0)
+_PENALTY = (0.001, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,13 @@ class SamplingParams:
 
     Attributes:
         max_tokens: Maximum number of tokens to generate, at least 1.
-        temperature: 0 always takes the likeliest token; otherwise logits are divided by it.
+        temperature: 0 always takes the likeliest token; from 0.0001 to 10,000, logits are divided
+            by it.
         top_p: In (0, 1]; below 1, only the likeliest tokens that together reach this probability
             are drawn from.
         top_k: At least 0; only the k likeliest tokens are drawn from, 0 for all.
-        repetition_penalty: Above 0; above 1, tokens of prompt and answer become less likely.
-            Compressed chunks do not count as prompt: the decoder never saw their tokens.
+        repetition_penalty: From 0.001 to 1000; above 1, tokens of prompt and answer become less
+            likely. Compressed chunks do not count as prompt: the decoder never saw their tokens.
         stop: Strings that end the answer and are not part of it; a single one may be a str.
             They are ignored if there is an ``answer_schema``.
         seed: The same seed gives the same answer (on the same kind of device); None for a different
@@ -60,27 +66,38 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Checks the ranges and makes ``stop`` a tuple."""
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if isinstance(stop, (list, tuple)) and all(isinstance(s, str) and s for s in stop):
+            object.__setattr__(self, "stop", tuple(stop))
         checks = {
             "max_tokens must be an int of at least 1": _is_int(self.max_tokens, 1),
-            "temperature must be finite and at least 0": (
-                math.isfinite(self.temperature) and self.temperature >= 0
+            f"temperature must be 0 or a number in {_WARMTH[0]}..{_WARMTH[1]:g}": (
+                _is_number(self.temperature)
+                and (self.temperature == 0 or _WARMTH[0] <= self.temperature <= _WARMTH[1])
             ),
-            "top_p must lie in (0, 1]": 0 < self.top_p <= 1,
+            "top_p must be a number in (0, 1]": _is_number(self.top_p) and 0 < self.top_p <= 1,
             "top_k must be an int of at least 0 (0 is off)": _is_int(self.top_k, 0),
-            "repetition_penalty must be finite and above 0 (1 is off)": (
-                math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0
+            f"repetition_penalty must be a number in {_PENALTY[0]}..{_PENALTY[1]:g} (1 is off)": (
+                _is_number(self.repetition_penalty)
+                and _PENALTY[0] <= self.repetition_penalty <= _PENALTY[1]
             ),
-            "stop must hold non-empty strings": all(isinstance(s, str) and s for s in stop),
+            "stop must be a string that is not empty, or a list or tuple of such": isinstance(
+                self.stop, tuple
+            )
+            and all(isinstance(s, str) and s for s in self.stop),
             "seed must be an int in 0..2**63 - 1, or None": (
                 self.seed is None or (_is_int(self.seed, 0) and self.seed < 2**63)
             ),
         }
         for rule, holds in checks.items():
             if not holds:
-                msg = f"{rule}, got {getattr(self, rule.split()[0])!r}"
+                msg = f"{rule}, got {shown(getattr(self, rule.split()[0]))}"
                 raise SamplingError(msg)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number, whatever its type, except a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
-from refrag_components.generation.choosing import choose
-from refrag_components.policies import FractionBudget, PolicyInputs
+from refrag_components.engines.layout import positions_per_chunk
+from refrag_components.generation.choosing import Choice, Chunks, choose
+from refrag_components.policies import Budget, PolicyInputs, Rest
 
 __all__ = ["Prompt", "Row"]
 
@@ -59,7 +61,8 @@ class Prompt:
         chunk_of: Chunk of this prompt that each token belongs to, -1 for text; shape (n,).
         passage_of: Passage of each token; for text, the passage after it; shape (n,).
         between: True for the text between two passages; shape (n,), bool.
-        chunk_rows: Row of each chunk in the table of chunk embeddings; shape (n_chunks,).
+        chunk_rows: For each rung of the checkpoint, ascending, the row of each chunk in the table
+            of chunk embeddings; shape (n_chunks,) each.
         lengths: Tokens of each chunk; shape (n_chunks,).
         bare_ids: Tokens of the prompt without context.
         answer_ids: Tokens of the answer whose log-perplexity is measured.
@@ -76,7 +79,7 @@ class Prompt:
     chunk_of: np.ndarray
     passage_of: np.ndarray
     between: np.ndarray
-    chunk_rows: np.ndarray
+    chunk_rows: Mapping[int, np.ndarray]
     lengths: np.ndarray
     bare_ids: np.ndarray
     answer_ids: np.ndarray
@@ -97,24 +100,22 @@ class Prompt:
         inside: np.ndarray = self.chunk_of >= 0
         return inside
 
-    def expanded(self, selection: str, fraction: float) -> tuple[np.ndarray, bool]:
-        """The chunks that a selection expands.
+    @cached_property
+    def chunks(self) -> Chunks:
+        """The chunks, as the generator chooses among them."""
+        first = np.flatnonzero(self.in_context & (np.diff(self.chunk_of, prepend=-1) != 0))
+        counts = np.bincount(self.passage_of[first], minlength=len(self.similar))
+        return Chunks(counts, self.lengths, tuple(self.chunk_rows))
+
+    def chosen(self, selection: str, budget: Budget, rest: Rest = "compress") -> Choice:
+        """What becomes of the chunks by the scores of a selection, as in the generator.
 
         Args:
             selection: Name of the selection; ``scores`` must contain it.
-            fraction: Fraction p of the chunks.
-
-        Returns:
-            A mask, True at expanded chunks, shape (n_chunks,), bool; and whether they are fewer
-            than p asks for because no more fit the window, as in the generator.
+            budget: How much may expand, or enter.
+            rest: What becomes of chunks that do not expand.
         """
-        scores = self.scores[selection]
-        chosen, warnings = choose(scores, self.lengths, FractionBudget(fraction), self.limit)
-        return chosen, bool(warnings)
-
-    def positions(self, expanded: np.ndarray) -> int:
-        """Positions of the context if the masked chunks expand; mask of shape (n_chunks,), bool."""
-        return int(np.where(expanded, self.lengths, 1).sum())
+        return choose(self.scores[selection], self.chunks, budget, rest, self.limit)
 
     def most_similar(self, room: int) -> np.ndarray:
         """Selects the passages most similar to the question, at most ``room`` tokens.
@@ -139,7 +140,8 @@ class Prompt:
         Returns:
             A mask, True at selected tokens, shape (n,), bool.
         """
-        order = np.argsort(-scores, kind="stable")
+        by_run = np.maximum.reduceat(scores, self.chunks.runs)  # as ``choose`` ranks them
+        order = np.argsort(-self.chunks.of_runs(by_run), kind="stable")
         before = np.zeros(len(order), dtype=np.int64)
         before[order] = np.cumsum(self.lengths[order]) - self.lengths[order]
         inside = np.flatnonzero(self.in_context)
@@ -164,38 +166,53 @@ class Prompt:
             selected: True for the tokens of the context that are read, shape (n,), bool.
             cut: Whether more was asked for than fits the window.
         """
-        if not selected.any():
+        return self._row(selected, np.full(len(self.token_ids), -1), cut)
+
+    def laid_out(self, choice: Choice, *, cut: bool = False) -> Row:
+        """The prompt with some chunks as tokens and chunk embeddings for others.
+
+        Args:
+            choice: What becomes of each chunk.
+            cut: Whether more was asked to expand than fits the window.
+        """
+        chunks = self.chunks
+        group = (choice.rungs // chunks.rungs[0])[chunks.passage]
+        positions = positions_per_chunk(choice.expanded, chunks.lengths, group, chunks.place)
+        rows = np.full(len(chunks.lengths), -1)
+        for rung, of_rung in self.chunk_rows.items():
+            here = (choice.rungs == rung)[chunks.passage]
+            rows[here] = of_rung[here]
+        inside = self.in_context
+        by_token = inside & choice.expanded[self.chunk_of]
+        begins = inside & (np.diff(self.chunk_of, prepend=-1) != 0)
+        by_chunk = begins & ~by_token & (positions > 0)[self.chunk_of]
+        return self._row(by_token | by_chunk, np.where(by_chunk, rows[self.chunk_of], -1), cut)
+
+    def dropping(self, choice: Choice) -> Choice:
+        """The same chunks expand; the others are dropped."""
+        return replace(choice, rungs=np.zeros_like(choice.rungs))
+
+    def _row(self, read: np.ndarray, chunk_index: np.ndarray, cut: bool) -> Row:
+        """The prompt with the masked positions of its context, shape (n,), bool.
+
+        Args:
+            read: True where the context has a position.
+            chunk_index: Row of the table of chunk embeddings, -1 at a token; shape (n,).
+            cut: Whether more was asked for than fits the window.
+        """
+        if not read.any():
             return self.bare(cut=cut)
         present = np.zeros(len(self.similar) + 1, dtype=bool)
-        present[self.passage_of[selected]] = True
+        present[self.passage_of[read]] = True
         # The text between passages is read only if there is a passage on both sides.
         earlier = np.cumsum(present) - present > 0
         separates = present[self.passage_of] & earlier[self.passage_of]
-        shown = np.flatnonzero(selected | (~self.in_context & (~self.between | separates)))
+        shown = np.flatnonzero(read | (~self.in_context & (~self.between | separates)))
+        index = chunk_index[shown]
         return Row(
-            token_ids=self.token_ids[shown],
-            chunk_index=np.full(len(shown), -1),
+            token_ids=np.where(index < 0, self.token_ids[shown], 0),
+            chunk_index=index,
             answer_ids=self.answer_ids,
-            prompt_index=np.where(selected[shown], shown, -1),
-            cut=cut,
-        )
-
-    def compressed(self, expanded: np.ndarray, *, cut: bool = False) -> Row:
-        """The prompt with some chunks as tokens and a chunk embedding for every other chunk.
-
-        Args:
-            expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
-            cut: Whether more was asked to expand than fits the window.
-        """
-        inside = self.in_context
-        hidden = inside & ~expanded[self.chunk_of]
-        begins = inside & (np.diff(self.chunk_of, prepend=-1) != 0)
-        shown = np.flatnonzero(~hidden | begins)  # a compressed chunk has one position
-        is_chunk = hidden[shown]
-        return Row(
-            token_ids=np.where(is_chunk, 0, self.token_ids[shown]),
-            chunk_index=np.where(is_chunk, self.chunk_rows[self.chunk_of[shown]], -1),
-            answer_ids=self.answer_ids,
-            prompt_index=np.where(inside[shown], shown, -1),
+            prompt_index=np.where(read[shown], shown, -1),
             cut=cut,
         )

@@ -1,66 +1,247 @@
-"""Which chunks of a prompt expand, under its budget and the decoder's window."""
+"""What becomes of every chunk of a prompt, under its budget and the decoder's window."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
-from refrag_components.policies.budget import Budget, PositionBudget
+from refrag_components.engines.layout import positions_per_chunk
+from refrag_components.policies.budget import Budget, FractionBudget, Rest
 from refrag_components.policies.selecting import select
 
-__all__ = ["choose", "only_choice"]
+__all__ = ["STEP_SHARE", "Choice", "Chunks", "choose", "only_choice"]
+
+#: The share of a budget of positions that each step from the top may take, see ``choose``.
+STEP_SHARE = 0.5
 
 
-def only_choice(lengths: np.ndarray, budget: Budget, limit: int) -> np.ndarray | None:
-    """What expands if the budget leaves no choice, so that scores would be computed for nothing.
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What becomes of every chunk of a prompt.
+
+    Attributes:
+        expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
+        rungs: Tokens per chunk embedding of each passage, 0 if what does not expand of it is
+            dropped; shape (passages,), int64.
+        warnings: What did not go as requested, in whole sentences.
+    """
+
+    expanded: np.ndarray
+    rungs: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """The chunks of a prompt's passages, in order.
+
+    Attributes:
+        counts: Chunks of each passage, shape (passages,).
+        lengths: Tokens of each chunk, shape (n_chunks,).
+        rungs: The checkpoint's rungs, ascending; the first is the size of these chunks.
+    """
+
+    counts: np.ndarray
+    lengths: np.ndarray
+    rungs: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all chunks."""
+        return int(self.lengths.sum())
+
+    @cached_property
+    def passage(self) -> np.ndarray:
+        """Index of each chunk's passage, shape (n_chunks,)."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """Index of each chunk in its passage, shape (n_chunks,)."""
+        return np.arange(len(self.lengths)) - (self.counts.cumsum() - self.counts)[self.passage]
+
+    @cached_property
+    def runs(self) -> np.ndarray:
+        """First chunk of each run: the chunks that share an embedding on the coarsest rung.
+
+        A run expands as a whole, so that no rung's group is cut; with one rung it is a chunk.
+        """
+        return np.flatnonzero(self.place % (self.rungs[-1] // self.rungs[0]) == 0)
+
+    def by_run(self, values: np.ndarray) -> np.ndarray:
+        """Sums values of chunks, or counts True ones, over each run; shape (runs,)."""
+        sums: np.ndarray = np.add.reduceat(values, self.runs, dtype=np.int64)
+        return sums
+
+    def of_runs(self, chosen: np.ndarray) -> np.ndarray:
+        """The chunks of the chosen runs: a mask of shape (n_chunks,), bool."""
+        mask: np.ndarray = np.repeat(chosen, np.diff(self.runs, append=len(self.lengths)))
+        return mask
+
+    def every(self, rest: Rest, *, expanded: bool | np.ndarray) -> Choice:
+        """The same for every passage: the rest compressed on the finest rung, or dropped."""
+        rung = self.rungs[0] if rest == "compress" else 0
+        mask = np.broadcast_to(expanded, self.lengths.shape)
+        return Choice(mask, np.full(len(self.counts), rung, dtype=np.int64))
+
+    def positions(self, choice: Choice) -> int:
+        """Decoder positions that the passages take."""
+        group = (choice.rungs // self.rungs[0])[self.passage]
+        return int(positions_per_chunk(choice.expanded, self.lengths, group, self.place).sum())
+
+    def embeddings(self, expanded: np.ndarray, rung: int) -> np.ndarray:
+        """Chunk embeddings of each passage if its rest is on a rung, shape (passages,)."""
+        group = rung // self.rungs[0]
+        nothing = np.zeros_like(self.lengths)
+        positions = positions_per_chunk(expanded, nothing, group, self.place)
+        return np.bincount(self.passage, positions, len(self.counts)).astype(np.int64)
+
+
+def only_choice(chunks: Chunks, budget: Budget, rest: Rest, limit: int) -> Choice | None:
+    """What becomes of the chunks if the budget leaves no choice, so that no scores are needed.
 
     Args:
-        lengths: Tokens of each chunk, shape (n_chunks,).
-        budget: How much may expand.
+        chunks: The chunks.
+        budget: How much may expand, or enter.
+        rest: What becomes of chunks that do not expand.
         limit: Decoder positions that the passages may take.
 
     Returns:
-        True where a chunk expands, shape (n_chunks,); None if scores are needed.
-
-    Raises:
-        BudgetError: If the budget cannot hold the chunks.
+        The choice; None if scores are needed.
     """
-    if not len(lengths):
-        return np.zeros(0, dtype=bool)
-    most = budget.count(np.sort(lengths))  # the shortest first: an upper bound for any order
-    if 0 < most < len(lengths):
+    if not len(chunks.lengths):
+        return chunks.every(rest, expanded=True)
+    if not isinstance(budget, FractionBudget):
+        fits = chunks.n_tokens <= min(budget.positions, limit)
+        return chunks.every(rest, expanded=True) if fits else None
+    most = budget.count(len(chunks.runs))
+    if 0 < most < len(chunks.runs):
         return None
-    expanded = np.full(len(lengths), most > 0)
-    return expanded if _positions(expanded, lengths) <= limit else None
+    choice = chunks.every(rest, expanded=most > 0)
+    return choice if chunks.positions(choice) <= limit else None
 
 
-def choose(
-    scores: np.ndarray, lengths: np.ndarray, budget: Budget, limit: int
-) -> tuple[np.ndarray, list[str]]:
-    """Chooses under the budget, and again under the window's limit if that is tighter.
+def choose(scores: np.ndarray, chunks: Chunks, budget: Budget, rest: Rest, limit: int) -> Choice:
+    """Chooses what becomes of every chunk.
+
+    What expands is chosen in runs: single chunks, or with several rungs the chunks that share an
+    embedding on the coarsest one. A run has the score of its best chunk.
+
+    A *fraction* expands the best runs; the rest is compressed on the finest rung or dropped. If
+    that exceeds ``limit``, fewer expand.
+
+    A number of *positions* is filled from the top, in steps: text, then each rung from the finest
+    to the coarsest. A step takes the best that the steps above it left (runs as text, whole
+    passages on a rung, a passage ranked by its best chunk) until half of the positions that are
+    left (``STEP_SHARE``) are used; or more, as long as the next step can hold all that remains.
+    The last step takes all positions that are left, and what it cannot hold is dropped. With the
+    rest dropped there is one step, text. A small budget is no error: it holds little or nothing.
 
     Args:
-        scores: One per chunk; higher expands first.
-        lengths: As for ``only_choice``.
-        budget: How much may expand.
-        limit: Decoder positions that the passages may take, at least one per chunk.
-
-    Returns:
-        True where a chunk expands, shape (n_chunks,), and warnings.
+        scores: One per chunk; higher is better, and the earlier of two equals comes first.
+        chunks: The chunks.
+        budget: How much may expand, or enter.
+        rest: What becomes of chunks that do not expand.
+        limit: Decoder positions that the passages may take; with a fraction and the rest
+            compressed, at least one per chunk.
 
     Raises:
-        BudgetError: If the budget cannot hold the chunks.
         ValueError: If there is not one finite score per chunk.
     """
-    expanded = select(scores, lengths, budget)
-    positions = _positions(expanded, lengths)
-    if positions <= limit:
-        return expanded, []
-    fitting = select(scores, lengths, PositionBudget(limit))
-    return fitting, [
-        f"{int(fitting.sum())} chunks were expanded instead of {int(expanded.sum())}: their "
-        f"{positions} positions would not leave enough of the decoder's window for an answer"
-    ]
+    if scores.shape != chunks.lengths.shape or not np.isfinite(scores).all():
+        msg = (
+            f"a policy must give one finite score for each of {len(chunks.lengths)} chunks, "
+            f"got shape {scores.shape}"
+        )
+        raise ValueError(msg)
+    if not len(scores):
+        return chunks.every(rest, expanded=True)
+    by_run = np.maximum.reduceat(scores, chunks.runs)
+    best = np.argsort(-by_run, kind="stable")
+    if isinstance(budget, FractionBudget):
+        chosen = chunks.every(rest, expanded=chunks.of_runs(select(by_run, budget)))
+        return (
+            chosen
+            if chunks.positions(chosen) <= limit
+            else _fewer(best, chosen, chunks, rest, limit)
+        )
+    return _filled(scores, best, chunks, budget.positions, rest, limit)
 
 
-def _positions(expanded: np.ndarray, lengths: np.ndarray) -> int:
-    return int(np.where(expanded, lengths, 1).sum())
+def _fewer(best: np.ndarray, wanted: Choice, chunks: Chunks, rest: Rest, limit: int) -> Choice:
+    """The best runs that fit the limit with the rest compressed or dropped."""
+    nothing = chunks.positions(chunks.every(rest, expanded=False))
+    added = chunks.by_run(chunks.lengths)
+    if rest == "compress":
+        added = added - chunks.by_run(np.ones_like(chunks.lengths))
+    fitting = chunks.every(
+        rest, expanded=_first(best, _held(added[best].cumsum(), limit - nothing), chunks)
+    )
+    warning = (
+        f"{int(fitting.expanded.sum())} chunks were expanded instead of "
+        f"{int(wanted.expanded.sum())}: their {chunks.positions(wanted)} positions would not leave "
+        "enough of the decoder's window for an answer"
+    )
+    return Choice(fitting.expanded, fitting.rungs, (warning,))
+
+
+def _filled(
+    scores: np.ndarray, best: np.ndarray, chunks: Chunks, positions: int, rest: Rest, limit: int
+) -> Choice:
+    """Fills a number of positions from the top, see ``choose``."""
+    room = min(positions, limit)
+    tokens = chunks.by_run(chunks.lengths)[best].cumsum()
+    if rest == "drop":
+        n_text = _held(tokens, room)
+    else:
+        compressed = len(scores) - chunks.by_run(np.ones_like(chunks.lengths))[best].cumsum()
+        n_text = max(_held(tokens, STEP_SHARE * room), _held(tokens + compressed, room))
+    expanded = _first(best, n_text, chunks)
+    rungs = np.zeros(len(chunks.counts), dtype=np.int64)
+    if rest == "compress":
+        left = room - int(chunks.lengths[expanded].sum())
+        rungs = _on_rungs(scores, expanded, chunks, left)
+    choice = Choice(expanded, rungs)
+    warnings = []
+    if limit < positions and not expanded.all():
+        warnings.append(
+            f"the passages take at most {limit} positions instead of {positions}: more would not "
+            "leave enough of the decoder's window for an answer"
+        )
+    if not chunks.positions(choice):
+        warnings.append(f"{room} positions hold nothing of the passages; raise the budget")
+    return Choice(expanded, rungs, tuple(warnings))
+
+
+def _on_rungs(scores: np.ndarray, expanded: np.ndarray, chunks: Chunks, room: int) -> np.ndarray:
+    """The rung of each passage, 0 for those that do not fit."""
+    best_chunk = np.full(len(chunks.counts), -np.inf)
+    np.maximum.at(best_chunk, chunks.passage, scores)
+    waiting = np.argsort(-best_chunk, kind="stable")
+    costs = [chunks.embeddings(expanded, rung) for rung in chunks.rungs]
+    rungs = np.zeros(len(chunks.counts), dtype=np.int64)
+    for step, rung in enumerate(chunks.rungs):
+        taken = costs[step][waiting].cumsum()
+        count = _held(taken, room)
+        if step + 1 < len(costs):
+            below = costs[step + 1][waiting]
+            with_rest = taken + below.sum() - below.cumsum()
+            count = max(_held(taken, STEP_SHARE * room), _held(with_rest, room))
+        rungs[waiting[:count]] = rung
+        room -= int(taken[count - 1]) if count else 0
+        waiting = waiting[count:]
+    return rungs
+
+
+def _held(totals: np.ndarray, room: float) -> int:
+    """How many of the first ones fit, given their ascending totals."""
+    return int(np.searchsorted(totals, room, side="right"))
+
+
+def _first(best: np.ndarray, count: int, chunks: Chunks) -> np.ndarray:
+    """The chunks of the first runs in an order."""
+    chosen = np.zeros(len(best), dtype=bool)
+    chosen[best[:count]] = True
+    return chunks.of_runs(chosen)

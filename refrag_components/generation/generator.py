@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,17 +19,20 @@ from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
-from refrag_components.generation.choosing import choose, only_choice
+from refrag_components.generation.choosing import Choice, Chunks, choose, only_choice
 from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
+from refrag_components.generation.separators import without_separators
 from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
     FractionBudget,
     Policy,
     PolicyInputs,
+    Rest,
     make_policy,
+    parse_rest,
 )
 from refrag_components.prompts.parts import ControlPart, PassagePart, RenderedPart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
     from refrag_components.modeling.encoded_question import EncodedQuestion
     from refrag_components.stores.base import ChunkStore
+    from refrag_components.text.chunking import ChunkedPassage
 
 __all__ = ["RefragGenerator"]
 
@@ -58,9 +62,13 @@ class RefragGenerator:
         engine: Runs the decoder; transformers by default.
         policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` if the
             checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand.
+        budget: How much may expand (a fraction of the chunks) or enter (a number of positions),
+            see ``refrag_components.generation.choosing.choose``.
+        rest: What becomes of chunks that do not expand: "compress" makes chunk embeddings of them,
+            "drop" leaves them out.
 
     Raises:
+        BudgetError: If ``rest`` is neither.
         UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
     """
 
@@ -72,6 +80,7 @@ class RefragGenerator:
         engine: Engine | None = None,
         policy: str | Policy = DEFAULT_POLICY,
         budget: Budget = _BUDGET,
+        rest: Rest = "compress",
     ) -> None:
         self.model = model
         self.store = MemoryStore() if store is None else store
@@ -81,6 +90,7 @@ class RefragGenerator:
         self._named_policies: dict[str, Policy] = {}
         self.policy = self._policy(policy)
         self.budget = budget
+        self.rest = parse_rest(rest)
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
@@ -95,8 +105,9 @@ class RefragGenerator:
             One answer per request, in order.
 
         Raises:
-            BudgetError: If a budget is smaller than the number of chunks.
-            ContextWindowError: If a prompt does not fit even with every chunk compressed.
+            ContextWindowError: If a prompt does not fit the decoder's window: its text alone, or,
+                if a fraction of the chunks is to expand and the rest to be compressed, with every
+                chunk compressed.
             EmptyInputError: If a question or a prompt is empty.
             UnknownPolicyError: If no policy has the name that a request asks for.
         """
@@ -188,12 +199,24 @@ class RefragGenerator:
         """
         return self._prepare([request], [max_tokens])[0]
 
+    def flush(self, seconds: float | None = None) -> bool:
+        """Waits until the chunk vectors of new passages are stored, which no answer waits for.
+
+        Args:
+            seconds: For at most so long; None without limit.
+
+        Returns:
+            Whether nothing is left to be written.
+        """
+        return self._loader.flush(seconds)
+
     def explain(self, prepared: Prepared) -> list[tuple[str, bool | None]]:
         """Tells what became of each span of a prompt.
 
         Returns:
-            The prompt's characters in order: chunk by chunk with True if it expanded and False
-            if it was compressed, and None with ordinary text.
+            The prompt's characters in order, without those that were dropped: chunk by chunk with
+            True if it expanded, group by group (a chunk on the finest rung) with False if it was
+            compressed to one position, and None with ordinary text.
         """
         spans: list[tuple[str, bool | None]] = []
         for segment, text in zip(prepared.layout.segments, prepared.texts, strict=True):
@@ -202,18 +225,21 @@ class RefragGenerator:
                 continue
             passage = self.model.chunker.chunk([text])[0]
             ends = passage.offsets[passage.bounds[:-1, 1], 1].tolist()
-            bounds = pairwise([0, *ends, len(text)])
+            bounds = [0, *ends, len(text)]
+            # A group's embedding is at its first chunk, and covers the group's text.
+            begins = np.flatnonzero(segment.positions)
+            after = np.append(begins[1:], len(segment.expanded)) if segment.group else begins + 1
             spans += [
-                (text[start:end], bool(expanded))
-                for (start, end), expanded in zip(bounds, segment.expanded, strict=True)
+                (text[bounds[first] : bounds[end]], bool(segment.expanded[first]))
+                for first, end in zip(begins, after, strict=True)
             ]
         return [span for span in spans if span[0]]
 
     def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
         terms = [self._terms(request) for request in requests]  # first: a mistake costs no encoding
         prompts = [[_blank_as_text(part) for part in request.parts] for request in requests]
-        for parts in prompts:
-            self._refuse_overlong(parts)
+        for parts, request_terms in zip(prompts, terms, strict=True):
+            self._refuse_overlong(parts, request_terms)
         passages = [[part for part in parts if isinstance(part, PassagePart)] for parts in prompts]
         loaded = iter(
             self._loader.load([part for prompt_parts in passages for part in prompt_parts])
@@ -226,7 +252,7 @@ class RefragGenerator:
         ]
         undecided = [draft.terms.question for draft in drafts if draft.only_choice is None]
         questions = iter(self.model.encode_questions(undecided))
-        return [self._lay_out(draft, *_choice(draft, questions)) for draft in drafts]
+        return [self._lay_out(draft, _choice(draft, questions)) for draft in drafts]
 
     def _terms(self, request: Request) -> _Terms:
         if not request.question.strip():
@@ -234,22 +260,28 @@ class RefragGenerator:
             raise EmptyInputError(msg)
         policy = self.policy if request.policy is None else self._policy(request.policy)
         budget = self.budget if request.budget is None else request.budget
-        return _Terms(request.question, policy, policy.budget(budget))
+        rest = self.rest if request.rest is None else parse_rest(request.rest)
+        return _Terms(request.question, policy, policy.budget(budget), rest)
 
-    def _refuse_overlong(self, parts: Sequence[RenderedPart]) -> None:
+    def _refuse_overlong(self, parts: Sequence[RenderedPart], terms: _Terms) -> None:
         """Counts a prompt that may be too long, because encoding it takes far longer than counting.
 
         Raises:
-            ContextWindowError: If it does not fit even with every chunk compressed.
+            ContextWindowError: If it does not fit whatever becomes of the chunks.
         """
         if sum(len(part.text.encode("utf-8", "replace")) for part in parts) < self.model.window:
             return  # a token takes a byte at least
         texts = [part.text for part in parts if isinstance(part, PassagePart)]
-        n_chunks = sum(passage.n_chunks for passage in self.model.chunker.chunk(texts))
+        chunks = self._chunks(self.model.chunker.chunk(texts))
         n_text = 0
         for _, run in groupby(parts, key=lambda part: isinstance(part, PassagePart)):
             n_text += len(self._prompts.encode([p for p in run if not isinstance(p, PassagePart)]))
-        self._context_limit(n_text, n_chunks, 1)
+        self._context_limit(n_text, _least(chunks, terms), 1)
+
+    def _chunks(self, passages: Sequence[ChunkVectors] | Sequence[ChunkedPassage]) -> Chunks:
+        lengths = [np.zeros(0, np.int64), *(passage.chunk_lengths for passage in passages)]
+        counts = np.array([passage.n_chunks for passage in passages], dtype=np.int64)
+        return Chunks(counts, np.concatenate(lengths), self.model.config.rungs)
 
     def _draft(
         self,
@@ -262,25 +294,28 @@ class RefragGenerator:
         text_positions = sum(
             len(content) for _, content in spans if isinstance(content, np.ndarray)
         )
-        lengths = np.concatenate(
-            [np.zeros(0, np.int64), *(passage.vectors.chunk_lengths for passage in loaded)]
-        )
-        limit = self._context_limit(text_positions, len(lengths), max_tokens)
-        return _Draft(terms, parts, loaded, max_tokens, spans, lengths, limit)
+        chunks = self._chunks([passage.vectors for passage in loaded])
+        limit = self._context_limit(text_positions, _least(chunks, terms), max_tokens)
+        return _Draft(terms, parts, loaded, max_tokens, spans, chunks, limit)
 
-    def _lay_out(self, draft: _Draft, expanded: np.ndarray, warnings: list[str]) -> Prepared:
-        ends = np.cumsum([passage.vectors.n_chunks for passage in draft.loaded])
-        masks = iter(np.split(expanded, ends))
-        segments = tuple(
-            TextSegment(content)
-            if isinstance(content, np.ndarray)
-            else PassageSegment(content, next(masks))
-            for _, content in draft.spans
+    def _lay_out(self, draft: _Draft, choice: Choice) -> Prepared:
+        warnings = list(choice.warnings)
+        masks = np.split(choice.expanded, draft.chunks.counts.cumsum())
+        passages = iter(
+            PassageSegment(passage.vectors, mask, int(rung))
+            for passage, mask, rung in zip(draft.loaded, masks, choice.rungs, strict=False)
+        )
+        segments = without_separators(
+            [
+                TextSegment(content) if isinstance(content, np.ndarray) else next(passages)
+                for _, content in draft.spans
+            ],
+            [text for text, _ in draft.spans],
         )
         if not any(segment.n_positions for segment in segments):
             msg = "the prompt is empty; pass at least one message or some text"
             raise EmptyInputError(msg)
-        layout = Layout(segments)
+        layout = Layout(tuple(segments))
         room = self.model.window - layout.n_positions
         if draft.max_tokens > room:
             warnings.append(
@@ -316,15 +351,17 @@ class RefragGenerator:
             spans.insert(0, ("", np.asarray(opening, np.int64)))
         return spans
 
-    def _context_limit(self, text_positions: int, n_chunks: int, max_tokens: int) -> int:
+    def _context_limit(self, text_positions: int, least: int, max_tokens: int) -> int:
         """Decoder positions that the passages may take so that an answer still fits."""
         window = self.model.window
-        room = window - text_positions - n_chunks
+        room = window - text_positions - least
         if room < 1:
+            context = f" and at least {least} of context, one for each chunk," if least else ""
+            budget = ", or give a number of positions as the budget" if least else ""
             msg = (
-                f"the prompt takes {text_positions} positions of text and at least {n_chunks} of "
-                f"context, one for each chunk, and the decoder's window is {window}, so there is "
-                "no room for an answer; retrieve fewer passages or shorten the prompt"
+                f"the prompt takes {text_positions} positions of text{context} and the decoder's "
+                f"window is {window}, so there is no room for an answer; retrieve fewer passages "
+                f"or shorten the prompt{budget}"
             )
             raise ContextWindowError(msg)
         return window - text_positions - min(max_tokens, room, max(window // _ANSWER_SHARE, 1))
@@ -344,6 +381,7 @@ class _Terms:
     question: str
     policy: Policy
     budget: Budget
+    rest: Rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,7 +389,7 @@ class _Draft:
     """A request whose passages are loaded and whose text is tokenised.
 
     Attributes:
-        lengths: Tokens of each chunk, shape (n_chunks,).
+        chunks: The chunks of its passages.
         limit: Decoder positions that the passages may take so that an answer still fits.
     """
 
@@ -360,13 +398,13 @@ class _Draft:
     loaded: Sequence[LoadedPassage]
     max_tokens: int
     spans: Sequence[tuple[str, np.ndarray | ChunkVectors]]
-    lengths: np.ndarray
+    chunks: Chunks
     limit: int
 
     @cached_property
-    def only_choice(self) -> np.ndarray | None:
-        """What expands, if no policy is needed to decide it."""
-        return only_choice(self.lengths, self.terms.budget, self.limit)
+    def only_choice(self) -> Choice | None:
+        """What becomes of the chunks, if no policy is needed to decide it."""
+        return only_choice(self.chunks, self.terms.budget, self.terms.rest, self.limit)
 
 
 class _Growing:
@@ -393,13 +431,21 @@ class _Growing:
             yield AnswerDelta(delta.text)
 
 
-def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> tuple[np.ndarray, list[str]]:
-    """What expands, and warnings; takes the next question if a policy has to choose."""
+def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> Choice:
+    """What becomes of the chunks; takes the next question if a policy has to choose."""
     if draft.only_choice is not None:
-        return draft.only_choice, []
+        return draft.only_choice
     inputs = PolicyInputs([passage.vectors for passage in draft.loaded], next(questions))
-    scores = draft.terms.policy.scores(inputs)
-    return choose(scores, draft.lengths, draft.terms.budget, draft.limit)
+    terms = draft.terms
+    scores = terms.policy.scores(inputs)
+    return choose(scores, draft.chunks, terms.budget, terms.rest, draft.limit)
+
+
+def _least(chunks: Chunks, terms: _Terms) -> int:
+    """The fewest positions that the passages can take."""
+    if terms.rest == "drop" or not isinstance(terms.budget, FractionBudget):
+        return 0
+    return chunks.positions(chunks.every(terms.rest, expanded=False))
 
 
 def _blank_as_text(part: RenderedPart) -> RenderedPart:
@@ -426,10 +472,13 @@ def _report(
         rate=layout.rate,
         chunks=layout.n_chunks,
         expanded=layout.n_expanded,
+        compressed=layout.n_compressed,
+        dropped=layout.n_chunks - layout.n_expanded - layout.n_compressed,
         cache_hits=sum(passage.cached for passage in different),
         cache_misses=sum(not passage.cached for passage in different),
         fallbacks=len(flaws),
         policy=terms.policy.name,
         budget=terms.budget.number,
+        rest=terms.rest,
         warnings=[*sorted(errors), *dict.fromkeys(refused), *warnings],
     )

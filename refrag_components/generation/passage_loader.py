@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 
-from refrag_components.exceptions import RefragError
+from refrag_components.forking import OwnLock
+from refrag_components.generation.store_guard import StoreGuard, guard_of, time_limit
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.vectors import ChunkVectors, passage_key
 
@@ -45,17 +46,22 @@ class LoadedPassage:
 class PassageLoader:
     """Loads the chunk vectors of passages and stores those it had to compute.
 
-    A store only saves time: what it lacks, garbles or fails to deliver is encoded.
+    A store only saves time: what it lacks, garbles or fails to deliver in time is encoded, and
+    written back behind the answer's back.
 
     Args:
         model: Encodes what no store knows.
         store: Store of the passages that do not name one themselves.
+        waits: Whether ``load`` waits, as long as for reading, until what it encoded is stored. In
+            the batch of an answer it must not: others would wait too.
     """
 
-    def __init__(self, model: RefragModel, store: ChunkStore) -> None:
+    def __init__(self, model: RefragModel, store: ChunkStore, *, waits: bool = False) -> None:
         self._model = model
         self._store = store
-        self._encoding = threading.Lock()
+        self._waits = waits
+        self._guards: WeakSet[StoreGuard] = WeakSet()
+        self._encoding = OwnLock()
 
     def load(self, parts: Sequence[PassagePart]) -> list[LoadedPassage]:
         """Loads passages, each distinct one once.
@@ -75,27 +81,51 @@ class PassageLoader:
                 loaded[id(store), text] = passage
         return [loaded[id(store), part.text] for part, store in zip(parts, stores, strict=True)]
 
+    def flush(self, seconds: float | None = None) -> bool:
+        """Waits until what was encoded is stored, or the store has failed.
+
+        Args:
+            seconds: For at most so long; None without limit.
+
+        Returns:
+            Whether nothing is left to be written.
+        """
+        return all([guard.flush(seconds) for guard in list(self._guards)])
+
     def _load_from(self, store: ChunkStore, texts: list[str]) -> list[LoadedPassage]:
         keys = [passage_key(text, self._model.fingerprint) for text in texts]
-        error = None
-        try:
-            rows = store.mget(keys)
-        except (RefragError, OSError) as raised:
-            rows, error = [None] * len(keys), _described("read", raised)
-        flaws = [None if row is None else self._flaw(row) for row in rows]
+        guard = guard_of(store)
+        self._guards.add(guard)
+        rows, error = guard.read(store, keys)
+        flaws = self._flaws(texts, rows)
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
         missing = [i for i, row in enumerate(usable) if row is None]
         fresh = iter(self._encode([texts[i] for i in missing]))
         vectors = [next(fresh) if row is None else row for row in usable]
-        if missing and error is None:
-            try:
-                store.mset([(keys[i], vectors[i]) for i in missing])
-            except (RefragError, OSError) as raised:
-                error = _described("written", raised)
+        guard.write(store, [(keys[i], vectors[i]) for i in missing])
+        if self._waits and missing:
+            guard.flush(time_limit(store))
         return [
             LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=error)
             for passage, row, flaw in zip(vectors, usable, flaws, strict=True)
         ]
+
+    def _flaws(self, texts: list[str], rows: list[ChunkVectors | None]) -> list[str | None]:
+        """Why each of a store's rows cannot be used; None where it can, or where there is none."""
+        flaws = [None if row is None else self._flaw(row) for row in rows]
+        sound = [
+            (i, row)
+            for i, (row, flaw) in enumerate(zip(rows, flaws, strict=True))
+            if row is not None and flaw is None
+        ]
+        differ = self._model.token_check.differ(
+            [texts[i] for i, _ in sound], [row.token_ids for _, row in sound]
+        )
+        for (i, _), differs in zip(sound, differ, strict=True):
+            if differs:
+                flaws[i] = "their token ids say something else than the passage"
+                logger.warning("a store holds other token ids than the passage's own")
+        return flaws
 
     def _encode(self, texts: list[str]) -> list[ChunkVectors]:
         """Encodes a few passages at a time, because requests that encode take turns.
@@ -121,8 +151,3 @@ class PassageLoader:
         if not np.isfinite(row.vectors).all():
             return "they hold NaN or infinite values"
         return None
-
-
-def _described(action: str, error: Exception) -> str:
-    logger.warning("chunk vectors could not be %s: %s", action, error)
-    return f"chunk vectors could not be {action}: {error}"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from refrag_components.policies.budget import Rest
+
 __all__ = ["Report"]
 
 
@@ -21,12 +23,16 @@ class Report:
         rate: Compression rate, context_tokens / context_positions; 1.0 without passages.
         chunks: Chunks of all passages.
         expanded: Chunks that entered as tokens.
+        compressed: Chunks that entered within chunk embeddings: one each, or on a coarser rung
+            several together.
+        dropped: Chunks that did not enter.
         cache_hits: Distinct passages whose chunk vectors came from a store.
         cache_misses: Distinct passages that had to be encoded.
         fallbacks: Misses for which a store had chunk vectors that could not be used.
         policy: Name of the policy that chose.
         budget: Budget that it worked with: a fraction of the chunks (float) or a number of
             decoder positions (int).
+        rest: What was to become of chunks that do not expand: "compress" or "drop".
         output_tokens: Tokens generated, the end token included; 0 before there is an answer.
         time_to_first_token: Seconds from the request to the first token, store, encoder and
             policy included; None before there is an answer.
@@ -39,11 +45,14 @@ class Report:
     rate: float
     chunks: int
     expanded: int
+    compressed: int
+    dropped: int
     cache_hits: int
     cache_misses: int
     fallbacks: int
     policy: str
     budget: float | int
+    rest: Rest
     output_tokens: int = 0
     time_to_first_token: float | None = None
     warnings: list[str] = field(default_factory=list)

@@ -10,7 +10,7 @@ from refrag_components.engines.base import Engine, FinishReason
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.report import Report
-from refrag_components.policies import Budget, Policy
+from refrag_components.policies import Budget, Policy, Rest
 from refrag_components.prompts.parts import RenderedPart
 
 __all__ = ["Answer", "AnswerDelta", "Answering", "Prepared", "Request"]
@@ -24,7 +24,8 @@ class Request:
         parts: The prompt: parts from ``render``, or only text and passages for a raw prompt.
         question: What the user asks, for policies that look at it; not part of the prompt.
         policy: Name or policy; None for the generator's.
-        budget: How much may expand; None for the generator's.
+        budget: How much may expand, or enter; None for the generator's.
+        rest: What becomes of chunks that do not expand; None for the generator's.
         engine: Runs the decoder; None for the generator's.
     """
 
@@ -32,6 +33,7 @@ class Request:
     question: str
     policy: str | Policy | None = None
     budget: Budget | None = None
+    rest: Rest | None = None
     engine: Engine | None = None
 
 

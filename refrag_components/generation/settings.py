@@ -22,8 +22,10 @@ from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
     Policy,
+    Rest,
     check_policy,
     parse_budget,
+    parse_rest,
 )
 from refrag_components.prompts.parts import Message, RenderedPart
 from refrag_components.prompts.resolver import Resolver
@@ -48,7 +50,9 @@ class AnswerSettings(BaseModel):
             policy, or "auto": ``learned-query`` if the checkpoint carries it, else
             ``late-interaction``.
         budget: How much may expand: a fraction of the chunks in 0..1, an int of at least 2
-            (decoder positions for all passages), or a budget.
+            (decoder positions for all passages, filled from the top: text first, then ever coarser
+            chunk embeddings), or a budget.
+        rest: What becomes of chunks that do not expand: "compress" or "drop".
         max_tokens: Maximum number of tokens to generate.
         temperature: 0 takes the likeliest token each time.
         top_p: Below 1, only the likeliest tokens that together reach this probability are drawn.
@@ -63,7 +67,7 @@ class AnswerSettings(BaseModel):
         api_key: A token of that server.
 
     Raises:
-        BudgetError: If the budget is none of these.
+        BudgetError: If the budget or the rest is none of these.
         SamplingError: If a sampling parameter is outside its range.
         UnknownModelError: If there is no such checkpoint.
         UnknownPolicyError: If no policy has that name.
@@ -75,20 +79,22 @@ class AnswerSettings(BaseModel):
     engine: SkipValidation[Engine | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[str | Policy] = DEFAULT_POLICY
     budget: SkipValidation[float | Budget] = 0.25
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    stop: list[str] | None = None
-    seed: int | None = None
+    rest: SkipValidation[Rest] = "compress"
+    # Checked by ``SamplingParams``, which converts nothing: True is not one token.
+    max_tokens: SkipValidation[int] = 256
+    temperature: SkipValidation[float] = 0.0
+    top_p: SkipValidation[float] = 1.0
+    top_k: SkipValidation[int] = 0
+    repetition_penalty: SkipValidation[float] = 1.0
+    stop: SkipValidation[list[str] | None] = None
+    seed: SkipValidation[int | None] = None
     device: str | None = None
     base_url: str | None = None
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
-        *("policy", "budget", "max_tokens", "temperature", "top_p", "top_k"),
+        *("policy", "budget", "rest", "max_tokens", "temperature", "top_p", "top_k"),
         *("repetition_penalty", "stop", "seed"),
     )
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
@@ -145,6 +151,7 @@ class AnswerSettings(BaseModel):
         """Refuses settings that no call could work with, before a model is loaded."""
         check_policy(self.policy)
         parse_budget(self.budget)
+        parse_rest(self.rest)
         self._sampling_params()
         if self.base_url is not None and not isinstance(self.policy, str):
             msg = "a policy object cannot be sent to a server; give a policy's name with base_url"
@@ -190,7 +197,14 @@ class AnswerSettings(BaseModel):
         )
 
     def _ask(self, parts: Sequence[RenderedPart], question: str) -> Request:
-        return Request(parts, question, self.policy, parse_budget(self.budget), self.engine)
+        return Request(
+            parts,
+            question,
+            policy=self.policy,
+            budget=parse_budget(self.budget),
+            rest=self.rest,
+            engine=self.engine,
+        )
 
     def _ask_server(
         self, messages: Sequence[Message], question: str, *, is_chat: bool = True
@@ -208,6 +222,6 @@ class AnswerSettings(BaseModel):
             top_p=self.top_p,
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
-            stop=self.stop or (),
+            stop=() if self.stop is None else self.stop,
             seed=self.seed,
         )

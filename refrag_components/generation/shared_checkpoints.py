@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from refrag_components.exceptions import UnknownModelError
+from refrag_components.forking import OwnLock
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
@@ -70,7 +70,7 @@ class _Look:
 
 _LOOK_AGAIN = 3.0  # seconds for which a folder's files are not looked at again
 
-_lock = threading.Lock()
+_lock = OwnLock()
 _loaded: dict[tuple[str, str], Checkpoint] = {}
 _failed: dict[tuple[str, str], str] = {}  # digests that could not replace what is loaded
 _looks: dict[str, _Look] = {}

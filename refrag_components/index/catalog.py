@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.database import Database
 from refrag_components.text.documents import Document
@@ -107,12 +107,19 @@ class Catalog:
             row = connection.execute(query, (encodable(path),)).fetchone()
         return row and row[0]
 
-    def paths(self, folder: str) -> list[str]:
-        """Paths of the indexed documents below a folder."""
-        first, last = folder + os.sep, folder + chr(ord(os.sep) + 1)
+    def paths_with(self, text: str) -> list[str]:
+        """Paths of the documents that have a passage in which this text stands as it is."""
+        query = """SELECT DISTINCT path FROM documents
+            JOIN passages ON documents.id = passages.document
+            WHERE instr(passages.text, ?) > 0 ORDER BY path"""
         with self._database.read() as connection:
-            query = "SELECT path FROM documents WHERE path >= ? AND path < ? ORDER BY path"
-            return [path for (path,) in connection.execute(query, (first, last))]
+            return [path for (path,) in connection.execute(query, (encodable(text),))]
+
+    def all_paths(self) -> list[str]:
+        """Paths of all documents."""
+        with self._database.read() as connection:
+            query = "SELECT path FROM documents ORDER BY path"
+            return [path for (path,) in connection.execute(query)]
 
     def counts(self, chunk_size: int) -> Counts:
         """How much it holds, with chunks of at most ``chunk_size`` tokens."""
@@ -180,11 +187,19 @@ class Catalog:
             connection.execute(query, before)
             connection.execute("DELETE FROM awaited WHERE since < ?", before)
 
-    def discarded(self, limit: int) -> list[str]:
-        """At most ``limit`` keys of removed or never finished passages, which may be unneeded."""
+    def discarded(self, after: int, limit: int) -> dict[int, str]:
+        """Keys of removed or never finished passages, which may be unneeded.
+
+        Args:
+            after: Row number to go on from; 0 begins.
+            limit: Maximum number of keys.
+
+        Returns:
+            Row number -> key, ascending.
+        """
         with self._database.read() as connection:
-            query = "SELECT key FROM discarded LIMIT ?"
-            return [key for (key,) in connection.execute(query, (limit,))]
+            query = "SELECT rowid, key FROM discarded WHERE rowid > ? ORDER BY rowid LIMIT ?"
+            return dict(connection.execute(query, (after, limit)).fetchall())
 
     def unused(self, keys: Iterable[str]) -> list[str]:
         """Those of the keys that no passage has and that are not awaited."""
@@ -193,10 +208,10 @@ class Catalog:
         with self._database.read() as connection:
             return [key for key in keys if not connection.execute(query, {"key": key}).fetchone()]
 
-    def forget_discarded(self, keys: Iterable[str]) -> None:
-        """Forgets that these keys were discarded: their chunk vectors are gone, or still needed."""
+    def forget_discarded(self, rows: Iterable[int]) -> None:
+        """Forgets what was discarded, by row: chunk vectors are gone, or still needed."""
         with self._database.write() as connection:
-            connection.executemany("DELETE FROM discarded WHERE key = ?", ((key,) for key in keys))
+            connection.executemany("DELETE FROM discarded WHERE rowid = ?", ((r,) for r in rows))
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -211,10 +226,36 @@ class Catalog:
             try:
                 if passage_key(text, self._fingerprint) != key:
                     raise ValueError("text and key do not belong together")
-                passages[number] = IndexedPassage(key, text, path, json.loads(metadata))
+                facts = parse_json(metadata)
+                if not isinstance(facts, dict):
+                    raise TypeError("the metadata is not an object")
+                passages[number] = IndexedPassage(key, text, path, facts)
             except (TypeError, ValueError) as error:
                 logger.warning("%s: passage %d is damaged: %s", self._database.path, number, error)
         return passages
+
+    def document_passages(self, path: str) -> list[tuple[str, int]]:
+        """Text and number of tokens of each passage of a document, in order."""
+        query = """SELECT text, tokens FROM passages
+            JOIN documents ON documents.id = passages.document
+            WHERE path = ? ORDER BY passages.id"""
+        with self._database.read() as connection:
+            return connection.execute(query, (encodable(path),)).fetchall()
+
+    def documents_with(self, key: str) -> list[tuple[str, dict[str, Any]]]:
+        """Path and metadata of each document that has the passage with this key."""
+        query = """SELECT DISTINCT path, metadata FROM passages
+            JOIN documents ON documents.id = passages.document WHERE key = ? ORDER BY path"""
+        with self._database.read() as connection:
+            rows = connection.execute(query, (key,)).fetchall()
+        documents = []
+        for path, metadata in rows:
+            try:
+                facts = parse_json(metadata)
+            except (RecursionError, TypeError, ValueError):  # damaged
+                continue
+            documents.append((path, facts if isinstance(facts, dict) else {}))
+        return documents
 
     def position(self) -> Position:
         """The state of the passages."""

@@ -7,11 +7,14 @@ import os
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import faiss
 import numpy as np
+from pydantic import Field
 
 from refrag_components.atomic import atomic_file
+from refrag_components.checking import checked, parse_json
 from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
 from refrag_components.index.catalog import Catalog
 from refrag_components.index.store import check_store
@@ -25,14 +28,19 @@ __all__ = [
     "IndexInfo",
     "Meta",
     "check_folder",
+    "index_documents",
     "index_info",
+    "indexed_passages",
 ]
 
 META_FILE = "meta.json"
 STORE_FILE = "store.sqlite"
-SEARCH_FILE = "index.faiss"
+SEARCH_FILE = "search.npy"
 
 _FORMAT = 1
+
+# Names are shown on terminals, which follow control characters.
+_Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,41 @@ def index_info(folder: str | os.PathLike[str]) -> IndexInfo:
         **counts._asdict(),
         size_bytes=sum(file.stat().st_size for file in files if file.exists()),
     )
+
+
+def index_documents(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of the documents that an index folder holds, without its model.
+
+    Raises:
+        IndexFolderError: If the folder holds no index.
+    """
+    path = Path(folder)
+    meta = Meta.read(path)
+    with closing(Database(path / STORE_FILE)) as database:
+        return Catalog(database, meta.fingerprint).all_paths()
+
+
+def indexed_passages(folder: str | os.PathLike[str], document: str) -> list[tuple[str, int]] | None:
+    """Text and number of tokens of each passage of a document, without the model.
+
+    Args:
+        folder: The index.
+        document: Path of the document, as ``index_documents`` lists it, or of its file.
+
+    Returns:
+        The passages in order; None if the index holds no such document.
+
+    Raises:
+        IndexFolderError: If the folder holds no index.
+    """
+    path = Path(folder)
+    meta = Meta.read(path)
+    with closing(Database(path / STORE_FILE)) as database:
+        catalog = Catalog(database, meta.fingerprint)
+        for name in (document, str(Path(document).resolve())):
+            if catalog.digest(name) is not None:
+                return catalog.document_passages(name)
+    return None
 
 
 def check_folder(
@@ -144,12 +187,12 @@ class Meta:
         store: Where chunk vectors are kept, see ``store_name``.
     """
 
-    model: str | None
-    fingerprint: str
-    chunk_size: int
+    model: _Name | None
+    fingerprint: _Name
+    chunk_size: Annotated[int, Field(ge=1, lt=2**31)]
     codec: Codec
-    passage_tokens: int
-    store: str | None = None
+    passage_tokens: Annotated[int, Field(ge=1, lt=2**31)]
+    store: _Name | None = None
 
     def __post_init__(self) -> None:
         codec_named(self.codec)
@@ -168,11 +211,12 @@ class Meta:
             IndexFolderError: If the folder holds no index that this library can read.
             FingerprintMismatchError: If another model made it.
         """
+        _check_links(folder)
         try:
-            content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-            version = content["format"]
-            content.setdefault("store")  # missing in folders from before there were stores
-            meta = cls(**{name: content[name] for name in cls.__dataclass_fields__})
+            content = parse_json((folder / META_FILE).read_bytes())
+            version = checked(int, content["format"])
+            named = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+            meta = checked(cls, named) if version == _FORMAT else None
         except (FileNotFoundError, NotADirectoryError) as error:
             msg = f"{folder} holds no index; make one with `refrag index` or RefragIndex.create"
             raise IndexFolderError(msg) from error
@@ -182,7 +226,9 @@ class Meta:
                 "folder"
             )
             raise IndexFolderError(msg) from error
-        if version != _FORMAT:
+        except OSError as error:
+            raise IndexFolderError(f"{folder / META_FILE} cannot be read: {error}") from error
+        if meta is None:
             msg = (
                 f"{folder} has format {version}, but this library reads {_FORMAT}; update the "
                 "library"
@@ -213,6 +259,19 @@ class Meta:
                 scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise IndexFolderError(_unfit(folder, error)) from error
+
+
+def _check_links(folder: Path) -> None:
+    """Refuses files that lie elsewhere: whoever made the folder would choose what is overwritten.
+
+    Raises:
+        IndexFolderError: If one is a link that leads out of the folder.
+    """
+    journals = (f"{STORE_FILE}{end}" for end in ("-journal", "-shm", "-wal"))
+    for path in (folder / name for name in (META_FILE, STORE_FILE, SEARCH_FILE, *journals)):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            msg = f"{path} is a link that leads out of the folder; put the file itself there"
+            raise IndexFolderError(msg)
 
 
 def _unfit(folder: Path, error: OSError) -> str:

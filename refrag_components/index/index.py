@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
-from refrag_components.index.catalog import Catalog, PassageRow
+from refrag_components.index.catalog import Catalog, IndexedPassage, PassageRow
+from refrag_components.index.cleaning import clean_up
+from refrag_components.index.consent import record_agreement
 from refrag_components.index.folder import (
     META_FILE,
     SEARCH_FILE,
@@ -22,25 +24,21 @@ from refrag_components.index.folder import (
     check_folder,
     index_info,
 )
+from refrag_components.index.roots import absent, is_below, is_certain, known_roots, remember_root
 from refrag_components.index.search import PassageSearch
 from refrag_components.index.store import UserStore, check_store, store_name, user_store
 from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
-from refrag_components.text.documents import SUFFIXES, Document, Skipped, find_files, load_document
-from refrag_components.text.splitting import split_passages, token_counter
+from refrag_components.text.documents import TYPES, Document, DocumentReader, Skipped, find_files
+from refrag_components.text.passages import PASSAGES_VERSION, document_passages
+from refrag_components.text.splitting import token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key, unit_rows
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
 
 _BATCHES_PER_COMMIT = 2  # each pass of the model takes texts of similar lengths from these
-
-# Seconds after which a run that has stored chunk vectors but not their document counts as killed.
-# If it is alive after all, it only loses time: what the store lacks is encoded when it is read.
-_PATIENCE = 3600.0
-
-_KEYS_PER_DELETION = 1000
 
 
 class RefragIndex:
@@ -103,7 +101,8 @@ class RefragIndex:
             codec: How the folder stores chunk vectors: "float32", "float16", "int8" or
                 "rotated4".
             passage_tokens: Maximum number of tokens per passage.
-            model_name: Where the model comes from, remembered for whoever opens the index later.
+            model_name: Where the model comes from, remembered for whoever opens the index later;
+                the command line loads it without asking on this machine alone.
             store: Where chunk vectors are kept instead of the folder, for this index alone: a
                 store, or the URL of one, see ``open_store``. The URL is kept without its password.
 
@@ -127,13 +126,15 @@ class RefragIndex:
         )
         known = (path / META_FILE).exists()
         remembered = Meta.read(path, model.fingerprint).store if known else name
-        user = user_store(remembered, store)  # before the folder can remember a wrong URL
+        user = user_store(path, remembered, store)  # before the folder can remember a wrong URL
         if not known:
             wanted.write(path)
         meta = Meta.read(path, model.fingerprint)
         if model_name not in (None, meta.model):
             meta = replace(meta, model=model_name)
             meta.write(path)
+        if model_name is not None:
+            record_agreement(path, "model", model_name)
         return cls(path, model, meta, user)
 
     @classmethod
@@ -149,17 +150,20 @@ class RefragIndex:
         Args:
             folder: The folder.
             model: The model that made it.
-            store: Its store, if that was passed as an object or if its URL needs a password.
+            store: Its store, if that was passed as an object, if its URL needs a password, or if
+                nobody on this machine has given its URL before: one that only the folder names is
+                not followed, since whoever made the folder may have chosen it.
 
         Raises:
-            IndexFolderError: If the folder holds no index, or one with another store.
+            IndexFolderError: If the folder holds no index, or one with another store or with one
+                that has to be given.
             FingerprintMismatchError: If another model made it.
             StoreError: If the store cannot be opened.
         """
         path = Path(folder)
         meta = Meta.read(path, model.fingerprint)
         check_store(path, meta.store, store_name(store))
-        return cls(path, model, meta, user_store(meta.store, store))
+        return cls(path, model, meta, user_store(path, meta.store, store))
 
     def __enter__(self) -> RefragIndex:
         return self
@@ -185,30 +189,40 @@ class RefragIndex:
         *,
         batch_size: int = 32,
         progress: Progress | None = None,
+        exclude: Sequence[str] = (),
+        prune: bool = False,
     ) -> AddReport:
         """Brings the index up to date with the files below a folder.
 
         New files are added, changed ones replaced, unchanged ones left as they are. Documents
-        whose files are gone, or can no longer be read, are removed.
+        whose files are gone, are now left out or can no longer be read are removed, also those of
+        other folders that were indexed before. Links that lead out of the folder, or to hidden
+        files in it, are skipped, and so is what takes too long to read.
 
         Args:
-            folder: Folder of the files.
+            folder: Folder of the files; a file stands for itself.
             batch_size: Passages that the model encodes at once.
             progress: Called with the report so far whenever it has changed.
+            exclude: Patterns of files to leave out, see ``find_files``.
+            prune: Remove also documents of folders whose drive may just not be mounted; otherwise
+                the report names these folders.
 
         Raises:
-            DocumentError: If there is no such folder, or no file in it can be read.
+            DocumentError: If there is no such folder, or no file in it can be read and none could
+                be before.
         """
         root = Path(folder).resolve()
-        report = self.add(self._load(find_files(root)), batch_size=batch_size, progress=progress)
-        if not report.added + report.updated + report.unchanged:
-            msg = f"{root} holds no file that can be read (types: {', '.join(SUFFIXES)})"
+        seen: set[str] = set()
+        documents = self._load(root, exclude, seen)
+        remember_root(self._catalog, root)
+        report = self.add(documents, batch_size=batch_size, progress=progress)
+        self._remove_absent(str(root), seen, report, prune=prune)
+        if not report.added + report.updated + report.unchanged + report.removed:
+            msg = f"{root} holds no file that can be read ({TYPES})"
             if report.skipped:
                 first = report.skipped[0]
                 msg += f"; {len(report.skipped)} skipped, the first: {first.path} {first.reason}"
             raise DocumentError(msg)
-        gone = [path for path in self._catalog.paths(str(root)) if not Path(path).exists()]
-        report.removed += self.remove(gone)
         return report
 
     def add_texts(
@@ -264,10 +278,15 @@ class RefragIndex:
             if isinstance(document, Skipped):
                 report.skipped.append(document)
                 report.removed += self._catalog.remove(document.path)
-            elif self._catalog.digest(document.path) == document.digest:
+                notify(report)
+                continue
+            if document.warning:
+                report.warnings.append(Skipped(document.path, document.warning))
+            document = replace(document, digest=_versioned(document.digest))
+            if self._catalog.digest(document.path) == document.digest:
                 report.unchanged += 1
             else:
-                passages = self._split(document.text)
+                passages = self._split(document)
                 waiting.append((document, passages))
                 size += len(passages)
                 if size < batch_size * _BATCHES_PER_COMMIT:
@@ -288,6 +307,10 @@ class RefragIndex:
         self._refresh_search()
         return removed
 
+    def documents(self) -> list[str]:
+        """Paths of all documents."""
+        return self._catalog.all_paths()
+
     # -- searching ------------------------------------------------------------------------------
 
     def search(self, question: str, k: int = 5) -> list[Hit]:
@@ -298,7 +321,7 @@ class RefragIndex:
             k: Maximum number of passages, at least 1.
 
         Returns:
-            At most k hits, best first.
+            At most k hits, best first, no two with the same text.
 
         Raises:
             EmptyInputError: If the question is empty.
@@ -308,26 +331,74 @@ class RefragIndex:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         vector = _search_rows(self._model.search_vector(question)[None, :])[0]
-        scores = dict(self._search.search(vector, k))
-        return [
-            Hit(
-                text=passage.text,
-                source=str(passage.metadata.get("source", passage.path)),
-                score=scores[number],
-                key=passage.key,
-                metadata=passage.metadata,
-            )
-            for number, passage in self._catalog.passages(list(scores)).items()
-        ]
+        wanted = k
+        while True:
+            scores = dict(self._search.search(vector, wanted))
+            found = self._catalog.passages(list(scores))
+            keys = {passage.key for passage in found.values()}
+            if len(keys) >= k or len(scores) < wanted:
+                break
+            wanted *= 4  # the same text is in several documents
+        hits: dict[str, Hit] = {}
+        for number, passage in found.items():
+            if passage.key not in hits and len(hits) < k:
+                hits[passage.key] = self._hit(passage, scores[number])
+        return list(hits.values())
+
+    def _hit(self, passage: IndexedPassage, score: float) -> Hit:
+        documents = self._catalog.documents_with(passage.key)
+        sources = [str(metadata.get("source", path)) for path, metadata in documents]
+        source = str(passage.metadata.get("source", passage.path))
+        return Hit(
+            text=passage.text,
+            source=source,
+            score=score,
+            key=passage.key,
+            metadata=passage.metadata,
+            sources=tuple(dict.fromkeys((source, *sources))),
+        )
 
     # -- the steps of adding --------------------------------------------------------------------
 
-    def _load(self, files: Iterator[Path]) -> Iterator[Document | Skipped]:
-        for path in files:
-            yield load_document(path, known_digest=self._catalog.digest(str(path)) or "")
+    def _load(
+        self, root: Path, exclude: Sequence[str], seen: set[str]
+    ) -> Iterator[Document | Skipped]:
+        files = find_files(root, exclude=exclude)  # at once, for its errors
+        return self._read(files, root, seen)
 
-    def _split(self, text: str) -> list[str]:
-        return split_passages(encodable(text), self._count_tokens, self._meta.passage_tokens)
+    def _read(
+        self, files: Iterator[Path], root: Path, seen: set[str]
+    ) -> Iterator[Document | Skipped]:
+        with DocumentReader(root) as reader:
+            for path in files:
+                seen.add(str(path))
+                known = self._catalog.digest(str(path)) or ""
+                yield reader.load(path, known_digest=known.removeprefix(_versioned("")))
+
+    def _remove_absent(self, root: str, seen: set[str], report: AddReport, *, prune: bool) -> None:
+        """Removes documents that a folder no longer holds, and those whose folders are gone."""
+        roots = known_roots(self._catalog)
+        closed = [path for path in seen if Path(path).is_dir()]
+        sure = {other: prune or is_certain(other, roots) for other in roots}
+        gone: list[str] = []
+        for path in self._catalog.all_paths():
+            home = max((r for r in roots if is_below(path, r)), key=len, default="")
+            if home == root and path not in seen:
+                gone += [path] * (not any(is_below(path, folder) for folder in closed))
+            elif home not in ("", root) and absent(path):
+                if sure[home]:
+                    gone.append(path)
+                elif home not in report.absent:
+                    report.absent.append(home)
+        report.removed += self.remove(gone)
+
+    def _split(self, document: Document) -> list[str]:
+        return document_passages(
+            encodable(document.text),
+            self._count_tokens,
+            self._meta.passage_tokens,
+            title=encodable(document.title),
+        )
 
     def _commit(
         self,
@@ -372,21 +443,16 @@ class RefragIndex:
         return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
 
     def _clean_up(self) -> None:
-        """Deletes chunk vectors that no document needs any longer or a killed run left behind."""
-        self._catalog.discard_overdue(_PATIENCE)
-        keys = self._catalog.discarded(_KEYS_PER_DELETION)
-        while keys:
-            # The store may be another database. What is discarded is therefore committed before it
-            # is deleted there, and stays recorded until it is; other processes, which await a key
-            # before they look for it in the store, wait meanwhile.
-            with self._database.write():
-                self.store.mdelete(self._catalog.unused(keys))
-                self._catalog.forget_discarded(keys)
-            keys = self._catalog.discarded(_KEYS_PER_DELETION)
+        clean_up(self._catalog, self._database, self.store)
 
     def _refresh_search(self) -> None:
         self._search.sync()
         self._search.save()
+
+
+def _versioned(digest: str) -> str:
+    """Digest of a document as it is indexed: other when documents are cut differently."""
+    return f"{PASSAGES_VERSION}:{digest}"
 
 
 def _search_rows(vectors: np.ndarray) -> np.ndarray:

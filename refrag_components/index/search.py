@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from io import BufferedRandom, BufferedReader
@@ -15,6 +16,8 @@ import faiss
 import numpy as np
 
 from refrag_components.atomic import atomic_file
+from refrag_components.checking import parse_json
+from refrag_components.forking import OwnLock
 from refrag_components.index.catalog import Catalog, Position
 from refrag_components.stores.database import Database
 
@@ -22,7 +25,12 @@ __all__ = ["PassageSearch"]
 
 logger = logging.getLogger(__name__)
 
+# FAISS's threads do not survive a fork; a child that waited for them would hang.
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
+
 _SAVED = "search file"
+_EARLIER = "index.faiss"  # what earlier releases wrote; it may hold what was removed since
 
 
 class PassageSearch:
@@ -32,7 +40,8 @@ class PassageSearch:
     there is no file, is added from the catalog. Safe for many threads.
 
     Args:
-        path: The FAISS file; need not exist.
+        path: The file; need not exist. It holds two NumPy arrays: FAISS's own format may come from
+            anybody, and its reader is not made for that.
         database: Where the catalog's tables are.
         catalog: The passages to search.
     """
@@ -41,7 +50,7 @@ class PassageSearch:
         self.path = path
         self._database = database
         self._catalog = catalog
-        self._lock = threading.RLock()
+        self._lock = OwnLock(threading.RLock)
         self._index: Any = None  # a faiss.IndexIDMap2 once there are passages
         self._position = Position(0, 0)
         self._saved: Position | None = None
@@ -57,8 +66,8 @@ class PassageSearch:
         Returns:
             At most k pairs of passage id and score, best first.
         """
+        self.sync()
         with self._lock:
-            self.sync()
             if self._index is None:
                 return []
             count = min(k, self._index.ntotal)
@@ -69,7 +78,10 @@ class PassageSearch:
 
     def sync(self) -> None:
         """Applies what has changed in the catalog, in this process or in another."""
+        inherited = self._lock.inherited
         with self._lock:
+            if inherited:  # another thread of the parent may have been adding to it
+                self._index, self._position = None, Position(0, 0)
             target = self._catalog.position()
             if target.removals != self._position.removals:
                 self._index = None
@@ -81,15 +93,22 @@ class PassageSearch:
             self._position = target
 
     def save(self) -> None:
-        """Writes the file, unless it is up to date."""
+        """Writes the file, unless it is up to date or may not be written."""
+        if self._database.read_only:
+            return
         # The transaction keeps other processes from writing the file at the same time.
         with self._lock, self._database.write():
-            if self._index is None or self._saved == self._position:
+            if self._saved == self._position:
                 return
             try:
+                self.path.with_name(_EARLIER).unlink(missing_ok=True)
+                if self._index is None:
+                    self.path.unlink(missing_ok=True)
+                    self._saved = self._position
+                    return
                 with atomic_file(self.path) as scratch, scratch.open("wb+") as file:
-                    writer = faiss.PyCallbackIOWriter(file.write)  # type: ignore[attr-defined]
-                    faiss.write_index(self._index, writer)
+                    for array in _arrays(self._index):
+                        np.save(file, array, allow_pickle=False)
                     digest = _digest(file, self._position)
             except OSError as error:
                 logger.warning("%s cannot be written; opening will be slow: %s", self.path, error)
@@ -103,17 +122,40 @@ class PassageSearch:
         if saved is None:  # a new index
             return
         try:
-            digest, *position = json.loads(saved)
+            digest, *position = parse_json(saved)
             with self.path.open("rb") as file:
                 if _digest(file, position) != digest:
                     raise ValueError("it is not the file that was saved last")
                 file.seek(0)
-                reader = faiss.PyCallbackIOReader(file.read)  # type: ignore[attr-defined]
-                self._index = faiss.read_index(reader)
-        except (OSError, ValueError) as error:
+                self._index = _index_of(*(np.load(file, allow_pickle=False) for _ in range(2)))
+        except (MemoryError, OSError, RecursionError, TypeError, ValueError) as error:
             logger.info("%s is built from the passages: %s", self.path, error)
         else:
             self._saved = self._position = Position(*position)
+
+
+def _arrays(index: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, shape (n,), int64, and vectors, shape (n, d), float32, of an index."""
+    n, d = index.ntotal, index.d
+    flat: Any = faiss.downcast_index(index.index)
+    vectors = faiss.rev_swig_ptr(flat.get_xb(), n * d)
+    return faiss.vector_to_array(index.id_map), vectors.reshape(n, d)
+
+
+def _index_of(ids: np.ndarray, vectors: np.ndarray) -> Any:
+    """The index of ids and vectors that were read from a file.
+
+    Raises:
+        ValueError: If they are not what ``_arrays`` returns.
+    """
+    types = (ids.dtype, vectors.dtype) == (np.int64, np.float32)
+    if not types or vectors.ndim != 2 or ids.shape != vectors.shape[:1]:
+        raise ValueError("it does not hold ids and vectors")
+    if not np.isfinite(vectors).all():
+        raise ValueError("it holds values that are not numbers")
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
+    index.add_with_ids(vectors, ids)
+    return index
 
 
 def _digest(file: BufferedRandom | BufferedReader, position: Sequence[int]) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from refrag_components.exceptions import IndexFolderError, StoreError
+from refrag_components.index.consent import has_agreed, record_agreement
 from refrag_components.stores import BaseChunkStore, ChunkStore, open_store
-from refrag_components.stores.url import without_password
+from refrag_components.stores.url import split_options, split_url, without_password
 
 __all__ = ["GIVEN", "UserStore", "check_store", "store_name", "user_store"]
 
@@ -40,7 +41,9 @@ def store_name(store: str | ChunkStore | None) -> str | None:
         raise StoreError(
             "an index outlives the process, so its store must too; give a path or a URL"
         )
-    return without_password(store) if "://" in store else str(Path(store).absolute())
+    if "://" not in store:
+        return str(Path(store).absolute())
+    return without_password(split_options(store, "timeout")[0])
 
 
 def check_store(folder: Path, remembered: str | None, requested: str | None) -> None:
@@ -52,8 +55,11 @@ def check_store(folder: Path, remembered: str | None, requested: str | None) -> 
         requested: The name of the requested store; None if none was requested.
 
     Raises:
-        IndexFolderError: If it is another store, or if a store has to be named.
+        IndexFolderError: If it is another store, or if a store has to be named: because it was
+            passed as an object, or because nobody on this machine has named it for this folder.
     """
+    if requested is None and remembered not in (None, GIVEN):
+        _check_agreement(folder, remembered)
     if requested is None and remembered == GIVEN:
         msg = (
             f"{folder} keeps its chunk vectors in a store that was passed to it; pass it again as "
@@ -70,15 +76,38 @@ def check_store(folder: Path, remembered: str | None, requested: str | None) -> 
         raise IndexFolderError(msg)
 
 
-def user_store(remembered: str | None, store: str | ChunkStore | None) -> UserStore:
+def user_store(folder: Path, remembered: str | None, store: str | ChunkStore | None) -> UserStore:
     """Opens the user's store of an index, unless it is open.
 
+    A URL that the user gives is remembered as agreed to, outside the folder, once it has led to a
+    store.
+
     Args:
-        remembered: The name of the index's store.
+        folder: The index.
+        remembered: The name of the index's store, after ``check_store``.
         store: The requested store: a URL, or the store itself.
     """
     if store is not None and not isinstance(store, str):
         return UserStore(store, None)
     url = remembered if store is None else store
     opened = None if url is None else open_store(url)
+    if store is not None and (name := store_name(store)) is not None:
+        record_agreement(folder, "store", name)
     return UserStore(opened, opened)
+
+
+def _check_agreement(folder: Path, url: str) -> None:
+    """Refuses a store that only the folder names: whoever wrote the folder may have chosen it."""
+    if url.startswith("qdrant:") and not split_url(url).netloc:
+        msg = (
+            f"{folder} keeps its chunk vectors in {url}, whose files are pickled; if you trust "
+            "them, name it each time with --store, or as store"
+        )
+        raise IndexFolderError(msg)
+    if not has_agreed(folder, "store", url):
+        msg = (
+            f"{folder} keeps its chunk vectors in {url}, which nobody has named on this machine; "
+            "if you trust it, name it once with --store, or as store (your passwords may be sent "
+            "to it)"
+        )
+        raise IndexFolderError(msg)

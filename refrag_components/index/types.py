@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +45,9 @@ class AddReport:
         removed: Documents that are gone or can no longer be read.
         passages: Passages that were encoded for the added and updated documents.
         skipped: Files that cannot be indexed, with reasons.
+        warnings: Files that were read, but with something that may be wrong.
+        absent: Folders that are not there, of which documents are still indexed: their drive may
+            just not be mounted.
     """
 
     added: int = 0
@@ -53,6 +56,12 @@ class AddReport:
     removed: int = 0
     passages: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[Skipped] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+    def __add__(self, other: AddReport) -> AddReport:
+        """What two runs have done together."""
+        return AddReport(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 Progress = Callable[[AddReport], None]
@@ -68,6 +77,7 @@ class Hit:
         score: Cosine similarity to the question, -1 to 1.
         key: Its key in the store.
         metadata: Metadata of its document.
+        sources: Of all documents that hold the passage, ``source`` first.
     """
 
     text: str
@@ -75,3 +85,4 @@ class Hit:
     score: float
     key: str
     metadata: dict[str, Any]
+    sources: tuple[str, ...] = ()

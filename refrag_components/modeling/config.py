@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import UnknownModelError
 
 __all__ = ["CONFIG_NAME", "RefragConfig"]
@@ -181,7 +182,7 @@ class RefragConfig:
         """
         path = Path(folder) / CONFIG_NAME
         try:
-            values: Any = json.loads(path.read_text(encoding="utf-8"))
+            values: Any = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             msg = f"{folder} is not a REFRAG checkpoint; its {CONFIG_NAME}: {error.strerror}"
             raise UnknownModelError(msg) from error

@@ -12,21 +12,20 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from refrag_components.atomic import atomic_folder
-from refrag_components.modeling.adapters import (
-    CHUNK_ADAPTER,
-    EVERYWHERE,
-    ChunkMask,
-    fold_adapters,
-)
+from refrag_components.exceptions import UnknownModelError
+from refrag_components.modeling.adapters import CHUNK_ADAPTER, EVERYWHERE, apply_at_chunks
 from refrag_components.modeling.checkpoint_files import (
     ADAPTER_FILE,
     PROJECTOR_FILE,
     LoadedAdapter,
+    check_adapter,
     check_files,
+    damage_named,
     halve,
+    read_tensors,
     save_adapter,
     state_digest,
 )
@@ -44,10 +43,10 @@ from refrag_components.modeling.trained_weights import (
     save_weights,
 )
 from refrag_components.modeling.weight_difference import Bits
-from refrag_components.weights.loading import load_pretrained, quietly
+from refrag_components.weights.loading import load_pretrained, load_tokenizer, quietly
 from refrag_components.weights.lookup import base_folder, checkpoint_folder
 
-__all__ = ["RefragModel", "fold_adapters_for_training"]
+__all__ = ["RefragModel"]
 
 _PARTS = ("decoder", "encoder")
 
@@ -106,12 +105,13 @@ class RefragModel(ModelParts):
         folder = checkpoint_folder(str(name_or_path))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        model = cls._load(folder, chunk_size)
-        for part in _PARTS:
-            if (folder / f"{part}_adapter").is_dir():
-                model._apply_adapter(part, folder / f"{part}_adapter", trainable=False)
-        if (folder / CHUNK_ADAPTER).is_dir():
-            model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
+        with damage_named(folder):
+            model = cls._load(folder, chunk_size)
+            for part in _PARTS:
+                if (folder / f"{part}_adapter").is_dir():
+                    model._apply_adapter(part, folder / f"{part}_adapter")
+            if (folder / CHUNK_ADAPTER).is_dir():
+                model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
         model.to(device)
         model.decoder.to(dtype)
         return model.eval()
@@ -120,23 +120,37 @@ class RefragModel(ModelParts):
     def for_training(cls, folder: str | os.PathLike[str]) -> RefragModel:
         """Loads a checkpoint folder for further training, on CPU in float32.
 
-        Adapters are kept separate and trainable. If the encoder is made of the decoder's layers,
-        all weights are trainable except the table of token embeddings.
+        Args:
+            folder: A checkpoint whose encoder is made of the decoder's layers. All of its weights
+                are trainable except the table of token embeddings.
+
+        Raises:
+            UnknownModelError: If its encoder is another one; such checkpoints serve only.
         """
         source = checkpoint_folder(str(folder))
+        with damage_named(source):
+            return cls._load_to_train(source)
+
+    @classmethod
+    def _load_to_train(cls, source: Path) -> RefragModel:
+        config = RefragConfig.from_folder(source)
+        if not config.encoder_layers:
+            check_files(source, config)
+            msg = (
+                f"{source} has a Hugging Face encoder ({config.encoder}); such checkpoints "
+                "load and serve, but are not trained any further: start from a base decoder with "
+                "encoder_layers"
+            )
+            raise UnknownModelError(msg)
         model = cls._load(source)
-        if model.config.encoder_layers:
-            model.decoder.get_input_embeddings().weight.requires_grad_(False)
-            model._loaded_weights = None  # training changes them
-            return model
-        for part in _PARTS:
-            if (source / f"{part}_adapter").is_dir():
-                model._apply_adapter(part, source / f"{part}_adapter", trainable=True)
-        if (source / CHUNK_ADAPTER).is_dir():
-            with quietly():
-                model.decoder.load_adapter(source / CHUNK_ADAPTER, CHUNK_ADAPTER, is_trainable=True)
-        fold_adapters_for_training(model)
+        model.decoder.get_input_embeddings().weight.requires_grad_(False)
+        model._loaded_weights = None  # training changes them
         return model
+
+    def base_decoder(self) -> Any:
+        """Loads the decoder that the checkpoint was made from, untrained, in float32 on CPU."""
+        folder = self._carried.get("decoder") or base_folder(self.config.decoder)
+        return load_pretrained(AutoModelForCausalLM, folder)
 
     @classmethod
     def _load(cls, folder: Path, chunk_size: int | None = None) -> RefragModel:
@@ -152,7 +166,7 @@ class RefragModel(ModelParts):
             load_weights(model._trainable(), folder)
             model._encoder_digest += encoder_files_digest(folder)
         else:
-            model.projector.load_state_dict(load_file(folder / PROJECTOR_FILE))
+            model.projector.load_state_dict(read_tensors(folder / PROJECTOR_FILE))
         model.policies = load_networks(folder / POLICY_FILE, model.encoder.width)
         return model
 
@@ -163,7 +177,7 @@ class RefragModel(ModelParts):
             carried.get(part) or base_folder(getattr(config, part)) for part in _PARTS
         )
         causal = load_pretrained(AutoModelForCausalLM, decoder)
-        tokenizer = AutoTokenizer.from_pretrained(decoder)
+        tokenizer = load_tokenizer(decoder)
         chunk_encoder: ChunkEncoder | LayerEncoder
         if config.encoder_layers:
             chunk_encoder = LayerEncoder(
@@ -175,7 +189,7 @@ class RefragModel(ModelParts):
         else:
             chunk_encoder = ChunkEncoder(
                 load_encoder(encoder),
-                AutoTokenizer.from_pretrained(encoder),
+                load_tokenizer(encoder),
                 pooling=config.pooling,
                 contextual=config.contextual,
             )
@@ -183,7 +197,7 @@ class RefragModel(ModelParts):
         model._carried.update(carried)
         return model
 
-    def _apply_adapter(self, part: str, folder: Path, *, trainable: bool) -> None:
+    def _apply_adapter(self, part: str, folder: Path) -> None:
         from peft import PeftModel
 
         if part == "encoder":
@@ -192,18 +206,18 @@ class RefragModel(ModelParts):
         owner, name = (self, "decoder") if part == "decoder" else (self.encoder, "model")
         with quietly():
             base = getattr(owner, name)
-            adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
-        if not trainable:
-            adapted = adapted.merge_and_unload()
-            self.loaded_adapters.append(LoadedAdapter(folder))
-        setattr(owner, name, adapted)
+            adapted = PeftModel.from_pretrained(base, folder)
+        check_adapter(adapted, EVERYWHERE, folder)
+        self.loaded_adapters.append(LoadedAdapter(folder))
+        setattr(owner, name, adapted.merge_and_unload())
 
     def _apply_chunk_adapter(self, folder: Path) -> None:
         from peft import PeftModel
 
         with quietly():
             adapted = PeftModel.from_pretrained(self.decoder, folder, adapter_name=CHUNK_ADAPTER)
-        fold_adapters(adapted, self.chunk_mask)
+        check_adapter(adapted, CHUNK_ADAPTER, folder)
+        apply_at_chunks(adapted, self.chunk_mask)
         self.decoder = adapted.get_base_model()  # the adapter's layers stay in it
         self.loaded_adapters.append(LoadedAdapter(folder))
 
@@ -281,12 +295,3 @@ class RefragModel(ModelParts):
             self.save_pretrained(Path(scratch) / "checkpoint")
             info = api.upload_folder(repo_id=repo_id, folder_path=Path(scratch) / "checkpoint")
         return str(info)
-
-
-def fold_adapters_for_training(model: RefragModel) -> None:
-    """Folds the adapters of decoder and encoder, with one chunk mask for all threads.
-
-    The backward pass on a GPU, which may recompute layers, runs in a separate thread.
-    """
-    model.chunk_mask = ChunkMask()
-    fold_adapters(model, model.chunk_mask)

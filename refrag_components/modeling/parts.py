@@ -20,11 +20,13 @@ from refrag_components.modeling.config import RefragConfig
 from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.layer_encoder import LayerEncoder
-from refrag_components.modeling.projector import Ladder, make_projector
+from refrag_components.modeling.projector import Ladder, make_projector, whole_groups
 from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.modeling.trained_weights import LoadedWeights
+from refrag_components.modeling.transfer import joined_on_device
 from refrag_components.text.chunking import Chunker
-from refrag_components.text.tokenization import tokenizer_digest
+from refrag_components.text.token_check import TokenCheck
+from refrag_components.text.tokenization import separator_id, tokenizer_digest
 from refrag_components.vectors import ChunkVectors, padded_token_ids
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ __all__ = ["ModelParts", "encoder_digest"]
 
 class ModelParts(nn.Module):
     """Decoder, encoder and projector, wherever they come from.
+
+    Args:
+        config: What the checkpoint is made of.
+        decoder: Hugging Face causal language model.
+        tokenizer: The decoder's fast tokenizer.
+        encoder: Chunks to chunk vectors.
+        retriever: Passages and questions to search vectors.
+        digest: Hash of the encoder's weights; computed if None.
 
     Attributes:
         config: What the checkpoint is made of.
@@ -56,6 +66,8 @@ class ModelParts(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         encoder: ChunkEncoder | LayerEncoder,
         retriever: SearchEncoder,
+        *,
+        digest: bytes | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -69,7 +81,7 @@ class ModelParts(nn.Module):
         self.policies = nn.ModuleDict()
         self.chunk_mask: ChunkMask = ThreadChunkMask()
         self.chunker = Chunker(tokenizer, config.chunk_size)
-        self._encoder_digest = encoder_digest(encoder)
+        self._encoder_digest = encoder_digest(encoder) if digest is None else digest
         self._carried: dict[str, Path] = {}
         self.loaded_adapters: list[LoadedAdapter] = []
         self._loaded_weights: LoadedWeights | None = None
@@ -89,15 +101,15 @@ class ModelParts(nn.Module):
         """Longest input of the decoder in positions."""
         return position_limit(self.decoder.config, self.tokenizer)
 
+    @cached_property
+    def token_check(self) -> TokenCheck:
+        """Tells token ids that are not a passage's own."""
+        return TokenCheck(self.tokenizer)
+
     @cached_property  # asking a tokenizer for its vocabulary takes 50 ms
     def first_token_id(self) -> int:
-        """The token that goes before a chunk embedding which would otherwise come first.
-
-        The document separator if the vocabulary has one, else BOS, else EOS.
-        """
-        separator = self.tokenizer.get_vocab().get("<|endoftext|>")
-        candidates = (separator, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-        return next((int(i) for i in candidates if i is not None), 0)
+        """The token that goes before a chunk embedding which would otherwise come first."""
+        return separator_id(self.tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -195,16 +207,19 @@ class ModelParts(nn.Module):
                     f"{self.fingerprint}; encode the passage again with this model"
                 )
                 raise FingerprintMismatchError(msg)
-        vectors = torch.from_numpy(np.concatenate([p.vectors for p in passages])).to(self.device)
-        ids, used = (torch.from_numpy(a).to(self.device) for a in padded_token_ids(passages))
+        dtype = next(self.projector.parameters()).dtype
+        vectors = joined_on_device([p.vectors for p in passages], self.device).to(dtype)
+        ids = used = None
+        if self.config.token_mlp:
+            ids, used = (torch.from_numpy(a).to(self.device) for a in padded_token_ids(passages))
         counts = [passage.n_chunks for passage in passages]
         return self.project(vectors, ids, used, counts=counts, rung=rung).to(self.dtype)
 
     def project(
         self,
         vectors: Tensor,
-        token_ids: Tensor,
-        used: Tensor,
+        token_ids: Tensor | None,
+        used: Tensor | None,
         *,
         counts: Sequence[int] | None = None,
         rung: int | None = None,
@@ -212,18 +227,23 @@ class ModelParts(nn.Module):
         """Maps chunk vectors to chunk embeddings; decides, here only, what the projector reads.
 
         Args:
-            vectors: Chunk vectors of passages in order, shape (chunks, d_enc), float32.
-            token_ids: Token ids of each chunk, padded with any id, shape (chunks, k).
-            used: True where ``token_ids`` holds a token, same shape.
-            counts: Chunks of each passage; needed if the rung joins chunks.
+            vectors: Chunk vectors, float32: of passages one after another, shape (chunks, d_enc),
+                or of passages that are padded with zeros to one number of chunks, a multiple of
+                all rungs, shape (passages, chunks, d_enc).
+            token_ids: Token ids of each chunk, padded with any id, shape (..., chunks, k); None if
+                the projector reads no tokens.
+            used: True where ``token_ids`` holds a token, same shape; None likewise.
+            counts: Chunks of each passage; needed if the passages are not padded and the rung
+                joins chunks.
             rung: Tokens per chunk embedding, one of the checkpoint's rungs; the smallest if None.
 
         Returns:
-            Chunk embeddings, shape (chunks, d_dec), or on a rung of g chunks ceil(count / g) per
-            passage; the projector's dtype.
+            Chunk embeddings, shape (..., chunks, d_dec), or on a rung of g chunks ceil(count / g)
+            per passage; the projector's dtype.
 
         Raises:
-            ValueError: If the checkpoint does not have this rung, or if counts are missing.
+            ValueError: If the checkpoint does not have this rung, or if counts or tokens that are
+                needed are missing.
         """
         rungs = self.config.rungs
         rung = rung or rungs[0]
@@ -231,12 +251,14 @@ class ModelParts(nn.Module):
             msg = f"this checkpoint has the rungs {rungs}, not {rung}"
             raise ValueError(msg)
         if isinstance(self.projector, Ladder):
-            if counts is None and rung != rungs[0]:
-                raise ValueError(f"rung {rung} joins chunks of a passage; pass counts")
-            ladder: Tensor = self.projector(vectors, counts or (), rung)
+            if vectors.ndim == 2 and rung != rungs[0]:
+                if counts is None:
+                    raise ValueError(f"rung {rung} joins chunks of a passage; pass counts")
+                vectors = whole_groups(vectors, counts, rung // rungs[0])
+            ladder: Tensor = self.projector(vectors, rung)
             return ladder
         tokens = None
-        if self.config.token_mlp:
+        if self.config.token_mlp and token_ids is not None and used is not None:
             tokens = self.decoder.get_input_embeddings()(token_ids).float() * used.unsqueeze(-1)
         embeddings: Tensor = self.projector(vectors, tokens)
         return embeddings

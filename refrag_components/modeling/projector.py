@@ -11,7 +11,14 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from refrag_components.modeling.config import RefragConfig
 
-__all__ = ["Ladder", "Projector", "RungProjector", "TokenProjector", "make_projector"]
+__all__ = [
+    "Ladder",
+    "Projector",
+    "RungProjector",
+    "TokenProjector",
+    "make_projector",
+    "whole_groups",
+]
 
 _EPS = 1e-5
 
@@ -208,22 +215,19 @@ class Ladder(nn.ModuleDict):
             }
         )
 
-    def forward(self, vectors: Tensor, counts: Sequence[int], rung: int) -> Tensor:
-        """Projects the chunks of passages.
+    def forward(self, vectors: Tensor, rung: int) -> Tensor:
+        """Projects the chunks of passages that have only whole groups.
 
         Args:
-            vectors: All chunk vectors in order, shape (chunks, width).
-            counts: Chunks of each passage; their sum is the number of vectors.
+            vectors: Chunk vectors, shape (..., chunks, width), zero for chunks that a passage does
+                not have; the number of chunks is a multiple of the rung's group.
             rung: Tokens per chunk embedding.
 
         Returns:
-            Chunk embeddings of the passages in order, shape (positions, width). Missing chunks of
-            a passage's last group count as zero.
+            Chunk embeddings, shape (..., chunks / group, width).
         """
         projector: Any = self[str(rung)]
-        group = projector.group
-        grouped = _grouped(vectors, counts, group) if group > 1 else vectors.unsqueeze(1)
-        embeddings: Tensor = projector(grouped)
+        embeddings: Tensor = projector(vectors.unflatten(-2, (-1, projector.group)))
         return embeddings
 
     def randomise(self) -> None:
@@ -233,14 +237,25 @@ class Ladder(nn.ModuleDict):
             projector.randomise()
 
 
-def _grouped(vectors: Tensor, counts: Sequence[int], group: int) -> Tensor:
-    """Groups of a passage's chunk vectors, (groups, group, width), zero after its last chunk."""
+def whole_groups(vectors: Tensor, counts: Sequence[int], group: int) -> Tensor:
+    """Fills up each passage with zeros to a multiple of ``group`` chunks.
+
+    Args:
+        vectors: Chunk vectors of passages in order, shape (chunks, width).
+        counts: Chunks of each passage; their sum is the number of vectors.
+        group: Chunks per group.
+
+    Returns:
+        Shape (chunks, width) with as many or more chunks.
+    """
+    if group == 1:
+        return vectors
     sizes = torch.tensor(counts, dtype=torch.long)
     padded = -(-sizes // group) * group
     shift = (padded.cumsum(0) - padded) - (sizes.cumsum(0) - sizes)
     target = torch.arange(len(vectors)) + shift.repeat_interleave(sizes)
     rows = vectors.new_zeros(int(padded.sum()), vectors.shape[-1])
-    return rows.index_copy(0, target.to(vectors.device), vectors).unflatten(0, (-1, group))
+    return rows.index_copy(0, target.to(vectors.device), vectors)
 
 
 def _to_the_end(tokens: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
+from refrag_components.modeling.checkpoint_files import damage_named
 from refrag_components.modeling.chunk_encoder import batches, load_encoder
 from refrag_components.text.tokenization import encodable
+from refrag_components.weights.loading import load_tokenizer
 
 __all__ = ["SearchEncoder"]
 
@@ -36,16 +38,21 @@ class SearchEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        return load_encoder(self._folder)
+        with damage_named(self._folder):
+            return load_encoder(self._folder)
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return AutoTokenizer.from_pretrained(self._folder)
+        with damage_named(self._folder):
+            return load_tokenizer(self._folder)
 
     @cached_property
     def width(self) -> int:
         """Width of a search vector, known without loading the weights."""
-        return int(AutoConfig.from_pretrained(self._folder).hidden_size)
+        with damage_named(self._folder):
+            return int(
+                AutoConfig.from_pretrained(self._folder, trust_remote_code=False).hidden_size
+            )
 
     @property
     def _pad_id(self) -> int:

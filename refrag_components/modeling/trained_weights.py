@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -164,7 +165,11 @@ def _read(path: Path, *, header_only: bool = False) -> dict[str, Tensor]:
         if header_only:
             with safe_open(path, "np"):
                 return {}
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"values in {name} are not numbers")
+        return tensors
     except (OSError, SafetensorError, ValueError) as error:
         msg = f"{path} is missing or damaged ({error}); copy or download the checkpoint again"
         raise UnknownModelError(msg) from error

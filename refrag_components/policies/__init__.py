@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         Budget,
         FractionBudget,
         PositionBudget,
+        Rest,
         parse_budget,
+        parse_rest,
     )
     from refrag_components.policies.late_interaction import LateInteractionPolicy
     from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
@@ -43,10 +45,12 @@ __all__ = [
     "PolicyInputs",
     "PositionBudget",
     "RandomPolicy",
+    "Rest",
     "SimilarityPolicy",
     "check_policy",
     "make_policy",
     "parse_budget",
+    "parse_rest",
     "select",
 ]
 
@@ -64,12 +68,14 @@ __getattr__, __dir__ = hand_on(
         "make_policy": "making",
         "NonePolicy": "none",
         "parse_budget": "budget",
+        "parse_rest": "budget",
         "PerplexityPolicy": "perplexity",
         "POLICIES": "names",
         "Policy": "base",
         "PolicyInputs": "base",
         "PositionBudget": "budget",
         "RandomPolicy": "random",
+        "Rest": "budget",
         "select": "selecting",
         "SimilarityPolicy": "similarity",
     },

@@ -1,49 +1,33 @@
-"""How much of the context may enter the decoder as tokens."""
+"""How much of the context may enter the decoder, and what becomes of the rest."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Literal, TypeAlias, TypeGuard
 
-from refrag_components.exceptions import BudgetError
+from refrag_components.exceptions import BudgetError, shown
 
-if TYPE_CHECKING:  # the command line shows what budgets there are, and numpy takes time
-    import numpy as np
+__all__ = [
+    "BUDGETS",
+    "RESTS",
+    "Budget",
+    "FractionBudget",
+    "PositionBudget",
+    "Rest",
+    "parse_budget",
+    "parse_rest",
+]
 
-__all__ = ["BUDGETS", "Budget", "FractionBudget", "PositionBudget", "parse_budget"]
+#: What becomes of the chunks that do not expand.
+Rest = Literal["compress", "drop"]
 
-
-class Budget(ABC):
-    """Says how many chunks may expand; ``parse_budget`` makes one from a user's number."""
-
-    #: What a user writes for it, with an example.
-    meaning: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def number(self) -> float | int:
-        """What a user writes for it; ``parse_budget`` makes an equal budget of it."""
-
-    @abstractmethod
-    def count(self, lengths: np.ndarray) -> int:
-        """How many chunks may expand.
-
-        Args:
-            lengths: Tokens of each chunk, in the order in which they expand, shape (n_chunks,).
-
-        Returns:
-            0 to n_chunks.
-
-        Raises:
-            BudgetError: If it cannot even hold the chunks compressed.
-        """
+RESTS: tuple[Rest, ...] = ("compress", "drop")
 
 
 @dataclass(frozen=True)
-class FractionBudget(Budget):
-    """A fraction of the chunks.
+class FractionBudget:
+    """A fraction of the chunks expands.
 
     Attributes:
         fraction: p in 0..1; round(p n) of n chunks expand.
@@ -54,28 +38,32 @@ class FractionBudget(Budget):
 
     fraction: float
 
+    #: What a user writes for it, with an example.
     meaning: ClassVar[str] = "a fraction of the chunks (a number in 0..1, such as 0.25)"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.fraction <= 1.0:
+        if not (_is_real(self.fraction) and 0.0 <= self.fraction <= 1.0):
             raise BudgetError(_refusal(self.fraction))
 
     @property
     def number(self) -> float:
-        """The fraction."""
+        """What a user writes for it; ``parse_budget`` makes an equal budget of it."""
         return self.fraction
 
-    def count(self, lengths: np.ndarray) -> int:
-        """The fraction, rounded to whole chunks."""
-        return round(self.fraction * len(lengths))
+    def count(self, n_chunks: int) -> int:
+        """How many of the chunks expand: the fraction, rounded to whole chunks."""
+        return round(self.fraction * n_chunks)
 
 
 @dataclass(frozen=True)
-class PositionBudget(Budget):
+class PositionBudget:
     """A number of decoder positions for all passages together.
 
+    They are filled from the top: the best chunks as text, then passages on the finest rung, on
+    coarser ones, and what does not fit is dropped (``refrag_components.generation.choosing``).
+
     Attributes:
-        positions: At least 1. A compressed chunk takes one, an expanded one as many as it has
+        positions: At least 1. A chunk embedding takes one, an expanded chunk as many as it has
             tokens.
 
     Raises:
@@ -84,34 +72,25 @@ class PositionBudget(Budget):
 
     positions: int
 
+    #: As for ``FractionBudget``.
     meaning: ClassVar[str] = (
         "a number of decoder positions for all passages (an int of at least 2, such as 512)"
     )
 
     def __post_init__(self) -> None:
-        if self.positions < 1:
+        if not (_is_whole(self.positions) and self.positions >= 1):
             raise BudgetError(_refusal(self.positions))
 
     @property
     def number(self) -> int:
-        """The positions."""
+        """As for ``FractionBudget``."""
         return self.positions
 
-    def count(self, lengths: np.ndarray) -> int:
-        """As many as fit together with those that stay compressed."""
-        spare = self.positions - len(lengths)
-        if spare < 0:
-            msg = (
-                f"a budget of {self.positions} positions cannot hold {len(lengths)} chunks, which "
-                "take one position each; raise the budget, retrieve fewer passages, or give a "
-                "fraction"
-            )
-            raise BudgetError(msg)
-        return int((lengths - 1).cumsum().searchsorted(spare, side="right"))
 
+Budget: TypeAlias = FractionBudget | PositionBudget
 
 #: The kinds of budget.
-BUDGETS: tuple[type[Budget], ...] = (FractionBudget, PositionBudget)
+BUDGETS: tuple[type[FractionBudget] | type[PositionBudget], ...] = (FractionBudget, PositionBudget)
 
 
 def parse_budget(value: float | Budget) -> Budget:
@@ -125,14 +104,34 @@ def parse_budget(value: float | Budget) -> Budget:
     Raises:
         BudgetError: If it is none of these: NaN, negative, a float beyond 1, a bool, a string.
     """
-    if isinstance(value, Budget):
+    if isinstance(value, FractionBudget | PositionBudget):
         return value
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 2:
+    if _is_whole(value) and value >= 2:
         return PositionBudget(int(value))
-    if isinstance(value, Real) and not isinstance(value, bool) and 0.0 <= value <= 1.0:
+    if _is_real(value) and 0.0 <= value <= 1.0:
         return FractionBudget(float(value))
     raise BudgetError(_refusal(value))
 
 
+def parse_rest(value: object) -> Rest:
+    """Reads what a user gives as the rest.
+
+    Raises:
+        BudgetError: If it is none of ``RESTS``.
+    """
+    for rest in RESTS:
+        if value == rest:
+            return rest
+    raise BudgetError(f"rest {shown(value)} is not {' or '.join(map(repr, RESTS))}")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _refusal(value: object) -> str:
-    return f"budget {value!r} is not {' or '.join(kind.meaning for kind in BUDGETS)}"
+    return f"budget {shown(value)} is not {' or '.join(kind.meaning for kind in BUDGETS)}"

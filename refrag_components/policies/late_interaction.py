@@ -44,11 +44,19 @@ class LateInteractionPolicy(Policy):
         if not (len(question) and inputs.n_chunks):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
         passages = [passage for passage in inputs.passages if passage.n_chunks]
-        vectors = unit_rows(np.concatenate([passage.vectors for passage in passages]))
-        matches = question @ vectors.T + COSINE_PER_SHARED_TOKEN * _shared(
-            inputs.question, passages
-        )
+        matches = np.concatenate([_cosines(question, p.vectors) for p in passages], axis=1)
+        matches += COSINE_PER_SHARED_TOKEN * _shared(inputs.question, passages)
         return nearby(matches, passages, COSINE_PER_TOKEN).mean(axis=0).astype(np.float32)
+
+
+def _cosines(unit: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Cosines of unit rows to vectors, (rows, vectors), float32; 0 for a vector of zeros.
+
+    The vectors of a long context are tens of megabytes: they are read, but no copy is scaled.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    cosines: np.ndarray = unit @ vectors.T / np.where(lengths > 0, lengths, 1)
+    return cosines.astype(np.float32)
 
 
 def _shared(question: EncodedQuestion, passages: Sequence[ChunkVectors]) -> np.ndarray:

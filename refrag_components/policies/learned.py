@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from refrag_components.modeling.policy_features import Observation
+from refrag_components.modeling.transfer import joined_on_device
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
 from refrag_components.vectors import padded_token_ids
@@ -80,8 +81,9 @@ def observe(inputs: PolicyInputs, device: torch.device | str = "cpu") -> Observa
     passages = [passage for passage in inputs.passages if passage.n_chunks]
     ids, used = padded_token_ids(passages)
     question = inputs.question
+    device = torch.device(device)
+    vectors = joined_on_device([passage.vectors for passage in passages], device)
     arrays = (
-        np.concatenate([passage.vectors for passage in passages]),
         ids,
         used,
         np.repeat(np.arange(len(passages)), [passage.n_chunks for passage in passages]),
@@ -89,4 +91,5 @@ def observe(inputs: PolicyInputs, device: torch.device | str = "cpu") -> Observa
         np.ones(len(question.vectors), dtype=bool),
         question.token_ids.astype(np.int64),
     )
-    return Observation(*(torch.from_numpy(a).unsqueeze(0).to(device) for a in arrays))
+    rows = (vectors, *(torch.from_numpy(array).to(device) for array in arrays))
+    return Observation(*(row.unsqueeze(0) for row in rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from refrag_components.exceptions import UnknownPolicyError
+from refrag_components.exceptions import UnknownPolicyError, shown
 from refrag_components.policies.all import AllPolicy
 from refrag_components.policies.base import Policy
 from refrag_components.policies.late_interaction import LateInteractionPolicy
@@ -43,8 +43,8 @@ def check_policy(policy: str | Policy) -> None:
         UnknownPolicyError: If no policy has that name, or it is neither a name nor a policy.
     """
     known = (DEFAULT_POLICY, *POLICIES)
-    if not isinstance(policy, Policy) and policy not in known:
-        msg = f"unknown policy {policy!r}; choose one of {', '.join(known)}, or pass a Policy"
+    if not isinstance(policy, Policy) and not (isinstance(policy, str) and policy in known):
+        msg = f"unknown policy {shown(policy)}; choose one of {', '.join(known)}, or pass a Policy"
         raise UnknownPolicyError(msg)
 
 

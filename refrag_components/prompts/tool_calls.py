@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from refrag_components.checking import parse_json
 from refrag_components.exceptions import ToolCallingError
 from refrag_components.prompts.parts import ToolCall
 
@@ -195,7 +196,7 @@ def _read(text: str) -> ToolCall | BrokenToolCall:
     """Reads what is between two tags."""
     value: Any = None
     try:
-        value = json.loads(text, strict=False)
+        value = parse_json(text, strict=False)
         return _call(value)
     except ValueError as error:
         name = value.get("name") if isinstance(value, dict) else None
@@ -216,7 +217,7 @@ def _call(value: Any) -> ToolCall:
         raise ValueError(msg)
     arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if isinstance(arguments, str):  # some decoders write JSON inside JSON
-        arguments = json.loads(arguments, strict=False)
+        arguments = parse_json(arguments, strict=False)
     if not isinstance(arguments, dict):
         msg = f"the arguments of a tool call must be a JSON object, got {arguments!r}"
         raise ValueError(msg)

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from refrag_components.stores.base import BaseChunkStore, ChunkStore
+from refrag_components.stores.forgetting import forget_everything, forget_texts
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.stores.opening import open_store
 from refrag_components.stores.sqlite import SQLiteStore
 
-__all__ = ["BaseChunkStore", "ChunkStore", "MemoryStore", "SQLiteStore", "open_store"]
+__all__ = [
+    "BaseChunkStore",
+    "ChunkStore",
+    "MemoryStore",
+    "SQLiteStore",
+    "forget_everything",
+    "forget_texts",
+    "open_store",
+]

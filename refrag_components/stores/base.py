@@ -39,7 +39,12 @@ class BaseChunkStore(ABC):
     """Base of the library's stores: a ``ChunkStore`` that ``with`` closes and that can be awaited.
 
     The asynchronous methods run the others in a thread, so the event loop is not blocked.
+
+    Attributes:
+        timeout: Seconds that an answer waits for the store before it goes on without; may be set.
     """
+
+    timeout: float = 5.0
 
     @abstractmethod
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
@@ -75,6 +80,9 @@ class BaseChunkStore(ABC):
         while page := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_PER_HOP))):
             for key in page:
                 yield key
+
+    def scrub(self) -> None:  # noqa: B027 - a store in memory keeps nothing of what it forgot
+        """Removes what deleted values left behind on disk, as far as a client of the store can."""
 
     def close(self) -> None:  # noqa: B027 - a store in memory has nothing to close
         """Releases what the store holds open; closing twice is harmless."""

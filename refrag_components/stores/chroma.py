@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 from urllib.parse import unquote
 
 from refrag_components.exceptions import MissingExtraError, StoreError
@@ -49,6 +49,7 @@ class ChromaStore(ClientStore[ClientAPI]):
         client: The user's client.
         collection: The collection, created if missing.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
+        timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
     Raises:
         StoreError: If Chroma cannot be reached, or the collection holds something else.
@@ -62,12 +63,10 @@ class ChromaStore(ClientStore[ClientAPI]):
         *,
         collection: str = _DEFAULT_COLLECTION,
         codec: Codec = "float16",
+        timeout: float = 5.0,
     ) -> None:
-        super().__init__(client, f"Chroma collection {collection}", codec)
-        with self._errors():
-            self._collection = client.get_or_create_collection(
-                collection, metadata=dict(_MARK), embedding_function=None
-            )
+        super().__init__(client, f"Chroma collection {collection}", codec, timeout)
+        self._collection: Any = self._waited(lambda: self._open(collection))
         if self._collection.metadata != _MARK:
             raise StoreError(f"{self.label} holds something else; choose another collection")
 
@@ -79,7 +78,7 @@ class ChromaStore(ClientStore[ClientAPI]):
         your own client to the class.
         """
         settings = Settings(anonymized_telemetry=False)
-        rest, options = split_options(url, "codec")
+        rest, options = split_options(url, "codec", "timeout")
         parts = split_url(rest)
         if parts.netloc:
             if parts.query:
@@ -96,8 +95,13 @@ class ChromaStore(ClientStore[ClientAPI]):
                 client = chromadb.PersistentClient(path=path, settings=settings)
         return cls._owning(client, **options)
 
-    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry per key, in order; None for unknown keys and damaged records."""
+    def _open(self, collection: str) -> Any:
+        with self._errors():
+            return self.client.get_or_create_collection(
+                collection, metadata=dict(_MARK), embedding_function=None
+            )
+
+    def _mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         values: dict[str, ChunkVectors | None] = {}
         for page in pages(dict.fromkeys(keys)):
             with self._errors():
@@ -106,13 +110,7 @@ class ChromaStore(ClientStore[ClientAPI]):
                 values[key] = self._read(key, unpack_text, (metadata or {}).get(_VALUE))
         return [values.get(key) for key in keys]
 
-    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 per request; a key's earlier value is replaced.
-
-        Raises:
-            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
-            StoreError: If Chroma refuses.
-        """
+    def _mset(self, pairs: Sequence[tuple[str, ChunkVectors]]) -> None:
         texts = {key: pack_text(key, value, self.codec) for key, value in pairs}
         for page in pages(texts):
             with self._errors():
@@ -122,14 +120,12 @@ class ChromaStore(ClientStore[ClientAPI]):
                     metadatas=[{_VALUE: texts[key]} for key in page],
                 )
 
-    def mdelete(self, keys: Sequence[str]) -> None:
-        """Forgets keys; unknown keys are ignored."""
+    def _mdelete(self, keys: Sequence[str]) -> None:
         for page in pages(dict.fromkeys(keys)):
             with self._errors():
                 self._collection.delete(ids=page)
 
-    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; this reads every key."""
+    def _yield_keys(self, prefix: str | None) -> Iterator[str]:
         start = 0
         while True:
             with self._errors():

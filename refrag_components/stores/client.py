@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from refrag_components.exceptions import StoreError
-from refrag_components.stores.rows import RowStore
+from refrag_components.stores.rows import RemoteStore
 from refrag_components.vectors import Codec
 
 __all__ = ["ClientStore", "client_errors", "key_id", "pages"]
@@ -26,19 +26,20 @@ _Client = TypeVar("_Client", bound=_Closable)
 _Item = TypeVar("_Item")
 
 
-class ClientStore(RowStore, Generic[_Client]):
+class ClientStore(RemoteStore, Generic[_Client]):
     """A store that talks to its database through a client, the user's or its own.
 
     Args:
         client: The client; the user's, unless ``_owns_client`` is set.
         label: Names the database in messages; holds no password.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
+        timeout: Seconds that reading is waited for, see ``RemoteStore``.
     """
 
     _advice: ClassVar[str]  # what to do about errors of the client
 
-    def __init__(self, client: _Client, label: str, codec: Codec) -> None:
-        super().__init__(label, codec)
+    def __init__(self, client: _Client, label: str, codec: Codec, timeout: float) -> None:
+        super().__init__(label, codec, timeout)
         self.client = client
         self._owns_client = False
         self._closed = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -15,8 +16,12 @@ from refrag_components.exceptions import StoreError
 
 __all__ = ["Database"]
 
+logger = logging.getLogger(__name__)
+
 _APPLICATION_ID = 0x52465247  # "RFRG": tells our files from other programs' SQLite files
 _BUSY_SECONDS = 60.0
+_PATIENCE_WITH_THREADS = 10.0  # seconds that a fork waits for those who use a database
+_TURN = 0.05  # seconds that it waits for one of them before it lets all go on
 
 
 class Database:
@@ -27,7 +32,12 @@ class Database:
     open their own.
 
     Args:
-        path: The file; it and its folders are created if missing.
+        path: The file; it and its folders are created if missing. One that may only be read is
+            opened for that.
+
+    Attributes:
+        path: The file.
+        read_only: Whether it may only be read.
 
     Raises:
         StoreError: If the file cannot be opened or belongs to another program.
@@ -35,6 +45,7 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.read_only = _is_read_only(self.path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -83,8 +94,23 @@ class Database:
 
     def create_tables(self, schema: str) -> None:
         """Runs SQL statements, each of them "CREATE ... IF NOT EXISTS"."""
+        if self.read_only:
+            return
         with self.read() as connection:
             connection.executescript(schema)
+
+    def scrub(self) -> None:
+        """Writes the file anew without what was deleted, and empties its log.
+
+        Raises:
+            StoreError: If SQLite fails, for example because others are writing.
+        """
+        with self.read() as connection:
+            connection.execute("VACUUM")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            msg = "%s is being read; its log keeps what was deleted until all who read it are done"
+            logger.warning(msg, self.path)
 
     def close(self) -> None:
         """Closes the file; closing twice is harmless."""
@@ -99,7 +125,8 @@ class Database:
             msg = f"{self.path} is closed, or was forked during a transaction; open it again"
             raise StoreError(msg)
         if self._connection is None:
-            self._connection = _connect(self.path)
+            connect = _connect_to_read if self.read_only else _connect
+            self._connection = connect(self.path)
         return self._connection
 
     def _pause(self) -> None:
@@ -141,37 +168,87 @@ class Database:
 # and child open it again when they next need it.
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _forking: list[Database] = []
+_busy: list[Database] = []
 _inherited: list[sqlite3.Connection] = []
 _fork_lock = threading.Lock()
 
 
 def _before_fork() -> None:
-    _fork_lock.acquire()
-    _forking.extend(_open_databases)
+    """Takes the locks of all databases, or, while another thread keeps one, of those it can.
+
+    A thread may hold one database's lock and wait for another's, as an index with a store does:
+    all locks are taken together or none, so that nobody waits for a thread that waits for the fork.
+    """
+    until = time.monotonic() + _PATIENCE_WITH_THREADS
+    while True:
+        _fork_lock.acquire()
+        busy = [database for database in list(_open_databases) if not _take(database)]
+        if not busy or time.monotonic() > until:
+            _busy.extend(busy)
+            break
+        _release()
+        time.sleep(0.001)
     for database in _forking:
-        database._lock.acquire()
         database._pause()
 
 
-def _after_fork_in_parent() -> None:
+def _take(database: Database) -> bool:
+    taken = database._lock.acquire(timeout=_TURN)
+    if taken:
+        _forking.append(database)
+    return taken
+
+
+def _release() -> None:
     for database in _forking:
         database._lock.release()
     _forking.clear()
+    _busy.clear()
     _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    for database in _forking:
+    for database in (*_forking, *_busy):
         database._forbid_inherited()
-    _after_fork_in_parent()
+    for database in _busy:  # the thread that holds the lock is not in this process
+        database._lock = threading.RLock()
+    _release()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
     os.register_at_fork(
         before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
+        after_in_parent=_release,
         after_in_child=_after_fork_in_child,
     )
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether a file, or the folder that its log would be in, may not be written."""
+    return path.exists() and not all(os.access(p, os.W_OK) for p in (path, path.parent))
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Connects to a file that may only be read, as in the image of a container."""
+    log = path.with_name(f"{path.name}-wal")
+    # Without a log nobody is writing; with one, SQLite reads both if it finds its shared memory.
+    immutable = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro{immutable}",
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=True,
+    )
+    try:
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+        _claim(connection, path)
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -179,9 +256,14 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
+        # The file may be anybody's: what its schema says is not to run, and pages are checked.
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
         _claim(connection, path)
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
+        # What is deleted is overwritten: whoever asks for deletion means the bytes.
+        connection.execute("PRAGMA secure_delete=ON")
         # Damaged text is for those who read it to recognise.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
     except BaseException:
@@ -195,6 +277,13 @@ def _claim(connection: sqlite3.Connection, path: Path) -> None:
     query = "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
     owner, tables = connection.execute(query).fetchone()
     if owner == _APPLICATION_ID:
+        query = "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"
+        if (strange := connection.execute(query).fetchone()) is not None:
+            msg = (
+                f"{path} has the {strange[0]} {strange[1]!r}, which this library never makes; "
+                "delete the file and build it again"
+            )
+            raise StoreError(msg)
         return
     if owner or tables:
         msg = f"{path} is another program's SQLite file and was left as it is; choose another path"

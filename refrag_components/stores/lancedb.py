@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
+from refrag_components.forking import OwnLock
 from refrag_components.stores.client import client_errors
 from refrag_components.stores.rows import RowStore, pack_row, unpack_row
 from refrag_components.stores.url import local_path
@@ -68,7 +69,8 @@ class LanceDBStore(RowStore):
         codec: Codec = "float16",
     ) -> None:
         super().__init__(f"LanceDB table {table} in {database.uri}", codec)
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
+        self._process = os.getpid()
         self._writes = 0
         with client_errors(self.label, _ADVICE):
             self._table: Any = database.create_table(table, schema=_SCHEMA, exist_ok=True)
@@ -129,6 +131,19 @@ class LanceDBStore(RowStore):
             self._on_latest(lambda: self._table.delete(_among(keys)))
             self._writes += 1
 
+    def scrub(self) -> None:
+        """Writes the table anew and removes all earlier versions: they hold what was deleted.
+
+        Raises:
+            StoreError: If another process is writing; try again then.
+        """
+        with self._lock:
+            # Compaction would leave files in which little was deleted as they are.
+            self._on_latest(lambda: self._table.update(values_sql={"value": "value"}))
+            with client_errors(self.label, _ADVICE):
+                self._table.optimize(cleanup_older_than=_ALL, delete_unverified=True)
+                self._table.optimize(cleanup_older_than=_ALL, delete_unverified=True)
+
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``."""
         where = f"left(key, {len(prefix)}) = {_quoted(prefix)}" if prefix else None
@@ -144,6 +159,9 @@ class LanceDBStore(RowStore):
 
     def _on_latest(self, work: Callable[[], _Result]) -> _Result:
         """Works on the table's latest version; again if another process removed that."""
+        if self._process != os.getpid():  # its threads are not in this process
+            msg = f"{self.label} was opened before this process was forked; open it again here"
+            raise StoreError(msg)
         with client_errors(self.label, _ADVICE):
             try:
                 self._table.checkout_latest()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
+from refrag_components.forking import OwnLock
 from refrag_components.stores.base import BaseChunkStore
 from refrag_components.vectors import ChunkVectors
 
@@ -15,6 +15,10 @@ __all__ = ["MemoryStore"]
 
 class MemoryStore(BaseChunkStore):
     """Keeps the most recently used chunk vectors in memory; safe for many threads.
+
+    A copy in the same process is the store itself, as a copy of a database's handle leads to the
+    same database: frameworks copy what they are given. Pickled, it takes its values along; a forked
+    child has a store of its own, with what was in it at the fork.
 
     Args:
         max_bytes: Bytes of arrays to keep before the least recently used passages are forgotten;
@@ -27,7 +31,7 @@ class MemoryStore(BaseChunkStore):
         self.max_bytes = max_bytes
         self._values: OrderedDict[str, ChunkVectors] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -68,6 +72,20 @@ class MemoryStore(BaseChunkStore):
         with self._lock:
             keys = list(self._values)
         yield from (key for key in keys if key.startswith(prefix or ""))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {"max_bytes": self.max_bytes, "values": list(self._values.items())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["max_bytes"])  # type: ignore[misc]
+        self.mset(state["values"])
 
     def _touch(self, key: str) -> ChunkVectors | None:
         if key in self._values:

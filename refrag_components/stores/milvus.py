@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote
@@ -49,6 +49,7 @@ class MilvusStore(ClientStore[MilvusClient]):
         client: The user's client.
         collection: The collection, created if missing.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
+        timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
     Raises:
         StoreError: If Milvus cannot be reached, or the collection holds something else.
@@ -62,12 +63,11 @@ class MilvusStore(ClientStore[MilvusClient]):
         *,
         collection: str = _DEFAULT_COLLECTION,
         codec: Codec = "float16",
+        timeout: float = 5.0,
     ) -> None:
-        super().__init__(client, f"Milvus collection {collection}", codec)
+        super().__init__(client, f"Milvus collection {collection}", codec, timeout)
         self.collection = collection
-        with self._errors():
-            self._create()
-            client.load_collection(collection)
+        self._waited(self._load)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -77,7 +77,7 @@ class MilvusStore(ClientStore[MilvusClient]):
         environment variable ``MILVUS_TOKEN``; the connection is encrypted with ``?https=true``.
         Options: ``codec`` and, for a path, ``collection``.
         """
-        rest, options = split_options(url, "codec", "https")
+        rest, options = split_options(url, "codec", "timeout", "https")
         scheme = "https" if options.pop("https", "false") == "true" else "http"
         parts = split_url(rest)
         if parts.netloc:
@@ -99,8 +99,7 @@ class MilvusStore(ClientStore[MilvusClient]):
             client = MilvusClient(address, token=token)
         return cls._owning(client, **options)
 
-    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry per key, in order; None for unknown keys and damaged rows."""
+    def _mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         by_id = {_row_id(key): key for key in keys}
         values: dict[str, ChunkVectors | None] = {}
         for page in pages(by_id):
@@ -111,27 +110,19 @@ class MilvusStore(ClientStore[MilvusClient]):
                 values[key] = self._read(key, unpack_text, *(row["value"] or ()))
         return [values.get(key) for key in keys]
 
-    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 per request; a key's earlier value is replaced.
-
-        Raises:
-            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
-            StoreError: If Milvus refuses.
-        """
+    def _mset(self, pairs: Sequence[tuple[str, ChunkVectors]]) -> None:
         texts = {key: pack_text(key, value, self.codec) for key, value in pairs}
         for page in pages(texts):
             rows = [_row(key, texts[key]) for key in page]
             with self._errors():
                 self.client.upsert(self.collection, rows)
 
-    def mdelete(self, keys: Sequence[str]) -> None:
-        """Forgets keys; unknown keys are ignored."""
+    def _mdelete(self, keys: Sequence[str]) -> None:
         for page in pages(dict.fromkeys(_row_id(key) for key in keys)):
             with self._errors():
                 self.client.delete(self.collection, ids=page)
 
-    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; this reads every key."""
+    def _yield_keys(self, prefix: str | None) -> Iterator[str]:
         with self._errors():
             pages = self.client.query_iterator(
                 self.collection, batch_size=_KEYS_PER_PAGE, output_fields=["key"]
@@ -146,6 +137,11 @@ class MilvusStore(ClientStore[MilvusClient]):
                 yield from (key for key in keys if key.startswith(prefix or ""))
         finally:
             pages.close()
+
+    def _load(self) -> None:
+        with self._errors():
+            self._create()
+            self.client.load_collection(self.collection)
 
     def _create(self) -> None:
         """Creates the collection and its index, or whichever of them is missing."""

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from refrag_components.exceptions import StoreError
 from refrag_components.stores.base import BaseChunkStore
+from refrag_components.stores.limits import Call
 from refrag_components.stores.url import without_password
 
 __all__ = ["open_store"]
@@ -23,6 +24,11 @@ _WITH_EXTRA = {
 }
 _STORES = _BUILT_IN | _WITH_EXTRA
 
+_OPENING = 60.0  # seconds; a server may accept a connection and never answer
+_LIBPQ = re.compile(
+    r"\s*(dbname|host|hostaddr|passfile|password|port|service|sslmode|user)\s*=", re.IGNORECASE
+)
+
 
 def open_store(url: str) -> BaseChunkStore:
     """Opens the store that a URL names.
@@ -37,6 +43,12 @@ def open_store(url: str) -> BaseChunkStore:
         MissingExtraError: If the database's client is not installed.
         StoreError: If there is no such store or option, or if it cannot be opened.
     """
+    if "://" not in url and (_LIBPQ.match(url) or url.partition(":")[0] in _WITH_EXTRA):
+        msg = (
+            "this names a server, but not as a URL, and would be taken for a file; write "
+            "postgresql://user@host/database, or scheme://host:port/collection"
+        )
+        raise StoreError(msg)
     scheme = "memory" if url == "memory:" else url.partition("://")[0] if "://" in url else "sqlite"
     if scheme not in _STORES:
         others = ", ".join(f"{name}:// [{extra}]" for name, (extra, _) in _WITH_EXTRA.items())
@@ -47,8 +59,16 @@ def open_store(url: str) -> BaseChunkStore:
         raise StoreError(msg)
     module, name = _STORES[scheme]
     store = getattr(import_module(f"refrag_components.stores.{module}"), name)
+    call = Call(lambda: store.from_url(url))
+    call.start()
+    call.join(_OPENING)
     try:
-        return store.from_url(url)
+        if call.is_alive():
+            raise StoreError(f"{without_password(url)} did not answer in {_OPENING:g} seconds")
+        if call.error is not None:
+            raise call.error
+        opened: BaseChunkStore = call.result
+        return opened
     except ValueError as error:  # an option that is wrong, such as a codec that does not exist
         raise StoreError(f"{without_password(url)}: {error}") from error
 

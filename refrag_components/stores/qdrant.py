@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import unquote
 
@@ -14,6 +16,8 @@ import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
 from refrag_components.stores.client import ClientStore, key_id, pages
+from refrag_components.stores.limits import seconds
+from refrag_components.stores.qdrant_files import check_pickles
 from refrag_components.stores.url import local_path, split_options, split_url
 from refrag_components.vectors import ChunkVectors
 
@@ -45,13 +49,14 @@ class QdrantStore(ClientStore[QdrantClient]):
     that is killed may have stored some of a batch.
 
     Where the client runs the database itself (":memory:" or a path), threads take turns and one
-    process at a time may use it; the client keeps such files pickled, so open none that you do not
-    trust.
+    process at a time may use it. The client keeps such files pickled; ``from_url`` opens them only
+    if they hold nothing but data, but a client that you make yourself runs what they name.
 
     Args:
         client: The user's client.
         collection: The collection, created if missing.
         codec: Values as stored. Qdrant has no counterpart of the other codecs.
+        timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
     Raises:
         StoreError: If the collection exists but has another codec or is not one of chunk vectors.
@@ -65,16 +70,16 @@ class QdrantStore(ClientStore[QdrantClient]):
         *,
         collection: str = _DEFAULT_COLLECTION,
         codec: Literal["float32", "float16"] = "float16",
+        timeout: float = 5.0,
     ) -> None:
         if codec not in _DATATYPES:
             raise ValueError(f"Qdrant stores vectors as float32 or float16, not {codec!r}")
-        super().__init__(client, f"Qdrant collection {collection}", codec)
+        super().__init__(client, f"Qdrant collection {collection}", codec, timeout)
         self.collection = collection
         local = client.init_options["path"] or client.init_options["location"] == ":memory:"
         self._turn: AbstractContextManager[Any] = threading.RLock() if local else nullcontext()
         self._width = 0  # of the collection's vectors; 0 until there is a collection
-        with self._errors():
-            self._look()
+        self._waited(self._look_first)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -84,11 +89,12 @@ class QdrantStore(ClientStore[QdrantClient]):
         variable ``QDRANT_API_KEY``; with one the connection is encrypted, unless the URL ends in
         ``?https=false``. Options: ``codec`` and, for a path, ``collection``.
         """
-        rest, options = split_options(url, "codec", "https")
+        rest, options = split_options(url, "codec", "timeout", "https")
         encrypted = options.pop("https", None)
         parts = split_url(rest)
         if not parts.netloc:
             path, named = local_path(rest, "collection")
+            check_pickles(Path(path))
             try:
                 client = QdrantClient(path=path, force_disable_check_same_thread=True)
             except Exception as error:
@@ -102,12 +108,12 @@ class QdrantStore(ClientStore[QdrantClient]):
                 port=parts.port or 6333,
                 api_key=unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY"),
                 https=None if encrypted is None else False,
+                timeout=math.ceil(seconds(options.get("timeout", 5.0))),
             )
             options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
         return cls._owning(client, **options)
 
-    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry per key, in order; None for unknown keys and damaged points."""
+    def _mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         distinct = list(dict.fromkeys(keys))
         values: dict[str, ChunkVectors | None] = {}
         with self._errors():
@@ -126,13 +132,7 @@ class QdrantStore(ClientStore[QdrantClient]):
                 values[key] = self._read(key, _parse, point.payload or {}, point.vector or {})
         return [values.get(key) for key in keys]
 
-    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 per request; a key's earlier value is replaced.
-
-        Raises:
-            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
-            StoreError: If a value's width is not the collection's, or the server refuses.
-        """
+    def _mset(self, pairs: Sequence[tuple[str, ChunkVectors]]) -> None:
         values = dict(pairs)
         points = [self._point(key, value) for key, value in values.items()]
         if not points:
@@ -150,15 +150,13 @@ class QdrantStore(ClientStore[QdrantClient]):
             for page in pages(points):
                 self.client.upsert(self.collection, page)
 
-    def mdelete(self, keys: Sequence[str]) -> None:
-        """Forgets keys; unknown keys are ignored."""
+    def _mdelete(self, keys: Sequence[str]) -> None:
         with self._errors():
             if keys and self._look():
                 ids: list[Any] = [_point_id(key) for key in keys]
                 self.client.delete(self.collection, models.PointIdsList(points=ids))
 
-    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; this reads every key."""
+    def _yield_keys(self, prefix: str | None) -> Iterator[str]:
         offset: Any = None
         while True:
             with self._errors():
@@ -171,6 +169,10 @@ class QdrantStore(ClientStore[QdrantClient]):
             yield from (k for k in keys if isinstance(k, str) and k.startswith(prefix or ""))
             if offset is None:
                 return
+
+    def _look_first(self) -> None:
+        with self._errors():
+            self._look()
 
     def _look(self) -> bool:
         """Whether the collection exists; if so, checks once that it is ours."""

@@ -91,6 +91,10 @@ class SQLiteStore(RowStore):
                 "DELETE FROM chunk_vectors WHERE key = ?", [(key,) for key in keys]
             )
 
+    def scrub(self) -> None:
+        """Writes the file anew without what was deleted, and empties its log."""
+        self.database.scrub()
+
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yields the stored keys that begin with ``prefix``, in ascending order."""
         return keys_in_order(self._page, prefix or "", _KEYS_PER_PAGE)

@@ -29,6 +29,7 @@ def split_url(url: str) -> SplitResult:
         parts is None
         or not _HOSTS.fullmatch(parts.netloc.rpartition("@")[2])
         or (parts.netloc and "@" in parts.path + parts.fragment)
+        or "@" in parts.query  # elsewhere it is written %40
     ):
         msg = "the store's URL cannot be read; write special characters of its password as %XX"
         raise StoreError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 from urllib.parse import unquote
 
@@ -51,6 +51,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         client: The user's client, connected.
         collection: The collection, created if missing; begins with a capital letter.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
+        timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
     Raises:
         StoreError: If Weaviate cannot be reached, or the collection holds something else.
@@ -64,12 +65,17 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         *,
         collection: str = _DEFAULT_COLLECTION,
         codec: Codec = "float16",
+        timeout: float = 5.0,
     ) -> None:
-        super().__init__(client, f"Weaviate collection {collection}", codec)
+        super().__init__(client, f"Weaviate collection {collection}", codec, timeout)
+        self._collection: Any = None
+        self._waited(lambda: self._open(collection))
+
+    def _open(self, collection: str) -> None:
         with self._errors():
-            if not client.collections.exists(collection):
+            if not self.client.collections.exists(collection):
                 self._create(collection)
-            self._collection: Any = client.collections.use(collection)
+            self._collection = self.client.collections.use(collection)
             properties = self._collection.config.get(simple=True).properties
         if {found.name for found in properties} != _PROPERTIES:
             raise StoreError(f"{self.label} holds something else; choose another collection")
@@ -82,7 +88,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         variable ``WEAVIATE_API_KEY``. Options: ``codec``, ``grpc_port`` (50051), and
         ``https=true`` for encrypted connections.
         """
-        rest, options = split_options(url, "codec", "grpc_port", "https")
+        rest, options = split_options(url, "codec", "timeout", "grpc_port", "https")
         secure = options.pop("https", "false") == "true"
         grpc_port = options.pop("grpc_port", "50051")
         parts = split_url(rest)
@@ -103,8 +109,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
             )
         return cls._owning(client, collection=name or _DEFAULT_COLLECTION, **options)
 
-    def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
-        """Returns one entry per key, in order; None for unknown keys and damaged objects."""
+    def _mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         by_id = {key_id(key): key for key in keys}
         values: dict[str, ChunkVectors | None] = {}
         for page in pages(by_id):
@@ -117,13 +122,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
                 values[key] = self._read(key, unpack_text, item.properties.get("value"))
         return [values.get(key) for key in keys]
 
-    def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
-        """Stores values, 64 per request; a key's earlier value is replaced.
-
-        Raises:
-            InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
-            StoreError: If Weaviate refuses.
-        """
+    def _mset(self, pairs: Sequence[tuple[str, ChunkVectors]]) -> None:
         texts = {key: pack_text(key, value, self.codec) for key, value in pairs}
         for page in pages(texts):
             objects = [
@@ -136,16 +135,14 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
                 first = next(iter(done.errors.values()))
                 raise StoreError(f"{self.label} refused {len(done.errors)} passages: {first}")
 
-    def mdelete(self, keys: Sequence[str]) -> None:
-        """Forgets keys; unknown keys are ignored."""
+    def _mdelete(self, keys: Sequence[str]) -> None:
         for page in pages(dict.fromkeys(key_id(key) for key in keys)):
             with self._errors():
                 done = self._collection.data.delete_many(where=Filter.by_id().contains_any(page))
             if done.failed:
                 raise StoreError(f"{self.label} did not delete {done.failed} passages; try again")
 
-    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``; this reads every key."""
+    def _yield_keys(self, prefix: str | None) -> Iterator[str]:
         objects = self._collection.iterator(return_properties=["key"], cache_size=_KEYS_PER_PAGE)
         remaining = iter(objects)
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,13 @@ class ChunkedPassage:
         last = np.minimum(first + self.chunk_size, len(self.token_ids)) - 1
         return np.stack([first, last], axis=1)
 
+    @property
+    def chunk_lengths(self) -> np.ndarray:
+        """Tokens of each chunk, shape (n_chunks,), int64."""
+        first, last = self.bounds.T
+        lengths: np.ndarray = last + 1 - first
+        return lengths
+
     def chunk_texts(self) -> list[str]:
         """The characters that each chunk's tokens cover, in order."""
         return [
@@ -91,6 +99,35 @@ class Chunker:
                 for text, encoding in zip(batch, encodings, strict=True)
             )
         return passages
+
+    def from_tokens(self, token_ids: np.ndarray) -> ChunkedPassage:
+        """Cuts a passage that is given as tokens, such as a part of running text.
+
+        Its text is put together token by token: special tokens have none, and a character that
+        is spread over several tokens becomes several U+FFFD.
+
+        Args:
+            token_ids: Decoder token ids, shape (n_tokens,).
+        """
+        texts = [self._token_texts[i] for i in token_ids]
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int32)
+        starts = np.concatenate([np.zeros(1, dtype=np.int32), ends[:-1]])[: len(ends)]
+        return ChunkedPassage(
+            text="".join(texts),
+            token_ids=np.asarray(token_ids, dtype=np.int32),
+            offsets=np.stack([starts, ends], axis=1),
+            chunk_size=self.chunk_size,
+        )
+
+    @cached_property
+    def _token_texts(self) -> list[str]:
+        texts = []
+        for i in range(self._tokenizer.get_vocab_size()):
+            text = self._tokenizer.decode([i])
+            # SentencePiece leaves out the space before the first word.
+            spaced = (self._tokenizer.id_to_token(i) or "").startswith("▁")
+            texts.append(f" {text.lstrip(' ')}" if spaced else text)
+        return texts
 
     def cut_questions(self, questions: Sequence[str]) -> list[ChunkedPassage]:
         """Cuts questions into parts of two tokens, whatever k is; a blank one has none."""

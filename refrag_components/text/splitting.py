@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from refrag_components.text.tokenization import content_tokenizer, encodable
@@ -16,14 +17,21 @@ __all__ = ["CountTokens", "split_passages", "token_counter"]
 CountTokens = Callable[[list[str]], Sequence[int]]
 """Tokens in each of several texts; called with many texts at once."""
 
-# Where a text may be cut, from the best position to the worst. A cut falls before white space, so
-# that a word is counted with the space that most tokenizers make part of its first token.
+# Where a text may be cut, from the best position to the worst: the empty matches. Other matches
+# are what must not be cut there. A cut falls before white space, so that a word is counted with the
+# space that most tokenizers make part of its first token.
 _CUTS = (
-    re.compile(r"(?=\n[^\S\n]*\n)(?<!\n)"),  # after a paragraph
-    re.compile(  # after a sentence or a line
-        r"(?<=[.!?\u2026])(?=\s)|(?<=[.!?\u2026][\"'\u201d\u2019)\]])(?=\s)"
-        r"|(?<=[\u3002\uff01\uff1f])|(?=\n)(?<!\n)"
+    re.compile(  # after a paragraph, but not after a heading
+        r"^#{1,6}[^\S\n][^\n]*(?:\n[^\S\n]*)+|(?=\n[^\S\n]*\n)(?<!\n)", re.MULTILINE
     ),
+    re.compile(  # after a sentence, an item or a row, but not in a row
+        r"^[^\S\n]*\|[^\n]*"
+        r"|(?:(?<=[.!?\u2026])|(?<=[.!?\u2026][\"'\u201d\u2019)\]]))(?=\s{1,9}[^\s\da-z])"
+        r"|(?<=[\u3002\uff01\uff1f])"
+        r"|(?=\n[^\S\n]*(?:\||[-*+]\s|\d+[.)]\s|```|#))(?<!\n)",
+        re.MULTILINE,
+    ),
+    re.compile(r"(?=\n)(?<!\n)"),  # after a line
     re.compile(r"(?<=\S)(?=\s)"),  # after a word
 )
 # A text with more characters than this per allowed token cannot fit: it is cut without counting.
@@ -54,8 +62,9 @@ def token_counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
 def split_passages(text: str, count_tokens: CountTokens, max_tokens: int = 256) -> list[str]:
     """Splits a document into passages that hold as many whole paragraphs as fit.
 
-    A paragraph above the limit is cut after sentences or lines, a sentence above it after words
-    and a word above it anywhere. Nothing is lost except white space around passages.
+    A heading stays with what follows it. A paragraph above the limit is cut after sentences, items
+    of a list and rows of a table, each of these after lines, a line after words and a word
+    anywhere. Nothing is lost except white space around passages.
 
     Args:
         text: The document.
@@ -89,9 +98,14 @@ def _fitting(
         if tokens <= limit or len(span) <= 1:
             yield span, tokens
         elif cut < len(_CUTS):
-            yield from _fitting(_CUTS[cut].split(span), cut + 1, count, limit)
+            yield from _fitting(_parts(span, _CUTS[cut]), cut + 1, count, limit)
         else:
             yield from _fitting(_halves(span), cut, count, limit)
+
+
+def _parts(text: str, cuts: re.Pattern[str]) -> list[str]:
+    places = [0, *(m.start() for m in cuts.finditer(text) if not m[0]), len(text)]
+    return [text[start:end] for start, end in pairwise(places) if start < end]
 
 
 def _packed(spans: Iterator[tuple[str, int]], limit: int) -> Iterator[list[str]]:

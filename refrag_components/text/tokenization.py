@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["content_tokenizer", "encodable", "tokenizer_digest"]
+__all__ = ["content_tokenizer", "encodable", "separator_id", "tokenizer_digest"]
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -51,6 +51,16 @@ def encodable(text: str) -> str:
     UTF-8, and therefore the Rust tokenizers and SQLite, cannot.
     """
     return _SURROGATES.sub("\ufffd", text)
+
+
+def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands between documents, and before what would otherwise come first.
+
+    The document separator if the vocabulary has one, else BOS, else EOS.
+    """
+    separator = tokenizer.get_vocab().get("<|endoftext|>")
+    candidates = (separator, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next((int(i) for i in candidates if isinstance(i, int)), 0)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> bytes:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from refrag_components.corpus import IGNORED
-
-if TYPE_CHECKING:
-    from refrag_components.modeling import RefragModel
 
 __all__ = ["OutputHead", "SlicedLosses"]
 
@@ -26,21 +23,20 @@ class OutputHead:
     (scales or caps its logits) is left whole: its "states" are its logits.
 
     Args:
-        refrag: The model, with adapters on its decoder.
+        decoder: Hugging Face causal language model.
     """
 
-    def __init__(self, refrag: RefragModel) -> None:
-        self._refrag = refrag
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
         self._apart = True
         self._apart = self._is_plain()
 
     def states(self, **inputs: Tensor) -> Tensor:
         """What ``logits`` takes, at every position; (rows, positions, width)."""
-        decoder: Any = self._refrag.decoder
         if not self._apart:
-            whole: Tensor = decoder(**inputs, use_cache=False).logits
+            whole: Tensor = self._decoder(**inputs, use_cache=False).logits
             return whole
-        layers = decoder.get_base_model().base_model
+        layers = self._decoder.base_model
         states: Tensor = layers(**inputs, use_cache=False).last_hidden_state
         return states
 
@@ -48,17 +44,15 @@ class OutputHead:
         """Logits of any number of states; (..., width) to (..., vocabulary)."""
         if not self._apart:
             return states
-        logits: Tensor = self._refrag.decoder.get_output_embeddings()(states)
+        logits: Tensor = self._decoder.get_output_embeddings()(states)
         return logits
 
     @torch.no_grad()
     def _is_plain(self) -> bool:
-        decoder: Any = self._refrag.decoder
-        if decoder.get_base_model().base_model is decoder.get_base_model():
+        if self._decoder.base_model is self._decoder:
             return False
-        ids = torch.arange(4, device=self._refrag.device).unsqueeze(0)
-        with self._refrag.chunk_mask.using(None):
-            whole = decoder(input_ids=ids, use_cache=False).logits
+        ids = torch.arange(4, device=self._decoder.device).unsqueeze(0)
+        whole = self._decoder(input_ids=ids, use_cache=False).logits
         return torch.allclose(self.logits(self.states(input_ids=ids)), whole, atol=1e-4, rtol=1e-4)
 
 
@@ -68,11 +62,13 @@ class SlicedLosses:
     The logits of a slice are made once more for the backward pass instead of being kept.
 
     Args:
-        head: Makes logits of states.
+        head: Makes logits of the student's states.
+        teacher: Makes logits of the teacher's states.
     """
 
-    def __init__(self, head: OutputHead) -> None:
+    def __init__(self, head: OutputHead, teacher: OutputHead) -> None:
         self._head = head
+        self._teacher = teacher
         self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = _cross_entropy
         self._divergence: Callable[[Tensor, Tensor], Tensor] = _divergence
 
@@ -104,7 +100,7 @@ class SlicedLosses:
         """
 
         def summed(states: Tensor, teacher: Tensor) -> Tensor:
-            return self._divergence(self._head.logits(states), self._head.logits(teacher))
+            return self._divergence(self._head.logits(states), self._teacher.logits(teacher))
 
         return self._sliced(summed, states, teacher) / len(states)
 

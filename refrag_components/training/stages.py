@@ -1,144 +1,275 @@
-"""The stages as commands would run them: start, resume, finish, hand over."""
+"""The stages as commands run them: start, resume, finish, hand over."""
 
 from __future__ import annotations
 
 import logging
 import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.data import Dataset
 from transformers import set_seed
 
-from refrag_components.corpus import QuestionSet, TokenisedCorpus
+from refrag_components.corpus import Batch, QuestionSet, TokenisedCorpus
+from refrag_components.evaluation.continuation.recovery import quick_recovery, quick_text_loss
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
-from refrag_components.training.adapters import attach_adapters, store_frozen_in_bfloat16
+from refrag_components.modeling.weight_difference import Bits
+from refrag_components.training.continual import ContinualBatches, ContinualSettings
 from refrag_components.training.objective import TrainingModel
-from refrag_components.training.plans import PlannedBatches, continual_plan, reconstruction_plan
+from refrag_components.training.policy.settings import PolicySettings
 from refrag_components.training.policy.trainer import train_policies
-from refrag_components.training.recipe import Recipe, Stage
+from refrag_components.training.questions import QuestionBatches, QuestionSettings, TwinSettings
+from refrag_components.training.recipe import Recipe, StageName
+from refrag_components.training.settings import StageSettings
+from refrag_components.training.text_batches import Frame, TextSource
 from refrag_components.training.trainer import StageTrainer, last_complete_checkpoint
 
-__all__ = ["run_stage"]
+__all__ = ["Run", "run_stage"]
 
-_PLANS = {
-    "reconstruction": reconstruction_plan,
-    "continual": continual_plan,
-    "finetuning": continual_plan,
-}
+_BITS: Bits = 8  # of the weights that a stage hands over to the next
 
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What all stages of a run share.
+
+    Attributes:
+        recipe: Settings of the whole run.
+        train: Training text.
+        validation: Held-out text.
+        questions: Questions over passages, if there are any.
+        folder: Of the whole run; each stage works in a folder of its name.
+    """
+
+    recipe: Recipe
+    train: TokenisedCorpus
+    validation: TokenisedCorpus
+    questions: QuestionSet | None
+    folder: Path
+
+
+class _Stage(ABC):
+    """A stage of training.
+
+    Attributes:
+        name: Of its table in a recipe and of its folder.
+        follows: Stages whose model it starts from, the first one that the recipe has; if it has
+            none of them, the stage starts from the base decoder.
+    """
+
+    name: StageName
+    follows: tuple[StageName, ...] = ()
+
+    def run(self, run: Run, start_from: str | Path | None, compiled: bool) -> Path:
+        """Runs the stage to its end and returns the folder of the finished model."""
+        work = run.folder / self.name
+        finished = work / "model"
+        if finished.is_dir():
+            _logger.info("%s is finished: %s", self.name, finished)
+            return finished
+        self.work(run, start_from or self._left_before(run), work, compiled)
+        return finished
+
+    def _left_before(self, run: Run) -> Path | None:
+        before = next((name for name in self.follows if name in run.recipe.stages), None)
+        if before is None:
+            return None
+        model = run.folder / before / "model"
+        if not model.is_dir():
+            msg = f"{self.name} starts from what {before} leaves in {model}; run {before} first"
+            raise TrainingError(msg)
+        return model
+
+    @abstractmethod
+    def work(self, run: Run, start: str | Path | None, folder: Path, compiled: bool) -> None:
+        """Does the work in a folder; ``start`` is None for the base decoder."""
+
+
+class _WeightStage(_Stage):
+    """A stage that changes the model's weights.
+
+    Attributes:
+        settings: Its table of the recipe.
+    """
+
+    settings: StageSettings
+
+    @abstractmethod
+    def batches(self, run: Run, model: RefragModel, replicas: int) -> Dataset[tuple[Batch, ...]]:
+        """What each step sees."""
+
+    def freeze(self, model: RefragModel) -> None:
+        """The table of token embeddings is not trained."""
+        model.decoder.get_input_embeddings().weight.requires_grad_(False)
+
+    def measure(self, run: Run, model: RefragModel) -> dict[str, float]:
+        """What the log says of the model on held-out text."""
+        return quick_recovery(model, run.validation)
+
+    def work(self, run: Run, start: str | Path | None, folder: Path, compiled: bool) -> None:
+        """Trains with transformers' Trainer."""
+        set_seed(run.recipe.seed)
+        model = (
+            RefragModel.from_base(run.recipe.model)
+            if start is None
+            else RefragModel.for_training(start)
+        )
+        for corpus in (run.train, run.validation):
+            corpus.check(model.tokenizer)
+        self.freeze(model)
+        # As many processes as the launcher says.
+        replicas = int(os.environ.get("WORLD_SIZE", "1"))
+        trainer = StageTrainer(
+            TrainingModel(model, model.base_decoder()),
+            self.batches(run, model, replicas),
+            self.settings,
+            folder,
+            measure=lambda: self.measure(run, model),
+            seed=run.recipe.seed,
+            compiled=compiled,
+        )
+        checkpoint = last_complete_checkpoint(folder)
+        if checkpoint is not None:
+            _logger.info("resuming %s from %s", self.name, checkpoint.name)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.is_world_process_zero():
+            trainer.state.save_to_json(str(folder / "log.json"))
+            model.save_pretrained(folder / "model", bits=_BITS)
+        trainer.accelerator.wait_for_everyone()
+
+
+@dataclass(frozen=True)
+class _Continual(_WeightStage):
+    """Running text."""
+
+    settings: ContinualSettings
+    name: StageName = "continual"
+
+    def batches(self, run: Run, model: RefragModel, replicas: int) -> ContinualBatches:
+        frame = Frame.of(model, self.settings.rung_shares)
+        source = TextSource(run.train, self.settings.text, frame)
+        return ContinualBatches(self.settings, source, run.recipe.seed, replicas)
+
+
+@dataclass(frozen=True)
+class _Questions(_WeightStage):
+    """Questions over passages, beside running text."""
+
+    settings: QuestionSettings
+    name: StageName = "questions"
+    follows: tuple[StageName, ...] = ("continual",)
+
+    def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
+        frame = Frame.of(model, self.settings.rung_shares)
+        return _question_batches(run, self.settings, model, frame, replicas)
+
+
+@dataclass(frozen=True)
+class _Twin(_WeightStage):
+    """The plain twin: the decoder alone, from its base, with everything as text."""
+
+    settings: TwinSettings
+    name: StageName = "twin"
+
+    def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
+        frame = Frame.of(model, [1.0] * len(model.config.rungs))
+        return _question_batches(run, self.settings, model, frame, replicas)
+
+    def freeze(self, model: RefragModel) -> None:
+        super().freeze(model)
+        model.encoder.requires_grad_(False)
+        model.projector.requires_grad_(False)
+
+    def measure(self, run: Run, model: RefragModel) -> dict[str, float]:
+        return quick_text_loss(model, run.validation)
+
+
+@dataclass(frozen=True)
+class _Policy(_Stage):
+    """The learned policies."""
+
+    settings: PolicySettings
+    name: StageName = "policy"
+    follows: tuple[StageName, ...] = ("questions", "continual")
+
+    def work(self, run: Run, start: str | Path | None, folder: Path, compiled: bool) -> None:
+        if start is None:
+            msg = "policies are trained for a checkpoint; run another stage first or --start-from"
+            raise TrainingError(msg)
+        if os.environ.get("RANK", "0") == "0":  # minutes on one GPU: not worth several
+            train_policies(
+                start,
+                self.settings,
+                train=run.train,
+                validation=run.validation,
+                questions=run.questions,
+                folder=folder,
+                seed=run.recipe.seed,
+            )
+
+
 def run_stage(
-    stage: Stage,
-    recipe: Recipe,
+    name: StageName,
+    run: Run,
     *,
-    train: TokenisedCorpus,
-    validation: TokenisedCorpus,
-    questions: QuestionSet | None = None,
-    folder: str | Path,
     start_from: str | Path | None = None,
     compiled: bool | None = None,
 ) -> Path:
     """Runs a stage to its end, going on where a killed run stopped.
 
     Args:
-        stage: Which stage.
-        recipe: Settings of the whole run.
-        train: Training text.
-        validation: Held-out text.
-        questions: For the recipe's conversations.
-        folder: Of the whole run; the stage works in ``folder/stage``.
-        start_from: Checkpoint to start from. The default is what the stage before left in
-            ``folder``, or untrained adapters for the first stage.
-        compiled: Compile the decoder layers; by default on CUDA.
+        name: Which stage.
+        run: Recipe, data and folder.
+        start_from: Checkpoint to start from. The default is what the stage before left in the
+            folder of the run, or the base decoder.
+        compiled: Compile the layers; by default on CUDA.
 
     Returns:
-        The folder of the finished model, ``folder/stage/model``.
+        The folder of the finished model.
 
     Raises:
-        TrainingError: If the recipe has no settings for the stage.
+        TrainingError: If the recipe has no settings for the stage, its model cannot be trained,
+            or the stage needs questions that are not there.
     """
-    work = Path(folder) / stage
-    finished = work / "model"
-    if finished.is_dir():
-        _logger.info("%s is finished: %s", stage, finished)
-        return finished
-    if stage not in recipe.stages:
-        msg = f"the recipe has no [{stage}] table; add one to run this stage"
+    if name != "policy" and not run.recipe.model.encoder_layers:
+        msg = (
+            "training needs an encoder made of the decoder's layers; set encoder_layers in the "
+            "recipe's [model] (other encoders load and serve, but are not trained)"
+        )
         raise TrainingError(msg)
-    if not recipe.model.contextual:
-        msg = "training encodes whole passages; set contextual = true in the recipe's [model]"
+    if compiled is None:
+        compiled = torch.cuda.is_available()
+    return _stage(name, run.recipe).run(run, start_from, compiled)
+
+
+def _stage(name: StageName, recipe: Recipe) -> _Stage:
+    if name == "continual" and recipe.continual is not None:
+        return _Continual(recipe.continual)
+    if name == "questions" and recipe.questions is not None:
+        return _Questions(recipe.questions)
+    if name == "twin" and recipe.twin is not None:
+        return _Twin(recipe.twin)
+    if name == "policy" and recipe.policy is not None:
+        return _Policy(recipe.policy)
+    msg = f"the recipe has no [{name}] table; add one to run this stage"
+    raise TrainingError(msg)
+
+
+def _question_batches(
+    run: Run, settings: TwinSettings, model: RefragModel, frame: Frame, replicas: int
+) -> QuestionBatches:
+    if run.questions is None:
+        msg = (
+            "this stage trains on questions; prepare some with `refrag train questions` and pass "
+            "--questions"
+        )
         raise TrainingError(msg)
-    if recipe.policy is not None and stage == "policy":
-        if os.environ.get("RANK", "0") == "0":  # minutes on one GPU: not worth several
-            train_policies(
-                start_from or _left_by_the_stage_before(stage, recipe, Path(folder)),
-                recipe.policy,
-                train=train,
-                validation=validation,
-                questions=questions,
-                folder=work,
-                seed=recipe.seed,
-            )
-        return finished
-    set_seed(recipe.seed)
-    on_cuda = torch.cuda.is_available()
-    settings = getattr(recipe, stage)
-    model = _starting_model(stage, recipe, Path(folder), start_from)
-    attach_adapters(model, recipe.lora)
-    for name, parameter in model.decoder.named_parameters():
-        parameter.requires_grad_("lora_" in name and settings.adapter_lr(name) > 0)
-    if on_cuda:
-        store_frozen_in_bfloat16(model.decoder)
-    trainer = StageTrainer(
-        TrainingModel(
-            model,
-            settings.distillation,
-            settings.alignment,
-            settings.context_alignment,
-            settings.next_token,
-            base_teacher=settings.base_teacher,
-            fold_at_once=not settings.gradient_checkpointing,  # for want of memory
-        ),
-        PlannedBatches(
-            train,
-            _PLANS[stage](settings, recipe.seed),
-            model,
-            settings.positions,
-            recipe.seed,
-            questions,
-            with_full_text=settings.reads_full_text,
-            base_teacher=settings.base_teacher,
-            replicas=int(os.environ.get("WORLD_SIZE", "1")),  # as the launcher says
-        ),
-        settings,
-        work,
-        validation=validation,
-        compiled=on_cuda if compiled is None else compiled,
-    )
-    checkpoint = last_complete_checkpoint(work)
-    if checkpoint is not None:
-        _logger.info("resuming %s from %s", stage, checkpoint.name)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.is_world_process_zero():
-        trainer.state.save_to_json(str(work / "log.json"))
-        model.save_pretrained(finished)
-    trainer.accelerator.wait_for_everyone()
-    return finished
-
-
-def _starting_model(
-    stage: Stage, recipe: Recipe, folder: Path, start_from: str | Path | None
-) -> RefragModel:
-    if start_from is not None:
-        return RefragModel.for_training(start_from)
-    if stage == recipe.stages[0]:
-        return RefragModel.from_base(recipe.model)
-    return RefragModel.for_training(_left_by_the_stage_before(stage, recipe, folder))
-
-
-def _left_by_the_stage_before(stage: Stage, recipe: Recipe, folder: Path) -> Path:
-    before = recipe.stages[recipe.stages.index(stage) - 1]
-    return folder / before / "model"
+    run.questions.corpus.check(model.tokenizer)
+    questions = run.questions.without(settings.held_out)
+    source = TextSource(run.train, settings.text, frame)
+    return QuestionBatches(settings, questions, source, run.recipe.seed, replicas)

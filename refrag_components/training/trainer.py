@@ -1,11 +1,12 @@
-"""The training loop of stages 1 to 3: transformers' Trainer around a REFRAG model."""
+"""The training loop of the stages that change weights: transformers' Trainer around the model."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,64 +14,69 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import SequentialSampler
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from refrag_components.corpus import TokenisedCorpus
-from refrag_components.evaluation.continuation.recovery import quick_recovery
-from refrag_components.training.callbacks import Clock, Fading
+from refrag_components.checking import parse_json
+from refrag_components.corpus import Batch
+from refrag_components.training.callbacks import Clock
 from refrag_components.training.objective import TrainingModel
-from refrag_components.training.plans import PlannedBatches
+from refrag_components.training.optimizer import MuonAdamW
 from refrag_components.training.progress import Progress
-from refrag_components.training.recipe import StageSettings
+from refrag_components.training.settings import StageSettings
 from refrag_components.weights.loading import quietly
 
 __all__ = ["StageTrainer", "last_complete_checkpoint"]
 
 _WEIGHTS = "trained.safetensors"
 _PROGRESS = "progress.json"
+_STEP = "step"  # under which the loader hands over the batches of a step
+_LARGEST_GRADIENT = 1.0
 
 
 class StageTrainer(Trainer):
     """Runs one stage; a killed run goes on from its last complete checkpoint.
 
-    Checkpoints hold what trains (adapters and projector), not the base weights.
+    A step adds up the weighted losses of several batches. Checkpoints of a running stage hold what
+    trains, in float32.
 
     Args:
         model: Model and loss.
-        batches: One batch a step, in order.
+        batches: The batches of each step, in order.
         settings: The stage's settings.
         folder: Where checkpoints and the log go.
-        validation: Held-out text for evaluations.
-        compiled: Compile the decoder layers (worth it on CUDA).
+        measure: Measures the model on held-out text, for the log.
+        seed: Of what the model itself draws, if it does.
+        compiled: Compile the layers (worth it on CUDA).
     """
 
     def __init__(
         self,
         model: TrainingModel,
-        batches: PlannedBatches,
+        batches: Dataset[tuple[Batch, ...]],
         settings: StageSettings,
         folder: Path,
         *,
-        validation: TokenisedCorpus,
+        measure: Callable[[], dict[str, float]],
+        seed: int,
         compiled: bool = False,
     ) -> None:
         self._began = time.monotonic()
         self._training = model
         self._settings = settings
-        self._batches = batches
-        self._validation = validation
+        self._measure = measure
         on_cuda = torch.cuda.is_available()
-        workers = min(8, (os.cpu_count() or 1) - 1) if on_cuda else 0
+        workers = min(12, (os.cpu_count() or 1) - 1) if on_cuda else 0
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=settings.steps,
             per_device_train_batch_size=1,
             bf16=on_cuda,
+            max_grad_norm=_LARGEST_GRADIENT,
             logging_steps=10,
             save_steps=settings.save_every,
             save_total_limit=2,
-            eval_strategy="steps",
+            eval_strategy="steps" if settings.evaluate_every else "no",
             eval_steps=settings.evaluate_every,
             remove_unused_columns=False,
             dataloader_num_workers=workers,
@@ -79,7 +85,7 @@ class StageTrainer(Trainer):
             logging_nan_inf_filter=False,  # it waits for the GPU at every step
             ddp_find_unused_parameters=False,  # it waits for the GPU too; see TrainingModel
             report_to="none",
-            seed=batches.seed,
+            seed=seed,
             use_cpu=not on_cuda,
         )
         # One process drives one GPU; `accelerate launch` starts a process for each.
@@ -89,12 +95,11 @@ class StageTrainer(Trainer):
             args=arguments,
             train_dataset=batches,
             eval_dataset=batches,
-            data_collator=lambda items: dict(vars(items[0])),
+            data_collator=_as_item,
         )
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over a fixed number of tokens
+        model.place_teacher(arguments.device)
         self._progress = Progress(settings.steps, settings.max_seconds)
         self.add_callback(Clock(self._progress))
-        self.add_callback(Fading(model, settings.context_alignment, self._progress))
         if settings.gradient_checkpointing:
             with quietly():  # renamed in transformers 5.24
                 model.refrag.decoder.gradient_checkpointing_enable({"use_reentrant": False})
@@ -102,46 +107,43 @@ class StageTrainer(Trainer):
             model.compile_layers()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW: rates for A and B of the decoder's adapters, one for encoder and projector."""
-        settings = self._settings
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self._training.refrag.decoder.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault(settings.adapter_lr(name), []).append(parameter)
-        groups.setdefault(settings.encoder_lr, []).extend(self._training.encoding_parameters())
-        self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
-            weight_decay=0.0,
-            betas=(0.9, 0.98),
-            fused=torch.cuda.is_available(),
-        )
+        """Muon for all matrices that train, AdamW for everything else."""
+        trained = [p for p in self._training.parameters() if p.requires_grad]
+        self.optimizer = MuonAdamW(trained, lr=self._settings.learning_rate)
         return self.optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
-        """Linear warm-up, then cosine to zero (paper, appendix B.2)."""
-        warm_up = round(self._settings.warmup * num_training_steps)
+        """Linear warm-up, a constant rate, and a linear fall to zero at the end."""
+        settings = self._settings
 
         def share(step: int) -> float:
-            at = self._progress.at(step)
-            if at < warm_up:
-                return at / warm_up
-            falling = (at - warm_up) / max(num_training_steps - warm_up, 1)
-            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * falling)))
+            rising = (step + 1) / settings.warm_up if settings.warm_up else 1.0
+            falling = self._progress.left(step) / settings.decay if settings.decay else 1.0
+            return min(1.0, rising, falling)
 
         self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), share)
         return self.lr_scheduler
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> SequentialSampler:
-        return SequentialSampler(self._batches)
+        dataset: Any = self.train_dataset
+        return SequentialSampler(dataset)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Loss and gradients of one batch."""
-        try:
-            return super().training_step(*args, **kwargs)
-        finally:
-            self._training.forget_batch()
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        """Losses and gradients of the batches of one step; returns the weighted sum."""
+        model.train()
+        batches: Sequence[Batch] = inputs[_STEP]
+        total = torch.zeros((), device=self.args.device)
+        for i, batch in enumerate(batches):
+            batch = batch.to(self.args.device, non_blocking=True)
+            last = i == len(batches) - 1
+            # Processes that train together add up their gradients once per step.
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss = model(batch) * batch.weight
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs beside the loss what it is made of, means over the batches since the last time.
@@ -155,21 +157,16 @@ class StageTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measures recovery on a few held-out windows at every k of the stage."""
-        refrag, validation = self._training.refrag, self._validation
+        """Measures the model on a few held-out windows."""
         with torch.compiler.set_stance("force_eager"):  # a few windows are not worth compiling for
-            metrics = {
-                f"eval_{name}": value
-                for k in sorted(set(self._settings.chunk_sizes))
-                for name, value in quick_recovery(refrag, validation, k).items()
-            }
+            metrics = {f"eval_{name}": value for name, value in self._measure().items()}
         self.log(metrics)
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_state(self._training), folder / _WEIGHTS)
+        save_file(_trained_state(self._training), folder / _WEIGHTS)
         progress = json.dumps({"elapsed": self._progress.elapsed})
         (folder / _PROGRESS).write_text(progress + "\n", encoding="utf-8")
 
@@ -181,7 +178,12 @@ class StageTrainer(Trainer):
         self._training.load_state_dict(state, strict=False)
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
+def _as_item(items: Sequence[tuple[Batch, ...]]) -> dict[str, tuple[Batch, ...]]:
+    """The batches of a step; the loader takes one step at a time."""
+    return {_STEP: items[0]}
+
+
+def _trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that train, by name."""
     return {
         name: parameter.detach().contiguous()
@@ -201,8 +203,8 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     )
     for checkpoint in found:
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            parse_json((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             continue
         return checkpoint
     return None

@@ -38,7 +38,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     """
     with redirect_stderr(io.StringIO()):  # a progress bar that transformers has no switch for
         quantised = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
         )
     config = quantised.config
     if hasattr(config, "quantization_config"):  # only later releases of transformers set it

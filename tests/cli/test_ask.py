@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from rich.text import Text
 
 from refrag_components.cli import ask
@@ -51,6 +52,23 @@ def test_a_budget_of_positions_is_kept(refrag: Run, index: Path, tiny_folder: Pa
     assert int(positions[1]) <= 30
 
 
+@pytest.mark.parametrize("budget", [2, 0.25])
+def test_the_rest_may_be_dropped(
+    refrag: Run, index: Path, tiny_folder: Path, budget: float
+) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--rest", "drop", "--budget", budget)
+    result = refrag("ask", index, QUESTION, *options)
+    counts = re.search(
+        r"(\d+) of (\d+) chunks expanded, (\d+) compressed, (\d+) dropped", result.stderr
+    )
+    assert counts is not None
+    expanded, chunks, compressed, dropped = map(int, counts.groups())
+    assert compressed == 0
+    assert dropped == chunks - expanded > 0
+    result = refrag("ask", index, QUESTION, "--model", "no-such-model", "--rest", "delete")
+    assert result.stderr.startswith("Error: rest 'delete' is not 'compress' or 'drop'")
+
+
 def test_explain_shows_every_chunk(refrag: Run, index: Path, tiny_folder: Path) -> None:
     options = ("--model", tiny_folder, "--max-tokens", 2, "--explain")
     result = refrag("ask", index, QUESTION, *options)
@@ -58,6 +76,17 @@ def test_explain_shows_every_chunk(refrag: Run, index: Path, tiny_folder: Path) 
     assert HARBOUR in re.sub(r"[«»\[\]]", "", shown)
     assert "«" in shown and "[" in shown
     assert f"Question: {QUESTION}" in shown
+    labels = re.findall(r"^(\d)\. (.+), score (-?\d\.\d\d)$", shown, re.MULTILINE)
+    assert [number for number, _, _ in labels] == ["1", "2"]
+    assert {Path(source).name for _, source, _ in labels} == {"harbour.md", "lighthouse.txt"}
+
+
+def test_explained_chunks_have_brackets_where_there_is_no_colour(
+    refrag: Run, index: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask, "output", Console(force_terminal=True, no_color=True))
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--explain")
+    assert "«" in refrag("ask", index, QUESTION, *options).stdout
 
 
 def test_explained_chunks_have_colours_and_neighbours_differ() -> None:

@@ -39,7 +39,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(tiny_model: RefragModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "valid"
-    prepare_corpus(["\n\n".join(TEXT)] * 16, tiny_model, folder)
+    prepare_corpus(["\n\n".join(TEXT)] * 16, tiny_model.tokenizer, folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.codecs import CODECS
 from tests.cli.conftest import Run
 from tests.fake_model import FakeModel
-from tests.text.test_documents import pdf
+from tests.made_files import pdf
 
 
 def test_a_folder_is_indexed_and_what_was_done_is_told(
@@ -117,7 +117,7 @@ def test_a_folder_without_readable_files_is_told_before_the_model_loads(
     (tmp_path / "docs" / "image.png").touch()
     result = refrag("index", tmp_path / "docs", "--model", "no-such-model")
     assert result.exit_code == 1
-    assert "docs holds no file of a supported type: .htm, " in result.stderr
+    assert "docs holds no file that can be read: text, " in result.stderr
 
 
 def test_a_folder_with_other_files_is_not_taken_for_an_index(refrag: Run, docs: Path) -> None:
@@ -168,3 +168,60 @@ def test_pdfs_are_indexed_without_pypdfs_remarks(
         result = refrag("index", docs, "--out", tmp_path / "index", "--model", tiny_folder)
     assert "3 added" in result.stdout
     assert not [record for record in caplog.records if record.name.startswith("pypdf")]
+
+
+def test_several_folders_and_single_files_go_into_one_index(
+    refrag: Run, docs: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    (other / "drafts").mkdir(parents=True)
+    (other / "drafts" / "b.txt").write_text("A draft.")
+    (other / "a.txt").write_text("The mole is of granite.")
+    (tmp_path / "README").write_text("About the ports.")
+    index = tmp_path / "index"
+    options = ("--out", index, "--model", tiny_folder, "--exclude", "drafts")
+    result = refrag("index", docs, other, tmp_path / "README", *options)
+    assert "4 added" in result.stdout
+    listed = refrag("info", index, "--documents").stdout.split()
+    assert sorted(Path(path).name for path in listed) == [
+        "README", "a.txt", "harbour.md", "lighthouse.txt",
+    ]  # fmt: skip
+
+
+def test_every_skipped_and_doubtful_file_can_be_listed(
+    refrag: Run, docs: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (docs / name).write_bytes(b"\0")
+    (docs / "old.txt").write_bytes("Le port a été creusé en 1907.".encode("cp1252"))
+    report = tmp_path / "report.tsv"
+    options = ("--out", tmp_path / "index", "--model", tiny_folder)
+    result = refrag("index", docs, *options, "--verbose", "--report", report)
+    assert "3 files skipped, 1 doubtful" in result.stdout
+    assert result.stderr.count("Skipped: ") == 3
+    assert "old.txt was read as cp1252" in result.stderr
+    lines = [line.split("\t") for line in report.read_text().splitlines()]
+    assert [Path(path).name for path, _ in lines] == ["a.png", "b.png", "c.png", "old.txt"]
+    assert lines[0][1] == "is of a type that is not read (.png)"
+
+
+def test_the_last_document_can_go(refrag: Run, docs: Path, index: Path) -> None:
+    for path in docs.iterdir():
+        path.unlink()
+    result = refrag("index", docs, "--out", index)
+    assert "2 removed" in result.stdout
+    assert refrag("info", index, "--documents").stdout == ""
+
+
+def test_a_stopped_run_says_how_to_go_on(
+    refrag: Run, docs: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RefragIndex, "add_folder", stop)
+        result = refrag("index", docs, "--out", index)
+    assert result.exit_code == 130
+    assert "run the same command to continue" in result.stderr
+    assert "2 unchanged" in refrag("index", docs, "--out", index).stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,32 @@ def test_an_index_keeps_to_its_store(refrag: Run, docs: Path, index: Path, url: 
         assert "its own folder; use that store" in result.stderr
         assert "Loading" not in result.stderr
     assert "store           in the folder" in refrag("info", index).stdout
+
+
+@pytest.mark.parametrize("named", ["somebody/model", "folder"])
+def test_a_model_that_only_the_folder_names_is_not_loaded(
+    refrag: Run, index: Path, tiny_folder: Path, tmp_path: Path, named: str
+) -> None:
+    name = str(shutil.copytree(tiny_folder, tmp_path / "m")) if named == "folder" else named
+    path = index / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": name}))
+    result = refrag("ask", index, "When was the harbour dug?", "--max-tokens", 1)
+    assert result.exit_code == 1
+    assert f"name it once with --model {name}" in result.stderr.replace("\n", " ")
+    assert "Loading" not in result.stderr
+    if named == "folder":
+        for options in (("--model", name), ()):
+            result = refrag("ask", index, "When was the harbour dug?", "--max-tokens", 1, *options)
+            assert result.exit_code == 0, result.output
+
+
+def test_a_store_that_only_the_folder_names_is_refused_before_the_model_loads(
+    refrag: Run, docs: Path, index: Path, url: str
+) -> None:
+    path = index / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"store": url}))
+    for arguments in (("index", docs, "--out", index), ("ask", index, "When?")):
+        result = refrag(*arguments)
+        assert result.exit_code == 1
+        assert "nobody has named" in result.stderr
+        assert "Loading" not in result.stderr

@@ -16,19 +16,31 @@ RECIPE = """
 [model]
 decoder = "{decoder}"
 encoder = "{encoder}"
+encoder_layers = 1
 chunk_size = 4
-
-[reconstruction]
-steps = 2
-positions = 128
-chunk_sizes = [4]
-reconstruction_tokens = 16
+max_chunk_size = 4
+token_mlp = 0
 
 [continual]
 steps = 2
-positions = 512
-chunk_sizes = [4]
-context_tokens = [64]
+learning_rate = 1e-3
+mix = [{{ windows = 1 }}]
+
+[continual.text]
+shapes = [{{ passages = 1, tokens = 64 }}]
+output_tokens = 16
+"""
+
+QUESTIONS = """
+[questions]
+steps = 2
+learning_rate = 1e-3
+positions = 300
+kind_shares = { compressed = 1.0 }
+mix = [{ windows = 1 }]
+
+[questions.text]
+shapes = [{ passages = 1, tokens = 64 }]
 output_tokens = 16
 """
 
@@ -49,8 +61,7 @@ def folder(tiny_base: tuple[Path, Path], tmp_path: Path) -> Path:
 def test_questions_are_prepared_and_trained_on(folder: Path) -> None:
     recipe = folder / "recipe.toml"
     with recipe.open("a") as file:
-        file.write("\n[finetuning]\nsteps = 2\npositions = 512\nchunk_sizes = [4]\n")
-        file.write("context_tokens = [64]\noutput_tokens = 16\nconversation_share = 1.0\n")
+        file.write(QUESTIONS)
     question = {"id": "1", "question": "What fell?", "answers": ["rain"], "gold": ["p"]}
     question["passages"] = [{"id": "p", "text": TEXT[2]}, {"id": "o", "text": TEXT[1]}]
     (folder / "questions.jsonl").write_text(json.dumps(question) + "\n")
@@ -67,7 +78,7 @@ def test_questions_are_prepared_and_trained_on(folder: Path) -> None:
     assert "refrag train questions" in output
     code, output = invoke(*run, "--max-seconds", 600, "--questions", folder / "questions")
     assert code == 0, output
-    assert (folder / "run" / "finetuning" / "model" / "config.json").is_file()
+    assert (folder / "run" / "questions" / "model" / "config.json").is_file()
     (folder / "bad.jsonl").write_text('{"question": "What?"}\n')
     code, output = invoke("questions", folder / "bad.jsonl", *data, folder / "bad")
     assert code == 1
@@ -118,7 +129,7 @@ def test_wrong_names_are_named(folder: Path) -> None:
         *("--validation", folder / "nowhere", "--out", folder / "run", "--stage", "polishing"),
     )
     assert code == 1
-    assert "stages are reconstruction, continual" in output
+    assert "stages are continual, questions, twin, policy" in output
     code, output = invoke("prepare", folder / "x", "--recipe", folder / "no.toml", "--out", folder)
     assert code == 1
     assert "cannot read the recipe" in output

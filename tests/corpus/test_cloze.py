@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ from refrag_components.corpus import (
     batch_logits,
     cloze,
     cut_windows,
-    prepare_corpus,
 )
 from refrag_components.corpus.cloze import ask_for_gaps
 from refrag_components.modeling import RefragModel
@@ -167,17 +166,10 @@ def test_a_decoder_without_a_chat_template_is_asked_in_lines() -> None:
 
 @pytest.mark.parametrize("expanded", [0.0, 0.5, 1.0])
 def test_only_the_answers_to_questions_about_the_context_count(
-    tiny_model: RefragModel, tmp_path: Path, expanded: float
+    layered_model: RefragModel, corpus: TokenisedCorpus, expanded: float
 ) -> None:
-    prepare_corpus([*TEXT, " ".join(TEXT)] * 3, tiny_model, tmp_path / "prepared")
-    corpus = TokenisedCorpus.load(tmp_path / "prepared")
     spec = WindowSpec(
-        chunk_size=4,
-        passages=2,
-        passage_tokens=40,
-        output_tokens=120,
-        expanded=expanded,
-        cloze=True,
+        passages=2, passage_tokens=40, output_tokens=0, asked=160, expanded=expanded, run=16
     )
     assert spec.span == 80
     starts = np.array([3, 20, 40])
@@ -185,28 +177,43 @@ def test_only_the_answers_to_questions_about_the_context_count(
         corpus,
         starts,
         spec,
-        encoder=tiny_model.encoder,
-        separator=tiny_model.first_token_id,
+        chunk_size=4,
+        rungs=(4, 8, 16),
+        own_rungs=[4, 8, 16],
+        separator=0,
         rng=np.random.default_rng(0),
-        form=ClozeForm.of(tiny_model.tokenizer),
+        form=ClozeForm.of(layered_model.tokenizer),
     )
-    assert batch.context_labels is None
-    assert batch.answer_index is not None
-    flat = batch.labels.flatten()
-    assert flat[batch.answer_index].tolist() == flat[flat != IGNORED].tolist()
     answers = 0
+    width = batch.token_ids.shape[1]
     for row, start in enumerate(starts):
-        context = str(tiny_model.tokenizer.decode(corpus.tokens[start : start + 80]))
-        said = batch.labels[row][batch.labels[row] != IGNORED].tolist()
-        *texts, rest = str(tiny_model.tokenizer.decode(said)).split("<|im_end|>")
+        context = str(layered_model.tokenizer.decode(corpus.tokens[start : start + 80]))
+        own = batch.label_index // width == row
+        *texts, rest = str(layered_model.tokenizer.decode(batch.labels[own])).split("<|im_end|>")
         assert texts
         assert not rest
         assert all(text in context for text in texts)
         answers += len(texts)
         # Each label is the token that stands at the next position.
-        inputs = batch.token_ids[row, -120:].tolist()
-        assert inputs[0] == tiny_model.first_token_id
-        for place, label in enumerate(batch.labels[row, :-1].tolist()):
-            assert label in (IGNORED, inputs[place + 1])
+        places = batch.label_index[own] % width
+        following = batch.token_ids[row][(places + 1).clamp(max=width - 1)]
+        assert torch.equal(following[:-1], batch.labels[own][:-1])
     assert answers > 3
-    assert batch_logits(tiny_model, batch).shape[:2] == batch.labels.shape
+    with torch.inference_mode():
+        assert len(batch_logits(layered_model, batch)) == len(batch.labels)
+
+
+def test_a_window_without_words_asks_nothing(tiny_model: RefragModel) -> None:
+    ids = np.array(tiny_model.tokenizer("((;--)) - (!) ..." * 9).input_ids)
+    batch = cut_windows(
+        TokenisedCorpus(ids, ""),
+        np.array([0]),
+        WindowSpec(passages=1, passage_tokens=40, output_tokens=0, asked=100),
+        chunk_size=4,
+        rungs=(4,),
+        own_rungs=[4],
+        separator=0,
+        rng=np.random.default_rng(0),
+        form=ClozeForm.of(tiny_model.tokenizer),
+    )
+    assert len(batch.labels) == batch.predicted == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
@@ -67,6 +70,63 @@ def test_expanded_chunks_are_exactly_their_tokens(tiny_model: RefragModel) -> No
     torch.testing.assert_close(rows[2 : 2 + k], tiny_model.token_embeddings(ids[k : 2 * k]))
     tail = ids[(len(choice) - 1) * k :]
     torch.testing.assert_close(rows[-len(tail) :], tiny_model.token_embeddings(tail))
+
+
+def test_each_passage_is_read_on_its_own_rung(layered_model: RefragModel) -> None:
+    first = TextSegment(np.array([layered_model.first_token_id]))
+    vectors = layered_model.encode_passages(TEXT[:4])
+    rungs = (16, 4, 0, 8)
+    segments = [
+        PassageSegment(own, np.zeros(own.n_chunks, bool), rung)
+        for own, rung in zip(vectors, rungs, strict=True)
+    ]
+    tokens = np.arange(vectors[3].n_chunks) < 2  # the first group of the last passage
+    segments[3] = PassageSegment(vectors[3], tokens, 8)
+    layouts = [Layout((first, *segments)), Layout((first, segments[1], first, segments[0]))]
+    rows = embed_layouts(layered_model, layouts).inputs_embeds
+    tables = {
+        rung: layered_model.chunk_embeddings([own], rung)
+        for own, rung in zip(vectors, rungs, strict=True)
+        if rung
+    }
+    text = layered_model.token_embeddings(vectors[3].token_ids[:8])
+    expected = torch.cat([tables[16], tables[4], text, tables[8][1:]])
+    torch.testing.assert_close(rows[0, -len(expected) :], expected)
+    assert layouts[0].n_positions == 1 + len(expected)
+    torch.testing.assert_close(rows[1, -len(tables[16]) :], tables[16])
+
+
+class _Waits(TorchDispatchMode):
+    """Notes what makes a host wait for its device: operations that read values from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        by_mask = any(i is not None and i.dtype == torch.bool for i in indices)
+        if by_mask or name in ("nonzero", "masked_select", "_local_scalar_dense", "item", "equal"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("expand", [0.0, 0.5])
+def test_nothing_waits_for_the_device_from_the_vectors_to_the_logits(
+    layered_model: RefragModel, expand: float
+) -> None:
+    layout = Layout(
+        (
+            text_segment(layered_model, "Where is the harbour?"),
+            *(segment(layered_model, text, expand) for text in TEXT),
+        )
+    )
+    with torch.inference_mode(), _Waits() as waits:
+        DecoderBatch(layered_model, embed_layouts(layered_model, [layout]))
+    assert waits.found == []
 
 
 @pytest.mark.parametrize("expand", [0.0, 1.0])

@@ -1,13 +1,72 @@
+"""Positions of a layout: tokens, chunk embeddings on any rung, and what is dropped."""
+
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from refrag_components.engines.layout import Layout
+from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.modeling import RefragModel
+from refrag_components.vectors import ChunkVectors
 from tests.engines.layouts import segment
 from tests.tiny import TEXT
+
+K = 4
+
+
+def passage(n_tokens: int) -> ChunkVectors:
+    n_chunks = -(-n_tokens // K)
+    return ChunkVectors(np.ones((n_chunks, 2), np.float32), np.arange(n_tokens), K, "beef")
 
 
 def test_a_layout_cannot_begin_with_a_chunk_embedding(tiny_model: RefragModel) -> None:
     with pytest.raises(ValueError, match="begin with a token"):
         Layout((segment(tiny_model, TEXT[0], 0.0),))
+
+
+def test_a_layout_may_begin_where_chunks_were_dropped() -> None:
+    expanded = np.array([False, True, False])
+    layout = Layout((PassageSegment(passage(10), expanded, 0),))
+    assert (layout.n_positions, layout.n_expanded, layout.n_compressed) == (4, 1, 0)
+    with pytest.raises(ValueError, match="begin with a token"):
+        Layout((PassageSegment(passage(10), expanded),))
+
+
+def test_neighbouring_chunks_share_an_embedding_on_a_coarser_rung() -> None:
+    expanded = np.array([False, False, True, True, False])
+    segment = PassageSegment(passage(19), expanded, 2 * K)
+    assert segment.positions.tolist() == [1, 0, 4, 4, 1]
+    assert (segment.n_positions, segment.n_compressed) == (10, 3)
+
+
+def test_a_rung_is_a_multiple_of_the_chunk_size() -> None:
+    for rung in (6, -4):
+        with pytest.raises(ValueError, match="multiple of the chunk size 4"):
+            PassageSegment(passage(8), np.zeros(2, bool), rung)
+
+
+def test_a_group_of_chunks_is_not_cut() -> None:
+    with pytest.raises(ValueError, match="2 chunks expand together"):
+        PassageSegment(passage(19), np.array([False, True, False, False, False]), 2 * K)
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=6),
+    st.integers(1, K),
+    st.sampled_from([0, 1, 2, 4]),
+)
+def test_every_chunk_is_read_as_text_or_in_an_embedding_or_dropped(
+    groups: list[bool], last: int, group: int
+) -> None:
+    """The text before it is a layout's, so that anything may follow."""
+    vectors = passage((len(groups) * max(group, 1) - 1) * K + last)
+    expanded = np.repeat(groups, max(group, 1))
+    own = PassageSegment(vectors, expanded, group * K)
+    layout = Layout((TextSegment(np.array([1])), own))
+    text = int(vectors.chunk_lengths[expanded].sum())
+    embeddings = groups.count(False) if group else 0
+    assert layout.context_positions == text + embeddings == layout.n_positions - 1
+    assert layout.n_compressed == (int((~expanded).sum()) if group else 0)
+    assert layout.context_tokens == vectors.n_tokens

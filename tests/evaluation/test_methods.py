@@ -9,9 +9,12 @@ from refrag_components.evaluation.methods import (
     GOLD,
     METHODS,
     NONE,
+    AllCompressed,
     Drop,
     FewerPassages,
     Keep,
+    Ladder,
+    LadderText,
     LastTokens,
     SameText,
     default_methods,
@@ -34,8 +37,25 @@ def test_all_rows_are_there_once() -> None:
     assert at_0 == [LastTokens(), FewerPassages(), *(SameText(name, 0.0) for name in SELECTIONS)]
 
 
+def test_a_ladder_adds_rows_for_its_rungs_and_numbers_of_positions() -> None:
+    methods = default_methods(("random",), (0.1,), positions=(50,), rungs=(16, 32))
+    assert [m for m in methods if m.rung] == [
+        AllCompressed(16),
+        AllCompressed(32),
+        Keep("random", 0.1, 16),
+        Keep("random", 0.1, 32),
+    ]
+    assert [m for m in methods if m.positions] == [Ladder("random", 50), LadderText("random", 50)]
+    assert Keep("random", 0.1, 16).name == "random-0.1-rung-16"
+    assert Ladder("random", 50).label == "50 positions, random"
+    with pytest.raises(EvaluationError, match="at least 2, got 1"):
+        default_methods(positions=(1,))
+    with pytest.raises(UnknownPolicyError, match="choose one of"):
+        Ladder("clairvoyance", 50)
+
+
 def test_rows_are_told_apart_by_name_and_by_label() -> None:
-    methods = default_methods()
+    methods = default_methods(rungs=(16, 32))
     for names in ([m.name for m in methods], [m.label for m in methods]):
         assert len({*names}) == len(names)
 

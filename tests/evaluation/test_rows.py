@@ -14,22 +14,38 @@ from refrag_components.evaluation.methods import (
     FULL,
     GOLD,
     NONE,
+    AllCompressed,
     Drop,
     FewerPassages,
     Keep,
+    Ladder,
+    LadderText,
     LastTokens,
     SameText,
 )
 from refrag_components.evaluation.rows import Prompt
 from refrag_components.modeling.encoded_question import EncodedQuestion
-from refrag_components.policies import PolicyInputs
+from refrag_components.policies import FractionBudget, PolicyInputs
 
 K = 4
 QUESTION, ANSWER, BARE = [1001, 1002], [2001], [3001, 3002]
 SEPARATOR = 900  # of passage i: 900 + i
 
 
-def prompt(tokens: list[int], scores: list[float] | None = None, seed: int = 0) -> Prompt:
+def table(tokens: list[int], rung: int) -> np.ndarray:
+    """The row of each chunk on a rung; the rungs' tables are 1000 rows apart."""
+    counts = [-(-n // rung) for n in tokens]
+    first = 50 + 1000 * (rung // K - 1) + np.cumsum([0, *counts])
+    rows = [first[i] + np.arange(0, n, K) // rung for i, n in enumerate(tokens)]
+    return np.concatenate(rows)
+
+
+def prompt(
+    tokens: list[int],
+    scores: list[float] | None = None,
+    seed: int = 0,
+    rungs: tuple[int, ...] = (K,),
+) -> Prompt:
     """A prompt with passages of so many tokens: token j of passage i is 100 * (i + 1) + j."""
     rng = np.random.default_rng(seed)
     ids, chunk_of, passage_of, between, lengths = [7], [-1], [0], [False], []
@@ -54,7 +70,7 @@ def prompt(tokens: list[int], scores: list[float] | None = None, seed: int = 0) 
         chunk_of=np.array(chunk_of),
         passage_of=np.array(passage_of),
         between=np.array(between),
-        chunk_rows=np.arange(len(lengths)) + 50,
+        chunk_rows={rung: table(tokens, rung) for rung in rungs},
         lengths=np.array(lengths),
         bare_ids=np.array(BARE),
         answer_ids=np.array(ANSWER),
@@ -73,6 +89,12 @@ PROMPTS = st.builds(
     tokens=st.lists(st.integers(1, 19), min_size=1, max_size=6),
     seed=st.integers(0, 1000),
 )
+LADDERS = st.builds(
+    prompt,
+    tokens=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    seed=st.integers(0, 1000),
+    rungs=st.sampled_from([(K,), (K, 2 * K), (K, 2 * K, 4 * K)]),
+)
 FRACTIONS = st.floats(0, 1)
 
 
@@ -84,8 +106,9 @@ def context(row_tokens: np.ndarray) -> list[int]:
 @given(PROMPTS, FRACTIONS)
 def test_drop_reads_exactly_the_chunks_that_keep_expands(example: Prompt, fraction: float) -> None:
     keep, drop = (kind("random", fraction).row(example) for kind in (Keep, Drop))
-    expanded, cut = example.expanded("random", fraction)
-    assert not cut
+    choice = example.chosen("random", FractionBudget(fraction))
+    expanded = choice.expanded
+    assert choice.warnings == ()
     wanted = example.token_ids[example.in_context & expanded[example.chunk_of]].tolist()
     assert context(drop.token_ids) == wanted
     assert context(keep.token_ids[keep.chunk_index < 0]) == wanted
@@ -93,7 +116,7 @@ def test_drop_reads_exactly_the_chunks_that_keep_expands(example: Prompt, fracti
     assert drop.context_positions == len(wanted)
     # In addition, keep has one position for each chunk that drop lacks.
     compressed = keep.chunk_index[keep.chunk_index >= 0].tolist()
-    assert compressed == example.chunk_rows[~expanded].tolist()
+    assert compressed == example.chunk_rows[K][~expanded].tolist()
     assert keep.context_positions == len(wanted) + len(compressed)
 
 
@@ -146,6 +169,51 @@ def test_a_passage_that_is_left_out_takes_its_separator_along(
         assert separators == passages[1:]
         assert row.token_ids[-2:].tolist() == QUESTION
         assert row.answer_ids.tolist() == ANSWER
+
+
+@given(LADDERS, FRACTIONS)
+def test_the_same_runs_expand_on_every_rung(example: Prompt, fraction: float) -> None:
+    drop = Drop("random", fraction).row(example)
+    text = SameText("random", fraction).row(example)
+    rungs = [*example.chunk_rows]
+    positions = []
+    for rung in (None, *rungs):
+        row = Keep("random", fraction, rung).row(example)
+        assert context(row.token_ids[row.chunk_index < 0]) == context(drop.token_ids)
+        embedded = row.chunk_index[row.chunk_index >= 0].tolist()
+        assert len({*embedded}) == len(embedded)
+        hidden = ~example.chosen("random", FractionBudget(fraction)).expanded
+        assert embedded == list(dict.fromkeys(example.chunk_rows[rung or K][hidden].tolist()))
+        positions.append(row.context_positions)
+    assert positions == sorted(positions, reverse=True) or positions[0] == positions[1]
+    assert positions[0] == positions[1] == text.context_positions
+    assert {*context(drop.token_ids)} <= {*context(text.token_ids)}
+
+
+@given(LADDERS)
+def test_everything_compressed_has_a_row_per_rung(example: Prompt) -> None:
+    counts = example.chunks.counts
+    for rung, rows in example.chunk_rows.items():
+        row = AllCompressed(rung).row(example)
+        assert row.chunk_index[row.chunk_index >= 0].tolist() == [*dict.fromkeys(rows.tolist())]
+        assert row.context_positions == sum(-(-counts * K // rung))
+    assert AllCompressed().row(example).token_ids.tolist() == (
+        AllCompressed(K).row(example).token_ids.tolist()
+    )
+
+
+@given(LADDERS, st.integers(2, 300))
+def test_a_number_of_positions_is_filled(example: Prompt, positions: int) -> None:
+    ladder, text = (kind("random", positions).row(example) for kind in (Ladder, LadderText))
+    for row in (ladder, text):
+        assert row.context_positions <= positions
+        assert context(row.token_ids) == sorted(context(row.token_ids))
+        # Embeddings and text in the prompt's order.
+        assert (np.diff(row.prompt_index[row.prompt_index >= 0]) > 0).all()
+        if example.context_tokens <= positions:
+            assert row.token_ids.tolist() == FULL.row(example).token_ids.tolist()
+    assert (text.chunk_index == -1).all()
+    assert {*context(ladder.token_ids[ladder.chunk_index < 0])} <= {*context(text.token_ids)}
 
 
 @given(PROMPTS)

@@ -28,6 +28,7 @@ from refrag_components.policies import (
     PolicyInputs,
     PositionBudget,
     RandomPolicy,
+    Rest,
 )
 from refrag_components.prompts.parts import ControlPart, Message, PassagePart, TextPart
 from refrag_components.prompts.rendering import render
@@ -149,8 +150,141 @@ def test_positions_are_for_all_passages_together(
     assert chunks < report.context_positions <= chunks + 9
     assert report.expanded >= 3
     assert report.budget == chunks + 9
-    with pytest.raises(BudgetError, match=f"{chunks} chunks"):
-        generator.prepare(_request(tiny_model, TEXT, budget=PositionBudget(chunks - 1)))
+
+
+@pytest.mark.parametrize("rest", ["compress", "drop"])
+@pytest.mark.parametrize("positions", [1, 2, 7, 20, 50, 100, 400])
+def test_every_number_of_positions_is_kept(
+    tiny_model: RefragModel, layered_model: RefragModel, positions: int, rest: Rest
+) -> None:
+    for model in (tiny_model, layered_model):
+        generator = RefragGenerator(model, budget=PositionBudget(positions), rest=rest)
+        request = _request(model, TEXT)
+        prepared = generator.prepare(request)
+        report = prepared.report
+        assert report.context_positions <= positions
+        assert report.expanded + report.compressed + report.dropped == report.chunks
+        assert (report.rest, report.budget) == (rest, positions)
+        assert report.compressed == 0 or rest == "compress"
+        assert bool(report.context_positions) == (report.warnings == [])
+        for segment, text in zip(prepared.layout.passages, TEXT, strict=True):
+            assert model.tokenizer.decode(segment.vectors.token_ids) == text
+        (answer,) = generator.generate([request], _PARAMS)
+        if positions == 400:
+            plain = _request(model, TEXT, policy="all")
+            assert answer.text == generator.generate([plain], _PARAMS)[0].text
+            assert report.rate == 1.0
+
+
+def test_passages_are_on_several_rungs(layered_model: RefragModel) -> None:
+    generator = RefragGenerator(layered_model, budget=PositionBudget(24))
+    prepared = generator.prepare(_request(layered_model, [*TEXT, *TEXT[::-1]]))
+    rungs = [segment.rung for segment in prepared.layout.passages]
+    assert {*rungs} == {4, 8, 16, 0}
+    assert prepared.report.dropped > 0
+
+
+def test_a_group_on_a_coarser_rung_is_explained_as_one_position(
+    layered_model: RefragModel,
+) -> None:
+    request = _request(layered_model, [*TEXT, *TEXT[::-1]], budget=PositionBudget(64))
+    generator = RefragGenerator(layered_model)
+    prepared = generator.prepare(request)
+    assert {segment.rung for segment in prepared.layout.passages} > {4}
+    assert prepared.report.dropped == 0
+    spans = generator.explain(prepared)
+    assert "".join(text for text, _ in spans) == "".join(part.text for part in request.parts)
+    marks = [mark for _, mark in spans]
+    tokens = sum(
+        int(segment.vectors.chunk_lengths[segment.expanded].sum())
+        for segment in prepared.layout.passages
+    )
+    assert marks.count(True) == prepared.report.expanded > 0
+    assert marks.count(False) == prepared.report.context_positions - tokens
+
+
+def test_what_is_dropped_is_not_read(tiny_model: RefragModel, generator: RefragGenerator) -> None:
+    request = _request(tiny_model, TEXT, rest="drop")
+    prepared = generator.prepare(request)
+    report = prepared.report
+    assert (report.rest, report.compressed) == ("drop", 0)
+    assert report.expanded == round(0.25 * report.chunks) == report.chunks - report.dropped
+    lengths = np.concatenate([s.vectors.chunk_lengths for s in prepared.layout.passages])
+    expanded = np.concatenate([s.expanded for s in prepared.layout.passages])
+    assert report.context_positions == lengths[expanded].sum()
+    assert report.context_tokens == lengths.sum()
+    kept = generator.prepare(replace(request, rest="compress")).layout
+    np.testing.assert_array_equal(np.concatenate([s.expanded for s in kept.passages]), expanded)
+    with pytest.raises(BudgetError, match="'compress' or 'drop'"):
+        generator.prepare(replace(request, rest="delete"))
+    with pytest.raises(BudgetError, match="'compress' or 'drop'"):
+        RefragGenerator(tiny_model, rest="delete")  # type: ignore[arg-type]
+
+
+class _OneOf(Policy):
+    """The passages at some places are all that matters."""
+
+    name = "one-of"
+
+    def __init__(self, *places: int) -> None:
+        self._places = places
+
+    def scores(self, inputs: PolicyInputs) -> np.ndarray:
+        of = np.repeat(np.arange(len(inputs.passages)), [p.n_chunks for p in inputs.passages])
+        return np.isin(of, self._places).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("places", "read"),
+    [
+        ((0,), "a: {0} b\n\n{3}"),
+        ((1,), "a: {1} b\n\n{3}"),
+        ((0, 2), "a: {0}\n\n{2} b\n\n{3}"),
+        ((), "a:  b\n\n{3}"),
+    ],
+)
+def test_a_dropped_passage_takes_its_separator_along(
+    tiny_model: RefragModel, places: tuple[int, ...], read: str
+) -> None:
+    """Words between passages stay, whatever is dropped."""
+    parts = [PassagePart(text) for text in TEXT[:4]]
+    gap = "\n\n"
+    request = _raw("a: ", parts[0], gap, parts[1], gap, parts[2], " b\n\n", parts[3], rest="drop")
+    chosen = [TEXT[i] for i in (*places, 3)]
+    tokens = sum(len(ids) for ids in tiny_model.tokenizer(chosen).input_ids)
+    generator = RefragGenerator(
+        tiny_model, policy=_OneOf(*places, 3), budget=PositionBudget(tokens)
+    )
+    prepared = generator.prepare(request)
+    ids = [
+        s.token_ids
+        if isinstance(s, TextSegment)
+        else s.vectors.token_ids[s.expanded.repeat(s.vectors.chunk_lengths)]
+        for s in prepared.layout.segments
+    ]
+    expected = read.format(*TEXT[:4])
+    opening = prepared.layout.segments[0]
+    assert tiny_model.tokenizer.decode(np.concatenate(ids)) == expected
+    assert isinstance(opening, TextSegment)
+    spans = generator.explain(prepared)
+    assert "".join(text for text, _ in spans).replace(gap, "") == expected.replace(gap, "")
+    assert all(mark is not False for _, mark in spans)
+
+
+def test_a_prompt_beyond_the_window_needs_a_number_of_positions(
+    tiny_model: RefragModel, generator: RefragGenerator
+) -> None:
+    many = _request(tiny_model, [" ".join(TEXT * 5)] * 6)
+    with pytest.raises(ContextWindowError, match="a number of positions as the budget"):
+        generator.prepare(many)
+    for options in ({"budget": PositionBudget(9999)}, {"rest": "drop"}):
+        prepared = generator.prepare(replace(many, **options), max_tokens=64)
+        assert prepared.layout.n_positions <= tiny_model.window - 64
+        assert prepared.report.dropped > 0
+    assert (
+        "the passages take at most"
+        in generator.prepare(replace(many, budget=PositionBudget(9999))).report.warnings[0]
+    )
 
 
 def test_batch_equals_single_and_stream_equals_generate(tiny_model: RefragModel) -> None:

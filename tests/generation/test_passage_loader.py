@@ -102,9 +102,22 @@ def _nan(row: ChunkVectors) -> ChunkVectors:
     return row
 
 
+def _other_words(row: ChunkVectors) -> ChunkVectors:
+    ids = row.token_ids[::-1]
+    return ChunkVectors(row.vectors, ids, row.chunk_size, row.fingerprint)
+
+
+def _beyond_the_vocabulary(row: ChunkVectors) -> ChunkVectors:
+    ids = row.token_ids.copy()
+    ids[1] = 2**31 - 1
+    return ChunkVectors(row.vectors, ids, row.chunk_size, row.fingerprint)
+
+
 @pytest.mark.parametrize(
     ("spoil", "flaw"),
     [
+        (_other_words, "token ids say something else"),
+        (_beyond_the_vocabulary, "token ids say something else"),
         (_other_fingerprint, "fingerprint beef"),
         (_other_width, "width 23"),
         (_other_chunk_size, "chunks of"),
@@ -133,6 +146,8 @@ def test_a_store_that_fails_costs_time_and_nothing_else(
     tiny_model: RefragModel, reads: bool, writes: bool, error: str
 ) -> None:
     loader = PassageLoader(tiny_model, _BrokenStore(reads=reads, writes=writes))
+    loader.load([PassagePart(TEXT[0])])
+    loader.flush()  # that it cannot be written is known later
     loaded = loader.load([PassagePart(TEXT[0])])[0]
     assert loaded.vectors == tiny_model.encode_passages([TEXT[0]])[0]
     assert not loaded.cached

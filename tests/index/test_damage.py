@@ -29,7 +29,7 @@ def test_the_search_file_is_built_again(
 ) -> None:
     index.add_folder(docs)
     index.close()
-    path = index.folder / "index.faiss"
+    path = index.folder / "search.npy"
     whole = path.read_bytes()
     contents = {
         "empty": b"",
@@ -48,7 +48,7 @@ def test_a_search_file_that_is_behind_catches_up(
     index: RefragIndex, model: FakeModel, docs: Path
 ) -> None:
     index.add_texts(["First."])
-    path = index.folder / "index.faiss"
+    path = index.folder / "search.npy"
     old = path.read_bytes()
     index.add_folder(docs)
     index.remove([str(docs / "rain.md")])
@@ -61,8 +61,8 @@ def test_a_search_file_that_is_behind_catches_up(
 def test_a_search_file_that_cannot_be_written_is_not_a_failure(
     index: RefragIndex, model: FakeModel, docs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (index.folder / "index.faiss").unlink(missing_ok=True)
-    (index.folder / "index.faiss").mkdir()
+    (index.folder / "search.npy").unlink(missing_ok=True)
+    (index.folder / "search.npy").mkdir()
     with caplog.at_level(logging.WARNING):
         index.add_folder(docs)
     assert "cannot be written" in caplog.text
@@ -87,7 +87,7 @@ def test_damaged_search_vectors_are_reported_when_they_are_needed(
     alter(index, f"UPDATE passages SET vector = {vector} WHERE id = 1")
     assert len(index.search("rain")) == 2
     index.close()
-    (index.folder / "index.faiss").unlink()
+    (index.folder / "search.npy").unlink()
     with pytest.raises(StoreError, match="index the documents again"):
         RefragIndex.open(index.folder, model)
 

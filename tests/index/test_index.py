@@ -39,7 +39,8 @@ def test_a_second_run_has_nothing_to_do(
     index.add_folder(docs)
     encoded = len(model.encoded)
     monkeypatch.setattr(
-        "refrag_components.text.documents._text", lambda *_: pytest.fail("a file was read again")
+        "refrag_components.text.documents._extracted",
+        lambda *_: pytest.fail("a file was read again"),
     )
     assert index.add_folder(docs) == AddReport(unchanged=3)
     assert len(model.encoded) == encoded
@@ -120,7 +121,8 @@ def test_the_same_passage_in_two_documents_is_encoded_once(
     index.add([Document("a", "Rain fell."), Document("b", "Rain fell.")])
     index.add([Document("c", "Rain fell.")])
     assert model.encoded == ["Rain fell."]
-    assert [hit.source for hit in index.search("rain")] == ["a", "b", "c"]
+    (hit,) = index.search("rain")
+    assert (hit.source, hit.sources) == ("a", ("a", "b", "c"))
     index.remove(["a"])
     assert len(list(index.store.yield_keys())) == 1
     check(index, model)
@@ -192,10 +194,13 @@ def test_progress_ends_with_everything(index: RefragIndex, docs: Path) -> None:
 
 def test_a_folder_without_readable_files_is_reported(index: RefragIndex, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    with pytest.raises(DocumentError, match=r"docs holds no file .*\.pdf"):
+    with pytest.raises(DocumentError, match=r"docs holds no file .*PDF"):
         index.add_folder(tmp_path / "docs")
     (tmp_path / "docs" / "a.png").touch()
-    with pytest.raises(DocumentError, match=r"1 skipped, the first: .*a\.png is not one of"):
+    with pytest.raises(
+        DocumentError,
+        match=r"1 skipped, the first: .*a\.png is of a type that is not read \(\.png\)",
+    ):
         index.add_folder(tmp_path / "docs")
     with pytest.raises(DocumentError, match="does not exist"):
         index.add_folder(tmp_path / "nowhere")
@@ -236,4 +241,25 @@ def test_works_with_a_refrag_model(tmp_path: Path, tiny_model: RefragModel) -> N
         assert hit.score == pytest.approx(1.0, abs=1e-4)
         assert index.store.mget([hit.key]) == tiny_model.encode_passages([hit.text])
         index.add([Document("again", passages[0])])
-        assert len(index.search(passages[0], k=5)) == 3
+        assert [len(hit.sources) for hit in index.search(passages[0], k=5)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "refrag_components.text.documents.READER_VERSION",
+        "refrag_components.index.index.PASSAGES_VERSION",
+    ],
+)
+def test_a_better_reader_reads_again(
+    index: RefragIndex, docs: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    index.add_folder(docs)
+    monkeypatch.setattr(version, 1_000_000)
+    assert index.add_folder(docs).updated == 3
+    assert index.add_folder(docs).unchanged == 3
+
+
+def test_the_title_of_a_document_is_found_and_read_with_its_passages(index: RefragIndex) -> None:
+    index.add([Document("a", "One two three four five. Six seven eight nine.", title="Tides")])
+    assert all(hit.text.startswith("Tides\n\n") for hit in index.search("Tides"))

@@ -6,9 +6,11 @@ import copy
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.adapters import CHUNK_ADAPTER
@@ -24,16 +26,26 @@ def mask() -> torch.Tensor:
     return at_chunks
 
 
-def test_a_loaded_model_reads_as_the_trained_one(tiny_folder: Path, mask: torch.Tensor) -> None:
-    trained = RefragModel.for_training(tiny_folder)
+def test_a_loaded_model_reads_as_peft_says(tiny_folder: Path, mask: torch.Tensor) -> None:
+    """Plain text with the adapter for all positions alone, chunk embeddings with both."""
     loaded = RefragModel.from_pretrained(tiny_folder, device="cpu")
-    with torch.inference_mode(), trained.chunk_mask.using(mask), loaded.chunk_mask.using(mask):
-        mine = loaded.decoder(input_ids=IDS).logits
-        torch.testing.assert_close(
-            mine, trained.decoder(input_ids=IDS).logits, atol=1e-4, rtol=1e-4
-        )
-        with loaded.chunk_mask.using(None):
-            assert not torch.allclose(loaded.decoder(input_ids=IDS).logits, mine)
+    base = RefragModel.from_base(loaded.config).decoder
+    peft: Any = PeftModel.from_pretrained(base, tiny_folder / "decoder_adapter")
+    peft.load_adapter(tiny_folder / CHUNK_ADAPTER, CHUNK_ADAPTER)
+    with torch.inference_mode():
+        plain, everywhere = peft(input_ids=IDS).logits, torch.ones_like(mask)
+        peft.base_model.set_adapter(["default", CHUNK_ADAPTER])
+        both = peft(input_ids=IDS).logits
+        near = {"atol": 1e-2, "rtol": 1e-2}  # adapters are stored in float16
+        torch.testing.assert_close(loaded.decoder(input_ids=IDS).logits, plain, **near)
+        with loaded.chunk_mask.using(everywhere):
+            torch.testing.assert_close(loaded.decoder(input_ids=IDS).logits, both, **near)
+        assert not torch.allclose(plain, both, **near)
+        with loaded.chunk_mask.using(mask):
+            mixed = loaded.decoder(input_ids=IDS).logits
+        torch.testing.assert_close(mixed[0, :3], plain[0, :3], **near)
+        torch.testing.assert_close(mixed[1], plain[1], **near)
+        assert not torch.allclose(mixed[0, 3:], plain[0, 3:], **near)
 
 
 def test_other_threads_do_not_see_the_mask(tiny_model: RefragModel, mask: torch.Tensor) -> None:

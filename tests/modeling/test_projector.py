@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refrag_components.modeling.projector import Ladder, Projector, TokenProjector
+from refrag_components.modeling.projector import Ladder, Projector, TokenProjector, whole_groups
 
 
 def test_output_has_the_scale_of_token_embeddings() -> None:
@@ -77,18 +77,29 @@ def ladder() -> Ladder:
 @pytest.mark.parametrize(("rung", "positions"), [(4, 8), (8, 5), (16, 4)])
 def test_a_rung_reads_neighbouring_chunks_of_one_passage(rung: int, positions: int) -> None:
     made, vectors, counts = ladder(), torch.randn(8, 64), [5, 1, 2]
-    out = made(vectors, counts, rung)
+
+    def project(vectors: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        out: torch.Tensor = made(whole_groups(vectors, counts, rung // 4), rung)
+        return out
+
+    out = project(vectors, counts)
     assert out.shape == (positions, 64)
     assert out.std().item() == pytest.approx(0.136, rel=0.05)
-    alone = [made(passage, [len(passage)], rung) for passage in vectors.split(counts)]
+    alone = [project(passage, [len(passage)]) for passage in vectors.split(counts)]
     torch.testing.assert_close(out, torch.cat(alone))
     changed = vectors.clone()
     changed[4] += 1  # the last of the first passage
-    differs = (made(changed, counts, rung) - out).abs().amax(dim=1) > 1e-3
+    differs = (project(changed, counts) - out).abs().amax(dim=1) > 1e-3
     assert differs.nonzero().flatten().tolist() == [-(-5 * 4 // rung) - 1]
+    # Passages side by side, each padded with zeros to whole groups of the largest rung.
+    padded = torch.zeros(3, 8, 64)
+    for row, passage in zip(padded, vectors.split(counts), strict=True):
+        row[: len(passage)] = passage
+    kept = [own[: -(-n * 4 // rung)] for own, n in zip(made(padded, rung), counts, strict=True)]
+    torch.testing.assert_close(torch.cat(kept), out)
 
 
 def test_missing_chunks_of_a_last_group_count_as_zero() -> None:
-    made, vectors = ladder(), torch.randn(3, 64)
+    vectors = torch.randn(3, 64)
     filled = torch.cat([vectors, torch.zeros(1, 64)])
-    torch.testing.assert_close(made(vectors, [3], 16), made(filled, [4], 16))
+    assert torch.equal(whole_groups(vectors, [3], 4), filled)

@@ -14,9 +14,11 @@ from torch import Tensor
 from transformers import GPT2Config, PretrainedConfig
 
 from refrag_components.engines.layout import Layout, PassageSegment
-from refrag_components.exceptions import UnknownModelError
+from refrag_components.exceptions import UnknownModelError, UnknownPolicyError
 from refrag_components.modeling import RefragModel, trained_weights
 from refrag_components.modeling.config import RefragConfig
+from refrag_components.modeling.policy_network import POLICY_FILE, PolicyNetwork, save_networks
+from refrag_components.policies import DEFAULT_POLICY, PolicyInputs, make_policy
 from tests.engines.layouts import logits, segment, text_segment
 from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config
 
@@ -89,6 +91,11 @@ def test_a_rung_that_the_checkpoint_lacks_is_refused(
     vectors, ids = torch.zeros(3, 32), torch.zeros(3, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="rung 8 joins chunks of a passage; pass counts"):
         layered_model.project(vectors, ids, ids == 0, rung=8)
+
+
+def test_a_checkpoint_with_another_encoder_is_not_trained(tiny_folder: Path) -> None:
+    with pytest.raises(UnknownModelError, match="load and serve, but are not trained"):
+        RefragModel.for_training(tiny_folder)
 
 
 def test_another_chunk_size_is_refused(layered_folder: Path) -> None:
@@ -274,3 +281,28 @@ def test_stored_vectors_make_the_embeddings_that_fresh_ones_make(
     ]
     one, other = (logits(layered_model, layout) for layout in layouts)
     assert torch.equal(one, other)
+
+
+def test_without_a_network_for_its_vectors_late_interaction_chooses(
+    layered_model: RefragModel,
+) -> None:
+    assert make_policy(DEFAULT_POLICY, layered_model).name == "late-interaction"
+    passages = layered_model.encode_passages(TEXT)
+    (question,) = layered_model.encode_questions([TEXT[2]])
+    scores = make_policy(DEFAULT_POLICY, layered_model).scores(PolicyInputs(passages, question))
+    first = sum(passage.n_chunks for passage in passages[:2])
+    assert first <= int(scores.argmax()) < first + passages[2].n_chunks
+    with pytest.raises(UnknownPolicyError, match="carries no trained policy 'learned-query'"):
+        make_policy("learned-query", layered_model)
+
+
+def test_a_network_for_vectors_of_another_width_is_refused(copied: Path) -> None:
+    rarity = torch.zeros(400)
+    network = PolicyNetwork(24, rarity, sees_question=True)  # as wide as the search encoder
+    save_networks({"learned-query": network}, copied / POLICY_FILE)
+    with pytest.raises(UnknownModelError, match="belongs to another encoder"):
+        RefragModel.from_pretrained(copied, device="cpu")
+    fitting = PolicyNetwork(32, rarity, sees_question=True)
+    save_networks({"learned-query": fitting}, copied / POLICY_FILE)
+    model = RefragModel.from_pretrained(copied, device="cpu")
+    assert make_policy(DEFAULT_POLICY, model).name == "learned-query"

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from refrag_components.generation.choosing import Chunks, choose
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import (
     FractionBudget,
@@ -119,18 +120,20 @@ class PolicyContract:
 
     @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
     def test_it_fills_its_budget(self, policy: Policy, inputs: PolicyInputs, share: float) -> None:
-        lengths = np.concatenate([own.chunk_lengths for own in inputs.passages])
         budget = policy.budget(FractionBudget(share))
-        expanded = select(policy.scores(inputs), lengths, budget)
+        assert isinstance(budget, FractionBudget)
+        expanded = select(policy.scores(inputs), budget)
         kept_to = share if self.share is None else self.share
         assert expanded.sum() == round(kept_to * inputs.n_chunks)
 
     def test_positions_hold_what_expands(self, policy: Policy, inputs: PolicyInputs) -> None:
+        counts = np.array([own.n_chunks for own in inputs.passages])
         lengths = np.concatenate([own.chunk_lengths for own in inputs.passages])
-        asked = PositionBudget(len(lengths) + 10)
-        expanded = select(policy.scores(inputs), lengths, policy.budget(asked))
-        positions = int(np.where(expanded, lengths, 1).sum())
+        chunks = Chunks(counts, lengths, (inputs.passages[0].chunk_size,))
+        asked = PositionBudget(2 * len(lengths) + 10)
+        budget = policy.budget(asked)
+        choice = choose(policy.scores(inputs), chunks, budget, "compress", 10_000)
         if self.share is None:
-            assert len(lengths) < positions <= asked.positions
+            assert len(lengths) < chunks.positions(choice) <= asked.positions
         else:
-            assert expanded.mean() == self.share
+            assert choice.expanded.mean() == self.share

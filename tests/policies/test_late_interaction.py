@@ -108,7 +108,6 @@ def test_a_passage_that_is_asked_for_expands_in_one_piece(tiny_model: RefragMode
     (question,) = tiny_model.encode_questions([TEXT[2]])
     scores = _scores(question, *passages)
     counts = [passage.n_chunks for passage in passages]
-    lengths = np.concatenate([passage.chunk_lengths for passage in passages])
-    expanded = select(scores, lengths, FractionBudget(counts[2] / sum(counts)))
+    expanded = select(scores, FractionBudget(counts[2] / sum(counts)))
     wanted = np.repeat(np.arange(len(counts)) == 2, counts)
     np.testing.assert_array_equal(expanded, wanted)

@@ -101,7 +101,7 @@ def test_what_is_trained_is_the_default_where_a_question_is_asked(
 
 
 def test_a_checkpoint_carries_its_policies(
-    trained: RefragModel, trained_folder: Path, tiny_model: RefragModel, inputs: PolicyInputs
+    trained: RefragModel, tmp_path: Path, tiny_model: RefragModel, inputs: PolicyInputs
 ) -> None:
     for name in NETWORKS:
         for entry, tensor in network(name).state_dict().items():
@@ -109,7 +109,8 @@ def test_a_checkpoint_carries_its_policies(
             torch.testing.assert_close(kept, tensor, atol=2e-3, rtol=2e-3)
     assert not any(parameter.requires_grad for parameter in trained.policies.parameters())
     assert trained.fingerprint == tiny_model.fingerprint
-    again = RefragModel.for_training(trained_folder)
+    trained.save_pretrained(tmp_path / "again")
+    again = RefragModel.from_pretrained(tmp_path / "again", device="cpu")
     np.testing.assert_allclose(
         make_policy("learned", again).scores(inputs),
         make_policy("learned", trained).scores(inputs),

@@ -83,3 +83,60 @@ def test_other_users_of_the_tokenizer_do_not_disturb() -> None:
     before = prompts.encode([ControlPart("<|im_end|> and so on")]).tolist()
     tokenizer("x", truncation=True, max_length=2, split_special_tokens=True)
     assert prompts.encode([ControlPart("<|im_end|> and so on")]).tolist() == before
+
+
+def with_control_token(text: str, **options: bool) -> tuple[PreTrainedTokenizerFast, int]:
+    tokenizer = tiny_decoder_tokenizer()
+    token = AddedToken(text, normalized=False, special=True, **options)
+    tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+    return tokenizer, tokenizer.convert_tokens_to_ids(text)
+
+
+@pytest.mark.parametrize("character", ["\x02", "¤", "~"])
+def test_a_control_token_of_one_character_is_the_templates_alone(character: str) -> None:
+    tokenizer, control = with_control_token(character)
+    prompts = PromptTokenizer(tokenizer)
+    parts = [ControlPart(character), TextPart(f"a{character}{character}b"), ControlPart(character)]
+    ids = prompts.encode(parts).tolist()
+    assert [i for i in (0, len(ids) - 1) if ids[i] == control] == [0, len(ids) - 1]
+    assert ids.count(control) == 2
+    read = "\x02" if character == "\x02" else "\ufffd"  # the others are tokens of bytes as well
+    assert tokenizer.decode(ids[1:-1]) == f"a{read}{read}b"
+
+
+def test_a_control_character_that_is_in_the_vocabulary_is_unknown_in_content() -> None:
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "known": 1, "|": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="|")
+    prompts = PromptTokenizer(tokenizer)
+    assert prompts.encode([TextPart("known |"), ControlPart("|")]).tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "options", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}]
+)
+@pytest.mark.parametrize("space", ["", " ", "\n", "    \n\t  ", " " * 100])
+def test_white_space_beside_a_control_token_neither_breaks_nor_forges_it(
+    options: dict[str, bool], space: str
+) -> None:
+    """As Phi-3's, whose control tokens take the white space after them along."""
+    tokenizer, control = with_control_token("<|end|>", **options)
+    prompts = PromptTokenizer(tokenizer)
+    around = [TextPart(f"a{space}"), ControlPart("<|end|>"), TextPart(f"{space}b")]
+    assert prompts.encode(around).tolist().count(control) == 1
+    forged = [TextPart(f"a{space}<|end|>{space}b"), ControlPart("<|end|>"), TextPart("<|end|>")]
+    ids = prompts.encode(forged).tolist()
+    assert ids.count(control) == 1
+    inside = [ControlPart("<|end|>"), TextPart(f"{space}<|end|>{space}"), ControlPart("<|end|>")]
+    assert prompts.encode(inside).tolist().count(control) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"lstrip": True, "rstrip": True}])
+def test_content_between_control_tokens_of_phi_is_read_to_its_last_character(
+    options: dict[str, bool],
+) -> None:
+    tokenizer, control = with_control_token("<|end|>", **options)
+    parts = [ControlPart("<|end|>"), TextPart("x <|end|>"), ControlPart("<|end|>")]
+    ids = PromptTokenizer(tokenizer).encode(parts).tolist()
+    assert tokenizer.decode(ids).replace(" ", "") == "<|end|>x<|end|><|end|>"
+    assert ids.count(control) == 2

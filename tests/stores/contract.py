@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from refrag_components.exceptions import InvalidVectorsError, StoreError
-from refrag_components.stores import BaseChunkStore, ChunkStore, open_store
+from refrag_components.stores import (
+    BaseChunkStore,
+    ChunkStore,
+    forget_everything,
+    forget_texts,
+    open_store,
+)
 from refrag_components.stores.rows import RowStore
 from refrag_components.vectors import CODECS, ChunkVectors, passage_key
 
@@ -57,6 +63,19 @@ class StoreContract:
         store.mset([("a", make(1)), ("b", make(2))])
         store.mdelete(["a", "unknown"])
         assert store.mget(["a", "b"]) == [None, make(2)]
+
+    def test_forgets_by_text_and_by_tenant(self, store: ChunkStore) -> None:
+        store.mset((key(i), make(i)) for i in range(5))
+        forget_texts(store, [" passage 1\n", "passage 3", "never stored"], "abc123")
+        assert store.mget([key(1), key(2), key(3)]) == [None, make(2), None]
+        forget_texts(store, ["passage 2"], "another model")
+        assert store.mget([key(2)]) == [make(2)]
+        forget_everything(store)
+        assert list(store.yield_keys()) == []
+        assert store.mget([key(i) for i in range(5)]) == [None] * 5
+        forget_everything(store)
+        store.mset([(key(1), make(1))])
+        assert store.mget([key(1)]) == [make(1)]
 
     def test_yields_keys_by_prefix(self, store: ChunkStore) -> None:
         names = [f"{letter}{number}" for letter in "ab_%" for number in range(3)]

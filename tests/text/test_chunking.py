@@ -54,3 +54,18 @@ def test_questions_are_cut_alike_whatever_the_chunk_size() -> None:
     assert "".join(asked.chunk_texts()) == question.strip()
     assert asked.n_chunks == -(-len(asked.token_ids) // 2)
     assert asked.chunk_texts() == Chunker(TOKENIZER, 4).cut_questions([question])[0].chunk_texts()
+
+
+def test_a_passage_can_be_given_as_tokens() -> None:
+    tokenizer = tiny_decoder_tokenizer()
+    chunker = Chunker(tokenizer, 4)
+    (whole,) = chunker.chunk(["The harbour — lies north, 12.5% of it."])
+    again = chunker.from_tokens(whole.token_ids)
+    np.testing.assert_array_equal(again.token_ids, whole.token_ids)
+    assert again.n_chunks == whole.n_chunks
+    # But for the dash, whose bytes are three tokens here, it is the same text.
+    assert again.text.replace("\ufffd" * 3, "—") == whole.text
+    part = chunker.from_tokens(np.append(whole.token_ids[2:7], tokenizer.bos_token_id))
+    assert part.text == again.text[again.offsets[2, 0] : again.offsets[6, 1]]
+    assert part.offsets[-1].tolist() == [len(part.text)] * 2  # a special token has no text
+    assert chunker.from_tokens(np.zeros(0, dtype=np.int64)).n_chunks == 0

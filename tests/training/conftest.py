@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from refrag_components.corpus import prepare_corpus
 from refrag_components.corpus.prepare_questions import prepare_questions
-from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
+from refrag_components.modeling.search_encoder import SearchEncoder
 from tests.tiny import TEXT
 
 RECIPE = """
@@ -20,53 +20,76 @@ seed = 3
 [model]
 decoder = "{decoder}"
 encoder = "{encoder}"
+encoder_layers = 1
 chunk_size = 4
-max_chunk_size = 8
-
-[lora]
-decoder_rank = 4
-encoder_rank = 4
-
-[reconstruction]
-steps = 20
-positions = 512
-chunk_sizes = [4, 8]
-reconstruction_tokens = 32
-save_every = 5
-evaluate_every = 100
-encoder_lr = 1e-2
+max_chunk_size = 4
+rungs = [4, 8, 16]
+token_mlp = 0
 
 [continual]
 steps = 12
-positions = 1024
-chunk_sizes = [4]
-reconstruction_tokens = 32
-context_tokens = [32, 64]
-output_tokens = 16
-conversation_share = 0.3
-reconstruction_share = 0.2
-recall_share = 0.3
-recent_share = 0.5
-shuffled_share = 0.5
-distillation = 1.0
-alignment = 5.0
-context_alignment = 1.0
+learning_rate = 3e-3
+warm_up = 2
 save_every = 5
-evaluate_every = 100
+evaluate_every = 12
+rung_shares = [0.5, 0.3, 0.2]
+short = [{{ steps = 2, tokens = 64 }}, {{ steps = 2, passages = 2, tokens = 64 }}]
+mix = [
+    {{ windows = 2, weight = 0.55 }},
+    {{ windows = 1, expanded = [0.25, 0.5], weight = 0.2 }},
+    {{ windows = 1, expanded = [1.0], weight = 0.25 }},
+]
 
-[finetuning]
+[continual.text]
+shapes = [{{ passages = 2, tokens = 64 }}, {{ passages = 4, tokens = 48, share = 0.5 }}]
+output_tokens = 24
+recalled = 1
+
+[questions]
 steps = 12
-positions = 1024
-chunk_sizes = [4, 8]
-context_tokens = [64, 128]
-output_tokens = 96
-expanded = [0.0, 0.25, 1.0]
-conversation_share = 0.6
-cloze_share = 0.2
-max_passages = 4
-distillation = 1.0
+learning_rate = 1e-3
+warm_up = 2
+decay = 0.5
 save_every = 5
-evaluate_every = 100
+positions = 1500
+cloze_tokens = 120
+passages = [1, 2, 3]
+many_passages = [5]
+rung_shares = [0.5, 0.3, 0.2]
+mix = [{{ windows = 1, expanded = [0.0, 0.25] }}, {{ windows = 1, expanded = [1.0] }}]
+
+[questions.kind_shares]
+compressed = 0.3
+runs = 0.1
+wrong = 0.1
+rare = 0.1
+gold = 0.1
+ladder = 0.1
+text = 0.2
+
+[questions.cloze]
+windows = 1
+expanded = [0.0, 0.25, 1.0]
+weight = 0.5
+
+[questions.text]
+shapes = [{{ passages = 2, tokens = 64 }}]
+output_tokens = 24
+recalled = 1
+
+[twin]
+steps = 12
+learning_rate = 1e-3
+warm_up = 2
+save_every = 5
+evaluate_every = 12
+positions = 1500
+mix = [{{ windows = 1, expanded = [1.0] }}]
+
+[twin.text]
+shapes = [{{ passages = 2, tokens = 64 }}]
+output_tokens = 24
+recalled = 0
 
 [policy]
 steps = 8
@@ -110,11 +133,10 @@ def run_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
     root = tmp_path_factory.mktemp("training")
     decoder, encoder = tiny_base
     (root / "recipe.toml").write_text(RECIPE.format(decoder=decoder, encoder=encoder))
-    model = RefragModel.from_base(
-        RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
-    )
-    prepare_corpus([" ".join(TEXT)] * 40, model, root / "text")
-    prepare_corpus([" ".join(TEXT)] * 8, model, root / "validation")
-    (root / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS))
-    prepare_questions([root / "questions.jsonl"], model, root / "questions", retrieved=2)
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    prepare_corpus([" ".join(TEXT)] * 40, tokenizer, root / "text")
+    prepare_corpus([" ".join(TEXT)] * 8, tokenizer, root / "validation")
+    file = root / "questions.jsonl"
+    file.write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS))
+    prepare_questions([file], tokenizer, SearchEncoder(encoder), root / "questions", retrieved=2)
     return root

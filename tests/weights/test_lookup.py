@@ -133,6 +133,20 @@ def test_a_sharded_snapshot_needs_all_its_shards(tmp_path: Path) -> None:
     assert lookup._is_complete(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"weight_map": [1]}', b"[" * 100_000])
+def test_a_damaged_list_of_shards_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(UnknownModelError, match="is damaged"):
+        lookup._is_complete(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a/" + "x" * 5000, "a/\0", "x" * 5000])
+def test_a_name_that_can_be_no_path_is_no_model(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(lookup, "_from_hub", mock.Mock(side_effect=UnknownModelError("none")))
+    with pytest.raises(UnknownModelError):
+        lookup.checkpoint_folder(name)
+
+
 def test_a_model_without_safetensors_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,25 +62,30 @@ class EncodedPassages:
                 progress(len(batch))
 
     @torch.inference_mode()
-    def table(self, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
-        """Projects the chunks of passages.
+    def table(self, texts: Sequence[str]) -> tuple[Tensor, dict[int, dict[str, int]]]:
+        """Projects the chunks of passages, on every rung of the checkpoint.
 
         Args:
             texts: Distinct passages; those that are not stored yet are encoded.
 
         Returns:
-            Chunk embeddings of all passages, shape (chunks, d_dec), on the model's device; and the
-            row of each passage's first chunk.
+            Chunk embeddings of all passages, shape (rows, d_dec), on the model's device; and for
+            each rung the row of each passage's first one.
         """
         self.add(texts)
         vectors = self.store.mget([self._keys[text] for text in texts])
         found = [passage for passage in vectors if passage is not None]  # the store forgets nothing
-        tables = [
-            self.model.chunk_embeddings(found[start : start + _ENCODED_AT_ONCE])
-            for start in range(0, len(found), _ENCODED_AT_ONCE)
-        ]
-        first_row, row = {}, 0
-        for text, passage in zip(texts, found, strict=True):
-            first_row[text] = row
-            row += passage.n_chunks
-        return torch.cat(tables), first_row
+        tables: list[Tensor] = []
+        first_rows: dict[int, dict[str, int]] = {}
+        row = 0
+        rungs = self.model.config.rungs
+        for rung in rungs:
+            tables += [
+                self.model.chunk_embeddings(found[start : start + _ENCODED_AT_ONCE], rung)
+                for start in range(0, len(found), _ENCODED_AT_ONCE)
+            ]
+            first_row = first_rows[rung] = {}
+            for text, passage in zip(texts, found, strict=True):
+                first_row[text] = row
+                row += -(-passage.n_chunks * rungs[0] // rung)
+        return torch.cat(tables), first_rows

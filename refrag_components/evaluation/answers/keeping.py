@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from refrag_components.evaluation.answers.results import Result
-from refrag_components.evaluation.methods import COMPRESSED, NONE, Drop, Keep, Method
+from refrag_components.evaluation.methods import NONE, AllCompressed, Drop, Keep, Method
 from refrag_components.exceptions import EvaluationError
 
 __all__ = ["keeping_pairs", "keeping_values"]
@@ -18,9 +18,11 @@ _NOT_IN_PASSAGES = ("yes/no", "unanswerable")  # kinds whose answer occurs in no
 def keeping_pairs(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
     """The pairs that measure keeping: chosen chunks with the rest compressed, and dropped.
 
-    At p=0 nothing is chosen, so the pair is everything compressed, and no context.
+    There is one for each rung. At p=0 nothing is chosen, so the pair is everything compressed, and
+    no context.
     """
-    pairs: list[tuple[Method, Method]] = [(COMPRESSED, NONE)]
+    pairs: list[tuple[Method, Method]]
+    pairs = [(method, NONE) for method in methods if isinstance(method, AllCompressed)]
     pairs += [(m, Drop(m.selection, m.fraction)) for m in methods if isinstance(m, Keep)]
     return [pair for pair in pairs if {*pair} <= {*methods}]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refrag_components.atomic import atomic_file
+from refrag_components.checking import parse_json
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.exceptions import EvaluationError
 
@@ -31,7 +31,7 @@ def read_pool(path: str | Path) -> list[str]:
     """
     try:
         with open_text(Path(path)) as lines:
-            texts = [str(json.loads(line)["text"]) for line in lines]
+            texts = [str(parse_json(line)["text"]) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f'cannot read passages from {path}, one JSON object with "text" per line: {error}'
         raise EvaluationError(msg) from error

@@ -86,12 +86,12 @@ class PromptBuilder:
                 compressed.
         """
         texts = list(dict.fromkeys(text for context in contexts for text in context.passages))
-        chunks, first_row = self._passages.table(texts)
+        chunks, first_rows = self._passages.table(texts)
         questions = self._model.encode_questions([context.question.text for context in contexts])
         prompts = []
         for context, question in zip(contexts, questions, strict=True):
             try:
-                prompts.append(self._prompt(context, question, first_row))
+                prompts.append(self._prompt(context, question, first_rows))
             except ContextWindowError as error:
                 msg = f"question {context.question.id!r}: {error}"
                 raise EvaluationError(msg) from error
@@ -105,14 +105,17 @@ class PromptBuilder:
         return self._generator.prepare(request, max_tokens=answer_tokens).layout
 
     def _prompt(
-        self, context: Context, encoded: EncodedQuestion, first_row: Mapping[str, int]
+        self,
+        context: Context,
+        encoded: EncodedQuestion,
+        first_rows: Mapping[int, Mapping[str, int]],
     ) -> Prompt:
         question = context.question
         answer = self._tokenizer.encode([TextPart(question.target)])[:_MAX_ANSWER_TOKENS]
         # Both the answer that is generated and the right one must fit after the prompt.
         reserved = max(self._max_new_tokens, len(answer))
         tokens, chunk_of, passage_of, between = [], [], [], []
-        rows: list[np.ndarray] = []
+        rows: dict[int, list[np.ndarray]] = {rung: [] for rung in first_rows}
         passages: list[ChunkVectors] = []
         n_chunks = 0
         for segment in self._layout(question.text, context.passages, reserved).segments:
@@ -128,8 +131,10 @@ class PromptBuilder:
                 tokens.append(vectors.token_ids.astype(np.int64))
                 chunk_of.append(n_chunks + np.arange(n) // vectors.chunk_size)
                 between.append(np.zeros(n, dtype=bool))
-                row = first_row[context.passages[len(passages)]]
-                rows.append(row + np.arange(vectors.n_chunks))
+                first_token = np.arange(vectors.n_chunks) * vectors.chunk_size
+                for rung, first_row in first_rows.items():
+                    row = first_row[context.passages[len(passages)]]
+                    rows[rung].append(row + first_token // rung)
                 n_chunks += vectors.n_chunks
             passage_of.append(np.full(n, len(passages)))
             if not isinstance(segment, TextSegment):
@@ -142,7 +147,7 @@ class PromptBuilder:
             chunk_of=chunk,
             passage_of=np.concatenate(passage_of),
             between=np.concatenate(between),
-            chunk_rows=np.concatenate(rows),
+            chunk_rows={rung: np.concatenate(of_rung) for rung, of_rung in rows.items()},
             lengths=np.concatenate([vectors.chunk_lengths for vectors in passages]),
             bare_ids=np.concatenate(
                 [s.token_ids for s in bare.segments if isinstance(s, TextSegment)]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from refrag_components.atomic import atomic_file
+from refrag_components.checking import parse_json
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.methods import Method
 from refrag_components.evaluation.statistics import cluster_labels
@@ -142,7 +143,13 @@ def write_result(folder: Path, result: Result, run: Mapping[str, Any]) -> None:
     columns = {name: _values(result.columns[name], kind) for name, kind in COLUMNS.items()}
     content = {
         "run": dict(run),
-        "method": {"kind": method.kind, "selection": method.selection, "p": method.fraction},
+        "method": {
+            "kind": method.kind,
+            "selection": method.selection,
+            "p": method.fraction,
+            "positions": method.positions,
+            "rung": method.rung,
+        },
         **{name: list(getattr(result, attribute)) for name, attribute in _LISTS.items()},
         **columns,
     }
@@ -172,7 +179,7 @@ def read_result(
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         result = Result(
             set_name,
             setting,

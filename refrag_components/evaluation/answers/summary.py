@@ -14,6 +14,7 @@ from refrag_components.evaluation.answers.results import Cluster, Result
 from refrag_components.evaluation.methods import (
     COMPRESSED,
     FULL,
+    AllCompressed,
     Drop,
     Method,
     SameText,
@@ -241,7 +242,11 @@ def _positions(results: Sequence[Result]) -> dict[str, Any]:
 
 def _at_equal_positions(a: Method, b: Method) -> bool:
     """Whether both give the context equally many positions; a policy's text only with its rows."""
+    if a.positions is not None:
+        return a.positions == b.positions and a.selection == b.selection
     if Drop in (type(a), type(b)) or _p(a) is None or _p(a) != _p(b):
+        return False
+    if a.rung or b.rung:
         return False
     if SameText not in (type(a), type(b)):
         return True
@@ -249,7 +254,7 @@ def _at_equal_positions(a: Method, b: Method) -> bool:
 
 
 def _p(method: Method) -> float | None:
-    return 0.0 if method == COMPRESSED else method.fraction
+    return 0.0 if isinstance(method, AllCompressed) else method.fraction
 
 
 def _kinds(strata: Sequence[Found]) -> list[dict[str, Any]]:

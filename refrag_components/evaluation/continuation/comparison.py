@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, cut_windows
+from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, batch_vectors
 from refrag_components.evaluation.continuation.recovery import (
     PASSAGE_TOKENS,
+    RECALLED,
+    cut_evenly,
     token_losses,
     window_starts,
 )
@@ -39,7 +41,7 @@ from refrag_components.vectors import ChunkVectors
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["expand_chunks", "measure_contexts"]
+__all__ = ["measure_contexts"]
 
 _FIRST = 16  # tokens right after the context, which the paper finds hardest (table 12)
 _QUESTION = 64  # last tokens of the context, which are used as the question
@@ -60,14 +62,15 @@ def measure_contexts(
 ) -> dict[str, Any]:
     """Measures the same continuations after what each method reads of the context.
 
-    If a selection depends on a question, it gets the last 64 tokens of the context.
+    After the continuation, 48 tokens from each of four places in the context are recalled. If a
+    selection depends on a question, it gets the last 64 tokens of the context.
 
     Args:
         model: The model, in evaluation mode.
         corpus: Held-out text.
         methods: The methods, including "none", "full" and "compressed"; no kind that needs
             passages.
-        chunk_size: Tokens per chunk (k).
+        chunk_size: Tokens per chunk embedding (k), as for ``cut_evenly``.
         context_tokens: Context tokens (s), a multiple of 256.
         output_tokens: Output tokens (o).
         shuffled: Shuffle the paragraphs of each context first.
@@ -78,7 +81,8 @@ def measure_contexts(
 
     Returns:
         What was measured, "rows" (one per method: log-perplexity, that of the first 16 tokens, and
-        recovery, with intervals) and "pairs" (paired differences at equal positions).
+        recovery, with intervals; log-perplexity and recovery of recalled tokens) and "pairs"
+        (paired differences at equal positions).
 
     Raises:
         EmptyInputError: If the corpus is shorter than one window.
@@ -94,10 +98,6 @@ def measure_contexts(
     if context_tokens < PASSAGE_TOKENS or context_tokens % PASSAGE_TOKENS:
         msg = f"the context must be a multiple of {PASSAGE_TOKENS} tokens, got {context_tokens}"
         raise EvaluationError(msg)
-    if not 1 <= chunk_size <= model.config.max_chunk_size:
-        limit = model.config.max_chunk_size
-        msg = f"this checkpoint takes chunks of 1 to {limit} tokens, got {chunk_size}"
-        raise EvaluationError(msg)
     starts = window_starts(corpus, context_tokens, output_tokens, max_windows)
     if shuffled:
         corpus, starts = shuffle_paragraphs(
@@ -105,16 +105,16 @@ def measure_contexts(
         )
     order = "paragraphs shuffled" if shuffled else "in order"
     spec = WindowSpec(
-        chunk_size=chunk_size,
         passages=context_tokens // PASSAGE_TOKENS,
         passage_tokens=PASSAGE_TOKENS,
         output_tokens=output_tokens,
+        recalled=RECALLED,
     )
     losses: dict[Method, list[np.ndarray]] = {method: [] for method in methods}
     positions: dict[Method, int] = {}
     total = len(starts) * len(methods)
     for first in range(0, len(starts), batch_size):
-        windows = _Windows(model, corpus, starts[first : first + batch_size], spec)
+        windows = _Windows(model, corpus, starts[first : first + batch_size], spec, chunk_size)
         for method in methods:
             batch, positions[method] = windows.batch(method)
             losses[method].append(token_losses(model, batch))
@@ -127,7 +127,7 @@ def measure_contexts(
         "output_tokens": output_tokens,
         "windows": len(starts),
         "order": order,
-        **_figures(values, positions, context_tokens),
+        **_figures(values, positions, context_tokens, output_tokens),
     }
 
 
@@ -135,55 +135,59 @@ class _Windows:
     """A batch of windows, as each method reads them."""
 
     def __init__(
-        self, model: RefragModel, corpus: TokenisedCorpus, starts: np.ndarray, spec: WindowSpec
+        self,
+        model: RefragModel,
+        corpus: TokenisedCorpus,
+        starts: np.ndarray,
+        spec: WindowSpec,
+        k: int,
     ) -> None:
-        self._model, self._corpus, self._starts, self._spec = model, corpus, starts, spec
+        self._model, self._corpus, self._starts = model, corpus, starts
+        self._spec, self._k = spec, k
         self._compressed = self._cut(spec)
-        k, passages = spec.chunk_size, spec.passages
-        self._lengths = np.tile(_chunk_lengths(spec.passage_tokens, k), passages)
+        self._lengths = np.tile(_lengths(spec.passage_tokens, k), spec.passages)
         self._scores: dict[str, np.ndarray] = {}
 
     def batch(self, method: Method) -> tuple[Batch, int]:
         """The windows as a method reads them, and the positions that each context takes."""
-        spec = self._spec
+        spec, s = self._spec, self._spec.context_tokens
         if method == NONE:
-            return self._cut(replace(spec, passages=0)), 0
+            return self._cut(replace(spec, shown=False)), 0
         if method == FULL:
-            return self._cut(replace(spec, expanded=1.0)), spec.context_tokens
+            return self._cut(replace(spec, expanded=1.0)), s
         fraction = method.fraction or 0.0
         expanded = min(round(fraction * len(self._lengths)), int(self._whole.sum()))
-        taken = len(self._lengths) + expanded * (spec.chunk_size - 1)
+        taken = len(self._lengths) + expanded * (self._k - 1)
         if isinstance(method, LastTokens):
-            tokens = min(taken, spec.context_tokens)
-            return self._cut(replace(spec, passages=1, passage_tokens=tokens, expanded=1.0)), tokens
+            tokens = min(taken, s)
+            last = np.broadcast_to(np.arange(s) >= s - tokens, (len(self._starts), s))
+            return self._cut(spec, chosen=last, drop=True), tokens
         if method.selection is None or not expanded:
             return self._compressed, taken
         scores = np.where(self._whole, self._scores_of(method.selection), -np.inf)
         chosen = np.zeros(scores.shape, dtype=bool)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :expanded]
         np.put_along_axis(chosen, best, True, axis=1)
-        return expand_chunks(self._compressed, chosen), taken
+        return self._cut(spec, chosen=chosen.repeat(self._lengths, axis=1)), taken
 
     @property
     def _whole(self) -> np.ndarray:
         """True for chunks of k tokens; only these expand, so that all rows have equal lengths."""
-        whole: np.ndarray = self._lengths == self._spec.chunk_size
+        whole: np.ndarray = self._lengths == self._k
         return whole
 
-    def _cut(self, spec: WindowSpec) -> Batch:
-        return cut_windows(
-            self._corpus,
-            self._starts - spec.context_tokens,
-            spec,
-            encoder=self._model.encoder,
-            separator=self._model.first_token_id,
-            rng=np.random.default_rng(0),  # nothing is drawn at p = 0 and p = 1
-        )
+    def _cut(self, spec: WindowSpec, **how: Any) -> Batch:
+        return cut_evenly(self._model, self._corpus, self._starts, spec, self._k, **how)
 
     def _scores_of(self, selection: str) -> np.ndarray:
+        """Score of each chunk of k tokens; a rung that joins chunks counts its best one."""
         if selection not in self._scores:
-            scores = chunk_scores(selection, self._model, self._inputs())
-            self._scores[selection] = np.stack(scores)
+            scores = np.stack(chunk_scores(selection, self._model, self._inputs()))
+            group = self._k // self._compressed.chunk_size
+            by_passage = scores.reshape(len(scores), self._spec.passages, -1)
+            first = np.arange(0, by_passage.shape[2], group)
+            best = np.maximum.reduceat(by_passage, first, axis=2)
+            self._scores[selection] = best.reshape(len(scores), -1)
         return self._scores[selection]
 
     @torch.inference_mode()
@@ -191,10 +195,11 @@ class _Windows:
         """What a policy sees of each window."""
         spec, model = self._spec, self._model
         rows = len(self._starts)
-        batch = self._compressed.to(model.device)
-        vectors = model.encoder(batch.pieces, batch.piece_mask, batch.spans)
-        vectors = vectors.flatten(0, 1)[batch.span_index].float().cpu().numpy()
-        by_passage = vectors.reshape(rows, spec.passages, -1, vectors.shape[-1])
+        chunk_size = self._compressed.chunk_size
+        (encoded,) = batch_vectors(model, self._compressed.to(model.device))
+        count = -(-spec.passage_tokens // chunk_size)
+        vectors = encoded[:, :count].float().cpu().numpy()
+        by_passage = vectors.reshape(rows, spec.passages, count, -1)
         indices = self._starts[:, None] - spec.context_tokens + np.arange(spec.context_tokens)
         tokens = np.asarray(self._corpus.tokens[indices], dtype=np.int32)
         each = tokens.reshape(rows, spec.passages, spec.passage_tokens)
@@ -207,7 +212,7 @@ class _Windows:
         return [
             PolicyInputs(
                 [
-                    ChunkVectors(by_passage[i, j], each[i, j], spec.chunk_size, model.fingerprint)
+                    ChunkVectors(by_passage[i, j], each[i, j], chunk_size, model.fingerprint)
                     for j in range(spec.passages)
                 ],
                 questions[i],
@@ -216,41 +221,20 @@ class _Windows:
         ]
 
 
-def expand_chunks(batch: Batch, chosen: np.ndarray) -> Batch:
-    """Expands chosen chunks of a fully compressed batch of windows.
-
-    Args:
-        batch: Windows cut at p = 0: a separator, the chunks, the output.
-        chosen: True where a chunk expands, shape (rows, chunks); these have equally many tokens in
-            every row.
-    """
-    rows, n = chosen.shape
-    k = batch.chunk_tokens.shape[1]
-    tokens = batch.chunk_tokens.numpy().reshape(rows, n, k)
-    used = batch.chunk_used.numpy().reshape(rows, n, k)
-    expanded = chosen[:, :, None]
-    is_position = np.where(expanded, used, np.arange(k) == 0)
-    index = np.where(expanded, -1, np.arange(rows * n).reshape(rows, n, 1))
-    context_ids = np.where(expanded, tokens, 0)[is_position].reshape(rows, -1)
-    context_index = np.broadcast_to(index, is_position.shape)[is_position].reshape(rows, -1)
-    ids, chunks = batch.token_ids.numpy(), batch.chunk_index.numpy()
-    return replace(
-        batch,
-        token_ids=torch.from_numpy(np.concatenate([ids[:, :1], context_ids, ids[:, 1 + n :]], 1)),
-        chunk_index=torch.from_numpy(
-            np.concatenate([chunks[:, :1], context_index, chunks[:, 1 + n :]], 1)
-        ),
-    )
-
-
-def _chunk_lengths(tokens: int, chunk_size: int) -> np.ndarray:
+def _lengths(tokens: int, chunk_size: int) -> np.ndarray:
+    """Tokens of each chunk of a passage."""
     return np.minimum(tokens - np.arange(0, tokens, chunk_size), chunk_size)
 
 
 def _figures(
-    values: Mapping[Method, np.ndarray], positions: Mapping[Method, int], context_tokens: int
+    losses: Mapping[Method, np.ndarray],
+    positions: Mapping[Method, int],
+    context_tokens: int,
+    output_tokens: int,
 ) -> dict[str, Any]:
-    methods = list(values)
+    methods = list(losses)
+    values = {method: each[:, :output_tokens] for method, each in losses.items()}
+    recalled = np.array([losses[method][:, output_tokens:].mean() for method in methods])
     means = np.stack([values[method].mean(axis=1) for method in methods], axis=1)
     none, full = methods.index(NONE), methods.index(FULL)
     draws = resample([means])
@@ -270,6 +254,10 @@ def _figures(
                 "log_ppl_first": float(values[method][:, :_FIRST].mean()),
                 "recovery": float((average[none] - average[i]) / (average[none] - average[full])),
                 "recovery_interval": interval((draws[:, none] - draws[:, i]) / gap),
+                "recall_log_ppl": float(recalled[i]),
+                "recall_recovery": float(
+                    (recalled[none] - recalled[i]) / (recalled[none] - recalled[full])
+                ),
             }
         )
     compared = [

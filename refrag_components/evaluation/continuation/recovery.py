@@ -9,24 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from refrag_components.corpus import (
-    IGNORED,
-    Batch,
-    ClozeForm,
-    TokenisedCorpus,
-    WindowSpec,
-    batch_logits,
-    cut_windows,
-)
+from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, batch_logits, cut_windows
 from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.evaluation.statistics import interval, resample
-from refrag_components.exceptions import EmptyInputError
+from refrag_components.exceptions import EmptyInputError, EvaluationError
 from refrag_components.modeling import RefragModel
 
 __all__ = [
     "PASSAGE_TOKENS",
+    "RECALLED",
+    "cut_evenly",
     "measure_recovery",
     "quick_recovery",
+    "quick_text_loss",
     "recovery_interval",
     "token_losses",
     "window_losses",
@@ -35,24 +30,76 @@ __all__ = [
 
 #: Tokens per passage into which a context of running text is cut.
 PASSAGE_TOKENS = 256
+#: Spans that are recalled from anywhere in a context.
+RECALLED = 4
+
+_QUICK_CONTEXT = 1024  # tokens, of measurements for a training log
+_QUICK_OUTPUT = 256
 
 
 @torch.inference_mode()
 def token_losses(model: RefragModel, batch: Batch) -> np.ndarray:
-    """Negative log-likelihood of each output token of a batch of windows.
+    """Negative log-likelihood of each label of a batch of windows.
 
     Returns:
-        Nats, shape (rows, o), float64; NaN where a label does not count.
+        Nats, shape (rows, labels per row), float64: the output's first, then those of recalled
+        spans.
     """
+    rows = len(batch.token_ids)
     batch = batch.to(model.device)
     with mixed_precision(model):
         logits = batch_logits(model, batch)
-    nll = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2).float(), batch.labels, reduction="none"
-    )
-    nll = nll.double().masked_fill(batch.labels == IGNORED, torch.nan)
-    losses: np.ndarray = nll.cpu().numpy()
+    nll = torch.nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+    losses: np.ndarray = nll.view(rows, -1).double().cpu().numpy()
     return losses
+
+
+def cut_evenly(
+    model: RefragModel,
+    corpus: TokenisedCorpus,
+    starts: np.ndarray,
+    spec: WindowSpec,
+    k: int,
+    *,
+    chosen: np.ndarray | None = None,
+    drop: bool = False,
+    seed: int = 0,
+) -> Batch:
+    """Cuts windows whose rows all have the same number of positions.
+
+    Args:
+        model: Provides chunk size, rungs and separator.
+        corpus: The text.
+        starts: First *output* token of each window, shape (n,).
+        spec: Context, output and expanded fraction.
+        k: Tokens per chunk embedding: one of the rungs if the encoder is made of the decoder's
+            layers, otherwise from 1 to the checkpoint's largest chunk size.
+        chosen: As for ``cut_windows``.
+        drop: Drop what is not expanded.
+        seed: Seed of expanded runs and recalled spans; the same spans for every context.
+
+    Raises:
+        EvaluationError: If the checkpoint does not have this k.
+    """
+    config = model.config
+    base, rungs = (config.chunk_size, config.rungs) if config.encoder_layers else (k, (k,))
+    if config.encoder_layers and k not in rungs:
+        msg = f"this checkpoint has the rungs {rungs}, got a chunk size of {k}"
+        raise EvaluationError(msg)
+    if not config.encoder_layers and not 1 <= k <= config.max_chunk_size:
+        msg = f"this checkpoint takes chunks of 1 to {config.max_chunk_size} tokens, got {k}"
+        raise EvaluationError(msg)
+    return cut_windows(
+        corpus,
+        starts - spec.context_tokens,
+        spec,
+        chunk_size=base,
+        rungs=rungs,
+        own_rungs=[0 if drop else k] * len(starts),
+        separator=model.first_token_id,
+        rng=np.random.default_rng([seed, 4, int(starts[0])]),
+        chosen=chosen,
+    )
 
 
 def window_starts(
@@ -84,13 +131,12 @@ def window_losses(
     corpus: TokenisedCorpus,
     spec: WindowSpec,
     starts: np.ndarray,
+    k: int,
     *,
     batch_size: int = 16,
-    seed: int = 0,
-    form: ClozeForm | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Mean negative log-likelihood of each window's output tokens.
+    """Mean negative log-likelihood of each window's output tokens and of its recalled spans.
 
     Args:
         model: The model, in evaluation mode.
@@ -98,29 +144,22 @@ def window_losses(
         spec: Context, output and expanded fraction.
         starts: First *output* token of each window, shape (n,); the outputs are the same whatever
             the context is.
+        k: Tokens per chunk embedding, as for ``cut_evenly``.
         batch_size: Windows per forward pass.
-        seed: Seed of the expanded chunks, recalled spans and questions.
-        form: Form of the questions; needed if ``spec.cloze``.
         progress: Called with the number of windows done after each pass.
 
     Returns:
-        Nats per token, shape (n,), float64; NaN if no question could be made from a window.
+        Nats per token, shape (n, 2), float64; the second is NaN if nothing is recalled.
     """
     losses = []
-    rng = np.random.default_rng([seed, 4])
     for first in range(0, len(starts), batch_size):
-        batch = cut_windows(
-            corpus,
-            starts[first : first + batch_size] - spec.context_tokens,
-            spec,
-            encoder=model.encoder,
-            separator=model.first_token_id,
-            rng=rng,
-            form=form,
-        )
-        losses.append(np.nanmean(token_losses(model, batch), axis=1))
+        batch = cut_evenly(model, corpus, starts[first : first + batch_size], spec, k)
+        each = token_losses(model, batch)
+        output, recalled = np.split(each, [spec.output_tokens], axis=1)
+        second = recalled.mean(axis=1) if spec.recalled else np.full(len(each), np.nan)
+        losses.append(np.stack([output.mean(axis=1), second], axis=1))
         if progress is not None:
-            progress(len(losses[-1]))
+            progress(len(each))
     return np.concatenate(losses)
 
 
@@ -139,12 +178,13 @@ def measure_recovery(
     """Recovery (none - compressed) / (none - full), with 95% bootstrap intervals.
 
     "none" and "full" are the same weights without context and with every chunk expanded; at each
-    fraction p random chunks are expanded. Windows do not overlap.
+    fraction p random chunks are expanded. Windows do not overlap. The same is measured of 48 tokens
+    that are recalled from anywhere in the context.
 
     Args:
         model: The model, in evaluation mode.
         corpus: Held-out text.
-        chunk_size: Tokens per chunk (k).
+        chunk_size: Tokens per chunk embedding (k), as for ``cut_evenly``.
         context_tokens: Context tokens (s), a multiple of 256.
         output_tokens: Output tokens (o).
         fractions: Expanded fractions p.
@@ -154,36 +194,44 @@ def measure_recovery(
 
     Returns:
         ``windows``, mean log-perplexities without and with full context in nats and, for each p,
-        log-perplexity, compression rate, recovery and its interval.
+        log-perplexity, compression rate, recovery and its interval; the same log-perplexities and
+        recovery of recalled spans under names that begin with ``recall``.
 
     Raises:
         EmptyInputError: If the corpus is shorter than one window.
     """
     starts = window_starts(corpus, context_tokens, output_tokens, max_windows)
     full_spec = WindowSpec(
-        chunk_size=chunk_size,
         passages=context_tokens // PASSAGE_TOKENS,
         passage_tokens=PASSAGE_TOKENS,
         output_tokens=output_tokens,
         expanded=1.0,
+        run=chunk_size,
+        recalled=RECALLED,
     )
 
     def losses(spec: WindowSpec) -> np.ndarray:
-        return window_losses(model, corpus, spec, starts, batch_size=batch_size, progress=progress)
+        return window_losses(
+            model, corpus, spec, starts, chunk_size, batch_size=batch_size, progress=progress
+        )
 
-    none = losses(replace(full_spec, passages=0))
+    none = losses(replace(full_spec, shown=False))
     full = losses(full_spec)
     rows = []
     for p in fractions:
         compressed = losses(replace(full_spec, expanded=p))
-        low, high = recovery_interval(none, compressed, full)
+        low, high = recovery_interval(none[:, 0], compressed[:, 0], full[:, 0])
+        means = [own.mean(axis=0) for own in (none, compressed, full)]
+        recovered, recalled = _recovery(*means).tolist()
         rows.append(
             {
                 "expanded": p,
                 "rate": chunk_size / (1 - p + chunk_size * p),
-                "log_ppl": float(compressed.mean()),
-                "recovery": float(_recovery(none.mean(), compressed.mean(), full.mean())),
+                "log_ppl": float(means[1][0]),
+                "recovery": recovered,
                 "interval": [low, high],
+                "recall_log_ppl": float(means[1][1]),
+                "recall_recovery": recalled,
             }
         )
     return {
@@ -191,32 +239,59 @@ def measure_recovery(
         "context_tokens": context_tokens,
         "output_tokens": output_tokens,
         "windows": len(starts),
-        "none": float(none.mean()),
-        "full": float(full.mean()),
+        "none": float(none[:, 0].mean()),
+        "full": float(full[:, 0].mean()),
+        "recall_none": float(none[:, 1].mean()),
+        "recall_full": float(full[:, 1].mean()),
         "compressed": rows,
     }
 
 
 def quick_recovery(
-    model: RefragModel, corpus: TokenisedCorpus, chunk_size: int, windows: int = 96
+    model: RefragModel, corpus: TokenisedCorpus, windows: int = 96
 ) -> dict[str, float]:
-    """A small measurement for the training log; its keys contain k."""
+    """A small measurement on every rung for the training log; its keys contain the rung."""
+    values: dict[str, float] = {}
     training = model.training
     model.eval()
-    result = measure_recovery(
-        model,
-        corpus,
-        chunk_size=chunk_size,
-        fractions=(0.0, 0.25),
-        max_windows=windows,
-        context_tokens=min(1024, len(corpus) // 2 // 256 * 256),
-    )
+    for rung in model.config.rungs:
+        result = measure_recovery(
+            model,
+            corpus,
+            chunk_size=rung,
+            fractions=(0.0,),
+            max_windows=windows,
+            context_tokens=_quick_context(corpus),
+        )
+        values |= {"none": result["none"], "full": result["full"]}
+        (row,) = result["compressed"]
+        for name in ("log_ppl", "recovery", "recall_log_ppl", "recall_recovery"):
+            values[f"k{rung}_{name}"] = row[name]
     model.train(training)
-    values = {"none": result["none"], "full": result["full"]}
-    for row in result["compressed"]:
-        values[f"p{row['expanded']:g}"] = row["log_ppl"]
-        values[f"recovery_p{row['expanded']:g}"] = row["recovery"]
-    return {f"k{chunk_size}_{name}": value for name, value in values.items()}
+    return values
+
+
+def quick_text_loss(
+    model: RefragModel, corpus: TokenisedCorpus, windows: int = 96
+) -> dict[str, float]:
+    """Log-perplexity of a continuation after the full context, for the training log."""
+    context = _quick_context(corpus)
+    starts = window_starts(corpus, context, _QUICK_OUTPUT, windows)
+    spec = WindowSpec(
+        passages=context // PASSAGE_TOKENS,
+        passage_tokens=PASSAGE_TOKENS,
+        output_tokens=_QUICK_OUTPUT,
+        expanded=1.0,
+    )
+    training = model.training
+    model.eval()
+    losses = window_losses(model, corpus, spec, starts, model.config.chunk_size)
+    model.train(training)
+    return {"full": float(losses[:, 0].mean())}
+
+
+def _quick_context(corpus: TokenisedCorpus) -> int:
+    return min(_QUICK_CONTEXT, max(len(corpus) // 2 // PASSAGE_TOKENS, 1) * PASSAGE_TOKENS)
 
 
 def recovery_interval(

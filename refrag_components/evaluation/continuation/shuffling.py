@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from refrag_components.corpus import TokenisedCorpus
 from refrag_components.exceptions import EmptyInputError
-from refrag_components.modeling.chunk_encoder import covering_tokens
-from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -37,7 +36,7 @@ def shuffle_paragraphs(
     Args:
         corpus: Tokenised text.
         starts: First output token of each window, shape (n,).
-        model: Provides both tokenizers.
+        model: Provides the tokenizer.
         context_tokens: Context tokens (s).
         output_tokens: Output tokens (o).
         seed: Seed of the orders.
@@ -49,38 +48,22 @@ def shuffle_paragraphs(
     Raises:
         EmptyInputError: If no window is left.
     """
-    encoder_tokenizer = content_tokenizer(model.encoder.tokenizer)
-    tokens, encoder_ids, covering = [], [], []
-    n_encoder_ids = 0
+    rows = []
     for i, start in enumerate(starts.tolist()):
         rng = np.random.default_rng([seed, i])
         before = corpus.tokens[max(start - context_tokens - _SPARE, 0) : start]
         text = _shuffled(np.asarray(before, dtype=np.int64), model, rng)
         (passage,) = model.chunker.chunk([text])
         surplus = len(passage.token_ids) - context_tokens
-        if surplus < 0:
-            continue
-        output = np.asarray(corpus.tokens[start : start + output_tokens], dtype=np.int64)
-        encoding = encoder_tokenizer.encode(passage.text, add_special_tokens=False)
-        begins = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
-        over = np.maximum(covering_tokens(passage.offsets[surplus:, 1].astype(np.int64), begins), 0)
-        tokens += [passage.token_ids[surplus:].astype(np.int64), output]
-        encoder_ids.append(np.asarray(encoding.ids, dtype=np.int64))
-        # The output is never encoded; its tokens point at any encoder token of this window.
-        covering += [over + n_encoder_ids, np.full(len(output), n_encoder_ids + over[-1])]
-        n_encoder_ids += len(encoding.ids)
-    if not tokens:
+        if surplus >= 0:
+            output = corpus.tokens[start : start + output_tokens]
+            rows += [passage.token_ids[surplus:].astype(np.int64), output.astype(np.int64)]
+    if not rows:
         msg = f"no window has {context_tokens} tokens of context; use longer text"
         raise EmptyInputError(msg)
+    tokens = np.concatenate(rows)
     span = context_tokens + output_tokens
-    row = np.concatenate(covering)
-    shuffled = TokenisedCorpus(
-        tokens=np.concatenate(tokens),
-        pieces=np.concatenate(encoder_ids),
-        steps=np.diff(row, prepend=-1),
-        covering=row,
-    )
-    return shuffled, np.arange(context_tokens, len(row), span)
+    return replace(corpus, tokens=tokens), np.arange(context_tokens, len(tokens), span)
 
 
 def _shuffled(token_ids: np.ndarray, model: RefragModel, rng: np.random.Generator) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from refrag_components.atomic import atomic_file
+from refrag_components.checking import parse_json
 from refrag_components.evaluation.answers.results import write_json
 from refrag_components.evaluation.reports.chart import check_plotting
 from refrag_components.evaluation.reports.markdown import perplexity_markdown, qa_markdown
@@ -71,7 +71,7 @@ def draw_plots(folder: str | Path) -> list[Path]:
         if not path.is_file():
             continue
         try:
-            tables = json.loads(path.read_text(encoding="utf-8"))["tables"]
+            tables = parse_json(path.read_text(encoding="utf-8"))["tables"]
             written += plot(tables, target)
         except (ValueError, KeyError, TypeError) as error:
             msg = f"{path} is damaged ({error}); run the measurement again"

@@ -74,7 +74,8 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
         "# Log-perplexity of a continuation",
         "",
         "Nats per token. Recovery is (none - this) / (none - full), all with the same weights. "
-        "Brackets hold 95% bootstrap intervals over windows.",
+        "Brackets hold 95% bootstrap intervals over windows. Recalled: 48 tokens from anywhere in "
+        "the context, after the 16 before them.",
     ]
     for table in tables:
         lines += [
@@ -83,7 +84,8 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
             f"o={table['output_tokens']}, {table['windows']} windows, {table['order']}",
             "",
         ]
-        headings = ("context", "positions", "rate", "log-ppl", "first 16 tokens", "recovery")
+        measured = ("log-ppl", "first 16 tokens", "recovery", "recalled, log-ppl", "recovery")
+        headings = ("context", "positions", "rate", *measured)
         rows = [
             (
                 row["label"],
@@ -92,6 +94,8 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
                 _bracketed(row, "log_ppl"),
                 f"{row['log_ppl_first']:.3f}",
                 _bracketed(row, "recovery"),
+                f"{row['recall_log_ppl']:.3f}",
+                f"{row['recall_recovery']:.3f}",
             )
             for row in table["rows"]
         ]

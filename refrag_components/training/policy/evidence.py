@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from refrag_components.corpus import Conversation, ConversationSpec, QuestionSet
+from refrag_components.corpus import Conversation, QuestionSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,9 +32,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     ]
 
 
-def evidence(
-    row: Conversation, spec: ConversationSpec, questions: QuestionSet, texts: Sequence[str]
-) -> np.ndarray:
+def evidence(row: Conversation, questions: QuestionSet, texts: Sequence[str], k: int) -> np.ndarray:
     """How much each chunk should count for whoever looks for the answer.
 
     A chunk of a passage that answers counts exp(-d / 8), d its tokens to where the answer stands,
@@ -43,14 +41,13 @@ def evidence(
 
     Args:
         row: Drawn from ``questions``.
-        spec: As the row is laid out.
         questions: Hold the passages.
         texts: From ``token_texts``.
+        k: Tokens per chunk.
 
     Returns:
         (chunks of the row in prompt order,), float32, sum 1; all 0 where no such passage is shown.
     """
-    k = spec.chunk_size
     answer = "".join(texts[i] for i in row.answer).strip(" .")
     pattern = None
     if answer and answer not in _SAID_OF_ALL:
@@ -58,11 +55,10 @@ def evidence(
         pattern = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.ASCII)
     parts = [np.zeros(0, dtype=np.float32)]
     for number in np.concatenate(row.passages):
-        length = min(int(questions.lengths[number]), spec.max_tokens)
+        tokens = questions.passage(number)
+        length = len(tokens)
         counts = np.zeros(-(-length // k), dtype=np.float32)
         if number in row.needed:
-            start = int(questions.starts[number])
-            tokens = questions.corpus.tokens[start : start + length]
             distance = _distance([texts[i] for i in tokens], pattern)
             nearest = np.minimum.reduceat(distance, np.arange(0, length, k))
             counts = np.exp(-nearest / _REACH).astype(np.float32)

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 
 from refrag_components.corpus import (
     Batch,
-    ConversationSpec,
     QuestionSet,
     TokenisedCorpus,
     WindowSpec,
+    build_batch,
     cut_windows,
-    lay_out_conversations,
+    lay_out,
 )
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling.policy_features import Observation
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["PolicyBatches", "PolicyExamples", "observe_examples", "token_rarity"]
 
 _PASSAGE_COUNTS = (4, 8)
+_MOST_TOKENS = 2048  # of a question's passages
 _SLICE = 1 << 22  # tokens counted at a time
 
 
@@ -42,8 +43,8 @@ class PolicyExamples:
     Attributes:
         batch: The prompts laid out at p = 0.
         questions: What each prompt asks, "" for running text.
-        passage_chunks: Chunks a passage where passages touch; None where text is between them.
-        chunk_size: Tokens a chunk (k).
+        passage_chunks: Chunks per passage if passages touch; None if text is between them.
+        chunk_size: Tokens per chunk (k).
         expanded: Fraction p of the chunks to choose.
         evidence: How much each chunk counts for the answer, (prompts, chunks), float32; None for
             running text.
@@ -71,7 +72,7 @@ class PolicyBatches(Dataset[PolicyExamples]):
         settings: Of the policy stage.
         model: Gives tokenizers and separator.
         seed: Of everything that is drawn.
-        questions: Needed where the settings have a ``question_share``.
+        questions: Needed if the settings have a ``question_share``.
     """
 
     corpus: TokenisedCorpus
@@ -85,6 +86,13 @@ class PolicyBatches(Dataset[PolicyExamples]):
         needed = self.settings.context_tokens + self.settings.output_tokens
         if len(self.corpus) <= needed:
             msg = f"the corpus has {len(self.corpus)} tokens, a window needs {needed + 1}"
+            raise TrainingError(msg)
+        config = self.model.config
+        if config.encoder_layers and set(self.settings.chunk_sizes) != {config.chunk_size}:
+            msg = (
+                f"this checkpoint's policies see chunks of {config.chunk_size} tokens; set "
+                f"chunk_sizes = [{config.chunk_size}] in the recipe's [policy]"
+            )
             raise TrainingError(msg)
         if self.settings.question_share and self.questions is None:
             msg = (
@@ -110,14 +118,17 @@ class PolicyBatches(Dataset[PolicyExamples]):
         self, questions: QuestionSet, k: int, p: float, rng: np.random.Generator
     ) -> PolicyExamples:
         shown = int(rng.integers(1, self.settings.max_passages + 1))
-        spec = ConversationSpec(chunk_size=k, expanded=0.0, passages=shown)
-        rows = questions.draw(self.settings.examples, spec, rng)
-        batch = lay_out_conversations(rows, spec, questions, encoder=self.model.encoder, rng=rng)
+        drawn = [questions.draw(shown, _MOST_TOKENS, rng) for _ in range(self.settings.examples)]
+        rows = [
+            lay_out(row, questions, kind="compressed", share=0.0, rung=k, rungs=(k,), rng=rng)
+            for row in drawn
+        ]
+        batch = build_batch(rows, chunk_size=k, rungs=(k,))
         wanted = torch.nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(evidence(row, spec, questions, self._texts)) for row in rows],
+            [torch.from_numpy(evidence(row, questions, self._texts, k)) for row in drawn],
             batch_first=True,
         )
-        return PolicyExamples(batch, [row.question for row in rows], None, k, p, wanted)
+        return PolicyExamples(batch, [row.question for row in drawn], None, k, p, wanted)
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -128,7 +139,6 @@ class PolicyBatches(Dataset[PolicyExamples]):
         passages = int(rng.choice(_PASSAGE_COUNTS))
         chunks = max(settings.context_tokens // passages // k, 1)  # whole ones: rows of one length
         spec = WindowSpec(
-            chunk_size=k,
             passages=passages,
             passage_tokens=chunks * k,
             output_tokens=settings.output_tokens,
@@ -137,7 +147,9 @@ class PolicyBatches(Dataset[PolicyExamples]):
             self.corpus,
             rng.integers(0, len(self.corpus) - spec.span, size=settings.examples),
             spec,
-            encoder=self.model.encoder,
+            chunk_size=k,
+            rungs=(k,),
+            own_rungs=[k] * settings.examples,
             separator=self.model.first_token_id,
             rng=rng,
         )
@@ -154,7 +166,7 @@ def observe_examples(
         examples: On the model's device.
         prompts: Their batch, encoded.
     """
-    batch, present = examples.batch, prompts.present
+    present = prompts.present
     asked = model.chunker.cut_questions(examples.questions)
     vectors = [torch.from_numpy(rows) for rows in model.encoder.encode(asked)]
     ids = [torch.from_numpy(passage.token_ids.astype(np.int64)) for passage in asked]
@@ -162,8 +174,8 @@ def observe_examples(
     padded = torch.nn.utils.rnn.pad_sequence
     return Observation(
         vectors=prompts.vectors,
-        token_ids=batch.chunk_tokens[prompts.chunks] * present.unsqueeze(-1),
-        used=batch.chunk_used[prompts.chunks] & present.unsqueeze(-1),
+        token_ids=prompts.token_ids[prompts.chunks] * present.unsqueeze(-1),
+        used=prompts.used[prompts.chunks] & present.unsqueeze(-1),
         passages=_passages(examples, prompts),
         question_vectors=padded(vectors, batch_first=True).to(present.device),
         question_used=padded(used, batch_first=True).to(present.device),
@@ -194,5 +206,6 @@ def _passages(examples: PolicyExamples, prompts: EncodedPrompts) -> Tensor:
         return (place // examples.passage_chunks).expand_as(prompts.present).contiguous()
     is_chunk = examples.batch.chunk_index >= 0
     begins = is_chunk & ~torch.nn.functional.pad(is_chunk, (1, 0))[:, :-1]
-    by_chunk = (begins.cumsum(dim=1) - 1)[is_chunk]  # chunks are numbered in this order
-    return by_chunk[prompts.chunks]
+    numbers = torch.zeros_like(prompts.chunks)
+    numbers[prompts.present] = (begins.cumsum(dim=1) - 1)[is_chunk]
+    return numbers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from refrag_components.corpus import IGNORED, Batch, batch_vectors
+from refrag_components.corpus import IGNORED, Batch, batch_vectors, chunk_table
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -23,14 +23,18 @@ class EncodedPrompts:
 
     Attributes:
         batch: Prompts and what follows them, laid out at p = 0, on the model's device.
-        embeddings: Chunk embeddings of the whole batch, (all chunks, d_dec).
+        embeddings: The batch's table of chunk embeddings, (entries, d_dec).
+        token_ids: Token ids under each entry, 0 where unused, (entries, k).
+        used: True where ``token_ids`` holds a token, same shape.
         vectors: Chunk vectors by prompt, (prompts, chunks, d_enc), 0 where padded.
-        chunks: Number in the batch of each prompt's chunks, (prompts, chunks).
+        chunks: Entry in the table of each prompt's chunks, (prompts, chunks).
         present: False for padding, (prompts, chunks).
     """
 
     batch: Batch
     embeddings: Tensor
+    token_ids: Tensor
+    used: Tensor
     vectors: Tensor
     chunks: Tensor
     present: Tensor
@@ -57,35 +61,37 @@ def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
 
     Vectors are rounded to float16 as they are when they are stored.
     """
-    flat = batch_vectors(model, batch).half().float()
-    embeddings = model.project(flat, batch.chunk_tokens, batch.chunk_used).to(model.dtype)
-    counts = (batch.chunk_index >= 0).sum(dim=1)
-    place = torch.arange(int(counts.max()), device=counts.device)
-    present = place < counts.unsqueeze(1)
-    chunks = (counts.cumsum(0) - counts).unsqueeze(1) + place
-    chunks = torch.where(present, chunks, 0)
+    by_group = [vectors.half().float() for vectors in batch_vectors(model, batch)]
+    embeddings = chunk_table(model, batch, by_group).to(model.dtype)
+    flat = torch.cat([vectors.flatten(0, 1) for vectors in by_group])
+    token_ids, used = batch.table_tokens
+    is_chunk = batch.chunk_index >= 0
+    counts = is_chunk.sum(dim=1)
+    present = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
+    chunks = torch.zeros(present.shape, dtype=torch.long, device=counts.device)
+    chunks[present] = batch.chunk_index[is_chunk]
     vectors = flat[chunks] * present.unsqueeze(-1)
-    return EncodedPrompts(batch, embeddings, vectors, chunks, present)
+    return EncodedPrompts(batch, embeddings, token_ids, used, vectors, chunks, present)
 
 
-def expand_rows(batch: Batch, prompts: Tensor, expanded: Tensor) -> Rows:
+def expand_rows(encoded: EncodedPrompts, prompts: Tensor, expanded: Tensor) -> Rows:
     """Puts the tokens of expanded chunks in place of their chunk embeddings.
 
     Args:
-        batch: Rows laid out at p = 0.
-        prompts: The row of ``batch`` that each row is made of, (rows,).
+        encoded: Prompts with every chunk compressed.
+        prompts: The prompt that each row is made of, (rows,).
         expanded: True for each chunk of that prompt that expands, (rows, chunks), bool.
     """
+    batch = encoded.batch
     # Padding follows the last label, on the right of the batch's rows.
     columns = torch.arange(batch.token_ids.shape[1], device=prompts.device)
-    predicted = batch.labels.shape[1]
-    labelled = pad(batch.labels != IGNORED, (len(columns) - predicted, 0))
+    labelled = pad(batch.label_rows != IGNORED, (len(columns) - batch.predicted, 0))
     last = (labelled * columns).amax(dim=1)[prompts].unsqueeze(1)
     index = batch.chunk_index[prompts]
     is_chunk = index >= 0
     place = (is_chunk.cumsum(dim=1) - 1).clamp(min=0)
     expands = expanded.gather(1, place) & is_chunk
-    lengths = batch.chunk_used.sum(dim=1)[index.clamp(min=0)]
+    lengths = encoded.used.sum(dim=1)[index.clamp(min=0)]
     width = torch.where(expands, lengths, 1) * (columns <= last)
 
     ends = width.cumsum(dim=1)
@@ -98,7 +104,7 @@ def expand_rows(batch: Batch, prompts: Tensor, expanded: Tensor) -> Rows:
     as_token = expands.gather(1, source)
     tokens = torch.where(
         as_token,
-        batch.chunk_tokens[chunk.clamp(min=0), within.clamp(max=batch.chunk_tokens.shape[1] - 1)],
+        encoded.token_ids[chunk.clamp(min=0), within.clamp(max=encoded.used.shape[1] - 1)],
         batch.token_ids[prompts].gather(1, source),
     )
     return Rows(tokens * used, torch.where(used & ~as_token, chunk, -1), used)
@@ -123,13 +129,13 @@ def rewards(
     owner = torch.arange(count, device=expanded.device).repeat_interleave(samples)
     choices = expanded.flatten(0, 1)
     batch = prompts.batch
-    lengths = batch.chunk_used.sum(dim=1)[prompts.chunks]
+    lengths = prompts.used.sum(dim=1)[prompts.chunks]
     text = (batch.chunk_index < 0).sum(dim=1)
     context = torch.where(expanded, lengths.unsqueeze(1), 1) * prompts.present.unsqueeze(1)
     about = text.unsqueeze(1) + context.sum(dim=-1)
     order = about.flatten().argsort()  # similar lengths together: little padding
     sizes = about.flatten()[order].tolist()
-    labels = _ending_at_the_last_column(batch.labels)
+    labels = _ending_at_the_last_column(batch.label_rows)
     result = torch.zeros(len(order), device=expanded.device)
     start = 0
     while start < len(sizes):
@@ -138,7 +144,7 @@ def rewards(
             stop += 1
         rows = order[start:stop]
         own = labels[owner[rows]]
-        inputs = expand_rows(batch, owner[rows], choices[rows])
+        inputs = expand_rows(prompts, owner[rows], choices[rows])
         result[rows] = _log_likelihood(model, prompts.embeddings, inputs, own)
         start = stop
     return result.view(count, samples)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import Field
+
+from refrag_components.training.settings import Settings, Share, Steps
 
 __all__ = ["PolicySettings"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PolicySettings:
-    """Stage 4 of training.
+class PolicySettings(Settings):
+    """The stage that trains the learned policies.
 
     Attributes:
         steps: Batches of prompts, at most.
@@ -24,7 +25,8 @@ class PolicySettings:
         updates: Optimiser steps on the examples of each step.
         clip: How far a ratio of probabilities may leave 1 (PPO's epsilon).
         learning_rate: At its peak: 4 % linear warm-up, then a cosine to zero.
-        chunk_sizes: Values of k, drawn step by step.
+        chunk_sizes: Values of k, drawn step by step; the checkpoint's own k alone if its encoder is
+            made of the decoder's layers.
         expanded: Fractions p of the chunks that are chosen, drawn step by step.
         context_tokens: Context length s of running text, in tokens.
         output_tokens: Tokens after it whose log-perplexity is the reward (o).
@@ -37,21 +39,21 @@ class PolicySettings:
         evaluation_batches: Held-out steps that an evaluation looks at.
     """
 
-    steps: int = 300
-    max_seconds: float | None = None
-    warm_up: int = 60
-    examples: int = 64
-    samples: int = 8
-    updates: int = 4
-    clip: float = 0.2
-    learning_rate: float = 1e-3
-    chunk_sizes: tuple[int, ...] = (4,)
-    expanded: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)
-    context_tokens: int = 1024
-    output_tokens: int = 256
-    question_share: float = 0.0
-    max_passages: int = 10
-    positions: int = 65536
-    save_every: int = 50
-    evaluate_every: int = 50
-    evaluation_batches: int = 6
+    steps: Steps = 300
+    max_seconds: float | None = Field(default=None, gt=0)
+    warm_up: int = Field(default=60, ge=0)
+    examples: int = Field(default=64, ge=1)
+    samples: int = Field(default=8, ge=2)
+    updates: int = Field(default=4, ge=1)
+    clip: float = Field(default=0.2, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    chunk_sizes: tuple[Steps, ...] = Field(default=(4,), min_length=1)
+    expanded: tuple[Share, ...] = Field(default=(0.05, 0.1, 0.25, 0.5), min_length=1)
+    context_tokens: int = Field(default=1024, ge=1)
+    output_tokens: int = Field(default=256, ge=1)
+    question_share: Share = 0.0
+    max_passages: int = Field(default=10, ge=1)
+    positions: int = Field(default=65536, ge=1)
+    save_every: Steps = 50
+    evaluate_every: Steps = 50
+    evaluation_batches: int = Field(default=6, ge=1)

@@ -24,6 +24,8 @@ from refrag_components.evaluation.methods import (
     Drop,
     FewerPassages,
     Keep,
+    Ladder,
+    LadderText,
     Method,
     SameText,
     default_methods,
@@ -33,7 +35,7 @@ from refrag_components.exceptions import EvaluationError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
-from refrag_components.policies import FractionBudget
+from refrag_components.policies import FractionBudget, PositionBudget
 from refrag_components.prompts.parts import PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
@@ -71,29 +73,50 @@ def build(model: RefragModel, contexts: list[Context], selections: tuple[str, ..
     return replace(prompts, prompts=scored)
 
 
+@pytest.mark.parametrize("ladder", [False, True])
 @pytest.mark.parametrize(
-    "method", [NONE, FULL, COMPRESSED, Keep("similarity", 0.25), Keep("random", 0.5)]
+    "method",
+    [
+        NONE,
+        FULL,
+        COMPRESSED,
+        Keep("similarity", 0.25),
+        Keep("random", 0.5),
+        Drop("random", 0.5),
+        Ladder("random", 30),
+        LadderText("random", 30),
+    ],
 )
 def test_answers_are_the_generator_s(
-    tiny_model: RefragModel, contexts: list[Context], method: Method
+    tiny_model: RefragModel,
+    layered_model: RefragModel,
+    contexts: list[Context],
+    method: Method,
+    ladder: bool,
 ) -> None:
-    prompts = build(tiny_model, contexts, tuple(filter(None, [method.selection])))
+    model = layered_model if ladder else tiny_model
+    prompts = build(model, contexts, tuple(filter(None, [method.selection])))
     rows = [method.row(prompt) for prompt in prompts.prompts]
-    outputs = decode(tiny_model, prompts.chunks, rows, max_new_tokens=8)
+    outputs = decode(model, prompts.chunks, rows, max_new_tokens=8)
 
     policy = {"none": "none", "full": "all", "compressed": "none"}.get(
         method.kind, str(method.selection)
     )
     generator = RefragGenerator(
-        tiny_model, policy=policy, budget=FractionBudget(method.fraction or 0.0)
+        model,
+        policy=policy,
+        budget=PositionBudget(method.positions)
+        if method.positions
+        else FractionBudget(method.fraction or 0.0),
+        rest="drop" if isinstance(method, Drop | LadderText) else "compress",
     )
     for context, output, row in zip(contexts, outputs, rows, strict=True):
         passages = () if method is NONE else context.passages
-        parts = render(messages(context.question.text, passages), tiny_model.tokenizer)
+        parts = render(messages(context.question.text, passages), model.tokenizer)
         request = Request(parts, context.question.text)
         assert generator.prepare(request).layout.n_positions == len(row.token_ids)
         (answer,) = generator.generate([request], SamplingParams(max_tokens=8))
-        text = tiny_model.tokenizer.decode(output.token_ids, skip_special_tokens=True)
+        text = model.tokenizer.decode(output.token_ids, skip_special_tokens=True)
         assert text == answer.text
 
 
@@ -246,8 +269,8 @@ def test_passages_are_encoded_once(
     assert sorted(encoded) == sorted(TEXT)
     alone = PromptBuilder(EncodedPassages(tiny_model), max_new_tokens=8).build(contexts[2:])
     np.testing.assert_allclose(
-        both.chunks[both.prompts[2].chunk_rows],
-        alone.chunks[alone.prompts[0].chunk_rows],
+        both.chunks[both.prompts[2].chunk_rows[4]],
+        alone.chunks[alone.prompts[0].chunk_rows[4]],
         atol=1e-5,
     )
 

@@ -19,7 +19,6 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
-from pydantic import ValidationError
 
 from langchain_refrag import ChatRefrag, RefragLLM, RefragRetriever
 from refrag_components.engines import TransformersEngine
@@ -240,7 +239,12 @@ class TestSettings:
         none = report(chat.invoke(messages, policy="none"))
         assert (none["policy"], none["expanded"]) == ("none", 0)
         assert report(chat.invoke(messages, max_tokens=2))["output_tokens"] <= 2
-        assert report(chat.invoke(messages, budget=30))["context_positions"] <= 30
+        for positions in (2, 30):
+            refrag = report(chat.invoke(messages, budget=positions))
+            assert refrag["context_positions"] <= positions
+        dropped = report(chat.invoke(messages, rest="drop"))
+        assert (dropped["rest"], dropped["compressed"]) == ("drop", 0)
+        assert 0 < dropped["expanded"] == dropped["chunks"] - dropped["dropped"]
         assert report(chat.invoke(messages))["budget"] == 0.25
 
     def test_another_model_for_a_call(self, chat: ChatRefrag, other_folder: Path) -> None:
@@ -371,6 +375,8 @@ class TestErrors:
             ({"budget": "half"}, BudgetError),
             ({"budget": "0.5"}, BudgetError),
             ({"budget": float("nan")}, BudgetError),
+            ({"rest": "delete"}, BudgetError),
+            ({"rest": None}, BudgetError),
             ({"top_p": 0.0}, SamplingError),
             ({"max_tokens": 0}, SamplingError),
             ({"seed": -1}, SamplingError),
@@ -387,8 +393,9 @@ class TestErrors:
             chat.invoke(QUESTION, **settings)
 
     def test_wrong_types(self, tiny_folder: Path) -> None:
-        with pytest.raises(ValidationError):
-            ChatRefrag(model=str(tiny_folder), max_tokens="many")  # type: ignore[arg-type]
+        for wrong in ("many", "5", True):
+            with pytest.raises(SamplingError, match="max_tokens"):
+                ChatRefrag(model=str(tiny_folder), max_tokens=wrong)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("question", ["", "  \n", []])
     def test_empty_question(self, chat: ChatRefrag, question: Any) -> None:

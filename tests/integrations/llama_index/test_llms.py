@@ -91,9 +91,23 @@ class TestAnswers:
         assert report(expanded)["context_tokens"] > 0
         assert report(expanded)["positions"] == report(plain)["positions"]
         assert expanded.text == plain.text
-        by_budget = llm.complete(prompt, budget=1.0)
-        assert report(by_budget)["rate"] == 1.0
-        assert by_budget.text == plain.text
+        for budget, rest in ((1.0, "compress"), (1.0, "drop"), (1000, "compress"), (1000, "drop")):
+            by_budget = llm.complete(prompt, budget=budget, rest=rest)
+            assert report(by_budget)["rate"] == 1.0
+            assert by_budget.text == plain.text
+
+    def test_the_rest_may_be_dropped(self, folder: str) -> None:
+        prompt = register(HARBOUR, RAIN)
+        llm = RefragLLM(model=folder, rest="drop", max_tokens=4)
+        refrag = report(llm.complete(prompt))
+        assert (refrag["rest"], refrag["compressed"]) == ("drop", 0)
+        assert 0 < refrag["expanded"] == refrag["chunks"] - refrag["dropped"]
+        refrag = report(llm.complete(prompt, budget=20, rest="compress"))
+        assert refrag["rest"] == "compress"
+        assert refrag["compressed"] > 0
+        assert refrag["context_positions"] <= 20
+        with pytest.raises(BudgetError, match="'compress' or 'drop'"):
+            RefragLLM(model=folder, rest="delete")
 
     def test_complete_is_a_users_message(self, llm: RefragLLM) -> None:
         prompt = register(HARBOUR)

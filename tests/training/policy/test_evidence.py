@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refrag_components.corpus import Conversation, ConversationSpec, QuestionSet
+from refrag_components.corpus import Conversation, QuestionSet
 from refrag_components.modeling import RefragModel
 from refrag_components.training.policy import evidence as module
 from refrag_components.training.policy.evidence import evidence, evidence_loss, token_texts
 from tests.tiny import TEXT
 
-SPEC = ConversationSpec(chunk_size=4, expanded=0.0, passages=4)
+K = 4
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def conversation(
         needed=np.array(needed),
         answer=np.array([*ids, model.tokenizer.eos_token_id]),
         question="",
+        asked=np.zeros(0, np.int64),
     )
 
 
@@ -46,7 +47,7 @@ def chunks_of(model: RefragModel, text: str) -> list[str]:
 def test_chunks_of_the_answer_count_most(tiny_model: RefragModel, questions: QuestionSet) -> None:
     words = token_texts(tiny_model.tokenizer)
     row = conversation(tiny_model, questions, [1, 0], [0], "In 1907.")
-    found = evidence(row, SPEC, questions, words)
+    found = evidence(row, questions, words, K)
     counts = -(-questions.lengths[[1, 0]] // 4)
     assert len(found) == counts.sum()
     assert found.sum() == pytest.approx(1)
@@ -73,13 +74,13 @@ def test_without_its_words_all_of_the_passage_counts_alike(
     monkeypatch.setattr(module, "_SAID_OF_ALL", ("list",))  # as "no" is, which stands in no text
     words = token_texts(tiny_model.tokenizer)
     row = conversation(tiny_model, questions, [0, 1], [1], answer)
-    found = evidence(row, SPEC, questions, words)
+    found = evidence(row, questions, words, K)
     counts = -(-questions.lengths[[0, 1]] // 4)
     np.testing.assert_allclose(found[counts[0] :], 1 / counts[1], rtol=1e-5)
     not_shown = conversation(tiny_model, questions, [0], [1], answer)
-    assert (evidence(not_shown, SPEC, questions, words) == 0).all()
+    assert (evidence(not_shown, questions, words, K) == 0).all()
     nothing = conversation(tiny_model, questions, [], [1], answer)
-    assert evidence(nothing, SPEC, questions, words).shape == (0,)
+    assert evidence(nothing, questions, words, K).shape == (0,)
 
 
 def test_what_is_not_ascii_ends_a_word(tiny_model: RefragModel, questions: QuestionSet) -> None:
@@ -91,7 +92,7 @@ def test_what_is_not_ascii_ends_a_word(tiny_model: RefragModel, questions: Quest
     words = token_texts(tiny_model.tokenizer)
     for answer in ("1907", "1910"):
         row = conversation(tiny_model, alone, [0], [0], answer)
-        found = evidence(row, SPEC, alone, words)
+        found = evidence(row, alone, words, K)
         best = [ids[4 * i : 4 * i + 4] for i in np.flatnonzero(found == found.max())]
         assert answer in tiny_model.tokenizer.decode(np.concatenate(best))
         assert np.ptp(found) > 0
@@ -102,7 +103,7 @@ def test_part_of_a_word_is_no_answer(tiny_model: RefragModel, questions: Questio
     whole = next(word for word in TEXT[0].split() if word.isalpha() and len(word) > 5)
     for answer, stands in ((whole, True), (whole[1:-1], False)):
         row = conversation(tiny_model, questions, [0], [0], answer)
-        found = evidence(row, SPEC, questions, words)
+        found = evidence(row, questions, words, K)
         assert (np.ptp(found) > 1e-6) == stands, answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,13 @@ import pytest
 import torch
 
 from refrag_components.corpus import (
-    IGNORED,
     Batch,
-    ConversationSpec,
     QuestionSet,
     TokenisedCorpus,
     WindowSpec,
+    build_batch,
     cut_windows,
-    lay_out_conversations,
+    lay_out,
 )
 from refrag_components.engines.decoder_batch import embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
@@ -26,34 +26,37 @@ from refrag_components.training.policy.rewards import encode_prompts, expand_row
 from refrag_components.vectors import ChunkVectors
 
 
-def windows(model: RefragModel, run_folder: Path, rows: int = 3) -> Batch:
-    corpus = TokenisedCorpus.load(run_folder / "text")
-    spec = WindowSpec(chunk_size=4, passages=2, passage_tokens=14, output_tokens=5)
+def windows(run_folder: Path, rows: int = 3) -> Batch:
     return cut_windows(
-        corpus,
+        TokenisedCorpus.load(run_folder / "text"),
         np.arange(rows) * 7,
-        spec,
-        encoder=model.encoder,
-        separator=model.first_token_id,
+        WindowSpec(passages=2, passage_tokens=14, output_tokens=5),
+        chunk_size=4,
+        rungs=(4,),
+        own_rungs=[4] * rows,
+        separator=0,
         rng=np.random.default_rng(0),
     )
 
 
-def conversations(model: RefragModel, run_folder: Path, rows: int = 5) -> Batch:
-    spec = ConversationSpec(chunk_size=4, expanded=0.0)
+def conversations(run_folder: Path, rows: int = 5) -> Batch:
     rng = np.random.default_rng(1)
     questions = QuestionSet.load(run_folder / "questions")
-    drawn = questions.draw(rows, spec, rng)
-    return lay_out_conversations(drawn, spec, questions, encoder=model.encoder, rng=rng)
+    drawn = [questions.draw(5, 2048, rng) for _ in range(rows)]
+    kind = {"kind": "compressed", "share": 0.0, "rung": 4, "rungs": (4,), "rng": rng}
+    laid_out = [lay_out(row, questions, **kind) for row in drawn]  # type: ignore[arg-type]
+    return build_batch(laid_out, chunk_size=4, rungs=(4,))
 
 
 def slow_reward(model: RefragModel, batch: Batch, row: int, expanded: np.ndarray) -> float:
     """The row as a layout of one-chunk passages, through the decoder on its own."""
     prompts = encode_prompts(model, batch)
     segments: list[Segment] = []
-    labels = batch.labels[row][batch.labels[row] != IGNORED]
-    end = int(np.flatnonzero((batch.labels[row] != IGNORED).numpy())[-1])
-    end += batch.token_ids.shape[1] - batch.labels.shape[1] + 1
+    width = batch.token_ids.shape[1]
+    own = batch.label_index // width == row
+    labels = batch.labels[own]
+    end = int(batch.label_index[own][-1] % width) + 1
+    token_ids, used = batch.table_tokens
     place = 0
     for token, chunk in zip(batch.token_ids[row, :end], batch.chunk_index[row, :end], strict=True):
         if chunk < 0:
@@ -61,7 +64,7 @@ def slow_reward(model: RefragModel, batch: Batch, row: int, expanded: np.ndarray
             continue
         vectors = ChunkVectors(
             prompts.vectors[row, place : place + 1].numpy(),
-            batch.chunk_tokens[chunk][batch.chunk_used[chunk]].numpy(),
+            token_ids[chunk][used[chunk]].numpy(),
             4,
             model.fingerprint,
         )
@@ -77,34 +80,36 @@ def slow_reward(model: RefragModel, batch: Batch, row: int, expanded: np.ndarray
 @pytest.mark.parametrize("positions", [1, 300, 10**6])
 @torch.no_grad()
 def test_rewards_are_those_of_single_layouts(
-    make: object, positions: int, tiny_model: RefragModel, run_folder: Path
+    make: Callable[[Path], Batch], positions: int, either_model: RefragModel, run_folder: Path
 ) -> None:
-    batch = make(tiny_model, run_folder)  # type: ignore[operator]
-    prompts = encode_prompts(tiny_model, batch)
+    batch = make(run_folder)
+    prompts = encode_prompts(either_model, batch)
     generator = torch.Generator().manual_seed(0)
     shape = (len(prompts.present), 3, prompts.present.shape[1])
     expanded = (torch.rand(shape, generator=generator) < 0.4) & prompts.present.unsqueeze(1)
     expanded[:, 1] = False
     expanded[:, 2] = prompts.present
-    found = rewards(tiny_model, prompts, expanded, positions=positions)
+    found = rewards(either_model, prompts, expanded, positions=positions)
     for row in range(shape[0]):
         for sample in range(shape[1]):
-            slow = slow_reward(tiny_model, batch, row, expanded[row, sample].numpy())
+            slow = slow_reward(either_model, batch, row, expanded[row, sample].numpy())
             assert found[row, sample].item() == pytest.approx(slow, abs=2e-4)
 
 
 def test_nothing_expanded_is_the_batch_and_everything_expanded_the_full_text(
     tiny_model: RefragModel, run_folder: Path
 ) -> None:
-    batch = windows(tiny_model, run_folder)
+    batch = windows(run_folder)
+    prompts = encode_prompts(tiny_model, batch)
     every = torch.arange(3)
     chunks = torch.zeros(3, 8, dtype=torch.bool)
-    rows = expand_rows(batch, every, chunks)
+    rows = expand_rows(prompts, every, chunks)
     assert rows.used.all()
-    torch.testing.assert_close(rows.token_ids, batch.token_ids)
-    torch.testing.assert_close(rows.chunk_index, batch.chunk_index)
+    positions = 1 + 8 + 4
+    torch.testing.assert_close(rows.token_ids, batch.token_ids[:, :positions])
+    torch.testing.assert_close(rows.chunk_index, batch.chunk_index[:, :positions])
     corpus = TokenisedCorpus.load(run_folder / "text")
-    full = expand_rows(batch, every, ~chunks)
+    full = expand_rows(prompts, every, ~chunks)
     assert (full.chunk_index == -1).all()
     for row in range(3):
         text = corpus.tokens[row * 7 : row * 7 + 28 + 4].tolist()
@@ -112,18 +117,10 @@ def test_nothing_expanded_is_the_batch_and_everything_expanded_the_full_text(
 
 
 def test_prompts_without_chunks_are_rewarded_too(tiny_model: RefragModel, run_folder: Path) -> None:
-    batch = windows(tiny_model, run_folder)
+    batch = windows(run_folder)
     bare = batch.chunk_index.clone()
-    n = int((bare[2] >= 0).sum())
-    bare[2] = -1  # its chunks are the last of the batch
-    batch = replace(
-        batch,
-        chunk_index=bare,
-        chunk_tokens=batch.chunk_tokens[:-n],
-        chunk_used=batch.chunk_used[:-n],
-        span_index=batch.span_index[:-n],
-    )
-    prompts = encode_prompts(tiny_model, batch)
+    bare[2] = -1
+    prompts = encode_prompts(tiny_model, replace(batch, chunk_index=bare))
     assert prompts.present.sum(dim=1).tolist() == [8, 8, 0]
     expanded = torch.zeros(3, 2, 8, dtype=torch.bool)
     found = rewards(tiny_model, prompts, expanded, positions=1000)

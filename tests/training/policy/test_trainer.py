@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +50,20 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_network, "_WIDTH", 48)
 
 
+@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
+def folder(request: pytest.FixtureRequest, layered_folder: Path, tiny_folder: Path) -> Path:
+    """A checkpoint of each kind; both have k = 4."""
+    return layered_folder if "layers" in request.param else tiny_folder
+
+
 @pytest.fixture
-def make(tiny_folder: Path, run_folder: Path) -> MakeTrainer:
+def make(folder: Path, run_folder: Path) -> MakeTrainer:
     """Makes a trainer on the tiny run's text; keywords change its settings."""
+    checkpoint = folder
 
     def trainer(folder: Path, **changes: Any) -> PolicyTrainer:
-        model = RefragModel.from_pretrained(tiny_folder, device="cpu")
-        settings = replace(SETTINGS, **changes)
+        model = RefragModel.from_pretrained(checkpoint, device="cpu")
+        settings = SETTINGS.model_copy(update=changes)
         questions = QuestionSet.load(run_folder / "questions")
         batches, validation = (
             PolicyBatches(TokenisedCorpus.load(run_folder / name), settings, model, seed, questions)
@@ -240,6 +246,15 @@ def test_questions_are_needed_where_the_recipe_asks_for_them(
     corpus = TokenisedCorpus.load(run_folder / "text")
     with pytest.raises(TrainingError, match="--questions, or set question_share = 0"):
         PolicyBatches(corpus, SETTINGS, tiny_model, 0)
-    long = replace(SETTINGS, question_share=0.0, context_tokens=10**6)
+    long = SETTINGS.model_copy(update={"question_share": 0.0, "context_tokens": 10**6})
     with pytest.raises(TrainingError, match="a window needs"):
         PolicyBatches(corpus, long, tiny_model, 0)
+
+
+def test_policies_see_the_chunks_of_the_checkpoint(
+    layered_model: RefragModel, run_folder: Path
+) -> None:
+    corpus = TokenisedCorpus.load(run_folder / "text")
+    settings = SETTINGS.model_copy(update={"chunk_sizes": (4, 8), "question_share": 0.0})
+    with pytest.raises(TrainingError, match=r"chunks of 4 tokens; set chunk_sizes = \[4\]"):
+        PolicyBatches(corpus, settings, layered_model, 0)

@@ -55,7 +55,7 @@ class RefragLLM(AnswerSettings, LLM):
     ``refrag_components.generation.report.Report``. Query and chat engines keep only the
     text of a response; ``collect_reports`` gets the rest.
 
-    ``policy``, ``budget``, ``max_tokens``, ``temperature``, ``top_p``, ``top_k``,
+    ``policy``, ``budget``, ``rest``, ``max_tokens``, ``temperature``, ``top_p``, ``top_k``,
     ``repetition_penalty``, ``stop`` and ``seed`` may also be given with a single call, and so may
 
     * ``documents``: nodes or strings that are passages; those whose text is not in the prompt

@@ -78,7 +78,7 @@ def _encoded(
     nodes: Sequence[BaseNode], name: str, store: ChunkStore, device: str | None
 ) -> Iterator[BaseNode]:
     model = load_checkpoint(name, device).model
-    loader = PassageLoader(model, store)
+    loader = PassageLoader(model, store, waits=True)
     for start in range(0, len(nodes), _NODES_PER_BATCH):
         batch = nodes[start : start + _NODES_PER_BATCH]
         texts = [_passage(node) for node in batch]

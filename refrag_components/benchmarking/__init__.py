@@ -1,0 +1,1 @@
+"""How fast a model answers: the measurements behind docs/performance.md."""

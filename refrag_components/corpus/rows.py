@@ -1,0 +1,255 @@
+"""Rows of text, passages and what is to be predicted, built into one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from refrag_components.corpus.batch import Batch, PassageGroup
+
+__all__ = ["Row", "ShownPassage", "build_batch", "run_tokens"]
+
+_RUN = 32  # tokens that expand together, about
+_ALIGNED = 8  # positions; matrices of other heights miss the fast kernels of a GPU
+
+
+def run_tokens(rungs: Sequence[int]) -> int:
+    """Tokens that expand together in training: 32, or the next number that all rungs divide."""
+    unit = math.lcm(*rungs)
+    return -(-_RUN // unit) * unit
+
+
+@dataclass(frozen=True, eq=False)
+class ShownPassage:
+    """A passage as a row shows it.
+
+    Attributes:
+        token_ids: Decoder token ids, shape (n,).
+        expanded: True for tokens that enter as such, shape (n,), bool; the same for all tokens
+            under a chunk embedding.
+        rung: Tokens per chunk embedding; 0 drops what is not expanded.
+        key: Passages of a batch with the same key are encoded once; None is encoded by itself.
+    """
+
+    token_ids: np.ndarray
+    expanded: np.ndarray
+    rung: int
+    key: Hashable = None
+
+    @property
+    def encoded(self) -> bool:
+        """Whether anything of it is a chunk embedding."""
+        return self.rung > 0 and not bool(self.expanded.all())
+
+    @property
+    def kept(self) -> np.ndarray:
+        """True for tokens that have a position: expanded ones and the first under each chunk."""
+        if not self.rung:
+            return self.expanded
+        kept: np.ndarray = self.expanded | (np.arange(len(self.expanded)) % self.rung == 0)
+        return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What the decoder reads and is to predict.
+
+    Attributes:
+        parts: Text (token ids, shape (n,)) and passages in order; text comes first.
+        tail: Token ids after them, shape (m,).
+        counted: True for the tokens of the tail whose loss counts, shape (m,), bool.
+        imitated: How many of the tail's first tokens a reader of the full text predicts as well,
+            to be compared, together with the expanded tokens of passages; None for no teacher.
+        every: Of the expanded tokens only every n-th is compared.
+    """
+
+    parts: Sequence[np.ndarray | ShownPassage]
+    tail: np.ndarray
+    counted: np.ndarray
+    imitated: int | None = None
+    every: int = 1
+
+    @property
+    def positions(self) -> int:
+        """Decoder positions that the row takes."""
+        context = (p.kept.sum() if isinstance(p, ShownPassage) else len(p) for p in self.parts)
+        return int(sum(context)) + len(self.tail) - 1
+
+    @property
+    def encoded_tokens(self) -> int:
+        """Tokens that the encoder reads for the row."""
+        passages = [part for part in self.parts if isinstance(part, ShownPassage)]
+        return sum(len(passage.token_ids) for passage in passages if passage.encoded)
+
+
+def build_batch(
+    rows: Sequence[Row],
+    *,
+    chunk_size: int,
+    rungs: Sequence[int],
+    weight: float = 1.0,
+    name: str = "",
+) -> Batch:
+    """Builds a batch.
+
+    Args:
+        rows: At least one; either all or none have a teacher.
+        chunk_size: Tokens per chunk (k).
+        rungs: All rungs of the checkpoint, ascending multiples of k.
+        weight: Of the batch in the loss of its step.
+        name: Kind of the batch, for the training log.
+    """
+    table = _Table(rows, rungs)
+    laid_out = [_lay_out(row, table) for row in rows]
+    width = max(len(row.token_ids) for row in laid_out)
+    width = -(-width // _ALIGNED) * _ALIGNED
+    labels = [own.tail[own.counted] for own in rows]
+    places = [
+        i * width + len(row.token_ids) - len(own.tail) + np.flatnonzero(own.counted)
+        for i, (row, own) in enumerate(zip(laid_out, rows, strict=True))
+    ]
+    label_index = np.concatenate(places)
+    first_column = int((label_index % width).min()) if len(label_index) else width
+    tensors = {
+        "token_ids": _padded([row.token_ids for row in laid_out], width, 0),
+        "chunk_index": _padded([row.chunk_index for row in laid_out], width, -1),
+        "label_index": torch.from_numpy(label_index),
+        "labels": torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+    }
+    if rows[0].imitated is not None:
+        full_width = max(len(row.full_ids) for row in laid_out)
+        full_width = -(-full_width // _ALIGNED) * _ALIGNED
+        tensors["full_ids"] = _padded([row.full_ids for row in laid_out], full_width, 0)
+        for side, stride in (("student", width), ("teacher", full_width)):
+            own_places = [i * stride + getattr(row, side) for i, row in enumerate(laid_out)]
+            tensors[f"{side}_index"] = torch.from_numpy(np.concatenate(own_places))
+    return Batch(
+        groups=table.groups,
+        chunk_size=chunk_size,
+        rungs=table.rungs,
+        predicted=width - first_column,
+        weight=weight,
+        name=name,
+        **tensors,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _LaidOut:
+    """Arrays of one row; ``student`` and ``teacher`` are places within it that are compared."""
+
+    token_ids: np.ndarray
+    chunk_index: np.ndarray
+    full_ids: np.ndarray
+    student: np.ndarray
+    teacher: np.ndarray
+
+
+def _lay_out(row: Row, table: _Table) -> _LaidOut:
+    token_ids, chunk_index, full, expanded = [], [], [], []
+    for part in row.parts:
+        if not isinstance(part, ShownPassage):
+            token_ids.append(part)
+            chunk_index.append(np.full(len(part), -1))
+            full.append(part)
+            expanded.append(np.zeros(len(part), dtype=bool))
+            continue
+        kept, by_token = part.kept, part.expanded
+        place = np.arange(len(kept)) // part.rung if part.rung else np.zeros(len(kept), np.int64)
+        index = np.where(by_token, -1, table.start(part) + place)
+        token_ids.append(np.where(by_token, part.token_ids, 0)[kept])
+        chunk_index.append(index[kept])
+        full.append(part.token_ids)
+        expanded.append(by_token)
+    ids = np.concatenate(token_ids).astype(np.int64)
+    index = np.concatenate(chunk_index)
+    text = np.concatenate(full).astype(np.int64)
+    by_token = np.concatenate(expanded)
+    # Nothing is predicted from a row's last token.
+    rest = row.tail[:-1].astype(np.int64)
+    student = teacher = np.zeros(0, dtype=np.int64)
+    if row.imitated is not None:
+        after = np.arange(row.imitated)
+        own = np.flatnonzero(index == -1)  # text and expanded tokens, in text order
+        is_text = ~by_token & ~_inside_passages(row)
+        in_full = np.flatnonzero(is_text | by_token)
+        in_passage = by_token[in_full]
+        picked = slice(None, None, row.every)
+        student = np.concatenate([len(ids) - 1 + after, own[in_passage][picked]])
+        teacher = np.concatenate([len(text) - 1 + after, in_full[in_passage][picked]])
+        text = np.concatenate([text, row.tail[: max(row.imitated - 1, 0)]])
+    return _LaidOut(
+        token_ids=np.concatenate([ids, rest]),
+        chunk_index=np.concatenate([index, np.full(len(rest), -1)]),
+        full_ids=text,
+        student=student,
+        teacher=teacher,
+    )
+
+
+def _inside_passages(row: Row) -> np.ndarray:
+    """True for the tokens of passages, of all tokens before the tail."""
+    return np.concatenate(
+        [
+            np.full(len(part.token_ids), True)
+            if isinstance(part, ShownPassage)
+            else np.full(len(part), False)
+            for part in row.parts
+        ]
+    )
+
+
+class _Table:
+    """Where the chunk embeddings of each passage stand in a batch's table.
+
+    Attributes:
+        groups: The passages by length.
+        rungs: The rungs that occur.
+    """
+
+    def __init__(self, rows: Sequence[Row], rungs: Sequence[int]) -> None:
+        encoded = [p for row in rows for p in row.parts if isinstance(p, ShownPassage)]
+        encoded = [p for p in encoded if p.encoded]
+        self.rungs = tuple(sorted({p.rung for p in encoded}))
+        by_length: dict[int, dict[Hashable, np.ndarray]] = {}
+        for passage in encoded:
+            length = _padded_length(len(passage.token_ids), math.lcm(*rungs))
+            by_length.setdefault(length, {})[_key(passage)] = passage.token_ids
+        self._starts: dict[tuple[Hashable, int], int] = {}
+        groups = []
+        start = 0
+        for length, passages in sorted(by_length.items()):
+            for rung in self.rungs:
+                for key in passages:
+                    self._starts[key, rung] = start
+                    start += length // rung
+            ids = _padded(list(passages.values()), length, 0)
+            lengths = torch.tensor([len(own) for own in passages.values()])
+            groups.append(PassageGroup(ids, torch.arange(length) < lengths.unsqueeze(1)))
+        self.groups = tuple(groups)
+
+    def start(self, passage: ShownPassage) -> int:
+        """First row of the passage's chunk embeddings on its rung; 0 if it has none."""
+        return self._starts[_key(passage), passage.rung] if passage.encoded else 0
+
+
+def _key(passage: ShownPassage) -> Hashable:
+    return id(passage) if passage.key is None else ("key", passage.key)
+
+
+def _padded_length(tokens: int, unit: int) -> int:
+    """Length that passages of about so many tokens are padded to: few different ones."""
+    units = max(-(-tokens // unit), 1)
+    step = 1 << max(units.bit_length() - 2, 0)  # 1, 2, 3, 4, 6, 8, 12, 16, ... units
+    return -(-units // step) * step * unit
+
+
+def _padded(rows: Sequence[np.ndarray], width: int, filling: int) -> torch.Tensor:
+    padded = np.full((len(rows), width), filling, dtype=np.int64)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded)

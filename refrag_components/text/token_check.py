@@ -1,0 +1,88 @@
+"""Whether token ids that were stored say what their passage says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refrag_components.text.tokenization import content_tokenizer, encodable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TokenCheck"]
+
+
+class TokenCheck:
+    """Compares stored token ids with the text that they are to stand for.
+
+    Whoever can write a row of a store would otherwise decide what the decoder reads under an
+    innocent text. Most tokenizers cut bytes: their tokens joined must give the text's own bytes,
+    which takes microseconds. What does not agree so is tokenised again and must then be equal; so
+    is everything under a tokenizer that changes text before it cuts it.
+
+    Args:
+        tokenizer: The decoder's fast tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = content_tokenizer(tokenizer)
+        self._bytes = _bytes_by_id(json.loads(self._tokenizer.to_str()))
+
+    def differ(self, texts: Sequence[str], token_ids: Sequence[np.ndarray]) -> list[bool]:
+        """Tells which passages have token ids that say something else.
+
+        Args:
+            texts: Passages.
+            token_ids: Stored token ids of each, shape (n_tokens,).
+
+        Returns:
+            One entry per passage; True if its ids are not its own.
+        """
+        plain = list(map(encodable, texts))
+        agree = [self._spells(text, ids) for text, ids in zip(plain, token_ids, strict=True)]
+        unsure = [i for i, agrees in enumerate(agree) if not agrees]
+        encodings = self._tokenizer.encode_batch_fast(
+            [plain[i] for i in unsure], add_special_tokens=False
+        )
+        for i, encoding in zip(unsure, encodings, strict=True):
+            agree[i] = encoding.ids == token_ids[i].tolist()
+        return [not agrees for agrees in agree]
+
+    def _spells(self, text: str, ids: np.ndarray) -> bool:
+        """Whether the bytes of the tokens are the text's; False if that cannot be told."""
+        if self._bytes is None:
+            return False
+        try:
+            return b"".join(map(self._bytes.__getitem__, ids.tolist())) == text.encode()
+        except KeyError:  # a control token, or none at all
+            return False
+
+
+def _bytes_by_id(tokenizer: Any) -> dict[int, bytes] | None:
+    """The bytes of each token of a byte-level tokenizer, control tokens left out; or None."""
+    decoder = tokenizer.get("decoder") or {}
+    kinds = {decoder.get("type"), *(own.get("type") for own in decoder.get("decoders", ()))}
+    vocabulary = tokenizer["model"].get("vocab")
+    if "ByteLevel" not in kinds or not isinstance(vocabulary, dict):
+        return None
+    byte_of = {character: byte for byte, character in enumerate(_byte_level_alphabet())}
+    found = {}
+    for token, number in vocabulary.items():
+        if all(character in byte_of for character in token):
+            found[number] = bytes(byte_of[character] for character in token)
+    for added in tokenizer.get("added_tokens", ()):  # they are written as they are
+        found[added["id"]] = added["content"].encode()
+        if added["special"]:
+            del found[added["id"]]
+    return found
+
+
+def _byte_level_alphabet() -> str:
+    """The character that stands for each byte in byte-level vocabularies (GPT-2's), in order."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return "".join(chr(byte) if byte in printable else chr(next(others)) for byte in range(256))

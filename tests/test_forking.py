@@ -1,0 +1,256 @@
+"""Forked children: gunicorn --preload, multiprocessing, datasets.map. None of them hangs."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from refrag_components.exceptions import StoreError
+from refrag_components.forking import OwnLock
+from refrag_components.generation.store_guard import StoreGuard
+from refrag_components.index import RefragIndex
+from refrag_components.stores import MemoryStore
+from refrag_components.stores.lancedb import LanceDBStore
+from refrag_components.text.extraction_process import ExtractionProcess
+from tests.fake_model import FakeModel
+from tests.stores.contract import make
+from tests.stores.test_limits import Hanging
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+ROOT = Path(__file__).parents[1]
+SERVER = """
+import os, signal, sys, threading
+import torch
+from refrag_components.engines import SamplingParams
+from refrag_components.generation.requests import Request
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.parts import PassagePart, TextPart
+from tests.tiny import TEXT
+
+torch.set_num_threads(4)
+torch.ones(600, 600) @ torch.ones(600, 600)  # starts PyTorch's threads
+checkpoint = load_checkpoint(sys.argv[1])
+
+def answer(number):
+    parts = [TextPart("Read:"), PassagePart(f"{TEXT[number % 5]} {number}"), TextPart("When?")]
+    params = SamplingParams(max_tokens=2)
+    return checkpoint.answer(Request(parts, "When was it dug?"), params).text
+
+expected = answer(1)
+stop = threading.Event()
+
+def serve(number):
+    while not stop.is_set():
+        answer(number)
+        number += 3
+
+threads = [threading.Thread(target=serve, args=(i,)) for i in range(3)]
+for thread in threads:
+    thread.start()
+codes = []
+for _ in range(6):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(40)
+        torch.ones(600, 600) @ torch.ones(600, 600)
+        load_checkpoint(sys.argv[1])
+        os._exit(0 if answer(1) == expected else 3)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+stop.set()
+for thread in threads:
+    thread.join()
+print(codes)
+"""
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Runs ``work`` in a forked child, which is killed if it hangs; returns its exit status."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[[OwnLock], None]]:
+    """Has another thread hold locks until the test is over."""
+    release = threading.Event()
+    threads = []
+
+    def hold(lock: OwnLock) -> None:
+        held = threading.Event()
+
+        def work() -> None:
+            with lock:
+                held.set()
+                release.wait()
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        held.wait()
+
+    yield hold
+    release.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_server_that_loaded_its_model_before_it_forked(tiny_folder: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "4"}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SERVER, str(tiny_folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=110,
+    )
+    assert result.stdout.strip() == "[0, 0, 0, 0, 0, 0]", result.stderr
+
+
+def test_an_index_with_a_second_database_and_a_process_that_forks(
+    tmp_path: Path, model: FakeModel
+) -> None:
+    """The one thread holds the index and waits for the store, the fork the other way round."""
+    url = f"sqlite://{tmp_path / 'store.sqlite'}"
+    done = threading.Event()
+    with RefragIndex.create(tmp_path / "index", model, passage_tokens=8, store=url) as index:
+
+        def work() -> None:
+            for number in range(60):
+                index.add_texts([f"The short document number {number}."])
+                index.remove(index._catalog.all_paths()[1:])
+            done.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        forks = 0
+        while not done.is_set():
+            assert in_child(lambda: None) == 0
+            forks += 1
+        thread.join()
+        assert forks > 1
+        assert index.search("document") != []
+        assert in_child(lambda: index.search("document")) == 0
+
+
+def test_a_lock_is_free_in_a_child_whoever_held_it(elsewhere: Callable[[OwnLock], None]) -> None:
+    lock = OwnLock()
+    elsewhere(lock)
+
+    def work() -> None:
+        assert lock.inherited
+        with lock:
+            assert not lock.inherited
+
+    assert in_child(work) == 0
+    assert not lock.inherited
+
+
+def test_a_child_that_is_forked_inside_a_block_leaves_it(tmp_path: Path) -> None:
+    lock = OwnLock()
+    with lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+    if child == 0:
+        with lock:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with lock:
+        pass
+
+
+def test_what_is_in_memory_is_there_in_a_child(elsewhere: Callable[[OwnLock], None]) -> None:
+    store = MemoryStore()
+    store.mset([("a", make(1))])
+    elsewhere(store._lock)
+
+    def work() -> None:
+        assert store.mget(["a"]) == [make(1)]
+        store.mset([("b", make(2))])
+
+    assert in_child(work) == 0
+
+
+def test_a_guard_begins_anew_in_a_child() -> None:
+    store, guard = Hanging("mset", timeout=60), StoreGuard()
+    guard.write(store, [("a", make(1))])
+
+    def work() -> None:
+        assert guard.flush()
+        with guard._lock:
+            assert guard._waiting == {}
+
+    assert in_child(work) == 0
+    store.release.set()
+    assert guard.flush()
+
+
+def test_connections_are_not_shared_with_a_child(tmp_path: Path) -> None:
+    remote = Hanging("nothing", timeout=60)
+    import lancedb
+
+    lance = LanceDBStore(lancedb.connect(str(tmp_path)))
+    lance.mset([("a", make(1))])
+
+    def work() -> None:
+        for store in (remote, lance):
+            with pytest.raises(StoreError, match="forked; open it again"):
+                store.mget(["a"])
+
+    assert in_child(work) == 0
+    assert lance.mget(["a"]) == [make(1)]
+
+
+def test_a_child_has_its_own_reader_of_files() -> None:
+    process = ExtractionProcess()
+    assert process.extract(b"<p>one", ".html") == "one"
+
+    def work() -> None:
+        assert process.extract(b"<p>two", ".html") == "two"
+        process.close()
+
+    assert in_child(work) == 0
+    assert process.extract(b"<p>three", ".html") == "three"
+    process.close()
+
+
+# -- copies -------------------------------------------------------------------------------------
+
+
+def test_a_store_in_memory_can_be_copied_and_pickled() -> None:
+    store = MemoryStore(max_bytes=10_000)
+    store.mset([("a", make(1)), ("b", make(2))])
+    for copied in (copy.copy(store), copy.deepcopy(store), copy.deepcopy({"x": [store]})["x"][0]):
+        copied.mset([("c", make(3))])
+        assert store.mget(["c"]) == [make(3)]
+        store.mdelete(["c"])
+    other = pickle.loads(pickle.dumps(store))
+    assert other.mget(["a", "b"]) == [make(1), make(2)]
+    assert (other.max_bytes, other.nbytes, len(other)) == (10_000, store.nbytes, 2)
+    other.mset([("d", make(4))])
+    assert store.mget(["d"]) == [None]
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from refrag_components.text.chunking import Chunker
+from refrag_components.text.token_check import TokenCheck
+from tests.tiny import TEXT, tiny_decoder_tokenizer, tiny_encoder_tokenizer
+
+
+def normalising() -> PreTrainedTokenizerFast:
+    """Cuts bytes, but not the text's own: it composes characters first, as Qwen's does."""
+    tokenizer = tiny_decoder_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def spaces() -> PreTrainedTokenizerFast:
+    """Marks spaces, as SentencePiece does."""
+    vocabulary = {"<unk>": 0, "▁": 1} | {chr(97 + i): 2 + i for i in range(26)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+TOKENIZERS: tuple[Callable[[], PreTrainedTokenizerFast], ...] = (
+    tiny_decoder_tokenizer,
+    normalising,
+    spaces,
+    tiny_encoder_tokenizer,
+)
+CHECKS = {make.__name__: (TokenCheck(make()), Chunker(make(), 4)) for make in TOKENIZERS}
+
+
+def differs(name: str, text: str, ids: np.ndarray) -> bool:
+    (result,) = CHECKS[name][0].differ([text], [ids])
+    return result
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@given(text=st.text() | st.sampled_from(["<|im_end|>", "A\u030a <|im_start|>x", "\ud800", "  a "]))
+def test_a_passages_own_tokens_are_its_own(name: str, text: str) -> None:
+    (passage,) = CHECKS[name][1].chunk([text])
+    assert not differs(name, text, passage.token_ids)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@given(data=st.data())
+def test_other_tokens_are_not(name: str, data: st.DataObject) -> None:
+    text = data.draw(st.sampled_from(TEXT))
+    (passage,) = CHECKS[name][1].chunk([text])
+    ids = passage.token_ids.copy()
+    place = data.draw(st.integers(0, len(ids) - 1))
+    change = data.draw(st.sampled_from(["one", "cut", "more", "another"]))
+    if change == "one":
+        new = data.draw(st.integers(0, 2**31 - 1))
+        if new == ids[place]:
+            return
+        ids[place] = new
+    elif change == "cut":
+        ids = ids[:place]
+    elif change == "more":
+        ids = np.append(ids, ids[place])
+    else:
+        (ids,) = (p.token_ids for p in CHECKS[name][1].chunk([text.replace("o", "e")]))
+        if np.array_equal(ids, passage.token_ids):
+            return
+    assert differs(name, text, ids)
+
+
+def test_a_control_token_is_not_what_it_is_written_as() -> None:
+    """The text may spell it; the token itself would open a turn."""
+    tokenizer = tiny_decoder_tokenizer()
+    text = "<|im_end|>"
+    token = np.array([tokenizer.convert_tokens_to_ids(text)], np.int32)
+    assert differs("tiny_decoder_tokenizer", text, token)
+
+
+def test_many_are_checked_at_once() -> None:
+    check, chunker = CHECKS["tiny_decoder_tokenizer"]
+    own = [passage.token_ids for passage in chunker.chunk(TEXT)]
+    assert check.differ(TEXT, own) == [False] * len(TEXT)
+    assert check.differ(TEXT, [*own[1:], own[0]]) == [True] * len(TEXT)
+    assert check.differ([], []) == []
