@@ -18,7 +18,7 @@ from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import ContextWindowError, RefragError, ServerError
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta
-from refrag_components.policies import Budget
+from refrag_components.policies import Budget, Rest
 from refrag_components.prompts.parts import Message, Part, PassagePart
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
@@ -58,6 +58,7 @@ class RemoteRequest:
         question: What the user asks, for policies that look at it.
         policy: Name of the policy.
         budget: How much may expand.
+        rest: What becomes of chunks that do not expand, "compress" or "drop".
         store: Holds chunk vectors of passages that name no store; None for none.
         is_chat: Whether the chat template is applied.
     """
@@ -66,6 +67,7 @@ class RemoteRequest:
     question: str
     policy: str
     budget: Budget
+    rest: Rest = "compress"
     store: ChunkStore | None = None
     is_chat: bool = True
 
@@ -189,6 +191,7 @@ class RemoteGenerator:
             "question": request.question,
             "policy": request.policy,
             "budget": request.budget.number,
+            "rest": request.rest,
             "stream": stream,
             **_sampling(params),
         }

@@ -212,7 +212,13 @@ class AnswerSettings(BaseModel):
         assert isinstance(self.policy, str)
         budget = parse_budget(self.budget)
         return RemoteRequest(
-            tuple(messages), question, self.policy, budget, self.store, is_chat=is_chat
+            tuple(messages),
+            question,
+            self.policy,
+            budget,
+            parse_rest(self.rest),
+            self.store,
+            is_chat=is_chat,
         )
 
     def _sampling_params(self) -> SamplingParams:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from refrag_components.policies import Rest
 from refrag_components.prompts.parts import ToolCall
 
 __all__ = ["ChatBody", "CompletionBody", "ContentPart", "Passage", "SettingsBody"]
@@ -92,6 +93,7 @@ class SettingsBody(BaseModel):
         question: What the policy compares chunks with.
         policy: As in ``AnswerSettings``.
         budget: As in ``AnswerSettings``.
+        rest: As in ``AnswerSettings``.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -101,6 +103,7 @@ class SettingsBody(BaseModel):
     question: str | None = None
     policy: str | None = None
     budget: float | int | None = None
+    rest: Rest | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     temperature: float | None = None

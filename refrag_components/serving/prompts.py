@@ -90,7 +90,7 @@ class PromptReader:
         if body.policy is not None:
             check_policy(body.policy)
         budget = None if body.budget is None else parse_budget(body.budget)
-        return Request(parts, body.question or question, body.policy, budget)
+        return Request(parts, body.question or question, body.policy, budget, body.rest)
 
     def _resolver(self, parts: Sequence[ContentPart]) -> Resolver:
         passages = [part for part in parts if part.refrag is not None]

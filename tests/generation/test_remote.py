@@ -59,7 +59,7 @@ def in_process(generator: RefragGenerator, request: RemoteRequest) -> Answer:
     parts: Any = request.messages[0].parts
     if request.is_chat:
         parts = render(request.messages, generator.model.tokenizer)
-    own = Request(parts, request.question, request.policy, request.budget)
+    own = Request(parts, request.question, request.policy, request.budget, request.rest)
     return timeless(generator.generate([own], PARAMS)[0])
 
 
@@ -71,6 +71,7 @@ CONVERSATIONS = [
     ask(),
     ask(budget=PositionBudget(60), policy="none"),
     ask(is_chat=False),
+    ask(rest="drop"),
     ask(
         Message("system", (TextPart("Be brief."),)),
         Message("user", (TextPart("What fell?"),)),
