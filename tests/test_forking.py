@@ -223,14 +223,14 @@ def test_connections_are_not_shared_with_a_child(tmp_path: Path) -> None:
 
 def test_a_child_has_its_own_reader_of_files() -> None:
     process = ExtractionProcess()
-    assert process.extract(b"<p>one", ".html") == "one"
+    assert process.extract(b"<p>one", ".html").text == "one"
 
     def work() -> None:
-        assert process.extract(b"<p>two", ".html") == "two"
+        assert process.extract(b"<p>two", ".html").text == "two"
         process.close()
 
     assert in_child(work) == 0
-    assert process.extract(b"<p>three", ".html") == "three"
+    assert process.extract(b"<p>three", ".html").text == "three"
     process.close()
 
 
