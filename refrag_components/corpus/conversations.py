@@ -64,6 +64,7 @@ def lay_out(
     rungs: Sequence[int],
     rng: np.random.Generator,
     form: ClozeForm | None = None,
+    taught: bool = False,
 ) -> Row:
     """Lays a conversation out; the loss counts on the answers alone.
 
@@ -78,6 +79,7 @@ def lay_out(
         rungs: All rungs of the checkpoint, ascending.
         rng: Draws what expands.
         form: How a chat goes on; needed if the conversation has further questions.
+        taught: Whether a reader of the full text says how likely each token of the first answer is.
     """
     run = run_tokens(rungs)
     expands, own_rungs = _choose(row, questions, kind, share, rungs, rng)
@@ -102,7 +104,13 @@ def lay_out(
         between = np.concatenate([form.again[1:], form.without_space(question), form.reply])
         tail += [between, answer]
         counted += [np.zeros(len(between), dtype=bool), np.ones(len(answer), dtype=bool)]
-    return Row(parts, tail=np.concatenate(tail), counted=np.concatenate(counted))
+    return Row(
+        parts,
+        tail=np.concatenate(tail),
+        counted=np.concatenate(counted),
+        imitated=len(row.answer) if taught else None,
+        every=0,
+    )
 
 
 def _shown(

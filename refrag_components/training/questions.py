@@ -74,11 +74,14 @@ class QuestionSettings(TwinSettings):
         expanded: Shares of the tokens that expand, where a kind has such a share; one drawn per
             conversation, half of it if the passages are many.
         rung_shares: Share of the conversations on each of the model's rungs.
+        taught: Whether the plain twin, which has to be trained before, is the teacher instead of
+            the base decoder, and teaches the answers too: it reads all passages as text.
     """
 
     kind_shares: dict[Kind, float] = Field(min_length=1)
     expanded: tuple[Share, ...] = (0.05, 0.1, 0.25)
     rung_shares: tuple[float, ...] = (1.0,)
+    taught: bool = False
 
     @property
     def kinds(self) -> Mapping[Kind, float]:
@@ -163,8 +166,9 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
         if many:
             room = settings.many_text_tokens if kind == "text" else settings.many_tokens
         count = int(rng.choice(settings.many_passages if many else settings.passages))
-        share = 0.0
+        share, taught = 0.0, False
         if isinstance(settings, QuestionSettings):
+            taught = settings.taught
             share = float(rng.choice(settings.expanded)) / (2 if many else 1)
         asked = int(rng.choice(settings.asked))
         return lay_out(
@@ -176,4 +180,5 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
             rungs=self.frame.rungs,
             rng=rng,
             form=self.frame.form,
+            taught=taught,
         )

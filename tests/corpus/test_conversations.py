@@ -153,6 +153,42 @@ def test_further_questions_are_turns_of_the_chat_that_the_passages_answer(
     assert answered > 10
 
 
+def test_a_teacher_reads_all_passages_and_is_asked_about_the_answer_alone(
+    tiny_model: RefragModel, questions: QuestionSet
+) -> None:
+    form = ClozeForm.of(tiny_model.tokenizer)
+    rng = np.random.default_rng(2)
+    for kind in KINDS:
+        row = questions.draw(3, 2048, rng, asked=3)
+        built = build_batch(
+            [
+                lay_out(
+                    row,
+                    questions,
+                    kind=kind,
+                    share=0.3,
+                    rung=4,
+                    rungs=(4,),
+                    rng=rng,
+                    form=form,
+                    taught=True,
+                )
+            ],
+            chunk_size=4,
+            rungs=(4,),
+        )
+        assert built.full_ids is not None
+        assert built.student_index is not None
+        assert built.teacher_index is not None
+        assert len(built.student_index) == len(built.teacher_index) == len(row.answer)
+        # Each place predicts the answer's next token.
+        assert built.student_index.tolist() == built.label_index[: len(row.answer)].tolist()
+        read = decoded(tiny_model, built.full_ids[0, : int(built.teacher_index[0]) + 1])
+        for number in row.passages[-1].tolist():
+            if kind != "ladder":  # which may drop passages
+                assert decoded(tiny_model, questions.passage(number)) in read
+
+
 def test_further_questions_need_no_passage_that_is_not_shown(questions: QuestionSet) -> None:
     rng = np.random.default_rng(1)
     for _ in range(40):
