@@ -93,6 +93,10 @@ class ClozeForm:
             again=again,
         )
 
+    def without_space(self, text: np.ndarray) -> np.ndarray:
+        """The same text without a space before it, as texts of a chat begin."""
+        return np.concatenate([self.bare[text[0]], text[1:]]).astype(np.int64)
+
 
 def ask_for_gaps(
     context: np.ndarray,
@@ -187,7 +191,7 @@ def _gaps(
         if len(left) + len(right) >= _FEWEST_ASKED:
             asked.add(first)
             question = np.concatenate([left, form.gap, right])
-            yield _unspaced(question, form), _unspaced(text[begin:end], form)
+            yield form.without_space(question), form.without_space(text[begin:end])
 
 
 def _find_words(text: np.ndarray, passage_tokens: int, form: ClozeForm) -> _Words:
@@ -250,8 +254,3 @@ def _thinned(text: np.ndarray, form: ClozeForm, rng: np.random.Generator) -> np.
     word = np.cumsum(form.begins[text])
     kept: np.ndarray = rng.random(len(text) + 1) >= rng.choice(_DROPPED)
     return text[kept[word]]
-
-
-def _unspaced(text: np.ndarray, form: ClozeForm) -> np.ndarray:
-    """The same without a space before it, as texts of a chat begin."""
-    return np.concatenate([form.bare[text[0]], text[1:]]).astype(np.int64)

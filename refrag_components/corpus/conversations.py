@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from refrag_components.corpus.cloze import ClozeForm
 from refrag_components.corpus.questions import Conversation, QuestionSet
 from refrag_components.corpus.rows import Row, ShownPassage, run_tokens
 
@@ -62,8 +63,10 @@ def lay_out(
     rung: int,
     rungs: Sequence[int],
     rng: np.random.Generator,
+    form: ClozeForm | None = None,
+    taught: bool = False,
 ) -> Row:
-    """Lays a conversation out; the loss counts on the answer alone.
+    """Lays a conversation out; the loss counts on the answers alone.
 
     Passages of earlier turns stay compressed on ``rung``, unless everything is text.
 
@@ -75,6 +78,8 @@ def lay_out(
         rung: Tokens per chunk embedding.
         rungs: All rungs of the checkpoint, ascending.
         rng: Draws what expands.
+        form: How a chat goes on; needed if the conversation has further questions.
+        taught: Whether a reader of the full text says how likely each token of the first answer is.
     """
     run = run_tokens(rungs)
     expands, own_rungs = _choose(row, questions, kind, share, rungs, rng)
@@ -92,7 +97,20 @@ def lay_out(
             parts += [questions.separator] if i else []
             parts.append(passage)
         parts.append(text)
-    return Row(parts, tail=row.answer, counted=np.ones(len(row.answer), dtype=bool))
+    tail, counted = [row.answer], [np.ones(len(row.answer), dtype=bool)]
+    for question, answer in row.further:
+        assert form is not None
+        # The first token of what stands between two turns has closed the answer.
+        between = np.concatenate([form.again[1:], form.without_space(question), form.reply])
+        tail += [between, answer]
+        counted += [np.zeros(len(between), dtype=bool), np.ones(len(answer), dtype=bool)]
+    return Row(
+        parts,
+        tail=np.concatenate(tail),
+        counted=np.concatenate(counted),
+        imitated=len(row.answer) if taught else None,
+        every=0,
+    )
 
 
 def _shown(

@@ -73,6 +73,7 @@ class Conversation:
         answer: Token ids of the answer.
         question: What the last turn asks.
         asked: Token ids of the last turn's question as they would stand in a text.
+        further: More questions that the last turn's passages answer, and their answers, likewise.
     """
 
     texts: list[np.ndarray]
@@ -81,6 +82,7 @@ class Conversation:
     answer: np.ndarray
     question: str
     asked: np.ndarray
+    further: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +175,9 @@ class QuestionSet:
         """Tokens of each passage that are shown, shape (passages,)."""
         return np.minimum(self.lengths, LONGEST_PASSAGE)
 
-    def draw(self, passages: int, max_tokens: int, rng: np.random.Generator) -> Conversation:
+    def draw(
+        self, passages: int, max_tokens: int, rng: np.random.Generator, *, asked: int = 1
+    ) -> Conversation:
         """Draws a conversation; each file counts with the square root of its size.
 
         Args:
@@ -182,6 +186,7 @@ class QuestionSet:
             max_tokens: Most passage tokens; what does not fit is left out, distractors and earlier
                 turns first.
             rng: Source of randomness.
+            asked: Most questions that the last turn's passages answer.
         """
         own = self._files[int(np.searchsorted(self._shares, rng.random()))]
         n = int(own[int(rng.integers(len(own)))])
@@ -195,11 +200,47 @@ class QuestionSet:
             picked = self._show(turn, passages, max_tokens, rng)
             max_tokens -= int(self.shown_lengths[picked].sum())
             shown.append(picked)
-        begin = self._first_candidate[stop - 1]
-        needed = self.candidates[begin : begin + self.turns[stop - 1, 0]]
+        needed = self._needed(n)
+        about = self._about(shown[0], rng) if asked > 1 else []
+        return Conversation(
+            segments,
+            shown[::-1],
+            needed,
+            answer,
+            self.meta.questions[n],
+            self._asked(n),
+            [(self._asked(i), self._answer(i)) for i in about if i != n][: asked - 1],
+        )
+
+    def _asked(self, n: int) -> np.ndarray:
         end = int(self._asked_ends[n])
-        asked = self.asked[end - int(self.asked_lengths[n]) : end]
-        return Conversation(segments, shown[::-1], needed, answer, self.meta.questions[n], asked)
+        return self.asked[end - int(self.asked_lengths[n]) : end]
+
+    def _answer(self, n: int) -> np.ndarray:
+        last = int(self._first_turn[n] + self.conversations[n, 0]) + 2 * n + 1
+        return self.text[self._text_starts[last] : self._text_ends[last]]
+
+    def _about(self, shown: np.ndarray, rng: np.random.Generator) -> list[int]:
+        """Conversations of one turn that some passages answer, in random order."""
+        there = set(shown.tolist())
+        found = {n for number in there for n in self._answered_by.get(number, ())}
+        whole = [n for n in sorted(found) if there.issuperset(self._needed(n).tolist())]
+        return [int(n) for n in rng.permutation(whole)]
+
+    def _needed(self, n: int) -> np.ndarray:
+        turn = int(self._first_turn[n] + self.conversations[n, 0]) - 1
+        begin = self._first_candidate[turn]
+        return self.candidates[begin : begin + self.turns[turn, 0]]
+
+    @cached_property
+    def _answered_by(self) -> dict[int, list[int]]:
+        """The conversations of one turn that need a passage, by its number."""
+        answered: dict[int, list[int]] = {}
+        for n in np.sort(np.concatenate(self._files)).tolist():
+            if self.conversations[n, 0] == 1:
+                for number in self._needed(n).tolist():
+                    answered.setdefault(number, []).append(n)
+        return answered
 
     def _show(self, turn: int, passages: int, room: int, rng: np.random.Generator) -> np.ndarray:
         """Passages of one turn in random order."""

@@ -64,7 +64,7 @@ class Row:
         counted: True for the tokens of the tail whose loss counts, shape (m,), bool.
         imitated: How many of the tail's first tokens a reader of the full text predicts as well,
             to be compared, together with the expanded tokens of passages; None for no teacher.
-        every: Of the expanded tokens only every n-th is compared.
+        every: Of the expanded tokens only every n-th is compared; 0 for none.
     """
 
     parts: Sequence[np.ndarray | ShownPassage]
@@ -178,7 +178,7 @@ def _lay_out(row: Row, table: _Table) -> _LaidOut:
         is_text = ~by_token & ~_inside_passages(row)
         in_full = np.flatnonzero(is_text | by_token)
         in_passage = by_token[in_full]
-        picked = slice(None, None, row.every)
+        picked = slice(None, None, row.every) if row.every else slice(0)
         student = np.concatenate([len(ids) - 1 + after, own[in_passage][picked]])
         teacher = np.concatenate([len(text) - 1 + after, in_full[in_passage][picked]])
         text = np.concatenate([text, row.tail[: max(row.imitated - 1, 0)]])

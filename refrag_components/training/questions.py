@@ -29,6 +29,8 @@ class TwinSettings(StageSettings):
         positions: Decoder positions of the conversations per step, about, padding included.
         passages: Numbers of passages per turn, one drawn per conversation.
         max_tokens: Most passage tokens of a conversation.
+        asked: Numbers of questions about the passages of a conversation, one drawn each, as far as
+            there are so many: passages that are encoded once teach several answers.
         many_share: Share of the steps with many passages.
         many_passages: Numbers of passages then.
         many_tokens: Most passage tokens then.
@@ -46,6 +48,7 @@ class TwinSettings(StageSettings):
     positions: Steps = 40_000
     passages: tuple[Steps, ...] = (1, 2, 3, 4, 5, 5, 6, 8)
     max_tokens: Steps = 1536
+    asked: tuple[Steps, ...] = Field(default=(1,), min_length=1)
     many_share: Share = 0.2
     many_passages: tuple[Steps, ...] = (10, 15, 20, 40)
     many_tokens: Steps = 6000
@@ -71,11 +74,14 @@ class QuestionSettings(TwinSettings):
         expanded: Shares of the tokens that expand, where a kind has such a share; one drawn per
             conversation, half of it if the passages are many.
         rung_shares: Share of the conversations on each of the model's rungs.
+        taught: Whether the plain twin, which has to be trained before, is the teacher instead of
+            the base decoder, and teaches the answers too: it reads all passages as text.
     """
 
     kind_shares: dict[Kind, float] = Field(min_length=1)
     expanded: tuple[Share, ...] = (0.05, 0.1, 0.25)
     rung_shares: tuple[float, ...] = (1.0,)
+    taught: bool = False
 
     @property
     def kinds(self) -> Mapping[Kind, float]:
@@ -160,15 +166,19 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
         if many:
             room = settings.many_text_tokens if kind == "text" else settings.many_tokens
         count = int(rng.choice(settings.many_passages if many else settings.passages))
-        share = 0.0
+        share, taught = 0.0, False
         if isinstance(settings, QuestionSettings):
+            taught = settings.taught
             share = float(rng.choice(settings.expanded)) / (2 if many else 1)
+        asked = int(rng.choice(settings.asked))
         return lay_out(
-            self.questions.draw(count, room, rng),
+            self.questions.draw(count, room, rng, asked=asked),
             self.questions,
             kind=kind,
             share=share,
             rung=self.frame.draw(1, rng)[0],
             rungs=self.frame.rungs,
             rng=rng,
+            form=self.frame.form,
+            taught=taught,
         )

@@ -19,11 +19,11 @@ from refrag_components.training.settings import Settings, unknown_entry
 
 __all__ = ["STAGES", "Recipe", "StageName"]
 
-StageName = Literal["continual", "questions", "twin", "policy"]
+StageName = Literal["continual", "twin", "questions", "policy"]
 
-#: In the order they run. The policies come last: their rewards must come from the decoder that
-#: they will choose for.
-STAGES: tuple[StageName, ...] = ("continual", "questions", "twin", "policy")
+#: In the order they run. The twin may teach the questions. The policies come last: their rewards
+#: must come from the decoder that they will choose for.
+STAGES: tuple[StageName, ...] = ("continual", "twin", "questions", "policy")
 
 
 class Recipe(Settings):

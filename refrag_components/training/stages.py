@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -107,6 +108,10 @@ class _WeightStage(_Stage):
         """The table of token embeddings is not trained."""
         model.decoder.get_input_embeddings().weight.requires_grad_(False)
 
+    def teacher(self, run: Run, model: RefragModel) -> Any:
+        """The decoder that reads the full text."""
+        return model.base_decoder()
+
     def measure(self, run: Run, model: RefragModel) -> dict[str, float]:
         """What the log says of the model on held-out text."""
         return quick_recovery(model, run.validation)
@@ -125,7 +130,7 @@ class _WeightStage(_Stage):
         # As many processes as the launcher says.
         replicas = int(os.environ.get("WORLD_SIZE", "1"))
         trainer = StageTrainer(
-            TrainingModel(model, model.base_decoder()),
+            TrainingModel(model, self.teacher(run, model)),
             self.batches(run, model, replicas),
             self.settings,
             folder,
@@ -167,6 +172,15 @@ class _Questions(_WeightStage):
     def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
         frame = Frame.of(model, self.settings.rung_shares)
         return _question_batches(run, self.settings, model, frame, replicas)
+
+    def teacher(self, run: Run, model: RefragModel) -> Any:
+        if not self.settings.taught:
+            return super().teacher(run, model)
+        twin = run.folder / "twin" / "model"
+        if not twin.is_dir():
+            msg = f"the twin teaches the questions, and there is none in {twin}; run twin first"
+            raise TrainingError(msg)
+        return RefragModel.for_training(twin).decoder
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from refrag_components.corpus import (
     build_batch,
     lay_out,
 )
+from refrag_components.corpus.cloze import ClozeForm
 from refrag_components.corpus.conversations import UNANSWERABLE
 from refrag_components.corpus.prepare_questions import prepare_questions
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
@@ -125,6 +126,78 @@ def test_a_row_is_the_layout_of_its_messages(
         stored = [s.vectors.vectors for s in layout.segments if isinstance(s, PassageSegment)]
         np.testing.assert_allclose(placed, np.concatenate(stored), atol=5e-3)
     assert compared > 2
+
+
+def test_further_questions_are_turns_of_the_chat_that_the_passages_answer(
+    tiny_model: RefragModel, questions: QuestionSet
+) -> None:
+    form = ClozeForm.of(tiny_model.tokenizer)
+    rng = np.random.default_rng(0)
+    answered = 0
+    for _ in range(40):
+        row = questions.draw(3, 2048, rng, asked=3)
+        assert len(row.further) <= 2
+        built = lay_out(
+            row, questions, kind="text", share=0.0, rung=4, rungs=(4,), rng=rng, form=form
+        )
+        said = [decoded(tiny_model, row.answer)]
+        for asked, answer in row.further:
+            question = decoded(tiny_model, asked).strip()
+            assert question != row.question
+            assert question in questions.meta.questions
+            start, end = "\n<|im_start|>", "<|im_end|>\n<|im_start|>assistant\n"
+            said += [f"{start}user\n{question}{end}", decoded(tiny_model, answer)]
+        assert decoded(tiny_model, built.tail) == "".join(said)
+        assert decoded(tiny_model, built.tail[built.counted]) == "".join(said[::2])
+        answered += len(row.further)
+    assert answered > 10
+
+
+def test_a_teacher_reads_all_passages_and_is_asked_about_the_answer_alone(
+    tiny_model: RefragModel, questions: QuestionSet
+) -> None:
+    form = ClozeForm.of(tiny_model.tokenizer)
+    rng = np.random.default_rng(2)
+    for kind in KINDS:
+        row = questions.draw(3, 2048, rng, asked=3)
+        built = build_batch(
+            [
+                lay_out(
+                    row,
+                    questions,
+                    kind=kind,
+                    share=0.3,
+                    rung=4,
+                    rungs=(4,),
+                    rng=rng,
+                    form=form,
+                    taught=True,
+                )
+            ],
+            chunk_size=4,
+            rungs=(4,),
+        )
+        assert built.full_ids is not None
+        assert built.student_index is not None
+        assert built.teacher_index is not None
+        assert len(built.student_index) == len(built.teacher_index) == len(row.answer)
+        # Each place predicts the answer's next token.
+        assert built.student_index.tolist() == built.label_index[: len(row.answer)].tolist()
+        read = decoded(tiny_model, built.full_ids[0, : int(built.teacher_index[0]) + 1])
+        for number in row.passages[-1].tolist():
+            if kind != "ladder":  # which may drop passages
+                assert decoded(tiny_model, questions.passage(number)) in read
+
+
+def test_further_questions_need_no_passage_that_is_not_shown(questions: QuestionSet) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        row = questions.draw(2, 2048, rng, asked=5)
+        asked = {tuple(tokens) for tokens, _ in row.further}
+        there = set(row.passages[-1].tolist())
+        for n in range(len(questions)):
+            if tuple(questions._asked(n)) in asked:
+                assert there.issuperset(questions._needed(n).tolist())
 
 
 def _flat(layout: Layout) -> tuple[list[int], list[bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,19 @@ def test_the_twin_learns_from_text_alone(finished: Path, run_folder: Path) -> No
     seen = {key for entry in history(finished / "twin") for key in entry}
     assert {"asked text cross_entropy", "text cross_entropy", "eval_full"} <= seen
     assert not any("compressed" in key or "k4" in key for key in seen)
+
+
+def test_the_twin_teaches_the_questions(finished: Path, run_folder: Path, tmp_path: Path) -> None:
+    run = a_run(run_folder, tmp_path, questions={"taught": True, "asked": (1, 3)})
+    shutil.copytree(finished / "continual", tmp_path / "continual")
+    with pytest.raises(TrainingError, match="run twin first"):
+        run_stage("questions", run)
+    shutil.copytree(finished / "twin", tmp_path / "twin")
+    run_stage("questions", run)
+    seen = {key for entry in history(tmp_path / "questions") for key in entry}
+    assert any(key.startswith("asked") and key.endswith("divergence") for key in seen)
+    untaught = {key for entry in history(finished / "questions") for key in entry}
+    assert not any(key.startswith("asked") and key.endswith("divergence") for key in untaught)
 
 
 def test_the_log_tells_what_the_loss_is_made_of(finished: Path) -> None:
