@@ -47,7 +47,8 @@ checkpoint = load_checkpoint(sys.argv[1])
 def answer(number):
     parts = [TextPart("Read:"), PassagePart(f"{TEXT[number % 5]} {number}"), TextPart("When?")]
     params = SamplingParams(max_tokens=2)
-    return checkpoint.answer(Request(parts, "When was it dug?"), params).text
+    (answer,) = checkpoint.generator.generate([Request(parts, "When was it dug?")], params)
+    return answer.text
 
 expected = answer(1)
 stop = threading.Event()

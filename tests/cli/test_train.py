@@ -129,7 +129,7 @@ def test_wrong_names_are_named(folder: Path) -> None:
         *("--validation", folder / "nowhere", "--out", folder / "run", "--stage", "polishing"),
     )
     assert code == 1
-    assert "stages are continual, questions, twin, policy" in output
+    assert "stages are continual, twin, questions, policy" in output
     code, output = invoke("prepare", folder / "x", "--recipe", folder / "no.toml", "--out", folder)
     assert code == 1
     assert "cannot read the recipe" in output

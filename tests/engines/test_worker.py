@@ -159,10 +159,15 @@ class TestWithdrawing:
             os.kill(os.getpid(), signal.SIGINT)
 
         helper = threading.Thread(target=interrupt)
-        helper.start()
-        with pytest.raises(KeyboardInterrupt):
-            engine.generate([layouts[0]], LONG)
-        helper.join()
+        # A process that a shell started in the background ignores the signal.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            helper.start()
+            with pytest.raises(KeyboardInterrupt):
+                engine.generate([layouts[0]], LONG)
+            helper.join()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     @pytest.mark.usefixtures("other")
     def test_an_event_loop_that_is_gone(

@@ -376,7 +376,6 @@ class TestErrors:
             ({"budget": "0.5"}, BudgetError),
             ({"budget": float("nan")}, BudgetError),
             ({"rest": "delete"}, BudgetError),
-            ({"rest": None}, BudgetError),
             ({"top_p": 0.0}, SamplingError),
             ({"max_tokens": 0}, SamplingError),
             ({"seed": -1}, SamplingError),
