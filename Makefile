@@ -56,13 +56,19 @@ $(LOWEST)/.installed: pyproject.toml
 # A part of the tests, in a few minutes: what may break with an older library is how it is called, and
 # every call stands in these rooms too. Left out are the notebooks and training, which take longest,
 # what needs databases, and what tries packages that are promised to nobody (langchain-classic,
-# langchain-tests, LangGraph's own savers).
+# langchain-tests, LangGraph's own savers, the openai client that drives the server's tests). Agents of
+# the lowest llama-index go on until the window is full if a model finds no end.
 test-lowest: wheel $(LOWEST)/.installed  ## Run a fast part with the lowest versions that are promised
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(LOWEST)/bin/python -m pytest \
 		-n 2 --dist worksteal -m "not checkpoint" --ignore-glob "*/test_cookbook.py" \
 		--ignore tests/training --ignore tests/stores --ignore tests/cli/test_store.py \
 		--ignore tests/cli/test_train.py --ignore tests/index/test_store.py \
 		--ignore tests/test_fuzz.py --ignore tests/test_imports.py \
+		--ignore tests/index/test_consent.py --ignore tests/index/test_forgetting.py \
+		--ignore tests/test_forking.py --ignore tests/serving --ignore tests/cli/test_serve.py \
+		--ignore tests/generation/test_remote.py --ignore-glob "*/integrations/*/test_server.py" \
+		--ignore tests/integrations/langchain/test_retrievers.py \
+		--deselect tests/integrations/llama_index/test_isolation.py::test_agents_that_run_at_the_same_time \
 		--ignore tests/integrations/langchain/test_chains.py \
 		--ignore tests/integrations/langchain/test_documents_chain.py \
 		--ignore tests/integrations/langchain/test_langgraph.py \
@@ -71,7 +77,7 @@ test-lowest: wheel $(LOWEST)/.installed  ## Run a fast part with the lowest vers
 		--ignore tests/integrations/langchain/test_stores.py
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(LOWEST)/bin/python -m pytest -n 2 \
 		tests/stores/test_memory.py tests/stores/test_rows.py tests/stores/test_sqlite.py \
-		tests/training/test_adapters.py tests/training/test_losses.py
+		tests/training/test_losses.py tests/training/test_optimizer.py tests/training/test_recipes.py
 
 $(BARE)/.installed: pyproject.toml
 	rm -rf $(BARE)

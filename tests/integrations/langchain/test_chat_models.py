@@ -16,6 +16,7 @@ from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
@@ -424,6 +425,10 @@ class TestOverflow:
                 list(llm.stream("x " * 2000))
 
 
+@pytest.mark.skipif(
+    not hasattr(BaseChatModel, "_resolve_model_profile"),
+    reason="this langchain-core asks no model for its profile",
+)
 class TestProfile:
     def test_middleware_knows_the_window(self, chat: ChatRefrag) -> None:
         assert chat.profile is not None
