@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from refrag_components.prompts.retrieved import retrieved_by_hand
 from refrag_components.stores import MemoryStore
 from tests.engines.shown import ShowsLayout
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
+from tests.integrations.visits import Visit, visits
 
 FAQ = "Which plug do I need for the charger model ZX-20 in Malta?"
 PASSAGES = (HARBOUR, RAIN, PRICES, FAQ)
@@ -40,30 +40,7 @@ WAYS = (
 )
 
 
-@dataclass(frozen=True)
-class Visit:
-    """What one user does once.
-
-    Attributes:
-        way: How.
-        found: Which passages the user's retriever returns.
-        question: Which question is asked.
-        said: Which passage was said before, or is pasted.
-    """
-
-    way: str
-    found: tuple[int, ...]
-    question: int
-    said: int
-
-
-VISITS = st.builds(
-    Visit,
-    way=st.sampled_from(WAYS),
-    found=st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True).map(tuple),
-    question=st.integers(0, len(QUESTIONS) - 1),
-    said=st.integers(0, 3),
-)
+VISITS = visits(WAYS, len(QUESTIONS))
 
 
 def format_docs(documents: Sequence[Document]) -> str:
