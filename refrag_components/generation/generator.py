@@ -269,8 +269,13 @@ class RefragGenerator:
         Raises:
             ContextWindowError: If it does not fit whatever becomes of the chunks.
         """
-        if sum(len(part.text.encode("utf-8", "replace")) for part in parts) < self.model.window:
-            return  # a token takes a byte at least
+        most = 0  # positions that may be needed at the least: a token takes a byte or more
+        for part in parts:
+            size = len(part.text.encode("utf-8", "replace"))
+            is_passage = isinstance(part, PassagePart)
+            most += -(-size // self.model.config.chunk_size) if is_passage else size
+        if most < self.model.window:
+            return  # without cutting passages that a store may know
         texts = [part.text for part in parts if isinstance(part, PassagePart)]
         chunks = self._chunks(self.model.chunker.chunk(texts))
         n_text = 0

@@ -271,6 +271,24 @@ def test_a_dropped_passage_takes_its_separator_along(
     assert all(mark is not False for _, mark in spans)
 
 
+def test_stored_passages_are_not_cut_again(
+    generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More bytes than the window has positions, but not when compressed."""
+    model = generator.model
+    passages = [f"{TEXT[i % 5]} {i}" for i in range(model.window // 50)]
+    assert sum(map(len, passages)) > model.window
+    request = _request(model, passages, budget=FractionBudget(0.0))
+    first = generator.prepare(request)
+    assert generator.flush()
+    monkeypatch.setattr(
+        model.chunker, "chunk", lambda texts: pytest.fail("passages were cut") if texts else []
+    )
+    again = generator.prepare(request)
+    assert again.report.cache_hits == len(passages)
+    assert again.layout.n_positions == first.layout.n_positions
+
+
 def test_a_prompt_beyond_the_window_needs_a_number_of_positions(
     tiny_model: RefragModel, generator: RefragGenerator
 ) -> None:
