@@ -95,7 +95,10 @@ def run(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; a run in it is resumed.")],
     questions: Annotated[
-        Path | None, typer.Option("--questions", help="Questions, from `refrag train questions`.")
+        list[Path] | None,
+        typer.Option(
+            "--questions", help="Questions, from `refrag train questions`; may be repeated."
+        ),
     ] = None,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Only this stage; by default all, in order.")
@@ -131,7 +134,11 @@ def run(
         recipe=settings,
         train=TokenisedCorpus.load(text),
         validation=TokenisedCorpus.load(validation),
-        questions=QuestionSet.load(questions) if questions else None,
+        questions=(
+            QuestionSet.joined([QuestionSet.load(each) for each in questions])
+            if questions
+            else None
+        ),
         folder=out,
     )
     for name in settings.stages if stage is None else (stage,):

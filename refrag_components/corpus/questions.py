@@ -141,6 +141,48 @@ class QuestionSet:
             raise TrainingError(msg) from error
         return cls(TokenisedCorpus.load(Path(folder) / PASSAGES), meta, **arrays)
 
+    @classmethod
+    def joined(cls, parts: Sequence[QuestionSet]) -> QuestionSet:
+        """Several prepared sets as one; each passage goes on standing beside those of its part.
+
+        Args:
+            parts: Sets of one tokenizer, at least one.
+
+        Raises:
+            TrainingError: If they were cut by different tokenizers, or two hold a set of one name.
+        """
+        first, *others = parts
+        if not others:
+            return first
+        names = [name for part in parts for name in part.meta.sets]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise TrainingError(f"the set {twice[0]} is in two of the folders; give one of them")
+        if any(part.corpus.tokenizer != first.corpus.tokenizer for part in others):
+            raise TrainingError("the questions were prepared for the tokenizers of two decoders")
+        numbered = {
+            "candidates": [len(part.lengths) for part in parts],
+            "conversations": [len(part.meta.sets) for part in parts],
+        }
+        arrays = {name: [getattr(part, name) for part in parts] for name in ARRAYS}
+        for name, counts in numbered.items():
+            starts = np.cumsum(counts) - counts
+            arrays[name] = [
+                values + (start if values.ndim == 1 else np.array([0, start]))
+                for values, start in zip(arrays[name], starts.tolist(), strict=True)
+            ]
+        # Passages that have a token are what a rarity comes from.
+        having = [len(part.lengths) * np.exp(-part.rarity) for part in parts]
+        rarity = np.log(sum(numbered["candidates"]) / np.sum(having, axis=0)).clip(min=0)
+        joined = {name: np.concatenate(values) for name, values in arrays.items()}
+        joined |= {"rarity": rarity.astype(np.float32), "separator": first.separator}
+        tokens = np.concatenate([part.corpus.tokens for part in parts])
+        questions = [question for part in parts for question in part.meta.questions]
+        return cls(
+            TokenisedCorpus(tokens, first.corpus.tokenizer),
+            SetMeta(sets=names, questions=questions),
+            **joined,
+        )
+
     def __len__(self) -> int:
         """Number of conversations."""
         return len(self.conversations)
