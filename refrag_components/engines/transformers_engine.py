@@ -16,6 +16,7 @@ from refrag_components.engines.json_schema import JsonGrammars
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.row import Listener, Row
 from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
+from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.engines.text_stream import TextStream
 from refrag_components.engines.worker import Worker
 from refrag_components.exceptions import ContextWindowError
@@ -44,7 +45,9 @@ class TransformersEngine:
 
     def __init__(self, model: RefragModel, *, batch_size: int = 32) -> None:
         self._model = model
-        self._worker = Worker(model, max_rows=batch_size)
+        # On a CPU nothing waits for launches of kernels.
+        caches = StaticCaches(model) if model.device.type == "cuda" else None
+        self._worker = Worker(model, max_rows=batch_size, caches=caches)
         self._tokenizer = content_tokenizer(model.tokenizer)
         self._end_ids = end_token_ids(model.decoder, model.tokenizer)
         self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
