@@ -158,7 +158,12 @@ def _forward(
         raise NotImplementedError(msg)
     if _current.phase == "prompt":
         out = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=key.shape[1] < query.shape[1]
+            query,
+            key,
+            value,
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=key.shape[1] < query.shape[1],
         )
     else:
         assert attention_mask is not None

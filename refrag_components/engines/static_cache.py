@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from refrag_components.engines.decoder_call import DecoderCall
+from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
 
 if TYPE_CHECKING:
@@ -26,9 +28,16 @@ Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 LONGEST_PROMPT = 2048
 
 
+_PATIENCE = 3  # steps that take their time before one is recorded: recording takes as long
+
+# Added to masked scores: far below all others, and far enough above the least float16 and what a
+# kernel may multiply it with.
+_MASKED = -30_000.0
+
+
 def window_bucket(length: int) -> int:
     """Positions that a step reads for a given number in use: at most an eighth more, or 255."""
-    step = max(256, 1 << max(length - 1, 1).bit_length() - 4)
+    step = max(256, (1 << (length - 1).bit_length()) // 16)
     return -(-length // step) * step
 
 
@@ -132,6 +141,7 @@ class StaticCache:
         )
         self._prompt = _Prompt(model) if rows == 1 and self._call.accepts_places else None
         self._steps: dict[int, Callable[[], Tensor]] = {}
+        self._uses: Counter[int] = Counter()
         self._prompts: dict[int, Callable[[], Tensor]] = {}
         self._seen: set[int] = set()  # lengths of prompts
         #: Positions in use, of the longest row.
@@ -149,7 +159,7 @@ class StaticCache:
 
     def begin(self, inputs: DecoderInputs) -> Tensor:
         """Reads prompts; returns the logits after them, shape (rows of the prompts, vocabulary)."""
-        count, length = inputs.position_ids.shape
+        length = inputs.position_ids.shape[1]
         mask = inputs.attention_mask if inputs.padded else None
         self._set(length, mask, inputs.position_ids[:, -1] + 1)
         bucket = prompt_bucket(length)
@@ -235,9 +245,14 @@ class StaticCache:
         count = len(tokens)
         self._tokens[:count] = tokens
         window = min(window_bucket(self.length + 1), self.capacity)
-        if window not in self._steps:
+        self._uses[window] += 1
+        if window in self._steps:
+            logits = self._steps[window]()[:count].clone()
+        elif self._uses[window] <= _PATIENCE:
+            logits = self._step(window)[:count]
+        else:
             self._steps[window] = self._record(lambda: self._step(window))
-        logits = self._steps[window]()[:count].clone()
+            logits = self._steps[window]()[:count].clone()
         self.length += 1
         self.ends[:count].add_(1)
         self._positions[:count].add_(1)
@@ -250,8 +265,8 @@ class StaticCache:
         embeds = self._model.decoder.get_input_embeddings()
         dtype = embeds.weight.dtype
         scores = torch.zeros_like(used, dtype=dtype)
-        scores.masked_fill_(~used, torch.finfo(dtype).min)
-        with static_attention(self._call.decoder, "step"):
+        scores.masked_fill_(~used, _MASKED)
+        with static_attention(self._call.decoder, "step"), fused_norms(self._call.decoder):
             return self._call(
                 scores[:, None, None],
                 self._cache,
@@ -263,7 +278,12 @@ class StaticCache:
     def _read(self, prompt: _Prompt, bucket: int) -> Tensor:
         self.window = 0
         chunks = prompt.chunk_mask[:, :bucket]
-        with self._model.chunk_mask.using(chunks), static_attention(self._call.decoder, "prompt"):
+        decoder = self._call.decoder
+        with (
+            self._model.chunk_mask.using(chunks),
+            static_attention(decoder, "prompt"),
+            fused_norms(decoder),
+        ):
             return self._call(
                 prompt.mask,
                 self._cache,

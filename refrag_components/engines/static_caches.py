@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _ROOM = 256  # positions for an answer; a longer one moves to a larger cache
 _SMALLEST = 2048  # positions: prompts of many lengths share one cache, and its graphs
-_IDLE = 0.1  # of the device's memory, at most, for caches that nobody uses
+_IDLE = 0.25  # of the device's memory, at most, for caches that nobody uses
 _NEEDED = {"attention_mask", "position_ids", "inputs_embeds", "input_ids"}
 
 
@@ -47,6 +47,11 @@ class StaticCaches:
         self._said: set[str] = set()
         if self._reason:
             self._say(self._reason)
+
+    @classmethod
+    def for_model(cls, model: RefragModel) -> StaticCaches | None:
+        """Caches with CUDA graphs; None on a CPU, where nothing waits for launches of kernels."""
+        return cls(model) if model.device.type == "cuda" else None
 
     @property
     def reason(self) -> str | None:

@@ -45,8 +45,7 @@ class TransformersEngine:
 
     def __init__(self, model: RefragModel, *, batch_size: int = 32) -> None:
         self._model = model
-        # On a CPU nothing waits for launches of kernels.
-        caches = StaticCaches(model) if model.device.type == "cuda" else None
+        caches = StaticCaches.for_model(model)
         self._worker = Worker(model, max_rows=batch_size, caches=caches)
         self._tokenizer = content_tokenizer(model.tokenizer)
         self._end_ids = end_token_ids(model.decoder, model.tokenizer)
