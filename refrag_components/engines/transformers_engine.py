@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from refrag_components.engines.base import EngineDelta, EngineOutput
 from refrag_components.engines.json_schema import JsonGrammars
@@ -21,6 +20,7 @@ from refrag_components.engines.text_stream import TextStream
 from refrag_components.engines.worker import Worker
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.modeling.huggingface import end_token_ids
+from refrag_components.modeling.transfer import joined_on_device
 from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class TransformersEngine:
                 "retrieve fewer passages or shorten the prompt"
             )
             raise ContextWindowError(msg)
-        ids = torch.from_numpy(_visible_ids(layout)).to(self._model.device)
+        ids = joined_on_device([_visible_ids(layout)], self._model.device)
         schema = params.answer_schema
         constraint = None if schema is None else self._grammars.processor(schema)
         return Row(
