@@ -21,7 +21,8 @@ from refrag_components.benchmarking.roofline import Rates, Work, measure_rates
 from refrag_components.benchmarking.shapes import shape_named
 from refrag_components.benchmarking.timing import synchronise
 from refrag_components.engines import SamplingParams, TransformersEngine, static_cache
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.static_caches import StaticCaches

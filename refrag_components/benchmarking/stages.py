@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from refrag_components.benchmarking.timing import Timing, measure
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.sampling import Sampler, SamplingParams
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.generation.passage_loader import PassageLoader

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.row import Row
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
 
 if TYPE_CHECKING:
-    from refrag_components.engines.decoder_batch import DecoderInputs
+    from refrag_components.engines.decoder_inputs import DecoderInputs
     from refrag_components.modeling import RefragModel
 
 __all__ = ["LONGEST_PROMPT", "Record", "StaticCache", "prompt_bucket", "window_bucket"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import GPT2Config, LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
 
 from refrag_components.engines import SamplingParams, TransformersEngine, static_attention
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.static_attention import attend
 from refrag_components.engines.static_cache import StaticCache, window_bucket
