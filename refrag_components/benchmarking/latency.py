@@ -33,6 +33,8 @@ __all__ = ["LatencySettings", "measure_case"]
 
 Row = dict[str, Any]
 
+_WARM_UP = 2  # when a prompt's length comes again, a GPU records its kernels
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySettings:
@@ -179,7 +181,7 @@ class _Measurement:
         first: list[float] = []
         further: list[float] = []
         tokens = 0
-        warm = False
+        turn = 0
         while not enough(first, settings.repeats):
             if not self._case.cached:
                 self._store.mdelete(self._keys)
@@ -190,10 +192,10 @@ class _Measurement:
             report = last.report
             assert report is not None and report.time_to_first_token is not None
             tokens = report.output_tokens - 1
-            if warm:
+            if turn >= _WARM_UP:
                 first.append(report.time_to_first_token)
                 further += [(took - report.time_to_first_token) / tokens] if tokens else []
-            warm = True
+            turn += 1
         row: Row = {"first_token": asdict(Timing.of(first))}
         if further:  # an answer may end with its first token
             row |= {"token": asdict(Timing.of(further)), "tokens": tokens}

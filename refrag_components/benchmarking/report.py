@@ -64,6 +64,7 @@ def _main(results: Results, rows: list[Row]) -> list[str]:
         "per token": lambda row: _spread(row.get("token")),
         "x per token": lambda row: _times(acceleration(results, row, "token")),
         "its floor": lambda row: _ms(row.get("token_floor")),
+        "of its floor": lambda row: _times(_of_token_floor(row)),
         "tokens/s (batch)": _throughput,
         "x tokens/s": lambda row: _times(acceleration(results, row, "throughput")),
         "peak GiB": lambda row: _number(row.get("peak_memory_bytes"), 2**30, 1),
@@ -93,6 +94,10 @@ def _stages(rows: list[Row]) -> list[str]:
     ]
     table = markdown_table(["context", "reads", *names, "sum", "first token"], cells)
     return [*table, "", *(f"- {name}: {STAGES[name]}" for name in names)]
+
+
+def _of_token_floor(row: Row) -> float | None:
+    return row["token"]["median"] / float(row["token_floor"]) if "token" in row else None
 
 
 def _engine(results: Results, row: Row) -> float | None:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from refrag_components.benchmarking.timing import Timing, measure
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.sampling import Sampler, SamplingParams
+from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.policies import PolicyInputs
 from refrag_components.prompts.parts import ControlPart, PassagePart, TextPart
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
 __all__ = ["ENGINE_STAGES", "STAGES", "measure_stages"]
+
+_WARM_UP = 2  # when a prompt's length comes again, a GPU records its kernels
 
 #: Stages in the order of the data, with what they are.
 STAGES: dict[str, str] = {
@@ -95,6 +99,16 @@ def measure_stages(
             return policy.scores(PolicyInputs(vectors, encoded))
 
         work["policy"] = score
+    caches = StaticCaches.for_model(model)
+    begun: list[DecoderBatch] = []
+
+    def prefill() -> None:
+        begun.append(DecoderBatch(model, inputs, caches))
+
+    def give_back() -> None:
+        while begun:
+            begun.pop().close()
+
     with torch.inference_mode():
         inputs = embed_layouts(model, [layout])
         batch = DecoderBatch(model, inputs)
@@ -102,10 +116,12 @@ def measure_stages(
         logits = batch.logits
         del batch  # its cache may be gigabytes
         work["embedding"] = lambda: embed_layouts(model, [layout])
-        work["prefill"] = lambda: DecoderBatch(model, inputs)
+        work["prefill"] = prefill
         work["sampling"] = lambda: sampler(logits[0]).tolist()
         return {
-            name: measure(work[name], device, repeats=repeats) for name in STAGES if name in work
+            name: measure(work[name], device, repeats=repeats, warm_up=_WARM_UP, before=give_back)
+            for name in STAGES
+            if name in work
         }
 
 

@@ -1,108 +1,27 @@
-"""A padded batch of token and chunk embeddings, and decoding that continues from it."""
+"""Decoding that continues from a batch of prompts, and which rows are in it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from refrag_components.engines.layout import Layout, TextSegment
-from refrag_components.modeling.huggingface import cache_argument, forward_arguments
-from refrag_components.modeling.transfer import joined_on_device
+from refrag_components.engines.decoder_call import DecoderCall
+from refrag_components.engines.decoder_inputs import DecoderInputs
 
 if TYPE_CHECKING:
+    from refrag_components.engines.static_cache import StaticCache
+    from refrag_components.engines.static_caches import StaticCaches
     from refrag_components.modeling import RefragModel
 
-__all__ = ["DecoderBatch", "DecoderInputs", "embed_layouts", "embed_rows"]
+__all__ = ["DecoderBatch"]
 
-
-@dataclass(frozen=True, eq=False)
-class DecoderInputs:
-    """A left-padded batch for the decoder.
-
-    Attributes:
-        inputs_embeds: Shape (batch, positions, d_dec).
-        attention_mask: 1 for positions in use, shape (batch, positions), int64.
-        position_ids: From 0 at the first position in use, shape (batch, positions), int64.
-        chunk_mask: True at chunk embeddings, shape (batch, positions), bool; None if there are
-            none.
-        padded: Whether the rows differ in length.
-    """
-
-    inputs_embeds: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    chunk_mask: Tensor | None
-    padded: bool
-
-
-def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInputs:
-    """Turns layouts into decoder inputs.
-
-    Each chunk embedding takes one position; positions are consecutive over the mixed layout. The
-    passages on one rung are projected together.
-
-    Args:
-        model: Provides token and chunk embeddings and the device.
-        layouts: At least one layout.
-    """
-    compressed = [s for layout in layouts for s in layout.passages if s.n_compressed]
-    compressed.sort(key=lambda segment: segment.tokens_per_embedding)
-    tables: list[Tensor] = []
-    first_row: dict[int, int] = {}  # of a segment, by its identity
-    n_rows = 0
-    for rung, same_rung in groupby(compressed, key=lambda segment: segment.tokens_per_embedding):
-        segments = list(same_rung)
-        tables.append(model.chunk_embeddings([segment.vectors for segment in segments], rung))
-        for segment in segments:
-            first_row[id(segment)] = n_rows
-            n_rows += -(-segment.vectors.n_chunks // segment.group)
-    rows = [_row(layout, first_row) for layout in layouts]
-    chunks = torch.cat(tables) if tables else None
-    return embed_rows(model, [ids for ids, _ in rows], [index for _, index in rows], chunks)
-
-
-def embed_rows(
-    model: RefragModel,
-    token_ids: Sequence[np.ndarray],
-    chunk_index: Sequence[np.ndarray],
-    chunks: Tensor | None,
-) -> DecoderInputs:
-    """Turns rows of tokens and chunks into decoder inputs.
-
-    Args:
-        model: Provides token embeddings and the device.
-        token_ids: Token id at each position of each row, any id at a chunk embedding; shape (n,).
-        chunk_index: Row of ``chunks`` at each position, -1 at a token; same shapes.
-        chunks: Table of chunk embeddings, shape (chunks, d_dec); None if no row has any.
-    """
-    lengths = [len(row) for row in token_ids]
-    shape = (len(lengths), max(lengths))
-    ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    index = np.full(shape, -1, dtype=np.int64)
-    for i, length in enumerate(lengths):
-        ids[i, shape[1] - length :] = token_ids[i]
-        index[i, shape[1] - length :] = chunk_index[i]
-        mask[i, shape[1] - length :] = 1
-    # One copy, and nothing that asks the device for a value: the host does not wait for it here.
-    device = model.device
-    ids_there, used, index_there = joined_on_device([ids, mask, index], device).view(3, *shape)
-    embeds: Tensor = model.decoder.get_input_embeddings()(ids_there)
-    chunk_mask = None
-    if chunks is not None and (index >= 0).any():
-        chunk_mask = index_there >= 0
-        chosen = chunks[index_there.clamp(min=0)].to(embeds.dtype)
-        embeds = torch.where(chunk_mask.unsqueeze(-1), chosen, embeds)
-    positions = (used.cumsum(dim=1) - 1).clamp(min=0)
-    return DecoderInputs(embeds, used, positions, chunk_mask, padded=min(lengths) < shape[1])
+_T = TypeVar("_T")
 
 
 class DecoderBatch:
@@ -111,22 +30,31 @@ class DecoderBatch:
     Args:
         model: Provides the decoder.
         inputs: The prompts; the constructor runs the decoder on them.
+        caches: Lends static caches, in which steps are faster; None to decode without.
 
     Attributes:
         logits: Scores for each row's next token, shape (rows, vocabulary).
     """
 
     @torch.inference_mode()
-    def __init__(self, model: RefragModel, inputs: DecoderInputs) -> None:
-        self._decoder = model.decoder
-        self._accepted = forward_arguments(model.decoder)
-        self._cache_argument = cache_argument(model.decoder)
+    def __init__(
+        self, model: RefragModel, inputs: DecoderInputs, caches: StaticCaches | None = None
+    ) -> None:
+        self._call = DecoderCall(model.decoder)
+        self._caches = caches
+        self._static: StaticCache | None = None
+        self._steps = 0  # since rows joined or left
         self._cache = DynamicCache(config=model.decoder.config)
         # Without padding no mask is needed, and attention can take its fastest path.
         self._mask = inputs.attention_mask if inputs.padded else None
         self._positions = inputs.position_ids[:, -1] + 1
+        if len(inputs.position_ids) == 1:  # others are about to be joined by more rows
+            found = self._begin(inputs)
+            if found is not None:
+                self.logits = found
+                return
         with model.chunk_mask.using(inputs.chunk_mask):
-            self.logits = self._forward(
+            self.logits = self._call(
                 self._mask,
                 self._cache,
                 inputs_embeds=inputs.inputs_embeds,
@@ -137,8 +65,17 @@ class DecoderBatch:
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> None:
         """Appends one token to each row, shape (rows,)."""
+        self._steps += 1
+        self._enter()
+        checking = self._static is not None and self._caches is not None and self._caches.unproven()
+        if self._static is not None and not checking:
+            found = self._static_step(self._static, tokens)
+            if found is not None:
+                self.logits = found
+                return
+        left = self._leave()
         self._mask = _longer(self._mask, 1)
-        self.logits = self._forward(
+        self.logits = self._call(
             self._mask,
             self._cache,
             input_ids=tokens.unsqueeze(1),
@@ -146,13 +83,17 @@ class DecoderBatch:
             logits_to_keep=1,
         )[:, -1]
         self._positions = self._positions + 1
+        if left is not None and checking:
+            self._compare(left, tokens)
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Drops all rows except those with the given indices, shape (n,), int64."""
+        static = self._leave()
         self._cache.batch_select_indices(rows)
         self._positions, self.logits = self._positions[rows], self.logits[rows]
         self._mask = None if self._mask is None else self._mask[rows]
+        self._put_back(static)
 
     @property
     def _layers(self) -> list[Any]:
@@ -161,12 +102,14 @@ class DecoderBatch:
     @property
     def length(self) -> int:
         """Positions of the longest row, with the padding before it."""
-        return int(self._cache.get_seq_length())
+        return self._static.length if self._static else int(self._cache.get_seq_length())
 
     @property
     def can_join(self) -> bool:
         """Whether all of the cache is keys and values that padding can be put in front of."""
-        return all(type(layer) is DynamicLayer and layer.is_initialized for layer in self._layers)
+        return self._static is not None or all(
+            type(layer) is DynamicLayer and layer.is_initialized for layer in self._layers
+        )
 
     @torch.inference_mode()
     def join(self, other: DecoderBatch) -> None:
@@ -175,6 +118,7 @@ class DecoderBatch:
         The shorter batch is padded on the left, as prompts of different lengths are.
         """
         length = max(self.length, other.length)
+        left = [batch._leave() for batch in (self, other)]
         masks = [_padded_mask(batch, length) for batch in (self, other)]
         for layer, joining in zip(self._layers, other._layers, strict=True):
             layer.keys = torch.cat([_padded(layer.keys, length), _padded(joining.keys, length)])
@@ -184,6 +128,8 @@ class DecoderBatch:
         self._positions = torch.cat([self._positions, other._positions])
         self.logits = torch.cat([self.logits, other.logits])
         self._mask = None if all(mask.all() for mask in masks) else torch.cat(masks)
+        for static in left:
+            self._put_back(static)
 
     @torch.inference_mode()
     def trim(self) -> None:
@@ -193,11 +139,13 @@ class DecoderBatch:
         unused = int(self._mask.any(dim=0).int().argmax())
         if not unused:
             return
+        static = self._leave()
         for layer in self._layers:
             layer.keys = layer.keys[:, :, unused:].contiguous()
             layer.values = layer.values[:, :, unused:].contiguous()
         mask = self._mask[:, unused:]
         self._mask = None if mask.all() else mask
+        self._put_back(static)
 
     @torch.inference_mode()
     def after(self, rows: Tensor, tokens: Tensor) -> Tensor:
@@ -211,30 +159,114 @@ class DecoderBatch:
         Returns:
             Scores for the token after each of them, shape (n, m, vocabulary).
         """
+        static = self._leave()
         # Selecting rows puts new tensors into a layer, so shallow copies of the layers leave the
         # cache as it was.
         cache = copy.copy(self._cache)
         cache.layers = [copy.copy(layer) for layer in self._cache.layers]
         cache.batch_select_indices(rows)
+        self._static = static
         count = tokens.shape[1]
-        return self._forward(
+        return self._call(
             _longer(None if self._mask is None else self._mask[rows], count),
             cache,
             input_ids=tokens,
             position_ids=self._positions[rows][:, None] + torch.arange(count, device=rows.device),
         )
 
-    def _forward(self, mask: Tensor | None, cache: DynamicCache, **inputs: Any) -> Tensor:
-        arguments: dict[str, Any] = {
-            **inputs,
-            "attention_mask": mask,
-            self._cache_argument: cache,
-            "use_cache": True,
-        }
-        # As transformers' generate does: not every decoder takes every argument.
-        accepted = {name: arguments[name] for name in arguments.keys() & self._accepted}
-        logits: Tensor = self._decoder(**accepted).logits
-        return logits
+    @torch.inference_mode()
+    def close(self) -> None:
+        """Gives the static cache back; the batch must not be used any longer."""
+        self._put_back(self._leave())
+
+    def _begin(self, inputs: DecoderInputs) -> Tensor | None:
+        """Reads the prompts into a static cache; None if that is not possible."""
+        return self._in_static(inputs.position_ids.shape[1], lambda static: static.begin(inputs))
+
+    def _enter(self) -> None:
+        """Moves to a static cache with enough room, unless rows have just joined or left."""
+        if self._static is not None and self._static.length < self._static.capacity:
+            return
+        if self._caches is None or (self._static is None and self._steps < 2):
+            return
+        if not self.can_join:  # nothing that a static cache could hold
+            self._caches = None
+            return
+        left = self._leave()
+        self._in_static(
+            self.length, lambda static: static.load(self._layers, self._mask, self._positions)
+        )
+        if self._static is not None:
+            self._cache = DynamicCache(config=self._call.decoder.config)
+            self._put_back(left)
+
+    def _in_static(self, length: int, work: Callable[[StaticCache], _T]) -> _T | None:
+        """Borrows a static cache and does some work in it; without, if it fails."""
+        caches = self._caches
+        if caches is None:
+            return None
+        while (static := caches.take(len(self._positions), length)) is not None:
+            try:
+                result = work(static)
+            except torch.OutOfMemoryError:
+                del static
+                if not caches.free():
+                    caches.warn_of_memory()
+                    break
+            except Exception as error:
+                caches.refuse(f"{type(error).__name__}: {error}")
+                break
+            else:
+                self._static = static
+                return result
+        self._caches = None
+        return None
+
+    def _static_step(self, static: StaticCache, tokens: Tensor) -> Tensor | None:
+        """Logits after a step in a static cache; None if it fails, and then for good."""
+        caches = self._caches
+        assert caches is not None
+        try:
+            return static.step(tokens)
+        except torch.OutOfMemoryError:
+            caches.warn_of_memory()
+        except Exception as error:
+            caches.refuse(f"{type(error).__name__}: {error}")
+        self._caches = None
+        return None
+
+    def _compare(self, static: StaticCache, tokens: Tensor) -> None:
+        """Makes a step in a static cache that was made without; goes on there if they agree."""
+        found = self._static_step(static, tokens)
+        if found is not None and self._caches and self._caches.agrees(found, self.logits):
+            self._static = static
+            self._cache = DynamicCache(config=self._call.decoder.config)
+
+    def _leave(self) -> StaticCache | None:
+        """Moves out of the static cache, if there is one, and returns it.
+
+        The batch still reads it, so it may only be put back once its states have been copied.
+        """
+        static, self._static = self._static, None
+        if static is None:
+            return None
+        count = len(self.logits)
+        self._steps = 0
+        self._positions = static.positions(count)
+        if self._mask is not None:
+            self._mask = _longer(self._mask, static.length - self._mask.shape[1])
+        self._cache = DynamicCache(config=self._call.decoder.config)
+        self._cache.layers = []
+        for keys, values in static.states(count):
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            self._cache.layers.append(layer)
+        return static
+
+    def _put_back(self, static: StaticCache | None) -> None:
+        if static is not None and self._caches is not None:
+            self._caches.put_back(static)
 
 
 def _longer(mask: Tensor | None, count: int) -> Tensor | None:
@@ -252,29 +284,3 @@ def _padded_mask(batch: DecoderBatch, length: int) -> Tensor:
     if mask is None:
         mask = batch._positions.new_ones(len(batch._positions), batch.length)
     return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
-
-
-def _row(layout: Layout, first_row: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A layout's token ids and chunk indices, as ``embed_rows`` takes them.
-
-    Args:
-        layout: The layout.
-        first_row: Row of the first chunk embedding of each passage segment that has any, by the
-            segment's identity.
-    """
-    tokens: list[np.ndarray] = []
-    index: list[np.ndarray] = []
-    for segment in layout.segments:
-        if isinstance(segment, TextSegment):
-            tokens.append(np.asarray(segment.token_ids, dtype=np.int64))
-            index.append(np.full(len(segment.token_ids), -1))
-            continue
-        vectors, lengths = segment.vectors, segment.vectors.chunk_lengths
-        by_token = np.repeat(segment.expanded, lengths)
-        is_position = by_token.copy()
-        is_position[:: vectors.chunk_size] |= segment.positions > 0
-        chunk = np.arange(vectors.n_chunks) // max(segment.group, 1)
-        row = np.repeat(first_row.get(id(segment), 0) + chunk, lengths)
-        tokens.append(np.asarray(vectors.token_ids, dtype=np.int64)[is_position])
-        index.append(np.where(by_token, -1, row)[is_position])
-    return np.concatenate(tokens), np.concatenate(index)

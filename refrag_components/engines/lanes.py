@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.row import Row
 
 if TYPE_CHECKING:
+    from refrag_components.engines.static_caches import StaticCaches
     from refrag_components.modeling import RefragModel
 
 __all__ = ["Lanes", "alike"]
@@ -33,10 +35,12 @@ class Lanes:
 
     Args:
         model: Provides the decoder and the embeddings.
+        caches: Lends static caches to the batches; None to decode without.
     """
 
-    def __init__(self, model: RefragModel) -> None:
+    def __init__(self, model: RefragModel, caches: StaticCaches | None = None) -> None:
         self._model = model
+        self._caches = caches
         self._lanes: list[_Lane] = []
 
     @property
@@ -53,8 +57,12 @@ class Lanes:
         if not wanted:
             return
         try:
-            self._lanes.append(_Lane(self._model, wanted))
+            self._lanes.append(_Lane(self._model, wanted, self._caches))
         except Exception as error:
+            no_memory = isinstance(error, torch.OutOfMemoryError)
+            if no_memory and self._caches is not None and self._caches.free():
+                self.start(wanted)
+                return
             if len(wanted) == 1:
                 wanted[0].fail(error)
                 return
@@ -66,6 +74,9 @@ class Lanes:
         """Adds a token to each row; rows that have ended leave."""
         for lane in self._lanes:
             lane.step()
+        for lane in self._lanes:
+            if not lane.rows:
+                lane.close()
         self._lanes = [lane for lane in self._lanes if lane.rows]
         self._join()
 
@@ -84,10 +95,12 @@ class Lanes:
 class _Lane:
     """Rows that are decoded in one batch."""
 
-    def __init__(self, model: RefragModel, rows: Sequence[Row]) -> None:
+    def __init__(
+        self, model: RefragModel, rows: Sequence[Row], caches: StaticCaches | None
+    ) -> None:
         with torch.inference_mode():
             inputs = embed_layouts(model, [row.layout for row in rows])
-        self._batch = DecoderBatch(model, inputs)
+        self._batch = DecoderBatch(model, inputs, caches)
         self.rows = list(rows)
 
     @property
@@ -107,6 +120,9 @@ class _Lane:
             self._fail(error)
             return False
         return True
+
+    def close(self) -> None:
+        self._batch.close()
 
     def step(self) -> None:
         try:

@@ -9,17 +9,18 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from refrag_components.engines.base import EngineDelta, EngineOutput
 from refrag_components.engines.json_schema import JsonGrammars
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.row import Listener, Row
 from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
+from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.engines.text_stream import TextStream
 from refrag_components.engines.worker import Worker
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.modeling.huggingface import end_token_ids
+from refrag_components.modeling.transfer import joined_on_device
 from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class TransformersEngine:
 
     def __init__(self, model: RefragModel, *, batch_size: int = 32) -> None:
         self._model = model
-        self._worker = Worker(model, max_rows=batch_size)
+        caches = StaticCaches.for_model(model)
+        self._worker = Worker(model, max_rows=batch_size, caches=caches)
         self._tokenizer = content_tokenizer(model.tokenizer)
         self._end_ids = end_token_ids(model.decoder, model.tokenizer)
         self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
@@ -139,7 +141,7 @@ class TransformersEngine:
                 "retrieve fewer passages or shorten the prompt"
             )
             raise ContextWindowError(msg)
-        ids = torch.from_numpy(_visible_ids(layout)).to(self._model.device)
+        ids = joined_on_device([_visible_ids(layout)], self._model.device)
         schema = params.answer_schema
         constraint = None if schema is None else self._grammars.processor(schema)
         return Row(

@@ -12,6 +12,7 @@ from refrag_components.engines.row import Row
 from refrag_components.engines.turns import Turns
 
 if TYPE_CHECKING:
+    from refrag_components.engines.static_caches import StaticCaches
     from refrag_components.modeling import RefragModel
 
 __all__ = ["Worker"]
@@ -30,10 +31,14 @@ class Worker:
     Args:
         model: Provides the decoder and the embeddings.
         max_rows: Rows that are decoded at the same time; bounds memory.
+        caches: Lends static caches to batches; None to decode without.
     """
 
-    def __init__(self, model: RefragModel, *, max_rows: int) -> None:
+    def __init__(
+        self, model: RefragModel, *, max_rows: int, caches: StaticCaches | None = None
+    ) -> None:
         self._model = model
+        self._caches = caches
         self._max_rows = max_rows
         self._thread: threading.Thread | None = None
         self._reset()
@@ -57,7 +62,7 @@ class Worker:
         self._thread = None
 
     def _run(self) -> None:
-        lanes = Lanes(self._model)
+        lanes = Lanes(self._model, self._caches)
         starting: list[Row] = []
         try:
             while True:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_rows
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_rows
 from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.evaluation.rows import Row
 from refrag_components.modeling.huggingface import end_token_ids

@@ -6,7 +6,8 @@ import torch
 
 from refrag_components.benchmarking.roofline import Rates, Work, measure_rates
 from refrag_components.benchmarking.subject import ShapeSubject
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_rows
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_rows
 from refrag_components.modeling import RefragModel
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, batch_logits, cut_windows
 from refrag_components.corpus.windows import RECALL_CUE, RECALL_SPAN
-from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.modeling import RefragModel
 from tests.tiny import TEXT

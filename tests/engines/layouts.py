@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
 from refrag_components.modeling import RefragModel
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.modeling import RefragModel
 from tests.engines.layouts import logits, segment, text_segment

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from refrag_components.engines import SamplingParams, TransformersEngine
-from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig

@@ -250,10 +250,10 @@ def test_prompts_that_cannot_start_together_start_alone(
     expected = [alone(engine, layouts[i], SHORT) for i in (0, 2)]
     start = DecoderBatch.__init__
 
-    def narrow(batch: DecoderBatch, model: RefragModel, inputs: Any) -> None:
+    def narrow(batch: DecoderBatch, model: RefragModel, inputs: Any, caches: Any) -> None:
         if len(inputs.position_ids) > 1:
             raise torch.OutOfMemoryError
-        start(batch, model, inputs)
+        start(batch, model, inputs, caches)
 
     monkeypatch.setattr(DecoderBatch, "__init__", narrow)
     steps.hold(until=2)

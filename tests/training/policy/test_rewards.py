@@ -19,7 +19,7 @@ from refrag_components.corpus import (
     cut_windows,
     lay_out,
 )
-from refrag_components.engines.decoder_batch import embed_layouts
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout, PassageSegment, Segment, TextSegment
 from refrag_components.modeling import RefragModel
 from refrag_components.training.policy.rewards import encode_prompts, expand_rows, rewards

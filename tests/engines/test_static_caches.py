@@ -1,0 +1,277 @@
+"""What is decoded in static caches is what is decoded without; graphs are left out on a CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
+
+from refrag_components.engines import SamplingParams, TransformersEngine, static_attention
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
+from refrag_components.engines.layout import Layout
+from refrag_components.engines.static_attention import attend
+from refrag_components.engines.static_cache import StaticCache, window_bucket
+from refrag_components.engines.static_caches import StaticCaches
+from refrag_components.modeling import RefragModel
+from refrag_components.modeling.config import RefragConfig
+from tests.engines.contract import EngineContract, same
+from tests.engines.layouts import every_other, prompt
+from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config
+
+_LONG = SamplingParams(max_tokens=40)
+
+
+def unrecorded(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return work
+
+
+def with_caches(model: RefragModel, batch_size: int = 32) -> TransformersEngine:
+    engine = TransformersEngine(model, batch_size=batch_size)
+    engine._worker._caches = StaticCaches(model, record=unrecorded)
+    return engine
+
+
+def lent(engine: TransformersEngine) -> StaticCaches:
+    """The engine's caches, once all answers have left them."""
+    if (thread := engine._worker._thread) is not None:
+        thread.join(60)
+    caches = engine._worker._caches
+    assert caches is not None
+    return caches
+
+
+@pytest.fixture
+def layouts(tiny_model: RefragModel) -> list[Layout]:
+    return [
+        prompt(tiny_model, TEXT[:2], every_other, "Answer:"),
+        prompt(tiny_model, [*TEXT, *TEXT], True, "What rose?"),
+        prompt(tiny_model, TEXT[3:], False, "What fell?"),
+        prompt(tiny_model, [], True, "What?"),
+    ]
+
+
+class TestEngine(EngineContract):
+    @pytest.fixture
+    def model(self, tiny_model: RefragModel) -> RefragModel:
+        return tiny_model
+
+    @pytest.fixture
+    def engine(self, tiny_model: RefragModel) -> TransformersEngine:
+        return with_caches(tiny_model, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("config", "suits"),
+    [
+        (tiny_decoder_config(LlamaConfig), True),
+        (tiny_decoder_config(Qwen3Config, head_dim=8), True),
+        (tiny_decoder_config(MistralConfig, sliding_window=16), False),
+        (
+            GPT2Config(
+                vocab_size=400,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                initializer_range=0.3,
+                n_positions=512,
+                eos_token_id=2,
+                pad_token_id=2,
+            ),
+            True,
+        ),
+    ],
+    ids=["llama", "qwen3", "sliding", "gpt2"],
+)
+def test_decoders_that_do_not_suit_decode_without(
+    config: PretrainedConfig, suits: bool, tiny_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    decoder = save_tiny_decoder(tmp_path, config)
+    model = RefragModel.from_base(
+        RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
+    ).eval()
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    layout = prompt(model, TEXT[:3], every_other, "Answer:")
+    engine = with_caches(model)
+    for expected in TransformersEngine(model).generate([layout] * 3, _LONG):
+        (found,) = engine.generate([layout], _LONG)
+        assert same(found, expected)
+    assert (lent(engine).reason is None) == suits
+
+
+def test_batches_are_decoded_as_without(tiny_model: RefragModel, layouts: list[Layout]) -> None:
+    expected = TransformersEngine(tiny_model).generate(layouts * 2, _LONG)
+    engine = with_caches(tiny_model)
+    for _ in range(2):
+        found = engine.generate(layouts * 2, _LONG)
+        assert all(same(left, right) for left, right in zip(found, expected, strict=True))
+    assert lent(engine).reason is None
+
+
+def test_a_prompt_whose_length_comes_again_is_read_by_its_record(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    """Others before it, of other lengths, leave nothing behind."""
+    engine, plain = with_caches(tiny_model), TransformersEngine(tiny_model)
+    recorded: list[Callable[[], Tensor]] = []
+
+    def record(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        recorded.append(work)
+        return work
+
+    lent(engine)._record = record
+    expected = [plain.generate([layout], _LONG)[0] for layout in layouts]
+    for _ in range(4):
+        for layout, answer in zip(layouts, expected, strict=True):
+            assert same(engine.generate([layout], _LONG)[0], answer)
+    buckets = 2  # 64 and 320 positions
+    windows = 2
+    assert len(recorded) == buckets + windows
+
+
+def test_an_answer_that_outgrows_its_cache_moves_to_a_larger_one(
+    tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = TransformersEngine(tiny_model).generate(layouts[:1], _LONG)
+    monkeypatch.setattr("refrag_components.engines.static_caches._ROOM", 3)
+    monkeypatch.setattr("refrag_components.engines.static_caches._SMALLEST", 0)
+    engine = with_caches(tiny_model)
+    assert same(engine.generate(layouts[:1], _LONG)[0], expected)
+    assert len({cache.capacity for cache in lent(engine)._idle}) > 1
+
+
+def test_rows_join_leave_and_are_continued_as_without(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    def start(layout: Layout, caches: StaticCaches | None) -> DecoderBatch:
+        return DecoderBatch(tiny_model, embed_layouts(tiny_model, [layout]), caches)
+
+    found = []
+    for caches in (None, StaticCaches(tiny_model, record=unrecorded)):
+        with torch.inference_mode():
+            batch, other = start(layouts[0], caches), start(layouts[1], caches)
+            logits = []
+            for token in (20, 21):
+                batch.step(torch.tensor([token]))
+                other.step(torch.tensor([token]))
+            batch.join(other)
+            for token in (22, 23, 24):
+                batch.step(torch.tensor([token, token + 1]))
+                logits.append(batch.logits.clone())
+            logits.append(batch.after(torch.tensor([1]), torch.tensor([[5, 6, 7]])))
+            batch.step(torch.tensor([5, 6]))
+            batch.keep(torch.tensor([0]))
+            batch.trim()
+            for token in (25, 26, 27):
+                batch.step(torch.tensor([token]))
+                logits.append(batch.logits.clone())
+            length = batch.length
+            batch.close()
+        found.append((logits, length))
+    (expected, expected_length), (logits, length) = found
+    assert length == expected_length
+    for left, right in zip(logits, expected, strict=True):
+        torch.testing.assert_close(left, right, atol=2e-5, rtol=1e-4)
+
+
+def test_nothing_of_an_answer_stays(tiny_model: RefragModel, layouts: list[Layout]) -> None:
+    engine = with_caches(tiny_model)
+    engine.generate(layouts[:1], _LONG)
+    (cache,) = lent(engine)._idle
+    assert cache.n_bytes
+    assert all(not states.any() for pair in cache.states(1) for states in pair)
+
+
+def test_a_decoder_that_reads_a_cache_in_its_own_way_decodes_without(
+    tiny_model: RefragModel,
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = TransformersEngine(tiny_model).generate(layouts, _LONG)
+    step = StaticCache.step
+    monkeypatch.setattr(StaticCache, "step", lambda cache, tokens: -step(cache, tokens))
+    engine = with_caches(tiny_model)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            for layout, answer in zip(layouts, expected, strict=True):
+                assert same(engine.generate([layout], _LONG)[0], answer)
+    assert caplog.text.count("differ") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no graph"), torch.OutOfMemoryError()])
+@pytest.mark.parametrize("method", ["begin", "step", "load"])
+def test_a_failure_costs_no_answer(
+    tiny_model: RefragModel,
+    layouts: list[Layout],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    error: Exception,
+) -> None:
+    def fail(*_: object) -> Tensor:
+        raise error
+
+    expected = TransformersEngine(tiny_model).generate(layouts, _LONG)
+    engine = with_caches(tiny_model)
+    engine.generate(layouts[:1], _LONG)
+    monkeypatch.setattr(StaticCache, method, fail)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            found = engine.generate(layouts, _LONG)
+            assert all(same(left, right) for left, right in zip(found, expected, strict=True))
+            assert same(engine.generate(layouts[:1], _LONG)[0], expected[0])
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("shared", [1, 4])
+def test_attention_in_parts_is_attention(
+    rows: int, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that are masked altogether count for nothing."""
+    monkeypatch.setattr(static_attention, "_WHOLE", 64)
+    monkeypatch.setattr(static_attention, "_PART", 32)
+    torch.manual_seed(0)
+    query = torch.randn(rows, 4, 1, 8)
+    key, value = torch.randn(2, rows, shared, 512, 8)[..., :256, :]
+    mask = torch.full((rows, 1, 1, 256), torch.finfo(torch.float32).min)
+    mask[..., 5:70] = 0
+    repeated = [states.repeat_interleave(4 // shared, dim=1) for states in (key, value)]
+    expected = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask)
+    assert static_attention._parts(rows * shared, 256) > 1
+    torch.testing.assert_close(attend(query, key, value, mask, None), expected)
+
+
+def test_windows_are_close_to_what_is_in_use() -> None:
+    for length in (1, 256, 257, 3000, 33_000):
+        window = window_bucket(length)
+        assert length <= window <= max(length + 255, 1.125 * length)
+        assert window % 256 == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_graphs_give_the_same_answers(tiny_folder: Path) -> None:
+    """Alone, several times so that prompts and steps are recorded, and together."""
+    model = RefragModel.from_pretrained(tiny_folder, device="cuda", dtype=torch.float32)
+    layouts = [
+        prompt(model, TEXT[:2], every_other, "Answer:"),
+        prompt(model, [*TEXT, *TEXT], True, "What rose?"),
+        prompt(model, TEXT[3:], False, "What fell?"),
+        prompt(model, [], True, "What?"),
+    ]
+    plain, engine = TransformersEngine(model), TransformersEngine(model)
+    plain._worker._caches = None
+    expected = [plain.generate([layout], _LONG)[0] for layout in layouts]
+    for _ in range(4):
+        for layout, answer in zip(layouts, expected, strict=True):
+            assert same(engine.generate([layout], _LONG)[0], answer)
+    found = engine.generate(layouts * 2, _LONG)
+    assert all(same(left, right) for left, right in zip(found, expected * 2, strict=True))
+    assert lent(engine).reason is None
+    assert any(cache._prompts for cache in lent(engine)._idle)
