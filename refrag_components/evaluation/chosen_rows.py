@@ -147,35 +147,48 @@ class Drop(_Selected):
         return prompt.laid_out(prompt.dropping(choice), cut=bool(choice.warnings))
 
 
+@dataclass(frozen=True)
 class SameText(_Selected):
     """The selection fills the positions of its compressed context with text only."""
 
     kind = "text"
     reads = (
         "the chunks that the policy ranks first as text, as many tokens as the context takes "
-        "positions with p expanded and the rest compressed; the last one is cut"
+        "positions with p expanded and the rest compressed, on each rung of the checkpoint; the "
+        "last one is cut"
     )
+    rung: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The selection, p and the kind, and the rung if it is not the finest."""
+        name = super().name
+        return name if self.rung is None else f"{name}-rung-{self.rung}"
 
     @property
     def label(self) -> str:
-        """The selection, and the p with as many positions."""
-        return f"{self.curve}, as p={self.fraction:g}"
+        """The selection, and the p and rung with as many positions."""
+        rung = "" if self.rung is None else f", rung {self.rung}"
+        return f"{self.selection} as text, as p={self.fraction:g}{rung}"
 
     @property
     def curve(self) -> str:
-        """The selection, and that it is read as text."""
-        return f"{self.selection} as text"
+        """The selection, that it is read as text, and the rung if it is not the finest."""
+        rung = "" if self.rung is None else f", as rung {self.rung}"
+        return f"{self.selection} as text{rung}"
 
     @classmethod
     def each(cls, choices: Choices) -> list[Self]:
-        """One row per selection and p, including p = 0."""
-        fractions = tuple(dict.fromkeys((0.0, *choices.fractions)))
-        return super().each(replace(choices, fractions=fractions))
+        """One row per selection, p and rung, including p = 0."""
+        names = dict.fromkeys(choices.selections)
+        fractions = dict.fromkeys((0.0, *choices.fractions))
+        rungs = (None, *choices.rungs)
+        return [cls(name, p, rung) for rung in rungs for p in fractions for name in names]
 
     def row(self, prompt: Prompt) -> Row:
         """The best chunks as tokens, as many as there are positions."""
         choice = self._chosen(prompt)
-        room = prompt.chunks.positions(choice)
+        room = prompt.chunks.positions(_on_rung(choice, self.rung))
         selected = prompt.best_chunks(prompt.scores[self.selection], room)
         return prompt.as_text(selected, cut=bool(choice.warnings))
 

@@ -12,7 +12,6 @@ from refrag_components.corpus.question_files import KINDS
 from refrag_components.evaluation.answers.keeping import keeping_pairs, keeping_values
 from refrag_components.evaluation.answers.results import Cluster, Result
 from refrag_components.evaluation.methods import (
-    COMPRESSED,
     FULL,
     AllCompressed,
     Drop,
@@ -246,11 +245,13 @@ def _at_equal_positions(a: Method, b: Method) -> bool:
         return a.positions == b.positions and a.selection == b.selection
     if Drop in (type(a), type(b)) or _p(a) is None or _p(a) != _p(b):
         return False
-    if a.rung or b.rung:
+    if a.rung != b.rung:
         return False
     if SameText not in (type(a), type(b)):
         return True
-    return (a.compresses or b.compresses) and (COMPRESSED in (a, b) or a.selection == b.selection)
+    return (a.compresses or b.compresses) and (
+        AllCompressed in (type(a), type(b)) or a.selection == b.selection
+    )
 
 
 def _p(method: Method) -> float | None:

@@ -93,6 +93,17 @@ def test_pairs_are_those_at_equal_positions_and_the_full_context() -> None:
     assert not {("random-0.1", "recent-0.1-text"), ("random-0.1", "random-0.1-drop")} & pairs
 
 
+def test_rows_of_a_rung_are_paired_with_text_in_as_many_positions() -> None:
+    methods = default_methods(("random",), (0.1,), rungs=(16,))
+    (table,) = summarise([result("a", method, [0.0, 1.0, 0.5]) for method in methods])
+    pairs = {(pair["a"], pair["b"]) for pair in table["pairs"]}
+    assert ("random-0.1-rung-16", "random-0.1-text-rung-16") in pairs
+    assert ("compressed-rung-16", "random-0-text-rung-16") in pairs
+    assert (
+        not {("random-0.1-rung-16", "random-0.1-text"), ("fewer-0.1", "random-0.1-rung-16")} & pairs
+    )
+
+
 def test_sets_with_different_methods_are_refused() -> None:
     with pytest.raises(EvaluationError, match="same methods"):
         summarise([result("a", FULL, [1.0]), result("b", NONE, [1.0])])
