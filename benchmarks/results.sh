@@ -9,11 +9,12 @@
 # continues. No blanks in paths. GROUP: what to measure, by default "answers recovery searched k8", for which
 # results.py prints the tables; "sceptic" (is compressing worth its positions? all sets, every budget together
 # with its rivals) and "sceptic-pool" (the same over 5 to 80 passages from the pool) write their tables to
-# OUT/sceptic.md at the end.
+# OUT/sceptic.md at the end. "targets" measures every rung of a checkpoint with its rivals, "twin" the plain
+# twin as text; targets.py makes tables of the two.
 #
 # Environment: SECONDS_LEFT, total time, after which measurements are skipped; JOBS per GPU at once (4: a
 # single one does not keep it busy); GPUS; ITEMS, questions per set; POOL_ITEMS (100), questions per set over
-# the pool; WINDOWS of running text. On one H200 the default groups take 1,200 s.
+# the pool; WINDOWS of running text; POLICY of the sceptic's groups and the targets. On one H200 the default groups take 1,200 s.
 set -u
 model=$1 work=$(realpath "$2")
 mkdir -p "$3"
@@ -35,7 +36,7 @@ answers="$evaluate qa --model $model --no-plots"
 some="--expanded .1 --expanded .25"
 many="--expanded .05 $some --expanded .5"
 both="--policy late-interaction --policy learned-query"
-default="--policy learned-query"
+default="--policy ${POLICY:-learned-query}"
 # What docs/results.md compares; the rivals that a sceptic asks for are measured separately.
 compared="--method none --method full --method compressed --method last --method fewer --method keep"
 rivals="--method none --method full --method gold --method compressed --method fewer --method keep
@@ -107,6 +108,39 @@ jobs_of_sceptic-pool() {
     sceptic sceptic-pool "${POOL_ITEMS:-100}" "squad hybridqa tsqa strategyqa" --expanded .1 \
         --pool "$work/qa/passages.jsonl.zst" --retrieval strong \
         --passages 5 --passages 10 --passages 20 --passages 40 --passages 80
+}
+
+# in_quarters NAME OPTIONS... -- all sets, in four measurements
+in_quarters() {
+    local name=$1 i=0 sets
+    shift
+    for sets in "squad qamr tsqa pubmedqa" "sqshift_wiki wikitpl hybridqa covidqa" \
+        "sqshift_reddit fairytale ottqa strategyqa" "sqshift_amazon policyqa squad2_unans boolq"; do
+        i=$((i + 1))
+        job "$name-$i" $answers "$(files $sets)" --items "${ITEMS:-500}" "$@"
+    done
+}
+
+from_pool="--pool $work/qa/passages.jsonl.zst --retrieval strong"
+
+jobs_of_targets() {
+    local k
+    in_quarters targets $default $rivals --expanded .05 $some
+    for k in 8 16 32; do
+        job "targets-text-$k" $evaluate perplexity --model $model --text $work/valid --no-plots \
+            --windows "${WINDOWS:-400}" --policy random --expanded .1 --chunk-size $k
+    done
+    job targets-pool $answers "$(files squad hybridqa tsqa strategyqa)" $default $from_pool \
+        --items "${POOL_ITEMS:-100}" --method compressed --method none --method keep --method drop \
+        --method text --expanded .05 --expanded .1 --passages 40 --passages 80
+}
+
+jobs_of_twin() {
+    local reads="--method none --method full --method gold"
+    in_quarters twin $reads
+    job twin-pool $answers "$(files squad hybridqa tsqa strategyqa)" $from_pool $reads \
+        --items "${POOL_ITEMS:-100}" --passages 1 --passages 2 --passages 5 --passages 10 \
+        --passages 20 --passages 40
 }
 
 run_job() {
