@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from langchain_refrag.chains import create_refrag_documents_chain, format_refrag_documents
 from langchain_refrag.chat_models import ChatRefrag
+from langchain_refrag.compressors import RefragDocumentCompressor
 from langchain_refrag.documents import RefragDocument
 from langchain_refrag.embeddings import RefragEmbeddings
 from langchain_refrag.llms import RefragLLM
@@ -19,6 +20,7 @@ __all__ = [
     "ByteChunkStore",
     "ChatRefrag",
     "RefragDocument",
+    "RefragDocumentCompressor",
     "RefragEmbeddings",
     "RefragLLM",
     "RefragMiddleware",

@@ -12,7 +12,7 @@ from refrag_components.text.tokenization import content_tokenizer, encodable
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["CountTokens", "split_passages", "token_counter"]
+__all__ = ["CountTokens", "sentence_spans", "split_passages", "token_counter"]
 
 CountTokens = Callable[[list[str]], Sequence[int]]
 """Tokens in each of several texts; called with many texts at once."""
@@ -88,6 +88,24 @@ def split_passages(text: str, count_tokens: CountTokens, max_tokens: int = 256) 
 
     groups = list(_packed(_fitting([text], 0, count, max_tokens), max_tokens))
     return list(_checked(groups, count, max_tokens))
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each sentence, item of a list or row of a table, without white space around.
+
+    Headings and lines that end without a full stop are sentences of their own.
+    """
+    places = {0, len(text)}
+    for cuts in _CUTS[:-1]:  # down to lines
+        places.update(m.start() for m in cuts.finditer(text) if not m[0])
+    spans = []
+    for start, end in pairwise(sorted(places)):
+        inner = text[start:end]
+        left = start + len(inner) - len(inner.lstrip())
+        right = left + len(inner.strip())
+        if left < right:
+            spans.append((left, right))
+    return spans
 
 
 def _fitting(

@@ -1,0 +1,177 @@
+"""From a question and passages to the text that is worth reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from refrag_components.exceptions import BudgetError, EmptyInputError, shown
+from refrag_components.excerpts.choosing import best_pieces, falling_point
+from refrag_components.excerpts.pieces import UNITS, Excerpt, Piece, Unit, cut, excerpt
+from refrag_components.generation.passage_loader import PassageLoader
+from refrag_components.policies import DEFAULT_POLICY, Policy, PolicyInputs, make_policy
+from refrag_components.prompts.parts import PassagePart
+from refrag_components.stores.memory import MemoryStore
+from refrag_components.text.splitting import CountTokens, token_counter
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+    from refrag_components.stores.base import ChunkStore
+
+__all__ = ["Excerpter", "check_excerpts"]
+
+
+class Excerpter:
+    """Finds what of some passages a question needs, for any model that reads text.
+
+    A policy scores the passages' chunks by their vectors, which a store has ready; nothing is
+    generated and no decoder runs. What it would expand is given as text: whole words or whole
+    sentences, in order, with marks where something was left out.
+
+    Safe to use from several threads if its store is.
+
+    Args:
+        model: The REFRAG model, for its encoder and policies.
+        store: Where chunk vectors are kept; in memory by default.
+        policy: Name or policy that scores chunks, as for ``RefragGenerator``.
+        budget: A number in 0..1 is a fraction of the tokens of all passages, an int of at least 1 a
+            number of tokens, "auto" stops where the scores fall.
+        unit: "sentences", or "words": the words of a chunk.
+        protect: Regular expressions of what must be read, such as numbers or article ids; a piece
+            that a match touches is read even beyond the budget.
+        count_tokens: Counts tokens of the model that will read; by default of this decoder.
+
+    Raises:
+        BudgetError: If the budget is none of these.
+        UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
+        ValueError: If the unit is neither, or a regular expression is none.
+    """
+
+    def __init__(
+        self,
+        model: RefragModel,
+        *,
+        store: ChunkStore | None = None,
+        policy: str | Policy = DEFAULT_POLICY,
+        budget: float | Literal["auto"] = 0.25,
+        unit: Unit = "sentences",
+        protect: Sequence[str] = (),
+        count_tokens: CountTokens | None = None,
+    ) -> None:
+        self._protected = check_excerpts(budget, unit, protect)
+        self._model, self._budget, self._unit = model, budget, unit
+        self._loader = PassageLoader(model, MemoryStore() if store is None else store)
+        self._policy = policy if isinstance(policy, Policy) else make_policy(policy, model)
+        self._count = token_counter(model.tokenizer) if count_tokens is None else count_tokens
+
+    def extract(self, question: str, passages: Sequence[str]) -> list[Excerpt]:
+        """Takes from each passage what the question needs, under one budget for all of them.
+
+        Args:
+            question: What the user asks.
+            passages: Texts, in any order; all are compared with each other.
+
+        Returns:
+            One excerpt per passage, in order; "" for a passage of which nothing is read. Their
+            tokens together are within the budget, except for what is protected.
+
+        Raises:
+            EmptyInputError: If the question is empty.
+        """
+        if not question.strip():
+            raise EmptyInputError("the question is empty; pass what the user asks")
+        cuts = self._cut(question, passages)
+        scores = [piece.score for pieces in cuts for piece in pieces]
+        if not scores:
+            return [Excerpt("", (), 0.0) for _ in passages]
+        owner = np.repeat(np.arange(len(cuts)), [len(pieces) for pieces in cuts])
+        first = owner.searchsorted(np.arange(len(cuts)))
+        chosen = self._chosen(passages, cuts)
+
+        def excerpts() -> list[Excerpt]:
+            read: list[list[int]] = [[] for _ in passages]
+            for i in chosen:
+                read[owner[i]].append(int(i - first[owner[i]]))
+            return [
+                excerpt(text, pieces, of_it, max((p.score for p in pieces), default=0.0))
+                for text, pieces, of_it in zip(passages, cuts, read, strict=True)
+            ]
+
+        # Pieces are counted alone; joined, with their gaps, they may take a few tokens more.
+        limit = self._limit(passages)
+        kept = [piece.kept for pieces in cuts for piece in pieces]
+        made = excerpts()
+        while sum(self._count([e.text for e in made if e.text] or [""])) > limit:
+            last = next((i for i in reversed(chosen) if not kept[i]), None)
+            if last is None:
+                break
+            chosen.remove(last)
+            made = excerpts()
+        return made
+
+    def _cut(self, question: str, passages: Sequence[str]) -> list[list[Piece]]:
+        """Pieces of each passage with their scores."""
+        loaded = [each.vectors for each in self._loader.load([PassagePart(t) for t in passages])]
+        if not sum(vectors.n_chunks for vectors in loaded):
+            return [[] for _ in passages]
+        (encoded,) = self._model.encode_questions([question])
+        scores = self._policy.scores(PolicyInputs(loaded, encoded))
+        ends = np.cumsum([vectors.n_chunks for vectors in loaded])
+        of_passages = np.split(scores, ends[:-1])
+        cuts = []
+        for chunked, own in zip(self._model.chunker.chunk(passages), of_passages, strict=True):
+            first, last = chunked.bounds.T
+            bounds = np.stack([chunked.offsets[first, 0], chunked.offsets[last, 1]], axis=1)
+            pieces = cut(chunked.text, bounds, own, self._unit, self._protected) if len(own) else []
+            cuts.append(pieces)
+        return cuts
+
+    def _chosen(self, passages: Sequence[str], cuts: Sequence[Sequence[Piece]]) -> list[int]:
+        """Indices of the pieces of all passages that are read, best first."""
+        texts = [
+            text[p.start : p.end]
+            for text, pieces in zip(passages, cuts, strict=True)
+            for p in pieces
+        ]
+        scores = np.array([p.score for pieces in cuts for p in pieces])
+        kept = np.array([p.kept for pieces in cuts for p in pieces], dtype=bool)
+        if self._budget == "auto":  # what is worth reading is read, however long it is
+            worth = np.where(scores >= falling_point(scores), 0, 1)
+            return best_pieces(scores, kept, worth, 0)
+        return best_pieces(scores, kept, np.asarray(self._count(texts)), self._limit(passages))
+
+    def _limit(self, passages: Sequence[str]) -> float:
+        """Most tokens of all excerpts together."""
+        if self._budget == "auto":
+            return float("inf")
+        if self._budget > 1:
+            return self._budget
+        return self._budget * sum(self._count(list(passages)))
+
+
+def check_excerpts(budget: object, unit: object, protect: Sequence[str]) -> list[re.Pattern[str]]:
+    """Checks what a user gives, before any model is loaded; returns the compiled expressions.
+
+    Raises:
+        BudgetError: If the budget is neither a number as ``Excerpter`` takes it nor "auto".
+        ValueError: If the unit is neither, or a regular expression is none.
+    """
+    number = isinstance(budget, int | float) and not isinstance(budget, bool)
+    if budget != "auto" and not (
+        number and (0.0 <= budget <= 1.0 or (isinstance(budget, int) and budget >= 2))
+    ):
+        msg = (
+            f"budget {shown(budget)} is not a fraction of the tokens (0..1, such as 0.25), a "
+            "number of tokens (an int of at least 2, such as 1000) or 'auto'"
+        )
+        raise BudgetError(msg)
+    if unit not in UNITS:
+        raise ValueError(f"unit {shown(unit)} is not {' or '.join(map(repr, UNITS))}")
+    try:
+        return [re.compile(pattern) for pattern in protect]
+    except re.error as error:
+        msg = f"protect: {shown(error.pattern)} is not a regular expression: {error}"
+        raise ValueError(msg) from error

@@ -1,0 +1,110 @@
+"""What the question needs is read, within the budget."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from refrag_components.exceptions import BudgetError, EmptyInputError, UnknownPolicyError
+from refrag_components.excerpts import Excerpter
+from refrag_components.modeling import RefragModel
+from refrag_components.policies import Policy, PolicyInputs
+
+PASSAGES = [
+    "The harbour of Eastport was dug in 1907. It holds ten ships. Nobody swims there.",
+    "Rain fell for three days. The river rose by two metres.",
+    "",
+]
+
+
+class FirstChunks(Policy):
+    """The earlier a chunk, the better."""
+
+    name: ClassVar[str] = "first"
+
+    def scores(self, inputs: PolicyInputs) -> np.ndarray:
+        return -np.arange(inputs.n_chunks, dtype=np.float32)
+
+
+def words(texts: list[str]) -> list[int]:
+    """Tokens of a model that reads words."""
+    return [len(text.split()) for text in texts]
+
+
+def excerpter(model: RefragModel, **options: object) -> Excerpter:
+    """With the first chunks as the best ones."""
+    chosen = {"policy": FirstChunks(), "count_tokens": words} | options
+    return Excerpter(model, **chosen)  # type: ignore[arg-type]
+
+
+def test_the_best_sentences_are_read_in_order(tiny_model: RefragModel) -> None:
+    first, second, third = excerpter(tiny_model, budget=12).extract("When?", PASSAGES)
+    assert first.text == "The harbour of Eastport was dug in 1907. It holds ten ships."
+    assert (second.text, third.text, third.spans) == ("", "", ())
+    assert [PASSAGES[0][a:b] for a, b in first.spans] == [first.text]
+    assert first.score > second.score
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    budget=st.one_of(st.integers(2, 40), st.floats(0, 1)),
+    unit=st.sampled_from(["words", "sentences"]),
+)
+def test_a_budget_holds_and_excerpts_quote(
+    tiny_model: RefragModel, budget: float, unit: str
+) -> None:
+    made = excerpter(tiny_model, budget=budget, unit=unit).extract("When?", PASSAGES)
+    limit = budget if budget > 1 else budget * sum(words(PASSAGES))
+    assert sum(words([excerpt.text for excerpt in made])) <= limit
+    for text, each in zip(PASSAGES, made, strict=True):
+        assert " […] ".join(text[start:end] for start, end in each.spans) == each.text
+
+
+def test_all_of_it_fits_its_own_size(tiny_model: RefragModel) -> None:
+    made = excerpter(tiny_model, budget=1.0).extract("When?", PASSAGES)
+    assert [excerpt.text for excerpt in made] == PASSAGES
+
+
+def test_what_is_protected_is_read_beyond_the_budget(tiny_model: RefragModel) -> None:
+    made = excerpter(tiny_model, budget=0.0, protect=[r"two metres"]).extract("When?", PASSAGES)
+    assert [excerpt.text for excerpt in made] == ["", "The river rose by two metres.", ""]
+
+
+def test_auto_reads_the_upper_group(tiny_model: RefragModel) -> None:
+    made = excerpter(tiny_model, budget="auto").extract("When?", PASSAGES)
+    assert made[0].text.startswith("The harbour")
+    assert sum(words([excerpt.text for excerpt in made])) < sum(words(PASSAGES))
+
+
+def test_tokens_are_those_of_the_decoder_by_default(tiny_model: RefragModel) -> None:
+    ids = tiny_model.chunker.chunk([PASSAGES[1]])[0].token_ids
+    whole = Excerpter(tiny_model, budget=len(ids)).extract("When?", [PASSAGES[1]])
+    assert whole[0].text == PASSAGES[1]
+    less = Excerpter(tiny_model, budget=len(ids) - 1).extract("When?", [PASSAGES[1]])
+    assert less[0].text != PASSAGES[1]
+
+
+def test_no_passages_are_no_error(tiny_model: RefragModel) -> None:
+    assert excerpter(tiny_model).extract("When?", []) == []
+    assert excerpter(tiny_model).extract("When?", [" "])[0].text == ""
+
+
+@pytest.mark.parametrize("budget", [-1, 1.5, True, "much", float("nan"), None])
+def test_odd_budgets_are_refused(tiny_model: RefragModel, budget: object) -> None:
+    with pytest.raises(BudgetError, match="fraction of the tokens"):
+        excerpter(tiny_model, budget=budget)
+
+
+def test_other_mistakes_are_named(tiny_model: RefragModel) -> None:
+    with pytest.raises(ValueError, match="'sentences' or 'words'"):
+        excerpter(tiny_model, unit="pages")
+    with pytest.raises(ValueError, match="not a regular expression"):
+        excerpter(tiny_model, protect=["("])
+    with pytest.raises(UnknownPolicyError):
+        excerpter(tiny_model, policy="clairvoyance")
+    with pytest.raises(EmptyInputError, match="question is empty"):
+        excerpter(tiny_model).extract(" ", PASSAGES)
