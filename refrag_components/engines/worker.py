@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from refrag_components.engines.lanes import Lanes, alike
 from refrag_components.engines.row import Row
 from refrag_components.engines.turns import Turns
+from refrag_components.forking import computing
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -67,9 +68,11 @@ class Worker:
                         self._thread = None
                         return
                 for group in _groups(starting):
-                    lanes.start(group)
-                    lanes.step()  # those that run already wait for one group at a time
-                lanes.step()
+                    with computing():
+                        lanes.start(group)
+                        lanes.step()  # those that run already wait for one group at a time
+                with computing():
+                    lanes.step()
         except BaseException as error:  # nobody may wait forever
             with self._lock:
                 self._thread = None
