@@ -2,8 +2,8 @@
 
 A fork copies the memory of a process, but of its threads only the one that forks. A lock that
 another thread holds at that moment is held for ever in the child. Those of this library are
-``OwnLock``; those inside PyTorch's libraries (MKL's allocator spins on one) cannot be replaced, so a
-fork waits until no thread of this library computes.
+``OwnLock``; those inside PyTorch's libraries (MKL's allocator spins on one) cannot be replaced, so
+a fork waits until no thread of this library computes.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ class Trial:
         self._url = f"sqlite://{folder / 'chunks.sqlite'}" if other_store else None
         self._docs = folder / "docs"
         self._old = folder / "old"
+        folder.mkdir(exist_ok=True)
         _write(self._docs, range(30), "first")
         self._finish(FakeModel())
         self._passages = [texts(self._open())]

@@ -52,7 +52,7 @@ __all__ = ["ROUNDS", "Figures", "Soak"]
 
 ROUNDS = 10
 CALLERS = 64  # half of them threads, half of them tasks
-PATIENCE = 600.0  # seconds for one round before it counts as hanging
+PATIENCE = 1800.0  # seconds for one round before it counts as hanging
 FAQ = "Which plug do I need for the charger model ZX-20 in Malta?"
 COMMON = (*TEXT, FAQ)  # both tenants have them, each in a store of their own
 QUESTIONS = ("When was the harbour dug?", FAQ, f"Proofread this: {TEXT[0]}", "Context:", "lamp")
@@ -373,9 +373,7 @@ class Soak:
             self._own[tenant].add(texts[0])
         return rng, visit, False
 
-    def _visit(
-        self, rng: random.Random, texts: Sequence[str], tenant: int | None = None
-    ) -> Visit:
+    def _visit(self, rng: random.Random, texts: Sequence[str], tenant: int | None = None) -> Visit:
         tenant = rng.randrange(2) if tenant is None else tenant
         passages = tuple(rng.sample(list(texts), rng.randint(1, 3)))
         return Visit(tenant, rng.choice(WAYS), passages, rng.choice(QUESTIONS))
