@@ -2,8 +2,8 @@
 
     python benchmarks/kill.py [--moments 50]
 
-A moment is a function call, of all those of a run. Half of the runs begin with nothing, half with an
-index of an earlier version of the folder; half keep their chunk vectors in a database of their own.
+A moment is a function call, of all those of a run. Half of the runs begin with nothing, half with
+an index of an earlier version of the folder; half keep chunk vectors in a database of their own.
 After each kill, what is there has to be whole, and another run has to finish without encoding again
 what was stored. Raises if anything is lost, doubled or wrong.
 """
