@@ -61,7 +61,8 @@ class ByteChunkStore(RowStore):
     Args:
         store: Where the bytes are kept; this store is as thread-safe as that one.
         namespace: Put before every key. Tenants or applications that share ``store`` see nothing of
-            each other if no namespace begins with another.
+            each other if no namespace begins with another. Without one, all keys of ``store`` count
+            as this store's: ``forget_everything`` deletes them.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
