@@ -91,7 +91,6 @@ class Figures:
         wrong_answers: What was laid out rightly and answered differently.
         failures: What was raised, and what did not end.
         children: Exit statuses of forked children, 0 for right answers.
-        store_errors: Reports that told of the sick store.
         memory: Resident MiB after each round.
         objects: Objects of Python after each round.
         open_files: Open files after each round.
@@ -105,7 +104,6 @@ class Figures:
     wrong_answers: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
-    store_errors: int = 0
     memory: list[int] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
     open_files: list[int] = field(default_factory=list)
