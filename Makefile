@@ -65,7 +65,7 @@ test-lowest: wheel $(LOWEST)/.installed  ## Run a fast part with the lowest vers
 		--ignore tests/cli/test_train.py --ignore tests/index/test_store.py \
 		--ignore tests/test_fuzz.py --ignore tests/test_imports.py \
 		--ignore tests/index/test_consent.py --ignore tests/index/test_forgetting.py \
-		--ignore tests/test_forking.py --ignore tests/serving --ignore tests/cli/test_serve.py \
+		--ignore tests/test_forking.py --ignore tests/integrations/test_soak.py --ignore tests/serving --ignore tests/cli/test_serve.py \
 		--ignore tests/generation/test_remote.py --ignore-glob "*/integrations/*/test_server.py" \
 		--ignore tests/integrations/langchain/test_retrievers.py \
 		--deselect tests/integrations/llama_index/test_isolation.py::test_agents_that_run_at_the_same_time \

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from refrag_components.exceptions import StoreError
-from refrag_components.forking import OwnLock
+from refrag_components.forking import OwnLock, _gate, computing
 from refrag_components.generation.store_guard import StoreGuard
 from refrag_components.index import RefragIndex
 from refrag_components.stores import MemoryStore
@@ -178,6 +179,51 @@ def test_a_child_that_is_forked_inside_a_block_leaves_it(tmp_path: Path) -> None
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with lock:
         pass
+
+
+def test_a_fork_waits_for_what_is_computed() -> None:
+    """A lock inside PyTorch's libraries would never be free in the child."""
+    order: list[str] = []
+    inside, leave = threading.Event(), threading.Event()
+
+    @computing()
+    def compute() -> None:
+        inside.set()
+        leave.wait()
+        with computing():  # while the fork waits
+            order.append("computed")
+
+    def fork() -> None:
+        assert in_child(lambda: order.append("in the child")) == 0
+        order.append("forked")
+
+    def compute_later() -> None:
+        with computing():
+            order.append("later")
+
+    threads = [threading.Thread(target=compute)]
+    threads[0].start()
+    inside.wait()
+    for work in (fork, compute_later):
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        while not _gate.forking:
+            time.sleep(0.001)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert order[0] == "computed"
+    assert sorted(order) == ["computed", "forked", "later"]
+
+
+@computing()
+def test_who_computes_may_fork() -> None:
+    def work() -> None:
+        with computing():
+            pass
+
+    assert in_child(work) == 0
+    work()
 
 
 def test_what_is_in_memory_is_there_in_a_child(elsewhere: Callable[[OwnLock], None]) -> None:

@@ -61,7 +61,8 @@ class ByteChunkStore(RowStore):
     Args:
         store: Where the bytes are kept; this store is as thread-safe as that one.
         namespace: Put before every key. Tenants or applications that share ``store`` see nothing of
-            each other if no namespace begins with another.
+            each other if no namespace begins with another. Without one, all keys of ``store`` count
+            as this store's: ``forget_everything`` deletes them.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
 
     Raises:
@@ -75,6 +76,8 @@ class ByteChunkStore(RowStore):
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry per key, in order; None where there is no (readable) value."""
+        if not keys:
+            return []  # Redis takes commands without keys for mistakes, here and below
         names = [self.namespace + key for key in keys]
         return [
             None if data is None else self._read(name, unpack_row, data)
@@ -88,13 +91,21 @@ class ByteChunkStore(RowStore):
             InvalidVectorsError: If a value does not fit the codec; nothing is stored then.
         """
         named = [(self.namespace + key, value) for key, value in pairs]
-        self.store.mset([(name, pack_row(name, value, self.codec)) for name, value in named])
+        if named:
+            self.store.mset([(name, pack_row(name, value, self.codec)) for name, value in named])
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forgets keys; unknown keys are ignored."""
-        self.store.mdelete([self.namespace + key for key in keys])
+        if keys:
+            self.store.mdelete([self.namespace + key for key in keys])
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yields the stored keys that begin with ``prefix``."""
-        for name in self.store.yield_keys(prefix=self.namespace + (prefix or "")):
-            yield str(name).removeprefix(self.namespace)
+        """Yields the stored keys that begin with ``prefix``; looks through all of ``store``."""
+        # What a prefix means is not the same everywhere: Redis takes it for a pattern, files for a
+        # folder. Where it finds too little, forgetting would leave vectors behind.
+        begin = self.namespace + (prefix or "")
+        seen = set()
+        for name in map(str, self.store.yield_keys()):
+            if name.startswith(begin) and name not in seen:  # Redis may yield a key twice
+                seen.add(name)
+                yield name.removeprefix(self.namespace)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from refrag_components.engines.lanes import Lanes, alike
 from refrag_components.engines.row import Row
 from refrag_components.engines.turns import Turns
+from refrag_components.forking import computing
 
 if TYPE_CHECKING:
     from refrag_components.engines.static_caches import StaticCaches
@@ -19,6 +23,7 @@ __all__ = ["Worker"]
 
 # Prompts that start together, in positions with padding: what runs already waits so long.
 _START_POSITIONS = 4096
+_GOODBYE = 10.0  # seconds that the interpreter's end waits for the step that is being computed
 
 
 class Worker:
@@ -64,24 +69,45 @@ class Worker:
     def _run(self) -> None:
         lanes = Lanes(self._model, self._caches)
         starting: list[Row] = []
+        _running.add(threading.current_thread())
         try:
-            while True:
+            while not _ending.is_set():
                 with self._lock:
                     starting = self._turns.take(self._max_rows - len(lanes.rows))
                     if not starting and not lanes.rows:
                         self._thread = None
                         return
                 for group in _groups(starting):
-                    lanes.start(group)
-                    lanes.step()  # those that run already wait for one group at a time
-                lanes.step()
-        except BaseException as error:  # nobody may wait forever
-            with self._lock:
-                self._thread = None
-                waiting = self._turns.take_all()
-            for row in (*lanes.rows, *starting, *waiting):
-                row.fail(error)
+                    with computing():
+                        lanes.start(group)
+                        lanes.step()  # those that run already wait for one group at a time
+                with computing():
+                    lanes.step()
+            self._give_up([*lanes.rows, *starting], RuntimeError("Python is ending"))
+        except BaseException as error:
+            self._give_up([*lanes.rows, *starting], error)
             raise
+
+    def _give_up(self, rows: Sequence[Row], error: BaseException) -> None:
+        """Ends all answers, so that nobody waits forever."""
+        with self._lock:
+            self._thread = None
+            waiting = self._turns.take_all()
+        for row in (*rows, *waiting):
+            row.fail(error)
+
+
+_running: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_ending = threading.Event()
+
+
+@atexit.register
+def _end() -> None:
+    """A thread that is still inside PyTorch when Python goes away aborts the whole process."""
+    _ending.set()
+    until = time.monotonic() + _GOODBYE
+    for thread in list(_running):
+        thread.join(max(until - time.monotonic(), 0.0))
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:

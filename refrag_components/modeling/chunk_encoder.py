@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from refrag_components.forking import computing
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.text.tokenization import content_tokenizer
@@ -276,7 +277,8 @@ def encode_windows(
     flat = [(i, window) for i, passage_windows in enumerate(windows) for window in passage_windows]
     vectors: dict[int, np.ndarray] = {}
     for picked in batches([length(window) for _, window in flat], batch_size, device):
-        encoded = encode_batch([flat[j][1] for j in picked])
+        with computing():
+            encoded = encode_batch([flat[j][1] for j in picked])
         vectors.update(zip(picked, encoded, strict=True))
         if progress is not None:
             progress(len(picked))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig
 
+from refrag_components.forking import computing
 from refrag_components.modeling.checkpoint_files import damage_named
 from refrag_components.modeling.chunk_encoder import batches, load_encoder
 from refrag_components.text.tokenization import encodable
@@ -88,7 +89,8 @@ class SearchEncoder:
             group = order[start : start + _TOKENISED_AT_ONCE]
             tokens = self._tokens([texts[i] for i in group])
             for picked in batches([len(ids) for ids in tokens], size, model.device):
-                vectors = self._forward(model, [torch.tensor(tokens[i]) for i in picked])
+                with computing():
+                    vectors = self._forward(model, [torch.tensor(tokens[i]) for i in picked])
                 rows[[group[i] for i in picked]] = vectors
                 if progress is not None:
                     progress(len(picked))

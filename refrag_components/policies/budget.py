@@ -120,7 +120,7 @@ def parse_rest(value: object) -> Rest:
         BudgetError: If it is none of ``RESTS``.
     """
     for rest in RESTS:
-        if value == rest:
+        if isinstance(value, str) and value == rest:
             return rest
     raise BudgetError(f"rest {shown(value)} is not {' or '.join(map(repr, RESTS))}")
 

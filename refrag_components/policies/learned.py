@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
+from refrag_components.forking import computing
 from refrag_components.modeling.policy_features import Observation
 from refrag_components.modeling.transfer import joined_on_device
 from refrag_components.policies.base import Policy, PolicyInputs
@@ -42,6 +43,7 @@ class LearnedPolicy(Policy):
     def __init__(self, network: PolicyNetwork) -> None:
         self._network = network
 
+    @computing()
     @torch.inference_mode()
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """The network's logits: differences are log-odds of being picked next."""

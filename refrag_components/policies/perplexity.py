@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 import torch
 
+from refrag_components.forking import computing
 from refrag_components.policies.base import Policy, PolicyInputs
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class PerplexityPolicy(Policy):
         sums = np.add.reduceat(losses, starts) if len(starts) else losses
         return (sums / lengths).astype(np.float32)
 
+    @computing()
     @torch.inference_mode()
     def _token_losses(self, token_ids: np.ndarray) -> np.ndarray:
         """Negative log-likelihood of each token, shape (n,), nats."""

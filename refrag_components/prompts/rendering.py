@@ -8,8 +8,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-
 from refrag_components.exceptions import EmptyInputError, RefragError
 from refrag_components.prompts.parts import ControlPart, Message, Part, RenderedPart, TextPart
 
@@ -55,30 +53,27 @@ def render(
     if not tokenizer.chat_template:
         spelled = _spell_tool_calls(messages)
         return _without_template(spelled, add_generation_prompt=add_generation_prompt)
+    # A template is a program that somebody else wrote, which may raise anything.
     try:
         return _with_template(messages, tokenizer, tools, add_generation_prompt)
-    except _TEMPLATE_ERRORS:
+    except Exception:
         spelled = _spell_tool_calls(messages)
     if any(message.tool_calls for message in messages):
         try:
             return _with_template(spelled, tokenizer, tools, add_generation_prompt)
-        except _TEMPLATE_ERRORS:
+        except Exception:
             pass  # the tool calls were not the reason
     try:
         return _with_template(_fold_roles(spelled), tokenizer, tools, add_generation_prompt)
-    except _TEMPLATE_ERRORS as error:
+    except Exception as error:
         roles = [message.role for message in messages]
-        msg = f"the tokenizer's chat template cannot lay out the roles {roles}: {error}"
+        reason = str(error) or type(error).__name__
+        msg = f"the tokenizer's chat template cannot lay out the roles {roles}: {reason}"
         raise RefragError(msg) from error
 
 
 class _PartLostError(ValueError):
     """The template left out a message or changed its text."""
-
-
-# A template is a program that somebody else wrote: one that expects other messages raises
-# TypeError.
-_TEMPLATE_ERRORS = (TemplateError, TypeError, _PartLostError)
 
 
 class _Placeholders:

@@ -69,7 +69,9 @@ def open_store(url: str) -> BaseChunkStore:
             raise call.error
         opened: BaseChunkStore = call.result
         return opened
-    except ValueError as error:  # an option that is wrong, such as a codec that does not exist
+    except StoreError:
+        raise
+    except (OSError, ValueError) as error:  # an option that is wrong, or a path that cannot be
         raise StoreError(f"{without_password(url)}: {error}") from error
 
 

@@ -21,6 +21,7 @@ def split_url(url: str) -> SplitResult:
         StoreError: If it cannot be read; the message quotes nothing that may be a password.
     """
     try:
+        url.encode()  # half a character cannot be sent anywhere
         parts = urlsplit(url)
     except ValueError:
         parts = None

@@ -36,7 +36,7 @@ __all__ = [
 MAX_FILE_BYTES = 50 * 2**20
 """Larger files are skipped."""
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Part of the digest of a file: raised when files are read differently, so that they are again."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from tests.engines.layouts import every_other, prompt
 from tests.engines.steps import Steps
 from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
+ROOT = Path(__file__).parents[2]
 SHORT = SamplingParams(max_tokens=2)
 LONG = SamplingParams(max_tokens=40, stop=())
 
@@ -354,3 +357,27 @@ def test_a_cache_that_cannot_take_rows_in(
     for future, own in zip([first, *late], expected, strict=True):
         assert same(future.result(60), own)
     assert max(steps.sizes) > 1
+
+
+EXIT = """
+import sys, threading
+from refrag_components.engines import SamplingParams
+from refrag_components.generation.requests import Request
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.parts import TextPart
+
+generator = load_checkpoint(sys.argv[1]).generator
+deltas = generator.stream(Request([TextPart("When?")], "When?"), SamplingParams(max_tokens=400))
+next(deltas)
+print("answered")
+sys.stdout.flush()
+sys.last = deltas  # not closed: it is still being decoded when Python ends
+"""
+
+
+def test_a_process_ends_in_the_middle_of_an_answer(tiny_folder: Path) -> None:
+    for _ in range(3):
+        ended = subprocess.run(
+            [sys.executable, "-c", EXIT, str(tiny_folder)], capture_output=True, text=True, cwd=ROOT
+        )
+        assert (ended.stdout, ended.returncode) == ("answered\n", 0), ended.stderr

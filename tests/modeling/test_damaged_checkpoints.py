@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from refrag_components.exceptions import RefragError, UnknownModelError
 from refrag_components.modeling import RefragModel
+from tests.fuzzing import cases
 from tests.mutations import damaged, json_file
 
-CASES = 40  # a checkpoint
+CASES = cases(40, 600)  # a checkpoint
 
 
 @pytest.fixture

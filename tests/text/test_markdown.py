@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from refrag_components.text.extraction import extract
 from tests.made_files import README
 
@@ -18,6 +20,17 @@ def test_link_targets_badges_and_comments_are_left_out() -> None:
         "```python\nx = a * b  # not *emphasis*\n```",
     ]
     assert len(found.text) < len(README) * 0.5
+
+
+@pytest.mark.parametrize("depth", [5, 15, 45, 300])
+@pytest.mark.parametrize("mark", ["- ", "> "])
+def test_what_is_deep_inside_stays(depth: int, mark: str) -> None:
+    unit = "> " if mark == "> " else "  "
+    last = unit * depth + mark
+    lines = [f"{unit * i}{mark}point {i}" for i in range(depth)]
+    found = extract("\n\n".join([*lines, f"{last}deep"]).encode(), ".md").text
+    assert all(f"point {i}" in found for i in range(depth))
+    assert found.endswith("deep")
 
 
 def test_signs_that_are_no_markup_stay() -> None:

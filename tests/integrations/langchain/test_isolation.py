@@ -253,6 +253,19 @@ def test_each_tenants_store_holds_what_that_tenant_has_retrieved(office: Office)
     assert set(stores[0].yield_keys()) != set(stores[1].yield_keys())
 
 
+def test_no_report_tells_what_another_tenant_has_retrieved(office: Office) -> None:
+    texts = [f"{text} It is not known elsewhere." for text in (HARBOUR, RAIN)]
+    retriever = ListRetriever(documents=[Document(text) for text in texts])
+    reports = []
+    for store in (MemoryStore(), MemoryStore()):
+        found = RefragRetriever(retriever=retriever, store=store)
+        chain = found | format_docs | (lambda context: f"{context}\n\nWhen?") | office.chat
+        report = chain.invoke(QUESTIONS[0]).response_metadata["refrag"]
+        reports.append({**report, "time_to_first_token": None})
+    assert reports[0] == reports[1]
+    assert reports[1]["cache_misses"] == 2
+
+
 def test_memory_stays_flat(office: Office) -> None:
     rng = random.Random(0)
     for _ in range(100):

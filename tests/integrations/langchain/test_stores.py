@@ -9,7 +9,7 @@ from langchain_classic.storage import LocalFileStore
 from langchain_core.stores import InMemoryByteStore
 
 from langchain_refrag import ByteChunkStore, ChatRefrag, RefragRetriever, RefragStore
-from refrag_components.stores import ChunkStore, SQLiteStore
+from refrag_components.stores import ChunkStore, SQLiteStore, forget_everything
 from tests.integrations.langchain.conftest import ListRetriever
 from tests.stores.contract import StoreContract, key, make
 
@@ -30,6 +30,16 @@ def test_namespaces_see_nothing_of_each_other() -> None:
     second.mdelete([key(1)])
     assert first.mget([key(1)]) == [make(1)]
     assert list(shared.yield_keys()) == [f"a/{key(1)}"]
+
+
+@pytest.mark.parametrize("namespace", ["", "a/", "a", "a/b"])
+def test_a_tenant_in_files_is_forgotten(tmp_path: Path, namespace: str) -> None:
+    """A prefix is a folder to ``LocalFileStore``."""
+    store = ByteChunkStore(LocalFileStore(tmp_path), namespace=namespace)
+    store.mset((key(i), make(i)) for i in range(3))
+    assert list(store.yield_keys(prefix=key(1)[:5])) == [key(1)]
+    forget_everything(store)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_damaged_and_exchanged_values_are_misses() -> None:
