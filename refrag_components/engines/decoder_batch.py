@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from refrag_components.engines.layout import Layout, TextSegment
-from refrag_components.modeling.huggingface import cache_argument, forward_arguments
+from refrag_components.modeling.huggingface import decoder_logits, holds_only_states
 from refrag_components.modeling.transfer import joined_on_device
 
 if TYPE_CHECKING:
@@ -119,26 +119,29 @@ class DecoderBatch:
     @torch.inference_mode()
     def __init__(self, model: RefragModel, inputs: DecoderInputs) -> None:
         self._decoder = model.decoder
-        self._accepted = forward_arguments(model.decoder)
-        self._cache_argument = cache_argument(model.decoder)
-        self._cache = DynamicCache(config=model.decoder.config)
+        self._cache: Any = DynamicCache(config=model.decoder.config)
         # Without padding no mask is needed, and attention can take its fastest path.
         self._mask = inputs.attention_mask if inputs.padded else None
         self._positions = inputs.position_ids[:, -1] + 1
+        self._length = inputs.inputs_embeds.shape[1]
         with model.chunk_mask.using(inputs.chunk_mask):
-            self.logits = self._forward(
+            self.logits = decoder_logits(
+                self._decoder,
                 self._mask,
                 self._cache,
                 inputs_embeds=inputs.inputs_embeds,
                 position_ids=inputs.position_ids,
                 logits_to_keep=1,
             )[:, -1]
+        if holds_only_states(self._cache):
+            self._mask = None
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> None:
         """Appends one token to each row, shape (rows,)."""
         self._mask = _longer(self._mask, 1)
-        self.logits = self._forward(
+        self.logits = decoder_logits(
+            self._decoder,
             self._mask,
             self._cache,
             input_ids=tokens.unsqueeze(1),
@@ -146,11 +149,12 @@ class DecoderBatch:
             logits_to_keep=1,
         )[:, -1]
         self._positions = self._positions + 1
+        self._length += 1
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Drops all rows except those with the given indices, shape (n,), int64."""
-        self._cache.batch_select_indices(rows)
+        self._cache.reorder_cache(rows)  # which layers of every kind know how to do
         self._positions, self.logits = self._positions[rows], self.logits[rows]
         self._mask = None if self._mask is None else self._mask[rows]
 
@@ -161,7 +165,7 @@ class DecoderBatch:
     @property
     def length(self) -> int:
         """Positions of the longest row, with the padding before it."""
-        return int(self._cache.get_seq_length())
+        return self._length
 
     @property
     def can_join(self) -> bool:
@@ -174,7 +178,7 @@ class DecoderBatch:
 
         The shorter batch is padded on the left, as prompts of different lengths are.
         """
-        length = max(self.length, other.length)
+        length = max(self._length, other._length)
         masks = [_padded_mask(batch, length) for batch in (self, other)]
         for layer, joining in zip(self._layers, other._layers, strict=True):
             layer.keys = torch.cat([_padded(layer.keys, length), _padded(joining.keys, length)])
@@ -184,6 +188,7 @@ class DecoderBatch:
         self._positions = torch.cat([self._positions, other._positions])
         self.logits = torch.cat([self.logits, other.logits])
         self._mask = None if all(mask.all() for mask in masks) else torch.cat(masks)
+        self._length = length
 
     @torch.inference_mode()
     def trim(self) -> None:
@@ -198,6 +203,7 @@ class DecoderBatch:
             layer.values = layer.values[:, :, unused:].contiguous()
         mask = self._mask[:, unused:]
         self._mask = None if mask.all() else mask
+        self._length -= unused
 
     @torch.inference_mode()
     def after(self, rows: Tensor, tokens: Tensor) -> Tensor:
@@ -211,30 +217,42 @@ class DecoderBatch:
         Returns:
             Scores for the token after each of them, shape (n, m, vocabulary).
         """
-        # Selecting rows puts new tensors into a layer, so shallow copies of the layers leave the
-        # cache as it was.
-        cache = copy.copy(self._cache)
-        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-        cache.batch_select_indices(rows)
-        count = tokens.shape[1]
-        return self._forward(
-            _longer(None if self._mask is None else self._mask[rows], count),
-            cache,
-            input_ids=tokens,
-            position_ids=self._positions[rows][:, None] + torch.arange(count, device=rows.device),
-        )
+        cache: Any = copy.copy(self._cache)
+        cache.layers = [_copied(layer) for layer in self._layers]
+        cache.reorder_cache(rows)
+        mask = None if self._mask is None else self._mask[rows]
+        positions = self._positions[rows][:, None]
+        # Several recurrent decoders continue rightly by one token only.
+        width = 1 if any(map(_is_recurrent, self._layers)) else tokens.shape[1]
+        scores = []
+        for part in tokens.split(width, dim=1):
+            count = part.shape[1]
+            mask = _longer(mask, count)
+            scores.append(
+                decoder_logits(
+                    self._decoder,
+                    mask,
+                    cache,
+                    input_ids=part,
+                    position_ids=positions + torch.arange(count, device=rows.device),
+                )
+            )
+            positions = positions + count
+        return torch.cat(scores, dim=1)
 
-    def _forward(self, mask: Tensor | None, cache: DynamicCache, **inputs: Any) -> Tensor:
-        arguments: dict[str, Any] = {
-            **inputs,
-            "attention_mask": mask,
-            self._cache_argument: cache,
-            "use_cache": True,
-        }
-        # As transformers' generate does: not every decoder takes every argument.
-        accepted = {name: arguments[name] for name in arguments.keys() & self._accepted}
-        logits: Tensor = self._decoder(**accepted).logits
-        return logits
+
+def _is_recurrent(layer: Any) -> bool:
+    """Whether a layer of a cache holds a state of fixed size, alone or beside keys and values."""
+    return isinstance(layer, LinearAttentionCacheLayerMixin)
+
+
+def _copied(layer: Any) -> Any:
+    """A copy of a cache's layer, so that putting new tensors into it leaves the original alone."""
+    copied = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):  # of states, by number
+            setattr(copied, name, dict(value))
+    return copied
 
 
 def _longer(mask: Tensor | None, count: int) -> Tensor | None:
