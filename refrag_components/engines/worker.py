@@ -81,8 +81,9 @@ class Worker:
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Rows of similar lengths, the shortest first, few enough to start together."""
+    yield from ([row] for row in rows if row.alone)
     group: list[Row] = []
-    for row in sorted(rows, key=lambda row: row.layout.n_positions):
+    for row in sorted((row for row in rows if not row.alone), key=lambda row: row.layout.n_positions):
         length = row.layout.n_positions
         full = (len(group) + 1) * length > _START_POSITIONS
         if group and (full or not alike(group[0].layout.n_positions, length)):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache
 
 from refrag_components.engines import SamplingParams, TransformersEngine
 from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
-from refrag_components.engines.layout import Layout, TextSegment
+from refrag_components.engines.layout import Layout
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
@@ -27,7 +24,7 @@ from tests.engines.families import REFUSED, SERVED, save_family
 from tests.engines.layouts import every_other, plain_ids, prompt
 from tests.tiny import TEXT
 
-_DOCS = Path(__file__).parents[2] / "docs" / "decoders.md"
+_DOCS = (Path(__file__).parents[2] / "docs" / "decoders.md").read_text("utf-8").splitlines()
 
 
 def _model(folder: Path, name: str, encoder: Path) -> RefragModel:
@@ -79,7 +76,9 @@ def test_expanding_everything_is_the_plain_decoder(
     ids = plain_ids(layouts[0])
     inputs = embed_layouts(model, layouts[:1])
     with torch.inference_mode():
-        plain = decoder_logits(model.decoder, input_ids=torch.tensor([ids]), logits_to_keep=1)[0, -1]
+        plain = decoder_logits(model.decoder, input_ids=torch.tensor([ids]), logits_to_keep=1)[
+            0, -1
+        ]
     assert torch.equal(DecoderBatch(model, inputs).logits[0], plain)
     (output,) = engine.generate(layouts[:1], SamplingParams(max_tokens=12))
     assert list(output.token_ids) == plain_answer(model, ids, 12)
@@ -158,6 +157,28 @@ def test_untrained_chunk_embeddings_are_as_large_as_tokens(model: RefragModel) -
     assert 0.7 < float(chunks.square().mean().sqrt() / tokens.square().mean().sqrt()) < 1.4
 
 
+def test_the_docs_say_how_it_is_decoded(
+    family: str, model: RefragModel, layouts: list[Layout]
+) -> None:
+    embedding, ids = model.decoder.get_input_embeddings(), torch.arange(3, 9)
+    scaled = not torch.equal(embedding(ids), embedding.weight[ids])
+    batch = DecoderBatch(model, embed_layouts(model, layouts[:2]))
+    kinds = {
+        "keys and values": lambda layer: hasattr(layer, "keys") and not layer.is_sliding,
+        "those of a window": lambda layer: getattr(layer, "is_sliding", False),
+        "states": lambda layer: hasattr(layer, "conv_states"),
+    }
+    kept = [kind for kind, holds in kinds.items() if any(map(holds, batch._cache.layers))]
+    cells = (
+        family,
+        f"`{model.decoder.config.model_type}`",
+        "scaled" if scaled else "as stored",
+        ", ".join(kept),
+        "yes" if batch.can_join else "no",
+    )
+    assert f"| {' | '.join(cells)} |" in _DOCS
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_decoder_that_cannot_read_chunk_embeddings_is_refused_by_name(
     name: str, tiny_base: tuple[Path, Path], tmp_path: Path
@@ -165,3 +186,10 @@ def test_a_decoder_that_cannot_read_chunk_embeddings_is_refused_by_name(
     kind, _, why = REFUSED[name]
     with pytest.raises(RefragError, match=rf"^{kind[:4]}\w+ {re.escape(why)}.*another decoder"):
         _model(tmp_path, name, tiny_base[1])
+
+
+def test_the_docs_name_the_refused_and_nobody_else() -> None:
+    refused = {f"| {name} | {why} |" for name, (_, _, why) in REFUSED.items()}
+    assert refused <= set(_DOCS)
+    rows = [line for line in _DOCS if line.startswith("| ")]
+    assert len(rows) == len(SERVED) + len(REFUSED) + 2  # their heads
