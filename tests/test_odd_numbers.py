@@ -37,7 +37,10 @@ ODD: tuple[Any, ...] = (
     *(np.array(0.5), np.array([1, 2]), np.float32("nan"), np.int64(-3), torch.tensor(0.5)),
     *(np.datetime64("2020-01-01"), 1e300, 2**63, 2**64, -0.0, 0, 1, 3, np.float16(0.5)),
 )
-FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed")
+FIELDS = (
+    *("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed"),
+    "reproducible",
+)
 LOGITS = torch.tensor([30.0, -30.0, 3.0, 1e3])
 
 
@@ -67,7 +70,7 @@ def test_odd_sampling_parameters(name: str, value: Any) -> None:
         assert name in str(error)
         assert len(str(error)) < 400
         return
-    assert type(value) is not bool
+    assert (type(value) is bool) == (name == "reproducible")
     sampler = Sampler(params, torch.arange(2))
     assert sampler(LOGITS).item() in range(4)
 

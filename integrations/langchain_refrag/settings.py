@@ -48,9 +48,10 @@ class RefragSettings(AnswerSettings):
     """Settings of a REFRAG model in LangChain, see ``AnswerSettings``.
 
     Each of ``model``, ``policy``, ``budget``, ``rest``, ``max_tokens``, ``temperature``, ``top_p``,
-    ``top_k``, ``repetition_penalty``, ``seed`` and ``stop`` may also be given with a single call
-    or through ``bind``. ``max_completion_tokens`` is another name of ``max_tokens``. What only
-    remote models offer (``timeout``, ``n``, ``logprobs``) is ignored with a warning.
+    ``top_k``, ``repetition_penalty``, ``seed``, ``reproducible`` and ``stop`` may also be given
+    with a single call or through ``bind``. ``max_completion_tokens`` is another name of
+    ``max_tokens``. What only remote models offer (``timeout``, ``n``, ``logprobs``) is ignored with
+    a warning.
 
     Attributes:
         model_name: Checkpoint (``model=``): a bundled name, as the default is, a folder or a hub

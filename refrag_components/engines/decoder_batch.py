@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from refrag_components.engines.decoder_call import DecoderCall
 from refrag_components.engines.decoder_inputs import DecoderInputs
+from refrag_components.modeling.decoder_call import DecoderCall
+from refrag_components.modeling.huggingface import holds_only_states
 
 if TYPE_CHECKING:
     from refrag_components.engines.static_cache import StaticCache
@@ -44,10 +45,11 @@ class DecoderBatch:
         self._caches = caches
         self._static: StaticCache | None = None
         self._steps = 0  # since rows joined or left
-        self._cache = DynamicCache(config=model.decoder.config)
+        self._cache: Any = DynamicCache(config=model.decoder.config)
         # Without padding no mask is needed, and attention can take its fastest path.
         self._mask = inputs.attention_mask if inputs.padded else None
         self._positions = inputs.position_ids[:, -1] + 1
+        self._length = inputs.position_ids.shape[1]
         if len(inputs.position_ids) == 1:  # others are about to be joined by more rows
             found = self._begin(inputs)
             if found is not None:
@@ -61,6 +63,8 @@ class DecoderBatch:
                 position_ids=inputs.position_ids,
                 logits_to_keep=1,
             )[:, -1]
+        if holds_only_states(self._cache):
+            self._mask = None
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> None:
@@ -83,6 +87,7 @@ class DecoderBatch:
             logits_to_keep=1,
         )[:, -1]
         self._positions = self._positions + 1
+        self._length += 1
         if left is not None and checking:
             self._compare(left, tokens)
 
@@ -90,7 +95,7 @@ class DecoderBatch:
     def keep(self, rows: Tensor) -> None:
         """Drops all rows except those with the given indices, shape (n,), int64."""
         static = self._leave()
-        self._cache.batch_select_indices(rows)
+        self._cache.reorder_cache(rows)  # which layers of every kind know how to do
         self._positions, self.logits = self._positions[rows], self.logits[rows]
         self._mask = None if self._mask is None else self._mask[rows]
         self._put_back(static)
@@ -102,7 +107,7 @@ class DecoderBatch:
     @property
     def length(self) -> int:
         """Positions of the longest row, with the padding before it."""
-        return self._static.length if self._static else int(self._cache.get_seq_length())
+        return self._static.length if self._static else self._length
 
     @property
     def can_join(self) -> bool:
@@ -128,6 +133,7 @@ class DecoderBatch:
         self._positions = torch.cat([self._positions, other._positions])
         self.logits = torch.cat([self.logits, other.logits])
         self._mask = None if all(mask.all() for mask in masks) else torch.cat(masks)
+        self._length = length
         for static in left:
             self._put_back(static)
 
@@ -145,6 +151,7 @@ class DecoderBatch:
             layer.values = layer.values[:, :, unused:].contiguous()
         mask = self._mask[:, unused:]
         self._mask = None if mask.all() else mask
+        self._length -= unused
         self._put_back(static)
 
     @torch.inference_mode()
@@ -160,19 +167,28 @@ class DecoderBatch:
             Scores for the token after each of them, shape (n, m, vocabulary).
         """
         static = self._leave()
-        # Selecting rows puts new tensors into a layer, so shallow copies of the layers leave the
-        # cache as it was.
-        cache = copy.copy(self._cache)
-        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-        cache.batch_select_indices(rows)
+        cache: Any = copy.copy(self._cache)
+        cache.layers = [_copied(layer) for layer in self._layers]
+        cache.reorder_cache(rows)
         self._static = static
-        count = tokens.shape[1]
-        return self._call(
-            _longer(None if self._mask is None else self._mask[rows], count),
-            cache,
-            input_ids=tokens,
-            position_ids=self._positions[rows][:, None] + torch.arange(count, device=rows.device),
-        )
+        mask = None if self._mask is None else self._mask[rows]
+        positions = self._positions[rows][:, None]
+        # Several recurrent decoders continue rightly by one token only.
+        width = 1 if any(map(_is_recurrent, self._layers)) else tokens.shape[1]
+        scores = []
+        for part in tokens.split(width, dim=1):
+            count = part.shape[1]
+            mask = _longer(mask, count)
+            scores.append(
+                self._call(
+                    mask,
+                    cache,
+                    input_ids=part,
+                    position_ids=positions + torch.arange(count, device=rows.device),
+                )
+            )
+            positions = positions + count
+        return torch.cat(scores, dim=1)
 
     @torch.inference_mode()
     def close(self) -> None:
@@ -252,7 +268,7 @@ class DecoderBatch:
             return None
         count = len(self.logits)
         self._steps = 0
-        self._positions = static.positions(count)
+        self._positions, self._length = static.positions(count), static.length
         if self._mask is not None:
             self._mask = _longer(self._mask, static.length - self._mask.shape[1])
         self._cache = DynamicCache(config=self._call.decoder.config)
@@ -267,6 +283,20 @@ class DecoderBatch:
     def _put_back(self, static: StaticCache | None) -> None:
         if static is not None and self._caches is not None:
             self._caches.put_back(static)
+
+
+def _is_recurrent(layer: Any) -> bool:
+    """Whether a layer of a cache holds a state of fixed size, alone or beside keys and values."""
+    return isinstance(layer, LinearAttentionCacheLayerMixin)
+
+
+def _copied(layer: Any) -> Any:
+    """A copy of a cache's layer, so that putting new tensors into it leaves the original alone."""
+    copied = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):  # of states, by number
+            setattr(copied, name, dict(value))
+    return copied
 
 
 def _longer(mask: Tensor | None, count: int) -> Tensor | None:

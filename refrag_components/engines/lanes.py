@@ -29,8 +29,9 @@ def alike(shorter: int, longer: int) -> bool:
 class Lanes:
     """Rows in batches of similar lengths; a step gives every row its next token.
 
-    A row joins the batch of its length, or starts one of its own where there is none or where the
-    decoder's cache cannot take it in (sliding windows, recurrent states). A short answer is
+    A row joins the batch of its length, or starts one of its own where there is none, where the
+    decoder's cache cannot take it in (sliding windows, recurrent states), or where it is to be
+    alone. A short answer is
     therefore never decoded at the price of a long prompt beside it. To be used by one thread.
 
     Args:
@@ -81,11 +82,13 @@ class Lanes:
         self._join()
 
     def _join(self) -> None:
-        by_length = sorted(self._lanes, key=lambda lane: lane.length)
+        # Those that no other can join come first, so that they stand between no two that can.
+        by_length = sorted(self._lanes, key=lambda lane: (lane.can_join, lane.length))
         self._lanes = by_length[:1]
         for lane in by_length[1:]:
             last = self._lanes[-1] if self._lanes else None
-            if last is not None and last.can_join and alike(last.length, lane.length):
+            can_join = last is not None and last.can_join and lane.can_join
+            if last is not None and can_join and alike(last.length, lane.length):
                 if not last.take_in(lane):
                     self._lanes.pop()
             else:
@@ -109,7 +112,7 @@ class _Lane:
 
     @property
     def can_join(self) -> bool:
-        return self._batch.can_join
+        return self._batch.can_join and not any(row.alone for row in self.rows)
 
     def take_in(self, other: _Lane) -> bool:
         """Adds the rows of another lane; False if that fails, and with it all these rows."""

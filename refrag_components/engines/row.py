@@ -25,11 +25,13 @@ class Row:
         sampler: Chooses the tokens.
         text: Turns them into text.
         end_ids: Tokens that end the answer.
+        alone: Whether no other row may be in its batch.
         listener: Told of each token.
 
     Attributes:
         layout: The prompt.
         sampler: Chooses the tokens.
+        alone: Whether no other row may be in its batch.
         ended: Whether no more tokens are wanted: the answer is complete, has failed, or was
             withdrawn.
     """
@@ -42,10 +44,12 @@ class Row:
         sampler: Sampler,
         text: TextStream,
         end_ids: frozenset[int],
+        alone: bool,
         listener: Listener,
     ) -> None:
         self.layout = layout
         self.sampler = sampler
+        self.alone = alone
         self.ended = False
         self._max_tokens = max_tokens
         self._text = text

@@ -46,6 +46,9 @@ class SamplingParams:
             They are ignored if there is an ``answer_schema``.
         seed: The same seed gives the same answer (on the same kind of device); None for a different
             one each time.
+        reproducible: Decode this answer by itself. In a batch its sums are rounded differently, in
+            bfloat16 and on a GPU enough to change a word, so that the same seed, or temperature 0,
+            gives the same answer beside other requests only with it. Slower if many ask at once.
         answer_schema: JSON that the answer has to be; None for free text.
         skip_special_tokens: Leave special tokens out of the text; set it to False for a parser that
             needs them. End tokens are never part of the text.
@@ -61,6 +64,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     stop: str | Sequence[str] = ()
     seed: int | None = None
+    reproducible: bool = False
     answer_schema: AnswerSchema | None = None
     skip_special_tokens: bool = True
 
@@ -85,6 +89,7 @@ class SamplingParams:
                 self.stop, tuple
             )
             and all(isinstance(s, str) and s for s in self.stop),
+            "reproducible must be True or False": isinstance(self.reproducible, bool),
             "seed must be an int in 0..2**63 - 1, or None": (
                 self.seed is None or (_is_int(self.seed, 0) and self.seed < 2**63)
             ),

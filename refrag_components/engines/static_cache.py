@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from refrag_components.engines.decoder_call import DecoderCall
 from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
+from refrag_components.modeling.decoder_call import DecoderCall
 
 if TYPE_CHECKING:
     from refrag_components.engines.decoder_inputs import DecoderInputs

@@ -155,6 +155,7 @@ class TransformersEngine:
                 skip_special_tokens=params.skip_special_tokens,
             ),
             end_ids=self._end_ids,
+            alone=params.reproducible,
             listener=listener,
         )
 

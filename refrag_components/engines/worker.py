@@ -112,8 +112,10 @@ def _end() -> None:
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Rows of similar lengths, the shortest first, few enough to start together."""
+    yield from ([row] for row in rows if row.alone)
     group: list[Row] = []
-    for row in sorted(rows, key=lambda row: row.layout.n_positions):
+    others = [row for row in rows if not row.alone]
+    for row in sorted(others, key=lambda row: row.layout.n_positions):
         length = row.layout.n_positions
         full = (len(group) + 1) * length > _START_POSITIONS
         if group and (full or not alike(group[0].layout.n_positions, length)):

@@ -332,6 +332,7 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         "top_k": params.top_k,
         "repetition_penalty": params.repetition_penalty,
         "seed": params.seed,
+        "reproducible": params.reproducible,
         "stop": list(params.stop),
     }
     if params.answer_schema is not None:

@@ -59,7 +59,9 @@ class AnswerSettings(BaseModel):
         top_k: From 1 on, only the k likeliest tokens are drawn; 0 for all.
         repetition_penalty: Above 1, tokens of prompt and answer get less likely.
         stop: Strings that end the answer.
-        seed: The same seed gives the same answer.
+        seed: The same seed gives the same answer, in any company only with ``reproducible``.
+        reproducible: Decode each answer by itself, so that nothing that is asked at the same time
+            changes how it is rounded; slower where many ask at once.
         device: Such as "cpu" or "cuda:1"; by default CUDA if available.
         base_url: A server that answers in place of this process, such as "http://gpu:8000/v1"
             (``refrag serve``); the model's name is then the server's. Chunk vectors from stores are
@@ -88,6 +90,7 @@ class AnswerSettings(BaseModel):
     repetition_penalty: SkipValidation[float] = 1.0
     stop: SkipValidation[list[str] | None] = None
     seed: SkipValidation[int | None] = None
+    reproducible: SkipValidation[bool] = False
     device: str | None = None
     base_url: str | None = None
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
@@ -95,7 +98,7 @@ class AnswerSettings(BaseModel):
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
         *("policy", "budget", "rest", "max_tokens", "temperature", "top_p", "top_k"),
-        *("repetition_penalty", "stop", "seed"),
+        *("repetition_penalty", "stop", "seed", "reproducible"),
     )
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
@@ -230,4 +233,5 @@ class AnswerSettings(BaseModel):
             repetition_penalty=self.repetition_penalty,
             stop=() if self.stop is None else self.stop,
             seed=self.seed,
+            reproducible=self.reproducible,
         )

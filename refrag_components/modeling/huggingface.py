@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import Any
+
+import torch
+from transformers import DynamicCache
 
 from refrag_components.exceptions import RefragError
 
 __all__ = [
     "cache_argument",
+    "embedding_scale",
     "end_token_ids",
     "forward_arguments",
+    "holds_only_states",
     "position_limit",
 ]
 
 _NO_LIMIT = 2**31  # a tokenizer without a limit reports 10**30
+_SAMPLE = 1024  # rows of a table of embeddings
 
 
 def position_limit(config: Any, tokenizer: Any) -> int:
@@ -35,11 +42,20 @@ def position_limit(config: Any, tokenizer: Any) -> int:
     return int(limit)
 
 
-def forward_arguments(decoder: Any) -> set[str]:
+def forward_arguments(decoder: Any) -> frozenset[str]:
     """Names of the arguments of a decoder's ``forward``, which differ between decoders."""
     # A PEFT wrapper's own signature says nothing about the decoder inside.
-    inner = decoder.get_base_model() if hasattr(decoder, "get_base_model") else decoder
-    return set(inspect.signature(inner.forward).parameters)
+    inner: Any = decoder.get_base_model() if hasattr(decoder, "get_base_model") else decoder
+    if "forward" in vars(inner):  # somebody replaced it on this object
+        return frozenset(inspect.signature(inner.forward).parameters)
+    kind: Any = type(inner)
+    return _class_arguments(kind)
+
+
+@lru_cache
+def _class_arguments(kind: Any) -> frozenset[str]:
+    """Asked at each step of an answer, and a tenth of a millisecond without the cache."""
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def cache_argument(decoder: Any) -> str:
@@ -55,6 +71,29 @@ def cache_argument(decoder: Any) -> str:
         msg = f"{type(decoder).__name__} takes no cache of keys and values; choose another decoder"
         raise RefragError(msg)
     return min(names)
+
+
+def holds_only_states(cache: DynamicCache) -> bool:
+    """Whether a cache that has been filled holds recurrent states alone, no keys and values.
+
+    Padding left no trace in the states, and some decoders (Mamba) take no mask after the prompt.
+    """
+    return not any(hasattr(layer, "keys") for layer in cache.layers)
+
+
+@torch.no_grad()
+def embedding_scale(decoder: Any) -> float:
+    """Standard deviation of the token embeddings as the decoder's layers receive them.
+
+    Some embedding modules return more than their weights: Gemma's, XGLM's and BioGPT's multiply
+    them by the root of the width.
+    """
+    embedding = decoder.get_input_embeddings()
+    table = embedding.weight
+    rows = torch.arange(min(len(table), _SAMPLE), device=table.device)
+    stored = float(table[rows].float().norm())
+    factor = float(embedding(rows).float().norm()) / stored if stored else 1.0
+    return factor * float(table.float().std())
 
 
 def end_token_ids(decoder: Any, tokenizer: Any) -> frozenset[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import AutoModel
 
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.modeling.chunk_encoder import encode_windows
-from refrag_components.modeling.huggingface import forward_arguments
+from refrag_components.modeling.huggingface import embedding_scale, forward_arguments
 from refrag_components.text.chunking import ChunkedPassage
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class LayerEncoder(nn.Module):
 
         c = rms_norm(sum_j place_j h_j + sum_j mix_j e_j / s),  j over the tokens of the chunk,
 
-    with h the states after the last layer and its norm, e the token embeddings and s their standard
-    deviation; missing tokens of a short last chunk count as zero. The second sum carries the tokens
-    themselves, so a projector needs nothing but the vector.
+    with h the states after the last layer and its norm, e the token embeddings as the layers
+    receive them and s their standard deviation; missing tokens of a short last chunk count as zero.
+    The second sum carries the tokens themselves, so a projector needs nothing but the vector.
 
     The layers start as a copy, their final norm as new: the decoder's final norm belongs to its
     last layer. States have no weight until ``randomise``. The table of token embeddings remains the
@@ -59,7 +60,7 @@ class LayerEncoder(nn.Module):
         super().__init__()
         embedding: Any = decoder.get_input_embeddings()
         self._embedding = (embedding,)  # in a tuple it is not part of this module
-        self.scale = float(embedding.weight.detach().float().std())
+        self.scale = embedding_scale(decoder)
         self.model: Any = _first_layers(decoder, layers)
         self.chunk_size = chunk_size
         self.window = window
@@ -191,7 +192,8 @@ def _first_layers(decoder: PreTrainedModel, layers: int) -> Any:
     config: Any = copy.deepcopy(decoder_config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+        with suppress(AttributeError):  # where they follow from the number of layers (Mamba, Jamba)
+            config.layer_types = config.layer_types[:layers]
     # The table comes from the decoder; one row here costs no memory.
     config.vocab_size, config.pad_token_id = 1, None
     try:

@@ -31,6 +31,7 @@ from refrag_components.modeling.checkpoint_files import (
 )
 from refrag_components.modeling.chunk_encoder import ChunkEncoder, load_encoder
 from refrag_components.modeling.config import CONFIG_NAME, RefragConfig
+from refrag_components.modeling.decoder_check import check_decoder
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.modeling.layer_encoder import LayerEncoder
 from refrag_components.modeling.parts import ModelParts, encoder_digest
@@ -64,7 +65,8 @@ class RefragModel(ModelParts):
 
         Raises:
             DownloadError: If base weights cannot be fetched.
-            UnknownModelError: If no encoder can be made from the decoder's layers.
+            UnknownModelError: If the decoder cannot read chunk embeddings, or no encoder can be
+                made from its layers.
         """
         paths = {part: Path(getattr(config, part)) for part in _PARTS}
         local = {part: path for part, path in paths.items() if path.is_dir()}
@@ -178,6 +180,7 @@ class RefragModel(ModelParts):
         )
         causal = load_pretrained(AutoModelForCausalLM, decoder)
         tokenizer = load_tokenizer(decoder)
+        check_decoder(causal, tokenizer)
         chunk_encoder: ChunkEncoder | LayerEncoder
         if config.encoder_layers:
             chunk_encoder = LayerEncoder(

@@ -18,7 +18,7 @@ from refrag_components.modeling.checkpoint_files import LoadedAdapter, state_dig
 from refrag_components.modeling.chunk_encoder import ChunkEncoder
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.modeling.encoded_question import EncodedQuestion
-from refrag_components.modeling.huggingface import position_limit
+from refrag_components.modeling.huggingface import embedding_scale, position_limit
 from refrag_components.modeling.layer_encoder import LayerEncoder
 from refrag_components.modeling.projector import Ladder, make_projector, whole_groups
 from refrag_components.modeling.search_encoder import SearchEncoder
@@ -75,9 +75,9 @@ class ModelParts(nn.Module):
         self.tokenizer: Any = tokenizer
         self.encoder: Any = encoder  # training uses attributes that only ChunkEncoder has
         self.retriever = retriever
-        embedding: Any = decoder.get_input_embeddings().weight
-        scale = float(embedding.detach().float().std())
-        self.projector = make_projector(config, encoder.width, embedding.shape[1], scale)
+        embedding: Any = decoder.get_input_embeddings()
+        scale = embedding_scale(decoder)
+        self.projector = make_projector(config, encoder.width, embedding.weight.shape[1], scale)
         self.policies = nn.ModuleDict()
         self.chunk_mask: ChunkMask = ThreadChunkMask()
         self.chunker = Chunker(tokenizer, config.chunk_size)

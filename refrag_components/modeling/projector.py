@@ -52,7 +52,8 @@ class Projector(nn.Module):
     Args:
         encoder_width: Width of a chunk vector (d_enc).
         decoder_width: Width of a decoder embedding (d_dec).
-        embedding_scale: Standard deviation of the decoder's token embeddings.
+        embedding_scale: Standard deviation of the token embeddings that the decoder's layers
+            receive.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class TokenProjector(nn.Module):
         decoder_width: Width of a decoder embedding (d_dec).
         max_chunk_size: Largest number of tokens per chunk.
         hidden: Width of the hidden layer.
-        embedding_scale: Standard deviation of the decoder's token embeddings.
+        embedding_scale: Standard deviation of the token embeddings that the decoder's layers
+            receive.
     """
 
     def __init__(
@@ -160,7 +162,8 @@ class RungProjector(nn.Module):
     Args:
         width: Width of a chunk vector and of a decoder embedding.
         group: Chunks that become one position (g).
-        embedding_scale: Standard deviation of the decoder's token embeddings.
+        embedding_scale: Standard deviation of the token embeddings that the decoder's layers
+            receive.
     """
 
     def __init__(self, width: int, group: int, *, embedding_scale: float = 1.0) -> None:
@@ -202,7 +205,8 @@ class Ladder(nn.ModuleDict):
         chunk_size: Tokens per chunk (k).
         rungs: Multiples of k.
         width: Width of a chunk vector and of a decoder embedding.
-        embedding_scale: Standard deviation of the decoder's token embeddings.
+        embedding_scale: Standard deviation of the token embeddings that the decoder's layers
+            receive.
     """
 
     def __init__(

@@ -111,6 +111,7 @@ class SettingsBody(BaseModel):
     top_k: int | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    reproducible: bool | None = None
     stop: str | list[str] | None = None
     n: int | None = None
     stream: bool | None = None

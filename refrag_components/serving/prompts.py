@@ -159,6 +159,7 @@ def sampling_params(body: SettingsBody) -> SamplingParams:
         "top_k": body.top_k,
         "repetition_penalty": body.repetition_penalty,
         "seed": body.seed,
+        "reproducible": body.reproducible,
         "stop": body.stop,
         "answer_schema": _schema(body.response_format),
     }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.text.tokenization import content_tokenizer, encodable
+from refrag_components.text.guarded import GuardedTokenizer
+from refrag_components.text.tokenization import encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,22 +82,21 @@ class Chunker:
             msg = f"chunk_size must be at least 1, got {chunk_size}"
             raise ValueError(msg)
         self.chunk_size = chunk_size
-        self._tokenizer = content_tokenizer(tokenizer)
+        self._guarded = GuardedTokenizer(tokenizer, finds_control=False)
 
     def chunk(self, texts: Sequence[str]) -> list[ChunkedPassage]:
         """Cuts each passage; an empty text gives a passage without chunks."""
         passages: list[ChunkedPassage] = []
         for start in range(0, len(texts), _BATCH):
             batch = [encodable(text) for text in texts[start : start + _BATCH]]
-            encodings = self._tokenizer.encode_batch(batch, add_special_tokens=False)
             passages.extend(
                 ChunkedPassage(
                     text=text,
-                    token_ids=np.asarray(encoding.ids, dtype=np.int32),
-                    offsets=np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2),
+                    token_ids=np.asarray(tokens.ids, dtype=np.int32),
+                    offsets=np.asarray(tokens.offsets, dtype=np.int32).reshape(-1, 2),
                     chunk_size=self.chunk_size,
                 )
-                for text, encoding in zip(batch, encodings, strict=True)
+                for text, tokens in zip(batch, self._guarded.encode_content(batch), strict=True)
             )
         return passages
 
@@ -121,11 +121,11 @@ class Chunker:
 
     @cached_property
     def _token_texts(self) -> list[str]:
-        texts = []
-        for i in range(self._tokenizer.get_vocab_size()):
-            text = self._tokenizer.decode([i])
+        texts, tokenizer = [], self._guarded.plain
+        for i in range(tokenizer.get_vocab_size()):
+            text = tokenizer.decode([i])
             # SentencePiece leaves out the space before the first word.
-            spaced = (self._tokenizer.id_to_token(i) or "").startswith("▁")
+            spaced = (tokenizer.id_to_token(i) or "").startswith("▁")
             texts.append(f" {text.lstrip(' ')}" if spaced else text)
         return texts
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refrag_components.text.tokenization import content_tokenizer, encodable
+from refrag_components.text.guarded import GuardedTokenizer
+from refrag_components.text.tokenization import encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,8 +30,8 @@ class TokenCheck:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = content_tokenizer(tokenizer)
-        self._bytes = _bytes_by_id(json.loads(self._tokenizer.to_str()))
+        self._guarded = GuardedTokenizer(tokenizer, finds_control=False)
+        self._bytes = _bytes_by_id(json.loads(self._guarded.plain.to_str()))
 
     def differ(self, texts: Sequence[str], token_ids: Sequence[np.ndarray]) -> list[bool]:
         """Tells which passages have token ids that say something else.
@@ -45,11 +46,9 @@ class TokenCheck:
         plain = list(map(encodable, texts))
         agree = [self._spells(text, ids) for text, ids in zip(plain, token_ids, strict=True)]
         unsure = [i for i, agrees in enumerate(agree) if not agrees]
-        encodings = self._tokenizer.encode_batch_fast(
-            [plain[i] for i in unsure], add_special_tokens=False
-        )
-        for i, encoding in zip(unsure, encodings, strict=True):
-            agree[i] = encoding.ids == token_ids[i].tolist()
+        own = self._guarded.encode_content([plain[i] for i in unsure])
+        for i, tokens in zip(unsure, own, strict=True):
+            agree[i] = tokens.ids == token_ids[i].tolist()
         return [not agrees for agrees in agree]
 
     def _spells(self, text: str, ids: np.ndarray) -> bool:

@@ -13,14 +13,16 @@ import pytest
 from refrag_components.engines import SamplingParams, TransformersEngine
 from refrag_components.exceptions import ContextWindowError, ServerError
 from refrag_components.generation.generator import RefragGenerator
-from refrag_components.generation.remote import RemoteGenerator, RemoteRequest
+from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, _sampling
 from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget, PositionBudget
 from refrag_components.prompts.parts import Message, PassagePart, TextPart, ToolCall
 from refrag_components.prompts.rendering import render
 from refrag_components.serving.app import create_app
+from refrag_components.serving.bodies import CompletionBody
 from refrag_components.serving.limits import Limits
+from refrag_components.serving.prompts import sampling_params
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.engines.steps import Steps
@@ -98,6 +100,21 @@ async def test_answers_are_those_in_process(
         assert deltas[-1].finish_reason == expected.finish_reason
         assert deltas[-1].report is not None
         assert deltas[-1].report.output_tokens == expected.report.output_tokens
+
+
+def test_how_an_answer_is_drawn_arrives_whole() -> None:
+    params = SamplingParams(
+        max_tokens=3,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=4,
+        repetition_penalty=1.2,
+        stop=("x", "y"),
+        seed=7,
+        reproducible=True,
+    )
+    body = CompletionBody(model="tiny", prompt="?", **_sampling(params))
+    assert sampling_params(body) == params
 
 
 def test_many_requests_of_one_call_keep_their_order(

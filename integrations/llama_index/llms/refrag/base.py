@@ -56,7 +56,8 @@ class RefragLLM(AnswerSettings, LLM):
     text of a response; ``collect_reports`` gets the rest.
 
     ``policy``, ``budget``, ``rest``, ``max_tokens``, ``temperature``, ``top_p``, ``top_k``,
-    ``repetition_penalty``, ``stop`` and ``seed`` may also be given with a single call, and so may
+    ``repetition_penalty``, ``stop``, ``seed`` and ``reproducible`` may also be given with a single
+    call, and so may
 
     * ``documents``: nodes or strings that are passages; those whose text is not in the prompt
       are put before the question;

@@ -12,7 +12,7 @@ __all__ = ["DecoderCall"]
 
 
 class DecoderCall:
-    """A decoder's forward pass, from a cache of keys and values to logits.
+    """A decoder's forward pass, to logits.
 
     Args:
         decoder: Any Hugging Face decoder.
@@ -31,13 +31,13 @@ class DecoderCall:
         """Whether it computes logits at chosen positions alone."""
         return "logits_to_keep" in self._accepted
 
-    def __call__(self, mask: Tensor | None, cache: Any, **inputs: Any) -> Tensor:
+    def __call__(self, mask: Tensor | None = None, cache: Any = None, **inputs: Any) -> Tensor:
         """Runs the decoder.
 
         Args:
-            mask: 1 for positions in use, shape (rows, positions); or scores to add, shape (rows, 1,
-                n, positions); None if all are in use.
-            cache: A cache of transformers; gets the keys and values.
+            mask: 1 for positions in use, 0 for padding, those in the cache included, shape (rows,
+                positions); or scores to add, shape (rows, 1, n, positions); None if all are in use.
+            cache: What the decoder has read before, as transformers keeps it; it is continued.
             inputs: Further arguments; those that the decoder does not take are left out, as
                 transformers' generate does.
 
@@ -48,7 +48,7 @@ class DecoderCall:
             **inputs,
             "attention_mask": mask,
             self._cache_argument: cache,
-            "use_cache": True,
+            "use_cache": cache is not None,
         }
         accepted = {name: arguments[name] for name in arguments.keys() & self._accepted}
         logits: Tensor = self.decoder(**accepted).logits
