@@ -389,7 +389,7 @@ def test_a_prompt_that_begins_with_a_passage_gets_a_token_first(
 def test_a_raw_prompt_gets_the_tokenizers_bos(
     generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generator._prompts, "_opening", [1])
+    monkeypatch.setattr(generator._preparer._prompts, "_opening", [1])
     for request in (_raw("Once"), _raw(PassagePart(TEXT[0]), "Once")):
         first = generator.prepare(request).layout.segments[0]
         assert isinstance(first, TextSegment)
