@@ -13,6 +13,7 @@ from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
 from refrag_components.engines.sampling import Sampler, SamplingParams
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.policies import PolicyInputs
+from refrag_components.policies.encoding import encode_questions
 from refrag_components.prompts.parts import ControlPart, PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 
@@ -91,7 +92,7 @@ def measure_stages(
         vectors = [passage.vectors for passage in loader.load(passages)]
 
         def score() -> np.ndarray:
-            (encoded,) = model.encode_questions([question])
+            (encoded,) = encode_questions(model, [(question, policy)])
             return policy.scores(PolicyInputs(vectors, encoded))
 
         work["policy"] = score

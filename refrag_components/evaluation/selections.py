@@ -10,7 +10,14 @@ import torch
 
 from refrag_components.evaluation.precision import mixed_precision
 from refrag_components.exceptions import UnknownPolicyError
-from refrag_components.policies import POLICIES, PolicyInputs, make_policy
+from refrag_components.modeling.policy_network import NETWORKS
+from refrag_components.policies import (
+    POLICIES,
+    AllPolicy,
+    NonePolicy,
+    PolicyInputs,
+    make_policy,
+)
 from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:
@@ -18,14 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SELECTIONS", "check_selection", "chunk_scores", "passage_losses", "selections_of"]
 
-#: Selections that work with every checkpoint; the name of any policy may be listed here.
-SELECTIONS: tuple[str, ...] = (
-    "random",
-    "recent",
-    "perplexity",
-    "perplexity-ascending",
-    "similarity",
-    "late-interaction",
+_BASELINES = ("perplexity-ascending", "recent")  # which are no policies
+
+#: Selections that work with every checkpoint. What ``all`` and ``none`` do is a row of its own.
+SELECTIONS: tuple[str, ...] = tuple(
+    sorted({*POLICIES, *_BASELINES} - {AllPolicy.name, NonePolicy.name} - {*NETWORKS})
 )
 
 _STRIDE = 512  # tokens per forward pass of the perplexity policy

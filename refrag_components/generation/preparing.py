@@ -18,6 +18,7 @@ from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Prepared
 from refrag_components.generation.separators import without_separators
 from refrag_components.policies import Budget, FractionBudget, Policy, PolicyInputs, Rest
+from refrag_components.policies.encoding import encode_questions
 from refrag_components.prompts.parts import ControlPart, PassagePart, RenderedPart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.vectors import ChunkVectors
@@ -104,8 +105,9 @@ class Preparer:
             self._refuse_overlong(terms)
         loaded = iter(self._loader.load([part for terms in requests for part in terms.passages]))
         drafts = [self._draft(terms, [next(loaded) for _ in terms.passages]) for terms in requests]
-        undecided = [draft.terms.question for draft in drafts if draft.only_choice is None]
-        questions = iter(self._model.encode_questions(undecided))
+        undecided = [draft.terms for draft in drafts if draft.only_choice is None]
+        asked = [(terms.question, terms.policy) for terms in undecided]
+        questions = iter(encode_questions(self._model, asked))
         return [self._lay_out(draft, _choice(draft, questions)) for draft in drafts]
 
     def _refuse_overlong(self, terms: Terms) -> None:

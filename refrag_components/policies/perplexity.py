@@ -33,6 +33,7 @@ class PerplexityPolicy(Policy):
     """
 
     name: ClassVar[str] = "perplexity"
+    reads_question: ClassVar[bool] = False
 
     def __init__(self, model: RefragModel, order: Order = "descending") -> None:
         if order not in get_args(Order):
