@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import refrag_components
+from tests.stores.clients import EXTRAS, clients
 
 PREFIX = "refrag_components."
 MODULES = sorted(
@@ -56,10 +57,10 @@ print("imported")
 
 
 def test_stores_load_no_database_client() -> None:
-    clients = ("chromadb", "lancedb", "psycopg", "pyarrow", "pymilvus", "qdrant_client", "weaviate")
+    packages = ["pyarrow", *(package for extra in EXTRAS for package in clients(extra))]
     code = f"""
 import sys, refrag_components.stores, refrag_components.index
-print([name for name in {clients} if name in sys.modules])
+print([name for name in {packages} if name in sys.modules])
 """
     assert run_python(code).strip() == "[]"
 
