@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from refrag_components.stores.opening import _STORES, _WITH_EXTRA
-from tests.stores.clients import EXTRAS, PROJECT, ROOT, clients
+from tests.requirements import CLIENTS, PROJECT, ROOT, packages
 from tests.stores.processes import run
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("extra", CLIENTS)
 def test_a_client_that_is_not_installed_is_named_with_its_extra(extra: str) -> None:
     code = """
         from importlib import import_module
@@ -22,15 +22,13 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra(extra: str) -> N
         else:
             raise AssertionError
     """
-    run(code, extra, *clients(extra))
+    run(code, extra, *packages(CLIENTS[extra]))
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("extra", CLIENTS)
 def test_tests_install_what_the_extra_installs(extra: str) -> None:
-    core = PROJECT["project"]["dependencies"]
-    names = [requirement.partition(">=")[0] for requirement in core]
-    wanted = [own for own in EXTRAS[extra] if own.partition(">=")[0] not in names]
-    assert all(requirement in PROJECT["dependency-groups"]["test"] for requirement in wanted)
+    tools = PROJECT["dependency-groups"]["test"]
+    assert [requirement for requirement in CLIENTS[extra] if requirement not in tools] == []
 
 
 @pytest.mark.parametrize("scheme", _STORES)
