@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from refrag_components.modeling.config import RefragConfig
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
     "+ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -127,6 +129,23 @@ def tiny_encoder_config(kind: type[PretrainedConfig] = BertConfig, **others: Any
         "initializer_range": 0.3,
     }
     return kind(**settings | others)
+
+
+def tiny_config(decoder: str | Path, encoder: str | Path, **others: Any) -> RefragConfig:
+    """A checkpoint of k = 4 with a Hugging Face encoder, but for what ``others`` say."""
+    settings: dict[str, Any] = {"chunk_size": 4}
+    return RefragConfig(decoder=str(decoder), encoder=str(encoder), **settings | others)
+
+
+def layered_config(decoder: str | Path, encoder: str | Path, **others: Any) -> RefragConfig:
+    """A checkpoint of k = 4 whose encoder is the decoder's first layer; rungs 4, 8 and 16."""
+    settings: dict[str, Any] = {
+        "encoder_layers": 1,
+        "max_chunk_size": 4,
+        "rungs": (4, 8, 16),
+        "token_mlp": 0,
+    }
+    return tiny_config(decoder, encoder, **settings | others)
 
 
 def save_tiny_decoder(folder: Path, config: PretrainedConfig | None = None) -> Path:
