@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from refrag_components.stores.opening import _STORES, _WITH_EXTRA
@@ -29,6 +31,13 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra(extra: str) -> N
 def test_tests_install_what_the_extra_installs(extra: str) -> None:
     tools = PROJECT["dependency-groups"]["test"]
     assert [requirement for requirement in CLIENTS[extra] if requirement not in tools] == []
+
+
+@pytest.mark.parametrize("scheme", _STORES)
+def test_every_store_is_under_contract(scheme: str) -> None:
+    module, name = _STORES[scheme]
+    text = (ROOT / "tests" / "stores" / f"test_{module}.py").read_text(encoding="utf-8")
+    assert re.search(rf"^class Test{name}\((Store|Database)Contract\):", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("scheme", _STORES)

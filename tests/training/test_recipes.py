@@ -51,6 +51,11 @@ def test_a_recipe_runs_all_stages(path: Path) -> None:
     assert {mix.expanded for mix in recipe.twin.mix} == {(1.0,)}
 
 
+def test_every_stage_is_documented() -> None:
+    text = (RECIPES[0].parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert [stage for stage in STAGES if f"\n| `{stage}` | " not in text] == []
+
+
 def test_a_recipe_can_be_limited_in_time() -> None:
     limited = Recipe.load(RECIPES[-1]).within(60)
     assert {getattr(limited, stage).max_seconds for stage in limited.stages} == {60}
