@@ -98,7 +98,7 @@ def tiny_encoder_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_decoder_config(kind: type[PretrainedConfig] = LlamaConfig, **others: Any) -> Any:
-    """A two-layer decoder for the tiny tokenizer, but for what ``others`` say."""
+    """A two-layer decoder for the tiny tokenizer, except for what ``others`` say."""
     tokenizer = tiny_decoder_tokenizer()
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -118,7 +118,7 @@ def tiny_decoder_config(kind: type[PretrainedConfig] = LlamaConfig, **others: An
 
 
 def tiny_encoder_config(kind: type[PretrainedConfig] = BertConfig, **others: Any) -> Any:
-    """A two-layer encoder for the tiny tokenizer, but for what ``others`` say."""
+    """A two-layer encoder for the tiny tokenizer, except for what ``others`` say."""
     settings: dict[str, Any] = {
         "vocab_size": len(tiny_encoder_tokenizer()),
         "hidden_size": 24,
@@ -132,7 +132,7 @@ def tiny_encoder_config(kind: type[PretrainedConfig] = BertConfig, **others: Any
 
 
 def tiny_config(decoder: str | Path, encoder: str | Path, **others: Any) -> RefragConfig:
-    """A checkpoint of k = 4 with a Hugging Face encoder, but for what ``others`` say."""
+    """A checkpoint of k = 4 with a Hugging Face encoder, except for what ``others`` say."""
     settings: dict[str, Any] = {"chunk_size": 4}
     return RefragConfig(decoder=str(decoder), encoder=str(encoder), **settings | others)
 
