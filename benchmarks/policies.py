@@ -22,13 +22,12 @@ import numpy as np
 from refrag_components.corpus.question_files import load_questions, set_name
 from refrag_components.evaluation.answers.contexts import Context, Setting, draw_contexts
 from refrag_components.evaluation.answers.pool import PassagePool
-from refrag_components.evaluation.selections import chunk_scores
+from refrag_components.evaluation.selections import chunk_scores, selections_of
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget, PolicyInputs, select
 from refrag_components.text.chunking import ChunkedPassage
 from refrag_components.vectors import CODECS, ChunkVectors, Codec
 
-POLICIES = ("random", "similarity", "late-interaction")
 FRACTIONS = (0.05, 0.1, 0.25)
 
 
@@ -70,7 +69,10 @@ def measure(
         for (context, _), question in zip(found, questions, strict=True)
     ]
     rows = []
-    for policy in (*POLICIES, *model.policies):  # and those of the checkpoint
+    read_by_the_decoder = ("perplexity", "perplexity-ascending")
+    for policy in selections_of(model):
+        if policy in read_by_the_decoder:
+            continue
         scores = chunk_scores(policy, model, inputs)
         for fraction in FRACTIONS:
             masks = [select(prompt_scores, FractionBudget(fraction)) for prompt_scores in scores]

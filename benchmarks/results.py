@@ -37,7 +37,9 @@ from refrag_components.evaluation.methods import (
     Method,
 )
 from refrag_components.evaluation.reports.table import markdown_table
+from refrag_components.evaluation.selections import SELECTIONS
 from refrag_components.evaluation.statistics import interval, resample
+from refrag_components.modeling.policy_network import NETWORKS
 
 SETS = {
     "squad": "SQuAD",
@@ -61,15 +63,9 @@ POOLED = {
     "without yes/no": [name for name, label in SETS.items() if "(yes/no)" not in label],
 }
 DEFAULT = "learned-query"
-CHOICES = {
-    "random": "`random`",
-    "recent": "the last ones",
-    "perplexity": "`perplexity`",
+CHOICES = {name: f"`{name}`" for name in (*SELECTIONS, *NETWORKS)} | {
     "perplexity-ascending": "ascending",
-    "similarity": "`similarity`",
-    "late-interaction": "`late-interaction`",
-    "learned": "`learned`",
-    "learned-query": "`learned-query`",
+    "recent": "the last ones",
 }
 PLAIN = {
     LastTokens.kind: "the last tokens as plain text",
@@ -222,7 +218,8 @@ def choices(out: Path) -> None:
 def compared(out: Path) -> None:
     """The default policy less other selections, paired; on how many sets it is better, worse."""
     answers = Answers(out)
-    others = ("random", "recent", "perplexity", "similarity", "late-interaction", "fewer")
+    rivals = [name for name in SELECTIONS if name != "perplexity-ascending"]  # as wide as a page
+    others = (*rivals, FewerPassages.kind)
     for column, digits in (("f1", 1), ("log_ppl", 3)):
         for p in (0.1, 0.25):
             methods = [method(way, p) for way in (DEFAULT, *others)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["checked", "parse_json"]
+__all__ = ["checked", "did_you_mean", "parse_json"]
 
 _Value = TypeVar("_Value")
 
@@ -58,6 +60,18 @@ def checked(kind: type[_Value], value: object) -> _Value:
         raise ValueError(f"it holds what JSON cannot hold: {error}") from error
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the one that may be meant, or all of them.
+
+    Args:
+        name: The unknown name.
+        known: Names that there are.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+
+
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
@@ -65,6 +79,8 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 def _described(error: Any) -> str:
     place = ".".join(map(str, error["loc"]))
-    given = "" if error["type"] in ("json_invalid", "missing") else f", got {error['input']!r:.80}"
+    # A check of ours says itself what it got.
+    silent = error["type"] in ("json_invalid", "missing", "value_error")
+    given = "" if silent else f", got {error['input']!r:.80}"
     reason = str(error["msg"]).removeprefix("Value error, ")
     return f"{place}: {reason[:1].lower()}{reason[1:]}{given}" if place else f"{reason}{given}"

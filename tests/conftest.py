@@ -13,9 +13,15 @@ import torch
 from hypothesis import settings
 
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from tests.adapters import attach_adapters
-from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
+from tests.tiny import (
+    TEXT,
+    layered_config,
+    save_tiny_decoder,
+    save_tiny_encoder,
+    tiny_config,
+    tiny_decoder_config,
+)
 
 # Here and in processes that tests start: sums add up alike, and test processes side by side do not
 # fight over the cores.
@@ -49,9 +55,8 @@ def tiny_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
     """A saved random checkpoint, k=4, loadable with ``RefragModel.from_pretrained``."""
     decoder, encoder = tiny_base
     torch.manual_seed(0)
-    config = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    model = RefragModel.from_base(config)
+    model = RefragModel.from_base(tiny_config(decoder, encoder))
     torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
     attach_adapters(model)
     model.save_pretrained(folder)
@@ -71,8 +76,7 @@ def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_decoder_config(num_hidden_layers=1, max_position_embeddings=8192)
     decoder = save_tiny_decoder(folder / "llama", config)
     encoder = save_tiny_encoder(folder / "bert")
-    refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
-    model = RefragModel.from_base(refrag)
+    model = RefragModel.from_base(tiny_config(decoder, encoder))
     torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
     model.save_pretrained(folder / "tiny")
     return folder
@@ -131,16 +135,7 @@ def layered_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPa
     """A saved random checkpoint whose encoder is the decoder's first layer; rungs 4, 8 and 16."""
     decoder, encoder = tiny_base
     torch.manual_seed(0)
-    config = RefragConfig(
-        decoder=str(decoder),
-        encoder=str(encoder),
-        encoder_layers=1,
-        chunk_size=4,
-        max_chunk_size=4,
-        rungs=(4, 8, 16),
-        token_mlp=0,
-    )
-    model = RefragModel.from_base(config)
+    model = RefragModel.from_base(layered_config(decoder, encoder))
     for parameter in (*model.decoder.parameters(), *model.encoder.parameters()):
         if parameter is not model.decoder.get_input_embeddings().weight:
             parameter.data += 0.02 * torch.randn_like(parameter)

@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from refrag_components.modeling.config import RefragConfig
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
     "+ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -96,7 +98,7 @@ def tiny_encoder_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_decoder_config(kind: type[PretrainedConfig] = LlamaConfig, **others: Any) -> Any:
-    """A two-layer decoder for the tiny tokenizer, but for what ``others`` say."""
+    """A two-layer decoder for the tiny tokenizer, except for what ``others`` say."""
     tokenizer = tiny_decoder_tokenizer()
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -116,7 +118,7 @@ def tiny_decoder_config(kind: type[PretrainedConfig] = LlamaConfig, **others: An
 
 
 def tiny_encoder_config(kind: type[PretrainedConfig] = BertConfig, **others: Any) -> Any:
-    """A two-layer encoder for the tiny tokenizer, but for what ``others`` say."""
+    """A two-layer encoder for the tiny tokenizer, except for what ``others`` say."""
     settings: dict[str, Any] = {
         "vocab_size": len(tiny_encoder_tokenizer()),
         "hidden_size": 24,
@@ -127,6 +129,23 @@ def tiny_encoder_config(kind: type[PretrainedConfig] = BertConfig, **others: Any
         "initializer_range": 0.3,
     }
     return kind(**settings | others)
+
+
+def tiny_config(decoder: str | Path, encoder: str | Path, **others: Any) -> RefragConfig:
+    """A checkpoint of k = 4 with a Hugging Face encoder, except for what ``others`` say."""
+    settings: dict[str, Any] = {"chunk_size": 4}
+    return RefragConfig(decoder=str(decoder), encoder=str(encoder), **settings | others)
+
+
+def layered_config(decoder: str | Path, encoder: str | Path, **others: Any) -> RefragConfig:
+    """A checkpoint of k = 4 whose encoder is the decoder's first layer; rungs 4, 8 and 16."""
+    settings: dict[str, Any] = {
+        "encoder_layers": 1,
+        "max_chunk_size": 4,
+        "rungs": (4, 8, 16),
+        "token_mlp": 0,
+    }
+    return tiny_config(decoder, encoder, **settings | others)
 
 
 def save_tiny_decoder(folder: Path, config: PretrainedConfig | None = None) -> Path:

@@ -15,6 +15,7 @@ from refrag_components.engines.sampling import Sampler, SamplingParams
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.policies import PolicyInputs
+from refrag_components.policies.encoding import encode_questions
 from refrag_components.prompts.parts import ControlPart, PassagePart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 
@@ -95,7 +96,7 @@ def measure_stages(
         vectors = [passage.vectors for passage in loader.load(passages)]
 
         def score() -> np.ndarray:
-            (encoded,) = model.encode_questions([question])
+            (encoded,) = encode_questions(model, [(question, policy)])
             return policy.scores(PolicyInputs(vectors, encoded))
 
         work["policy"] = score

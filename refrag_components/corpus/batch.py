@@ -208,7 +208,7 @@ def batch_embeddings(model: RefragModel, batch: Batch) -> Tensor:
         return inputs
     table = chunk_table(model, batch, batch_vectors(model, batch)).to(inputs.dtype)
     # Under a token any chunk will do. Always the same one would get all their (zero) gradients,
-    # which a GPU adds up one after another: a tenth of a step's time (experiments/003).
+    # which a GPU adds up one after another: a tenth of a step's time.
     anywhere = torch.arange(batch.chunk_index.numel(), device=inputs.device) % len(table)
     is_chunk = batch.chunk_index >= 0
     placed = table[torch.where(is_chunk, batch.chunk_index, anywhere.view_as(is_chunk))]

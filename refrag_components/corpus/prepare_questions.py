@@ -191,7 +191,7 @@ class _Arrays:
         self.conversations.append((len(shown), source))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, but for those of the passages."""
+        """The arrays by name, except those of the passages."""
         kind = smallest_type(len(self.tokenizer))
         return {
             "text": np.concatenate(self.texts).astype(kind),

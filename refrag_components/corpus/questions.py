@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from refrag_components.checking import did_you_mean
 from refrag_components.corpus.tokenised import TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 
@@ -195,10 +195,8 @@ class QuestionSet:
         """
         for name in names:
             if name not in self.meta.sets:
-                near = difflib.get_close_matches(name, self.meta.sets, n=1)
-                guess = f"; did you mean {near[0]!r}?" if near else ""
-                known = ", ".join(self.meta.sets)
-                msg = f"held_out names {name!r}, the questions are of {known}{guess}"
+                guess = did_you_mean(name, self.meta.sets)
+                msg = f"held_out names {name!r}, of which there are no questions; {guess}"
                 raise TrainingError(msg)
         numbers = tuple(self.meta.sets.index(name) for name in names)
         chosen = replace(self, held_out=numbers)

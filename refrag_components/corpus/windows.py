@@ -176,7 +176,7 @@ def _ask(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Questions about the context with their answers, and which of these tokens count.
 
-    The separator tells a chat about the text from text that goes on (experiments/010).
+    The separator tells a chat about the text from text that goes on.
     """
     ids, labels = ask_for_gaps(context[None], spec.passage_tokens, spec.asked, form, rng)
     answers = labels[0] != IGNORED

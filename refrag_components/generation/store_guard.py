@@ -1,8 +1,8 @@
 """Stores as a request sees them: one that is slow, down or broken costs an encoder pass, no more.
 
 A store only saves time. It is therefore read for a limited time, written to behind the answer's
-back, and left alone for a while after it failed; whatever it raises, or returns that is no chunk
-vectors, is a miss.
+back, and left alone for a while after it failed; whatever it raises, or returns that is not
+chunk vectors, is a miss.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class StoreGuard:
             return self._idle.wait_for(lambda: self._writer is None, seconds)
 
     def forget_threads(self) -> None:
-        """In a forked child, where no thread but its own lives: begins anew."""
+        """In a forked child, where no thread but its own lives: begins again."""
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._stuck, self._writer = [], None

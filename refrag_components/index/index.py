@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from refrag_components.exceptions import DocumentError, EmptyInputError, InvalidVectorsError
-from refrag_components.index.catalog import Catalog, IndexedPassage, PassageRow
-from refrag_components.index.cleaning import clean_up
+from refrag_components.exceptions import DocumentError, EmptyInputError
+from refrag_components.index.catalog import Catalog, IndexedPassage
 from refrag_components.index.consent import record_agreement
 from refrag_components.index.folder import (
     META_FILE,
@@ -24,21 +20,17 @@ from refrag_components.index.folder import (
     check_folder,
     index_info,
 )
-from refrag_components.index.roots import absent, is_below, is_certain, known_roots, remember_root
-from refrag_components.index.search import PassageSearch
+from refrag_components.index.roots import missing, remember_root
+from refrag_components.index.search import PassageSearch, search_rows
 from refrag_components.index.store import UserStore, check_store, store_name, user_store
 from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
+from refrag_components.index.writing import DocumentWriter, versioned
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
 from refrag_components.text.documents import TYPES, Document, DocumentReader, Skipped, find_files
-from refrag_components.text.passages import PASSAGES_VERSION, document_passages
-from refrag_components.text.splitting import token_counter
-from refrag_components.text.tokenization import encodable
-from refrag_components.vectors import Codec, passage_key, unit_rows
+from refrag_components.vectors import Codec
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
-
-_BATCHES_PER_COMMIT = 2  # each pass of the model takes texts of similar lengths from these
 
 
 class RefragIndex:
@@ -76,9 +68,8 @@ class RefragIndex:
             self._database = Database(folder / STORE_FILE)
         self._opened = user.opened
         self._model = model
-        self._meta = meta
-        self._count_tokens = token_counter(model.tokenizer)
         self._catalog = Catalog(self._database, meta.fingerprint)
+        self._writer = DocumentWriter(model, meta, self._catalog, self._database, self.store)
         self._search = PassageSearch(folder / SEARCH_FILE, self._database, self._catalog)
         self._refresh_search()
 
@@ -216,7 +207,8 @@ class RefragIndex:
         documents = self._load(root, exclude, seen)
         remember_root(self._catalog, root)
         report = self.add(documents, batch_size=batch_size, progress=progress)
-        self._remove_absent(str(root), seen, report, prune=prune)
+        gone, report.absent = missing(self._catalog, str(root), seen, prune=prune)
+        report.removed += self.remove(gone)
         if not report.added + report.updated + report.unchanged + report.removed:
             msg = f"{root} holds no file that can be read ({TYPES})"
             if report.skipped:
@@ -270,40 +262,13 @@ class RefragIndex:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        report = AddReport()
-        notify = progress or (lambda _: None)
-        waiting: list[tuple[Document, list[str]]] = []
-        size = 0
-        for document in documents:
-            if isinstance(document, Skipped):
-                report.skipped.append(document)
-                report.removed += self._catalog.remove(document.path)
-                notify(report)
-                continue
-            if document.warning:
-                report.warnings.append(Skipped(document.path, document.warning))
-            document = replace(document, digest=_versioned(document.digest))
-            if self._catalog.digest(document.path) == document.digest:
-                report.unchanged += 1
-            else:
-                passages = self._split(document)
-                waiting.append((document, passages))
-                size += len(passages)
-                if size < batch_size * _BATCHES_PER_COMMIT:
-                    continue
-                self._commit(waiting, batch_size, report, notify)
-                waiting, size = [], 0
-            notify(report)
-        self._commit(waiting, batch_size, report, notify)
-        self._clean_up()
-        notify(report)
+        report = self._writer.add(documents, batch_size, progress or (lambda _: None))
         self._refresh_search()
         return report
 
     def remove(self, paths: Iterable[str]) -> int:
         """Removes documents and returns how many there were."""
-        removed = sum(self._catalog.remove(path) for path in paths)
-        self._clean_up()
+        removed = self._writer.remove(paths)
         self._refresh_search()
         return removed
 
@@ -330,7 +295,7 @@ class RefragIndex:
             raise EmptyInputError("the question is empty; ask something")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        vector = _search_rows(self._model.search_vector(question)[None, :])[0]
+        vector = search_rows(self._model.search_vector(question)[None, :])[0]
         wanted = k
         while True:
             scores = dict(self._search.search(vector, wanted))
@@ -358,8 +323,6 @@ class RefragIndex:
             sources=tuple(dict.fromkeys((source, *sources))),
         )
 
-    # -- the steps of adding --------------------------------------------------------------------
-
     def _load(
         self, root: Path, exclude: Sequence[str], seen: set[str]
     ) -> Iterator[Document | Skipped]:
@@ -373,91 +336,8 @@ class RefragIndex:
             for path in files:
                 seen.add(str(path))
                 known = self._catalog.digest(str(path)) or ""
-                yield reader.load(path, known_digest=known.removeprefix(_versioned("")))
-
-    def _remove_absent(self, root: str, seen: set[str], report: AddReport, *, prune: bool) -> None:
-        """Removes documents that a folder no longer holds, and those whose folders are gone."""
-        roots = known_roots(self._catalog)
-        closed = [path for path in seen if Path(path).is_dir()]
-        sure = {other: prune or is_certain(other, roots) for other in roots}
-        gone: list[str] = []
-        for path in self._catalog.all_paths():
-            home = max((r for r in roots if is_below(path, r)), key=len, default="")
-            if home == root and path not in seen:
-                gone += [path] * (not any(is_below(path, folder) for folder in closed))
-            elif home not in ("", root) and absent(path):
-                if sure[home]:
-                    gone.append(path)
-                elif home not in report.absent:
-                    report.absent.append(home)
-        report.removed += self.remove(gone)
-
-    def _split(self, document: Document) -> list[str]:
-        return document_passages(
-            encodable(document.text),
-            self._count_tokens,
-            self._meta.passage_tokens,
-            title=encodable(document.title),
-        )
-
-    def _commit(
-        self,
-        waiting: list[tuple[Document, list[str]]],
-        batch_size: int,
-        report: AddReport,
-        notify: Progress,
-    ) -> None:
-        """Encodes passages, then writes their documents in one transaction."""
-        texts = [text for _, passages in waiting for text in passages]
-        rows: list[PassageRow] = []
-        step = batch_size * _BATCHES_PER_COMMIT
-        for start in range(0, len(texts), step):
-            rows += self._encode(texts[start : start + step], batch_size)
-            report.passages += len(texts[start : start + step])
-            notify(report)
-        remaining = iter(rows)
-        with self._database.write():
-            self._catalog.settle(row.key for row in rows)
-            for document, passages in waiting:
-                document_rows = list(islice(remaining, len(passages)))
-                if self._catalog.digest(document.path) == document.digest:
-                    report.unchanged += 1  # another process was faster, or it was given twice
-                    continue
-                known = self._catalog.remove(document.path)
-                self._catalog.add(document, document_rows)
-                report.updated += known
-                report.added += not known
-
-    def _encode(self, texts: list[str], batch_size: int) -> list[PassageRow]:
-        """Stores the chunk vectors of passages, except those already stored."""
-        keys = [passage_key(text, self._meta.fingerprint) for text in texts]
-        self._catalog.await_passages(keys)  # first, so that from now on no process deletes them
-        stored = self.store.mget(keys)
-        missing = {k: t for k, t, v in zip(keys, texts, stored, strict=True) if v is None}
-        encoded = self._model.encode_passages(list(missing.values()), batch_size=batch_size)
-        fresh = dict(zip(missing, encoded, strict=True))
-        self.store.mset(fresh.items())
-        found = zip(keys, stored, strict=True)
-        tokens = [(fresh[key] if v is None else v).n_tokens for key, v in found]
-        vectors = _search_rows(self._model.search_vectors(texts))
-        return [PassageRow(*row) for row in zip(keys, texts, tokens, vectors, strict=True)]
-
-    def _clean_up(self) -> None:
-        clean_up(self._catalog, self._database, self.store)
+                yield reader.load(path, known_digest=known.removeprefix(versioned("")))
 
     def _refresh_search(self) -> None:
         self._search.sync()
         self._search.save()
-
-
-def _versioned(digest: str) -> str:
-    """Digest of a document as it is indexed: other when documents are cut differently."""
-    return f"{PASSAGES_VERSION}:{digest}"
-
-
-def _search_rows(vectors: np.ndarray) -> np.ndarray:
-    """Search vectors scaled to length 1; raises if they are not vectors."""
-    if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        msg = f"search vectors must be finite, of shape (n, d); got shape {vectors.shape}"
-        raise InvalidVectorsError(msg)
-    return unit_rows(vectors)

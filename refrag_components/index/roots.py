@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from refrag_components.checking import parse_json
 from refrag_components.index.catalog import Catalog
 
-__all__ = ["absent", "is_below", "is_certain", "known_roots", "remember_root"]
+__all__ = ["absent", "is_below", "is_certain", "known_roots", "missing", "remember_root"]
 
 _FACT = "roots"
 
@@ -61,3 +61,34 @@ def absent(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return False
+
+
+def missing(
+    catalog: Catalog, root: str, seen: Collection[str], *, prune: bool
+) -> tuple[list[str], list[str]]:
+    """Finds indexed documents that a folder no longer holds, and those whose folders are gone.
+
+    Args:
+        catalog: The indexed documents.
+        root: The folder that has just been read.
+        seen: Paths of what it holds.
+        prune: Count also documents of folders whose drive may just not be mounted.
+
+    Returns:
+        Paths of the documents, and the folders whose documents were not counted.
+    """
+    roots = known_roots(catalog)
+    closed = [path for path in seen if Path(path).is_dir()]
+    sure = {other: prune or is_certain(other, roots) for other in roots}
+    gone: list[str] = []
+    unsure: list[str] = []
+    for path in catalog.all_paths():
+        home = max((r for r in roots if is_below(path, r)), key=len, default="")
+        if home == root and path not in seen:
+            gone += [path] * (not any(is_below(path, folder) for folder in closed))
+        elif home not in ("", root) and absent(path):
+            if sure[home]:
+                gone.append(path)
+            elif home not in unsure:
+                unsure.append(home)
+    return gone, unsure

@@ -17,11 +17,13 @@ import numpy as np
 
 from refrag_components.atomic import atomic_file
 from refrag_components.checking import parse_json
+from refrag_components.exceptions import InvalidVectorsError
 from refrag_components.forking import OwnLock
 from refrag_components.index.catalog import Catalog, Position
 from refrag_components.stores.database import Database
+from refrag_components.vectors import unit_rows
 
-__all__ = ["PassageSearch"]
+__all__ = ["PassageSearch", "search_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -164,3 +166,11 @@ def _digest(file: BufferedRandom | BufferedReader, position: Sequence[int]) -> s
     digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
     digest.update(json.dumps(position).encode())
     return digest.hexdigest()
+
+
+def search_rows(vectors: np.ndarray) -> np.ndarray:
+    """Search vectors scaled to length 1; raises if they are not vectors."""
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        msg = f"search vectors must be finite, of shape (n, d); got shape {vectors.shape}"
+        raise InvalidVectorsError(msg)
+    return unit_rows(vectors)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from refrag_components.checking import parse_json
+from refrag_components.checking import checked, parse_json
 from refrag_components.exceptions import UnknownModelError
 
 __all__ = ["CONFIG_NAME", "RefragConfig"]
@@ -17,19 +17,6 @@ __all__ = ["CONFIG_NAME", "RefragConfig"]
 CONFIG_NAME = "config.json"
 
 _FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")
-
-_TYPES = {
-    "decoder": str,
-    "encoder": str,
-    "encoder_layers": int,
-    "chunk_size": int,
-    "max_chunk_size": int,
-    "rungs": tuple,
-    "pooling": str,
-    "contextual": bool,
-    "token_mlp": int,
-    "folders": tuple,
-}
 
 # Fields that files of version 1 do not have.
 _SINCE_VERSION_2 = ("encoder_layers", "rungs")
@@ -63,7 +50,6 @@ class RefragConfig:
             releases can read as well.
 
     Raises:
-        TypeError: If a value has another type.
         ValueError: If a value is outside its range or contradicts another one.
     """
 
@@ -81,14 +67,8 @@ class RefragConfig:
     version: Literal[1, 2] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Checks types and ranges, and that the values are consistent."""
-        for name in ("rungs", "folders"):  # TOML and JSON have lists
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        """Checks ranges, and that the values are consistent."""
         object.__setattr__(self, "version", 2 if self.encoder_layers else 1)
-        for name, kind in _TYPES.items():
-            if type(value := getattr(self, name)) is not kind:  # a bool is an int to isinstance
-                raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}")
         if not self.rungs:
             object.__setattr__(self, "rungs", (self.chunk_size,))
         if not 1 <= self.chunk_size <= self.max_chunk_size:
@@ -99,9 +79,6 @@ class RefragConfig:
             raise ValueError(msg)
         if self.token_mlp < 0:
             msg = f"token_mlp must be the width of a hidden layer, or 0; got {self.token_mlp}"
-            raise ValueError(msg)
-        if self.pooling not in ("mean", "cls"):
-            msg = f"pooling must be 'mean' or 'cls', got {self.pooling!r}"
             raise ValueError(msg)
         self._check_rungs()
         self._check_encoder()
@@ -114,8 +91,6 @@ class RefragConfig:
 
     def _check_rungs(self) -> None:
         ladder = self.rungs
-        if any(type(rung) is not int for rung in ladder):
-            raise TypeError(f"rungs must be whole numbers, got {ladder}")
         ascending = all(low < high for low, high in itertools.pairwise(ladder))
         multiples = all(rung % self.chunk_size == 0 for rung in ladder)
         if not (ladder[0] == self.chunk_size and ascending and multiples):
@@ -154,7 +129,7 @@ class RefragConfig:
         """The configuration with another k.
 
         Raises:
-            ValueError: If the checkpoint cannot be used with it.
+            ValueError: If the checkpoint cannot be used with it, or it is not a whole number.
         """
         if self.encoder_layers and chunk_size != self.chunk_size:
             msg = (
@@ -164,7 +139,9 @@ class RefragConfig:
             )
             raise ValueError(msg)
         rungs = self.rungs if self.encoder_layers else ()
-        return dataclasses.replace(self, chunk_size=chunk_size, rungs=rungs)
+        values = dataclasses.asdict(self) | {"chunk_size": chunk_size, "rungs": rungs}
+        del values["version"]
+        return checked(RefragConfig, values)
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON."""
@@ -200,7 +177,7 @@ class RefragConfig:
         if type(version) is not int or version not in (1, 2):
             msg = f"{path} has version {version!r}; this release reads versions 1 and 2"
             raise UnknownModelError(msg)
-        known = set(_TYPES) | {"model_type"}
+        known = {own.name for own in dataclasses.fields(cls) if own.init}
         if version == 1:
             known -= set(_SINCE_VERSION_2)
         if unknown := sorted(set(values) - known):
@@ -212,6 +189,6 @@ class RefragConfig:
             )
             raise UnknownModelError(msg)
         try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
+            return checked(cls, values)
+        except ValueError as error:
             raise UnknownModelError(f"{path} cannot be used: {error}") from error

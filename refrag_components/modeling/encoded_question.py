@@ -15,7 +15,8 @@ __all__ = ["EncodedQuestion"]
 class EncodedQuestion:
     """A question with its tokens and the vectors of its parts.
 
-    Made by ``RefragModel.encode_questions``, many in one batch.
+    Made by ``RefragModel.encode_questions``, many in one batch, or without the model by
+    ``unencoded``.
 
     Attributes:
         text: The question as the user wrote it; may be blank.
@@ -40,6 +41,16 @@ class EncodedQuestion:
                 f"{self.vectors.shape}"
             )
             raise ValueError(msg)
+
+    @classmethod
+    def unencoded(cls, text: str, width: int) -> EncodedQuestion:
+        """A question for policies that do not read it: its text without tokens and vectors.
+
+        Args:
+            text: The question as the user wrote it.
+            width: Of the chunk vectors, d_enc.
+        """
+        return cls(text, np.zeros(0, np.int64), np.zeros((0, width), np.float32))
 
     @property
     def centre(self) -> np.ndarray:

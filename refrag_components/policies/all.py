@@ -16,6 +16,7 @@ class AllPolicy(Policy):
     """Expands every chunk, whatever the budget."""
 
     name: ClassVar[str] = "all"
+    reads_question: ClassVar[bool] = False
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """All equal; if not everything fits the window, the earlier chunks expand."""

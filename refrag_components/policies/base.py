@@ -22,7 +22,8 @@ class PolicyInputs:
 
     Attributes:
         passages: The prompt's passages in order, with at least one chunk in all.
-        question: What the user asks; blank if there is no question.
+        question: What the user asks; blank if there is no question, and not encoded for a policy
+            that does not read it.
     """
 
     passages: Sequence[ChunkVectors]
@@ -43,6 +44,8 @@ class Policy(ABC):
     name: ClassVar[str]
     #: Incremented when the same inputs get different scores, so that measurements do not mix.
     revision: ClassVar[int] = 1
+    #: Whether it looks at the question's tokens or vectors; if not, only its text may be there.
+    reads_question: ClassVar[bool] = True
 
     @abstractmethod
     def scores(self, inputs: PolicyInputs) -> np.ndarray:

@@ -38,6 +38,7 @@ class LearnedPolicy(Policy):
     """
 
     name: ClassVar[str] = "learned"
+    reads_question: ClassVar[bool] = False
     _late: ClassVar[float] = 0.0
 
     def __init__(self, network: PolicyNetwork) -> None:
@@ -70,6 +71,7 @@ class LearnedQueryPolicy(LearnedPolicy):
 
     name: ClassVar[str] = "learned-query"
     revision: ClassVar[int] = 2
+    reads_question: ClassVar[bool] = True
     _late: ClassVar[float] = LATE
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:

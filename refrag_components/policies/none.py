@@ -16,6 +16,7 @@ class NonePolicy(Policy):
     """Compresses every chunk, whatever the budget."""
 
     name: ClassVar[str] = "none"
+    reads_question: ClassVar[bool] = False
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """All equal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -14,11 +15,11 @@ from refrag_components.policies.base import Policy, PolicyInputs
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["PerplexityPolicy"]
+__all__ = ["PerplexityPolicy", "chunk_losses"]
 
 Order = Literal["ascending", "descending"]
 
-_STRIDE = 512  # tokens per forward pass: bounds the memory of the logits, tokens x vocabulary
+_STRIDE = 512  # tokens that are read as one text
 _REMEMBERED = 4096  # passages
 
 
@@ -34,6 +35,7 @@ class PerplexityPolicy(Policy):
     """
 
     name: ClassVar[str] = "perplexity"
+    reads_question: ClassVar[bool] = False
 
     def __init__(self, model: RefragModel, order: Order = "descending") -> None:
         if order not in get_args(Order):
@@ -52,24 +54,81 @@ class PerplexityPolicy(Policy):
         return np.float32(self._sign) * np.concatenate(losses)
 
     def _chunk_losses(self, token_ids: bytes, chunk_size: int) -> np.ndarray:
-        losses = self._token_losses(np.frombuffer(token_ids, np.int64))
-        starts = np.arange(0, len(losses), chunk_size)
-        lengths = np.diff(np.append(starts, len(losses)))
-        sums = np.add.reduceat(losses, starts) if len(starts) else losses
-        return (sums / lengths).astype(np.float32)
+        # One window at a time: what else is read with it would change the last digits.
+        tokens = np.frombuffer(token_ids, np.int64)
+        return chunk_losses(self._model, [tokens], [chunk_size], at_once=_STRIDE)[0]
 
-    @computing()
-    @torch.inference_mode()
-    def _token_losses(self, token_ids: np.ndarray) -> np.ndarray:
-        """Negative log-likelihood of each token, shape (n,), nats."""
-        model = self._model
-        stride = min(_STRIDE, model.window - 1)
-        losses = [np.zeros(0, np.float32)]
-        for start in range(0, len(token_ids), stride):
-            # The first token of a window is predicted from the token that opens a layout.
-            window = np.append(model.first_token_id, token_ids[start : start + stride])
-            ids = torch.from_numpy(window).to(model.device).unsqueeze(0)
-            logits = model.decoder(input_ids=ids[:, :-1], use_cache=False).logits[0]
-            loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, 1:], reduction="none")
-            losses.append(loss.cpu().numpy())
-        return np.concatenate(losses)
+
+@torch.inference_mode()
+def chunk_losses(
+    model: RefragModel,
+    passages: Sequence[np.ndarray],
+    chunk_sizes: Sequence[int],
+    *,
+    at_once: int,
+) -> list[np.ndarray]:
+    """How badly the decoder predicts the tokens of chunks inside their passages.
+
+    Args:
+        model: Its decoder reads the passages.
+        passages: Token ids of each passage, shape (n_tokens,).
+        chunk_sizes: Tokens per chunk of each passage.
+        at_once: Tokens that the decoder reads in one pass, at least 512; their logits, tokens x
+            vocabulary, dominate memory.
+
+    Returns:
+        Mean negative log-likelihood of each chunk's tokens, one array per passage, shape
+        (n_chunks,), nats, float32.
+    """
+    stride = min(_STRIDE, model.window - 1)
+    windows = [
+        (i, np.asarray(token_ids[start : start + stride], np.int64))
+        for i, token_ids in enumerate(passages)
+        for start in range(0, len(token_ids), stride)
+    ]
+    order = sorted(range(len(windows)), key=lambda j: len(windows[j][1]))
+    losses: dict[int, np.ndarray] = {}
+    batch: list[int] = []
+    for j in order:
+        if batch and (len(batch) + 1) * len(windows[j][1]) > at_once:
+            losses.update(_token_losses(model, windows, batch))
+            batch = []
+        batch.append(j)
+    if batch:
+        losses.update(_token_losses(model, windows, batch))
+    by_passage = [[np.zeros(0, np.float32)] for _ in passages]
+    for j, (i, _) in enumerate(windows):
+        by_passage[i].append(losses[j])
+    return [
+        _by_chunk(np.concatenate(parts), chunk_size)
+        for parts, chunk_size in zip(by_passage, chunk_sizes, strict=True)
+    ]
+
+
+@computing()
+def _token_losses(
+    model: RefragModel, windows: Sequence[tuple[int, np.ndarray]], batch: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Negative log-likelihood of each token of some windows, shape (n,) each, nats."""
+    lengths = [len(windows[j][1]) for j in batch]
+    # The first token of a window is predicted from the token that opens a layout. Padded on the
+    # right, where causal attention hides it.
+    ids = np.full((len(batch), 1 + max(lengths)), model.first_token_id, dtype=np.int64)
+    for row, j in enumerate(batch):
+        ids[row, 1 : 1 + lengths[row]] = windows[j][1]
+    tokens = torch.from_numpy(ids).to(model.device)
+    logits = model.decoder(input_ids=tokens[:, :-1], use_cache=False).logits
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2).float(), tokens[:, 1:], reduction="none"
+    )
+    rows = losses.cpu().numpy()
+    return {j: rows[i, : lengths[i]] for i, j in enumerate(batch)}
+
+
+def _by_chunk(losses: np.ndarray, chunk_size: int) -> np.ndarray:
+    if not len(losses):
+        return losses
+    starts = np.arange(0, len(losses), chunk_size)
+    lengths = np.diff(np.append(starts, len(losses)))
+    means: np.ndarray = np.add.reduceat(losses, starts) / lengths
+    return means.astype(np.float32)

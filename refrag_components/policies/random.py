@@ -20,6 +20,7 @@ class RandomPolicy(Policy):
     """
 
     name: ClassVar[str] = "random"
+    reads_question: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

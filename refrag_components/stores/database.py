@@ -100,7 +100,7 @@ class Database:
             connection.executescript(schema)
 
     def scrub(self) -> None:
-        """Writes the file anew without what was deleted, and empties its log.
+        """Writes the file again without what was deleted, and empties its log.
 
         Raises:
             StoreError: If SQLite fails, for example because others are writing.

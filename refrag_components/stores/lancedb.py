@@ -132,7 +132,7 @@ class LanceDBStore(RowStore):
             self._writes += 1
 
     def scrub(self) -> None:
-        """Writes the table anew and removes all earlier versions: they hold what was deleted.
+        """Writes the table again and removes all earlier versions: they hold what was deleted.
 
         Raises:
             StoreError: If another process is writing; try again then.

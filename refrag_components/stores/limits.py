@@ -41,7 +41,7 @@ def seconds(value: float | str) -> float:
     """A time limit as given to a store or in its URL.
 
     Raises:
-        ValueError: If it is no finite number above 0.
+        ValueError: If it is not a finite number above 0.
     """
     limit = float(value)
     if not (math.isfinite(limit) and limit > 0):

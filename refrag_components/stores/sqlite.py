@@ -92,7 +92,7 @@ class SQLiteStore(RowStore):
             )
 
     def scrub(self) -> None:
-        """Writes the file anew without what was deleted, and empties its log."""
+        """Writes the file again without what was deleted, and empties its log."""
         self.database.scrub()
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:

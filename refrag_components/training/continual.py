@@ -34,8 +34,7 @@ class ContinualSettings(StageSettings):
 
     Attributes:
         text: How running text is cut.
-        short: Short contexts that come first, with which recall is learnt far faster
-            (experiments/017).
+        short: Short contexts that come first, with which recall is learnt far faster.
         mix: The batches of each step, whose weighted losses are added up.
         rung_shares: Share of the windows on each of the model's rungs.
     """

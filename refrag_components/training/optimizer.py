@@ -41,7 +41,7 @@ class MuonAdamW(torch.optim.Optimizer):
     """Muon (momentum, orthogonalised) for matrices, AdamW without decay for everything else.
 
     With it, recall of words from chunk embeddings was learnt two and a half times as fast as with
-    AdamW on all weights (experiments/017). Steps of both have the same size, so that one learning
+    AdamW on all weights. Steps of both have the same size, so that one learning
     rate fits. Matrices of one shape are orthogonalised together, and a parameter with three
     dimensions is a stack of matrices; ``torch.optim.Muon`` takes matrices one by one and no stack.
 

@@ -41,7 +41,7 @@ class TwinSettings(StageSettings):
         text_weight: Weight of running text beside the conversations, whose weight is 1.
         cloze: Questions made of running text, beside both, with a weight of their own; None for
             none. They are new at every step, whereas a set of questions is learnt by heart after a
-            few passes (experiments/013, 018).
+            few passes.
         cloze_tokens: Tokens of such questions and their answers about one context, at most.
     """
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import InstanceOf, ValidationError
-
+from refrag_components.checking import checked
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.training.continual import ContinualSettings
@@ -39,7 +36,7 @@ class Recipe(Settings):
     """
 
     seed: int = 0
-    model: InstanceOf[RefragConfig]
+    model: RefragConfig
     continual: ContinualSettings | None = None
     questions: QuestionSettings | None = None
     twin: TwinSettings | None = None
@@ -76,30 +73,7 @@ class Recipe(Settings):
         try:
             if unknown := unknown_entry(cls, values):
                 raise ValueError(unknown)
-            model = _model(values.pop("model"))
-            return cls.model_validate({**_with_tuples(values), "model": model})
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            msg = f"the recipe {path} cannot be used: {place}: {first['msg']}"
-            raise TrainingError(msg) from error
-        except (RecursionError, TypeError, ValueError) as error:
+            return checked(cls, values)
+        except (RecursionError, ValueError) as error:
             msg = f"the recipe {path} cannot be used: {error}"
             raise TrainingError(msg) from error
-
-
-def _model(values: dict[str, Any]) -> RefragConfig:
-    known = [field.name for field in fields(RefragConfig) if field.init]
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            guess = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"unknown entry model.{name}; {guess}")
-    return RefragConfig(**values)
-
-
-def _with_tuples(value: Any) -> Any:
-    """Tuples for TOML's lists: settings cannot be changed."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(own) for name, own in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from refrag_components.checking import did_you_mean
 
 __all__ = ["Settings", "Share", "StageSettings", "Steps", "unknown_entry"]
 
@@ -47,31 +49,35 @@ class StageSettings(Settings):
     evaluate_every: Steps | None = None
 
 
-def unknown_entry(kind: type[Settings], values: Any, path: str = "") -> str | None:
+def unknown_entry(kind: type, values: Any, path: str = "") -> str | None:
     """Names the first unknown entry of a table, with the entry that may be meant.
 
     Args:
-        kind: What the table becomes.
+        kind: What the table becomes: a class of settings or a dataclass.
         values: The table.
         path: Names of the tables that it stands in, each with a dot after it.
     """
     if not isinstance(values, dict):
         return None
-    fields = kind.model_fields
+    if issubclass(kind, Settings):
+        fields = {name: field.annotation for name, field in kind.model_fields.items()}
+    else:
+        assert dataclasses.is_dataclass(kind)
+        fields = {field.name: None for field in dataclasses.fields(kind) if field.init}
     for name, value in values.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            guess = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
-            return f"unknown entry {path}{name}; {guess}"
-        for inner in _settings_in(fields[name].annotation):
+            return f"unknown entry {path}{name}; {did_you_mean(name, fields)}"
+        for inner in _tables_in(fields[name]):
             for own in value if isinstance(value, list | tuple) else [value]:
                 if found := unknown_entry(inner, own, f"{path}{name}."):
                     return found
     return None
 
 
-def _settings_in(annotation: Any) -> list[type[Settings]]:
-    """The classes of settings in a type, such as in ``tuple[Shape, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
+def _tables_in(annotation: Any) -> list[type]:
+    """What becomes of a table in a type, such as ``Shape`` in ``tuple[Shape, ...]``."""
+    if isinstance(annotation, type) and (
+        issubclass(annotation, Settings) or dataclasses.is_dataclass(annotation)
+    ):
         return [annotation]
-    return [found for argument in get_args(annotation) for found in _settings_in(argument)]
+    return [found for argument in get_args(annotation) for found in _tables_in(argument)]

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from refrag_demo import demo
+from tests.tiny import tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_a_log_is_plain_and_narrow(roomy_folder: Path) -> None:
 
 def test_the_plain_side_is_the_untouched_base(tiny_base: tuple[Path, Path]) -> None:
     decoder, encoder = tiny_base
-    config = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
+    config = tiny_config(decoder, encoder)
     trained, base = RefragModel.from_base(config), RefragModel.from_base(config)
     torch.nn.init.zeros_(trained.decoder.lm_head.weight)
     plain = demo._plain_generator(trained).model.decoder

@@ -18,9 +18,8 @@ from refrag_components.engines.json_schema import AnswerSchema, check_complete
 from refrag_components.engines.layout import Layout
 from refrag_components.exceptions import StructuredOutputError
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from tests.engines.layouts import segment, text_segment
-from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config
+from tests.tiny import TEXT, save_tiny_decoder, tiny_config, tiny_decoder_config
 
 
 class Kind(Enum):
@@ -180,7 +179,7 @@ def test_no_fields_except_those_named(engine: TransformersEngine, layout: Layout
 
 def test_a_decoder_with_more_rows_than_tokens(tiny_base: tuple[Path, Path], tmp_path: Path) -> None:
     folder = save_tiny_decoder(tmp_path / "decoder", tiny_decoder_config(vocab_size=512))
-    config = RefragConfig(decoder=str(folder), encoder=str(tiny_base[1]), chunk_size=4)
+    config = tiny_config(folder, tiny_base[1])
     model = RefragModel.from_base(config)
     layout = Layout((text_segment(model, "As JSON:"),))
     sampling = params(SCHEMAS["union"], temperature=5.0, seed=1)

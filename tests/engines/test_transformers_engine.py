@@ -26,10 +26,15 @@ from refrag_components.engines import SamplingParams, TransformersEngine
 from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from tests.engines.contract import EngineContract, plain_answer, same
 from tests.engines.layouts import every_other, plain_ids, prompt, token_ids
-from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config, tiny_decoder_tokenizer
+from tests.tiny import (
+    TEXT,
+    save_tiny_decoder,
+    tiny_config,
+    tiny_decoder_config,
+    tiny_decoder_tokenizer,
+)
 
 _untied = partial(tiny_decoder_config, tie_word_embeddings=False)
 _OLDER_SHAPE: dict[str, Any] = {
@@ -60,7 +65,7 @@ def any_model(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RefragModel:
     decoder = save_tiny_decoder(tmp_path_factory.mktemp(request.param), _DECODERS[request.param])
-    config = RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
+    config = tiny_config(decoder, tiny_base[1])
     model = RefragModel.from_base(config).eval()
     torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
     return model

@@ -21,11 +21,10 @@ from refrag_components.engines import EngineOutput, SamplingParams, Transformers
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.layout import Layout
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from tests.engines.contract import same
 from tests.engines.layouts import every_other, prompt
 from tests.engines.steps import Steps
-from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
+from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_config, tiny_decoder_config
 
 ROOT = Path(__file__).parents[2]
 SHORT = SamplingParams(max_tokens=2)
@@ -341,7 +340,7 @@ def test_a_cache_that_cannot_take_rows_in(
         tmp_path / "decoder", tiny_decoder_config(MistralConfig, sliding_window=24)
     )
     encoder = save_tiny_encoder(tmp_path / "encoder")
-    config = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
+    config = tiny_config(decoder, encoder)
     model = RefragModel.from_base(config).eval()
     engine = TransformersEngine(model)
     prompts = [prompt(model, TEXT[i : i + 2], every_other, "What?") for i in range(4)]

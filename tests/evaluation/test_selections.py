@@ -10,7 +10,13 @@ from refrag_components.evaluation.selections import SELECTIONS, chunk_scores, se
 from refrag_components.exceptions import UnknownPolicyError
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.policy_network import NETWORKS, PolicyNetwork
-from refrag_components.policies import PerplexityPolicy, Policy, PolicyInputs, make_policy
+from refrag_components.policies import (
+    POLICIES,
+    PerplexityPolicy,
+    Policy,
+    PolicyInputs,
+    make_policy,
+)
 from tests.tiny import TEXT
 
 
@@ -25,7 +31,7 @@ def inputs(tiny_model: RefragModel) -> list[PolicyInputs]:
     ]
 
 
-@pytest.mark.parametrize("name", ["random", "similarity", "late-interaction", "perplexity"])
+@pytest.mark.parametrize("name", [name for name in SELECTIONS if name in POLICIES])
 def test_batched_scores_are_the_policy_s_own(
     tiny_model: RefragModel, inputs: list[PolicyInputs], name: str
 ) -> None:
@@ -60,7 +66,7 @@ def test_an_unknown_selection_is_refused(
         chunk_scores("clairvoyance", tiny_model, inputs)
 
 
-@pytest.mark.parametrize("name", ["learned", "learned-query"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_learned_policies_are_compared_where_they_were_trained(
     tiny_folder: Path, inputs: list[PolicyInputs], name: str
 ) -> None:

@@ -22,6 +22,7 @@ from refrag_components.exceptions import (
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.policies import (
     FractionBudget,
     Policy,
@@ -389,7 +390,7 @@ def test_a_prompt_that_begins_with_a_passage_gets_a_token_first(
 def test_a_raw_prompt_gets_the_tokenizers_bos(
     generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generator._prompts, "_opening", [1])
+    monkeypatch.setattr(generator._preparer._prompts, "_opening", [1])
     for request in (_raw("Once"), _raw(PassagePart(TEXT[0]), "Once")):
         first = generator.prepare(request).layout.segments[0]
         assert isinstance(first, TextSegment)
@@ -449,6 +450,32 @@ def test_a_policy_of_ones_own(tiny_model: RefragModel, generator: RefragGenerato
     assert mask.tolist() == sorted(mask.tolist())
     assert prepared.report.policy == "last"
     assert asked == [_QUESTION]
+
+
+def test_a_question_is_encoded_only_for_policies_that_read_it(
+    tiny_model: RefragModel, generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = tiny_model.encode_questions
+
+    def recorded(texts: list[str]) -> list[EncodedQuestion]:
+        encoded.extend(texts)
+        return encode(texts)
+
+    names = ("random", "similarity", "perplexity", "late-interaction")
+    requests = [
+        replace(
+            _request(tiny_model, TEXT, policy=name, budget=FractionBudget(0.5)),
+            question=f"What does {name} see?",
+        )
+        for name in names
+    ]
+    expected = [generator.prepare(request).layout for request in requests]
+    monkeypatch.setattr(tiny_model, "encode_questions", recorded)
+    answers = generator.generate(requests, _PARAMS)
+    assert encoded == ["What does similarity see?", "What does late-interaction see?"]
+    assert [answer.report.policy for answer in answers] == list(names)
+    assert [answer.report.positions for answer in answers] == [own.n_positions for own in expected]
 
 
 def test_a_request_may_bring_its_engine(

@@ -93,7 +93,7 @@ def test_everything_of_a_tenant_goes_with_the_index(
 def test_what_a_killed_run_left_behind_goes_too(tmp_path: Path, model: FakeModel) -> None:
     with RefragIndex.create(tmp_path / "index", model, passage_tokens=8) as index:
         index.add([Document("rain", KEPT)])
-        index._encode([SECRET], 1)  # stored, but its document was never committed
+        index._writer._encode([SECRET], 1)  # stored, but its document was never committed
     forget(tmp_path / "index", documents=["nobody"])
     assert traces(tmp_path, model, SECRET) == []
 

@@ -60,7 +60,7 @@ def test_a_folder_whose_drive_may_not_be_mounted_is_kept_and_named(
         drive.mkdir()
     device = docs.stat().st_dev
     known = roots.known_roots(index._catalog) | {str(drive): device + 1}
-    monkeypatch.setattr("refrag_components.index.index.known_roots", lambda _: known)
+    monkeypatch.setattr("refrag_components.index.roots.known_roots", lambda _: known)
     report = index.add_folder(docs)
     assert (report.removed, report.absent) == (0, [str(drive)])
     assert "Snow fell." in texts(index)

@@ -248,7 +248,7 @@ def test_works_with_a_refrag_model(tmp_path: Path, tiny_model: RefragModel) -> N
     "version",
     [
         "refrag_components.text.documents.READER_VERSION",
-        "refrag_components.index.index.PASSAGES_VERSION",
+        "refrag_components.index.writing.PASSAGES_VERSION",
     ],
 )
 def test_a_better_reader_reads_again(

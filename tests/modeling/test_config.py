@@ -56,11 +56,17 @@ def test_rungs_of_a_hugging_face_encoder_are_its_chunk_size_alone() -> None:
         (json.dumps(GOOD | {"version": True}), "version True; this release reads versions"),
         (json.dumps(GOOD | {"version": 2}), "version 2 but no encoder_layers"),
         (json.dumps(GOOD | {"encoder_layers": 2}), r"unknown entries \['encoder_layers'\]"),
-        (json.dumps(LAYERS | {"encoder_layers": "2"}), "cannot be used: encoder_layers must be of"),
-        (json.dumps(LAYERS | {"encoder_layers": True}), "cannot be used: encoder_layers must be"),
+        (
+            json.dumps(LAYERS | {"encoder_layers": "2"}),
+            "used: encoder_layers: .* valid int",
+        ),
+        (
+            json.dumps(LAYERS | {"encoder_layers": True}),
+            "used: encoder_layers: .* valid int",
+        ),
         (json.dumps(LAYERS | {"encoder_layers": -1}), "cannot be used: encoder_layers must be a"),
-        (json.dumps(LAYERS | {"rungs": 8}), "cannot be used: rungs must be of type tuple"),
-        (json.dumps(LAYERS | {"rungs": [8, "16"]}), "cannot be used: rungs must be whole numbers"),
+        (json.dumps(LAYERS | {"rungs": 8}), "cannot be used: rungs: .* valid array, got 8"),
+        (json.dumps(LAYERS | {"rungs": [8, "16"]}), "cannot be used: rungs.1: .* valid int"),
         (json.dumps(LAYERS | {"rungs": [16, 32]}), "cannot be used: rungs must be ascending"),
         (json.dumps(LAYERS | {"rungs": [8, 32, 16]}), "cannot be used: rungs must be ascending"),
         (json.dumps(LAYERS | {"rungs": [8, 12]}), "cannot be used: rungs must be ascending"),
@@ -74,7 +80,7 @@ def test_rungs_of_a_hugging_face_encoder_are_its_chunk_size_alone() -> None:
         (json.dumps(GOOD | {"token_mlp": "64"}), "cannot be used"),
         (json.dumps(GOOD | {"folders": ["../x"]}), "cannot be used: folders may name .*'../x'"),
         (json.dumps(GOOD | {"folders": 3}), "cannot be used"),
-        ('{"model_type": "refrag", "version": 1}', "cannot be used: .*'decoder'"),
+        ('{"model_type": "refrag", "version": 1}', "cannot be used: decoder: field required"),
     ],
 )
 def test_other_configurations_are_told_apart(tmp_path: Path, content: str, message: str) -> None:

@@ -20,7 +20,7 @@ from refrag_components.modeling.config import RefragConfig
 from refrag_components.modeling.policy_network import POLICY_FILE, PolicyNetwork, save_networks
 from refrag_components.policies import DEFAULT_POLICY, PolicyInputs, make_policy
 from tests.engines.layouts import logits, segment, text_segment
-from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config
+from tests.tiny import TEXT, layered_config, save_tiny_decoder, tiny_decoder_config
 
 PARTS = ("decoder", "encoder", "projector")
 
@@ -248,12 +248,8 @@ def test_a_decoder_without_so_many_layers_is_refused(tiny_base: tuple[Path, Path
 def test_other_decoders_are_saved_whole_except_the_token_table(
     decoder: PretrainedConfig, tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    config = RefragConfig(
-        decoder=str(save_tiny_decoder(tmp_path / "base", decoder)),
-        encoder=str(tiny_base[1]),
-        encoder_layers=1,
-        token_mlp=0,
-    )
+    base = save_tiny_decoder(tmp_path / "base", decoder)
+    config = layered_config(base, tiny_base[1], chunk_size=8, max_chunk_size=8, rungs=())
     RefragModel.from_base(config).save_pretrained(tmp_path / "start")
     model = RefragModel.for_training(tmp_path / "start")
     for parameter in model.parameters():

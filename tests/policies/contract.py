@@ -10,6 +10,7 @@ import pytest
 
 from refrag_components.generation.choosing import Chunks, choose
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.policies import (
     FractionBudget,
     Policy,
@@ -30,14 +31,14 @@ class PolicyContract:
         name: The policy's.
         keeps_order: Passages in another order give the same scores in that order.
         each_alone: What other passages there are makes no difference to a passage's scores.
-        reads_question: Another question gives other scores.
+        depends_on_question: Another question gives other scores.
         share: Fraction of the chunks that expand whatever the budget; None if it keeps to it.
     """
 
     name: ClassVar[str]
     keeps_order: ClassVar[bool]
     each_alone: ClassVar[bool]
-    reads_question: ClassVar[bool]
+    depends_on_question: ClassVar[bool]
     share: ClassVar[float | None] = None
 
     @pytest.fixture
@@ -113,10 +114,18 @@ class PolicyContract:
             policy.scores(PolicyInputs(inputs.passages, question))
             for question in (inputs.question, other)
         )
-        assert np.array_equal(asked, differently) != self.reads_question
+        assert np.array_equal(asked, differently) != self.depends_on_question
         blank = policy.scores(PolicyInputs(inputs.passages, inputs.question.blanked))
         assert blank.shape == asked.shape
         assert np.isfinite(blank).all()
+
+    def test_it_says_whether_the_question_has_to_be_encoded(
+        self, policy: Policy, inputs: PolicyInputs
+    ) -> None:
+        question = inputs.question
+        unencoded = EncodedQuestion.unencoded(question.text, question.vectors.shape[1])
+        scores = policy.scores(PolicyInputs(inputs.passages, unencoded))
+        assert np.array_equal(scores, policy.scores(inputs)) != policy.reads_question
 
     @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
     def test_it_fills_its_budget(self, policy: Policy, inputs: PolicyInputs, share: float) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,24 @@ import pytest
 
 from refrag_components.exceptions import BudgetError
 from refrag_components.policies import (
+    Budget,
     FractionBudget,
     PositionBudget,
     parse_budget,
     parse_rest,
     select,
 )
+from refrag_components.policies.budget import BUDGETS
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_the_readme_shows_every_kind(kind: type[Budget]) -> None:
+    section = README.partition("## How much is expanded")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"such as ([\w.]+)", kind.meaning)
+    assert f"`{example}`" in section
+    assert parse_budget(float(example) if "." in example else int(example)).number == float(example)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from refrag_components.exceptions import StoreError
 from refrag_components.stores import MemoryStore, SQLiteStore, open_store
 from refrag_components.stores.url import local_path, split_options, without_password
 from tests.stores.contract import make
-from tests.stores.processes import run
 
 
 def test_opens_a_path_and_its_url(tmp_path: Path) -> None:
@@ -129,32 +128,6 @@ def test_options_are_taken_out_and_the_rest_is_left() -> None:
     rest, options = split_options(url, "table", "schema")
     assert rest == "postgresql://u:p%2F@h/db?options=-csearch_path%3Da%20b&sslmode=require"
     assert options == {"table": "t"}
-
-
-@pytest.mark.parametrize(
-    ("extra", "package"),
-    [
-        ("chroma", "chromadb"),
-        ("lancedb", "lancedb"),
-        ("milvus", "pymilvus"),
-        ("postgres", "psycopg"),
-        ("qdrant", "qdrant_client"),
-        ("weaviate", "weaviate"),
-    ],
-)
-def test_a_client_that_is_not_installed_is_named_with_its_extra(extra: str, package: str) -> None:
-    code = """
-        from importlib import import_module
-        from refrag_components.exceptions import MissingExtraError
-        sys.modules[sys.argv[2]] = None
-        try:
-            import_module(f"refrag_components.stores.{sys.argv[1]}")
-        except MissingExtraError as error:
-            assert f'pip install "refrag-components[{sys.argv[1]}]"' in str(error)
-        else:
-            raise AssertionError
-    """
-    run(code, extra, package)
 
 
 @pytest.mark.parametrize("slashes", ["///", "////"])

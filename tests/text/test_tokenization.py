@@ -9,6 +9,8 @@ from refrag_components.engines import SamplingParams
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.policy_network import NETWORKS
+from refrag_components.policies import POLICIES
 from refrag_components.prompts.parts import Message, PassagePart, TextPart
 from refrag_components.prompts.rendering import render
 from refrag_components.text.splitting import split_passages, token_counter
@@ -45,7 +47,7 @@ def test_lone_surrogates_in_search(tiny_model: RefragModel) -> None:
     np.testing.assert_array_equal(tiny_model.search_vector(BROKEN), tiny_model.search_vector(WHOLE))
 
 
-@pytest.mark.parametrize("policy", ["late-interaction", "similarity", "perplexity", "random"])
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name not in NETWORKS])
 def test_lone_surrogates_anywhere_in_a_request(tiny_model: RefragModel, policy: str) -> None:
     generator = RefragGenerator(tiny_model, policy=policy)
     answers = []

@@ -19,10 +19,9 @@ from refrag_components.corpus import (
     cut_windows,
 )
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from refrag_components.training import losses
 from refrag_components.training.objective import TrainingModel
-from tests.tiny import save_tiny_decoder, tiny_decoder_config
+from tests.tiny import layered_config, save_tiny_decoder, tiny_decoder_config
 
 DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -32,17 +31,8 @@ DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
 
 
 def layered(decoder: Path, encoder: Path) -> RefragModel:
-    config = RefragConfig(
-        decoder=str(decoder),
-        encoder=str(encoder),
-        encoder_layers=1,
-        chunk_size=4,
-        max_chunk_size=4,
-        rungs=(4, 8),
-        token_mlp=0,
-    )
     torch.manual_seed(1)
-    model = RefragModel.from_base(config)
+    model = RefragModel.from_base(layered_config(decoder, encoder, rungs=(4, 8)))
     model.decoder.get_input_embeddings().weight.requires_grad_(False)
     return model
 

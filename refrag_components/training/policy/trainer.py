@@ -67,7 +67,6 @@ _NETWORKS = "networks.safetensors"
 _OPTIMISER = "optimiser.safetensors"
 _STATE = "state.json"
 _WORKERS = 8
-_NEED_A_QUESTION = ("similarity", "late-interaction")  # of the baselines
 _RANDOM_CHOICES = 4  # random choices a prompt that an evaluation compares with
 
 _logger = logging.getLogger(__name__)
@@ -145,7 +144,8 @@ class PolicyTrainer:
             examples = self.validation[step].to(self.model.device)
             prompts, seen = self._observe(examples)
             scores = {name: network(seen) for name, network in self.networks.items()}
-            scores |= _baselines(seen, self._rarity)
+            source = "text" if examples.passage_chunks else "questions"
+            scores |= _baselines(seen, self._rarity, with_question=source == "questions")
             counts = _counts(prompts.present, examples.expanded)
             chosen = [
                 picks_to_mask(_best(score, counts), prompts.present.shape[1]).unsqueeze(1)
@@ -155,10 +155,8 @@ class PolicyTrainer:
             random = self._random_choice(prompts.present, counts, _RANDOM_CHOICES, unused)
             gained = self._rewards(prompts, torch.cat([*chosen, random], dim=1))
             over = gained - gained[:, len(scores) :].mean(dim=1, keepdim=True)
-            source = "text" if examples.passage_chunks else "questions"
             for i, name in enumerate(scores):
-                if source == "questions" or name not in _NEED_A_QUESTION:
-                    found.setdefault(f"{source} {name}", []).append(over[:, i])
+                found.setdefault(f"{source} {name}", []).append(over[:, i])
         results = {}
         for name, parts in found.items():
             values = torch.cat(parts)
@@ -369,16 +367,18 @@ def _best(scores: Tensor, counts: Tensor) -> Tensor:
     return order.masked_fill(place >= counts.unsqueeze(1), -1)
 
 
-def _baselines(seen: Observation, rarity: Tensor) -> dict[str, Tensor]:
+def _baselines(seen: Observation, rarity: Tensor, *, with_question: bool) -> dict[str, Tensor]:
     floor = uniform_logits(seen.present)
     place = torch.arange(seen.present.shape[1], device=rarity.device)
-    asked = question_features(seen, rarity)
-    return {
-        "similarity": asked[..., 0] + floor,
-        "late-interaction": asked[..., LATE_INTERACTION] + floor,
+    found = {
         "recent": place + floor,
         "rare": context_features(seen, rarity)[..., 0] + floor,
     }
+    if with_question:
+        features = question_features(seen, rarity)
+        found["similarity"] = features[..., 0] + floor
+        found["late-interaction"] = features[..., LATE_INTERACTION] + floor
+    return found
 
 
 def _summary(gained: Tensor) -> dict[str, float]:
