@@ -43,8 +43,8 @@ class RefragDocument(Document):
 
     # LangGraph writes the name that an object gives as its class into checkpoints, and its strict
     # serialiser makes objects of classes that it knows, dicts of all others.
-    @property
-    def __class__(self) -> type[Document]:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Document]:  # type: ignore[override]
         return Document
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickle would compare that class with the type
