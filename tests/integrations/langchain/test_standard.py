@@ -39,7 +39,7 @@ from langchain_refrag import ChatRefrag, RefragEmbeddings, RefragRetriever, Refr
 from refrag_components.stores import MemoryStore
 from refrag_components.vectors import ChunkVectors
 from tests.integrations.langchain.conftest import ListRetriever
-from tests.integrations.langchain.scripted import ScriptedEngine
+from tests.integrations.scripted import ScriptedEngine
 from tests.stores.contract import make
 
 # The suites set timeout, max_retries and api_key on every model.
