@@ -137,6 +137,21 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
             model_name=self.model,
         )
 
+    def to_payload(self) -> dict[str, Any]:
+        """What instrumentation is told of the LLM.
+
+        LlamaIndex asks for it in the event loop, so it is not the metadata, which may have to be
+        looked up.
+        """
+        return {
+            "class_name": self.class_name(),
+            "model": self.model,
+            "model_name": self.model,
+            "is_chat_model": True,
+            "num_output": self.max_tokens,
+            "temperature": self.temperature,
+        }
+
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text by the decoder's own tokenizer, for ``Settings.tokenizer``."""
         ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()

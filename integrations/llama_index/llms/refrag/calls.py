@@ -153,8 +153,9 @@ class _Growing:
 
 
 def _likelihood(told: TokenLogprob) -> list[LogProb]:
-    others = (pair for pair in told.top if pair[0] != told.token)
+    own = (told.token, told.logprob)
+    others = (pair for pair in told.top if pair != own)
     return [
         LogProb(token=token, logprob=logprob, bytes=utf8(token) or [])
-        for token, logprob in ((told.token, told.logprob), *others)
+        for token, logprob in (own, *others)
     ]
