@@ -56,9 +56,10 @@ class RefragSettings(AnswerSettings):
     is another name of ``max_tokens``. What only remote models offer (such as ``logit_bias``) is
     ignored with a warning. With ``logprobs`` they are beside the report, as OpenAI writes them.
 
-    ``dumps`` writes the settings, without ``api_key``, ``store`` and ``engine``; ``load`` with
-    ``allowed_objects="all"`` and ``valid_namespaces=["langchain_refrag"]`` makes the model of them
-    where its checkpoint is at hand.
+    ``dumps`` writes the settings, without ``api_key``, ``store`` and ``engine``. ``loads``, told
+    the class (``allowed_objects=[ChatRefrag]``) and its package
+    (``valid_namespaces=["langchain_refrag"]``), makes the model of them where its checkpoint is at
+    hand.
 
     Attributes:
         model_name: Checkpoint (``model=``): a bundled name, as the default is, a folder or a hub

@@ -144,12 +144,12 @@ class TestTheEventLoop:
         assert threads == {"get": [False]}
 
     @staticmethod
-    async def ask(model: Any, way: str, **options: Any) -> None:
+    async def ask(asked: Any, way: str, **options: Any) -> None:
         if way == "astream":
-            async for _ in model.astream(PROMPT, **options):
+            async for _ in asked.astream(PROMPT, **options):
                 pass
         elif way == "agenerate":
-            asked = [HumanMessage(PROMPT)] if isinstance(model, ChatRefrag) else PROMPT
-            await model.agenerate([asked], **options)
+            prompt = [HumanMessage(PROMPT)] if isinstance(asked, ChatRefrag) else PROMPT
+            await asked.agenerate([prompt], **options)
         else:
-            await model.ainvoke(PROMPT, **options)
+            await asked.ainvoke(PROMPT, **options)
