@@ -125,7 +125,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> dict[str, Any]:
         # The cache key must name the checkpoint and the settings that this call really uses, under
         # a name that LangChain does not write over with the keywords of the call.
-        call = self._call(stop, kwargs)
+        call = self._call(stop, kwargs, warns=False)
         params = super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
         return {**params, "refrag": call._identifying_params}
 

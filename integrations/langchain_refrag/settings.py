@@ -52,9 +52,9 @@ class RefragSettings(AnswerSettings):
 
     Each of ``model``, ``policy``, ``budget``, ``rest``, ``max_tokens``, ``temperature``, ``top_p``,
     ``top_k``, ``repetition_penalty``, ``seed``, ``stop``, ``n``, ``logprobs``, ``top_logprobs`` and
-    ``timeout`` may also be given with a single call or through ``bind``. ``max_completion_tokens``
-    is another name of ``max_tokens``. What only remote models offer (such as ``logit_bias``) is
-    ignored with a warning. With ``logprobs`` they are beside the report, as OpenAI writes them.
+    ``timeout`` may also be given with a single call or through ``bind``. What only remote models
+    offer (such as ``logit_bias``) is ignored with a warning. With ``logprobs`` they are beside the
+    report, as OpenAI writes them.
 
     ``dumps`` writes the settings, without ``api_key``, ``store`` and ``engine``. ``loads``, told
     the class (``allowed_objects=[ChatRefrag]``) and its package
@@ -74,12 +74,9 @@ class RefragSettings(AnswerSettings):
 
     _model_field: ClassVar[str] = "model_name"
     _by_call: ClassVar[tuple[str, ...]] = (
-        *("max_completion_tokens", "model", "n"),
+        *("model", "n"),
         *AnswerSettings._by_call,
     )
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**_by_our_names(values))
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -111,11 +108,13 @@ class RefragSettings(AnswerSettings):
             msg = f"a stream is one answer; n={self.n} needs invoke, batch or generate"
             raise SamplingError(msg)
 
-    def _call(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> Self:
+    def _call(
+        self, stop: list[str] | None, overrides: Mapping[str, Any], *, warns: bool = True
+    ) -> Self:
         """These settings with the overrides of one call, see ``_for_call``."""
-        overrides = _by_our_names(overrides)
+        overrides = dict(overrides)
         ignored = [name for name in _REMOTE_ONLY if overrides.pop(name, None) is not None]
-        if ignored:
+        if ignored and warns:
             warn(f"{type(self).__name__} ignores {', '.join(ignored)}", stacklevel=2)
         return self._for_call({**overrides, "stop": stop} if stop else overrides)
 
@@ -155,9 +154,3 @@ class RefragSettings(AnswerSettings):
 def told(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Log probabilities, if there are any, as LangChain expects them among the metadata."""
     return {"logprobs": written_for_chat(logprobs)} if logprobs else {}
-
-
-def _by_our_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    ours = dict(settings)
-    most = ours.pop("max_completion_tokens", None)
-    return ours if most is None else {**ours, "max_tokens": most}

@@ -46,6 +46,7 @@ class AnswerSettings(BaseModel):
     Subclasses have one more field, the checkpoint's name. Arguments of the constructor that are not
     settings are ignored with a warning: those of remote models (api_key, max_retries) must not
     break a swap, but typos must show. None stands for the default, here and with a call.
+    ``max_completion_tokens`` is another name of ``max_tokens``.
 
     Attributes:
         store: Where chunk vectors of passages are kept if their retriever named no store; in memory
@@ -107,13 +108,14 @@ class AnswerSettings(BaseModel):
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
-        *("policy", "budget", "rest", "max_tokens", "temperature", "top_p", "top_k"),
-        *("repetition_penalty", "stop", "seed", "logprobs", "top_logprobs", "timeout"),
+        *("policy", "budget", "rest", "max_tokens", "max_completion_tokens", "temperature"),
+        *("top_p", "top_k", "repetition_penalty", "stop", "seed", "logprobs", "top_logprobs"),
+        "timeout",
     )
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
     def __init__(self, **values: Any) -> None:
-        values = {name: value for name, value in values.items() if value is not None}
+        values = _by_our_names(values)
         super().__init__(**values)
         fields = type(self).model_fields
         known = {*fields, *(field.alias for field in fields.values() if field.alias)}
@@ -140,8 +142,8 @@ class AnswerSettings(BaseModel):
         """
         overrides = {
             name: value
-            for name, value in overrides.items()
-            if name not in self._call_only and value is not None
+            for name, value in _by_our_names(overrides).items()
+            if name not in self._call_only
         }
         if unknown := sorted(set(overrides) - set(self._by_call)):
             msg = (
@@ -260,3 +262,11 @@ class AnswerSettings(BaseModel):
             msg = f"top_logprobs={shown(self.top_logprobs)} needs logprobs=True"
             raise SamplingError(msg)
         return None
+
+
+def _by_our_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are given, under the names of the fields."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if "max_completion_tokens" in given:
+        given["max_tokens"] = given.pop("max_completion_tokens")
+    return given

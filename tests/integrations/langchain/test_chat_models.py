@@ -355,8 +355,9 @@ class TestSettings:
         assert ChatRefrag().model_name == RefragLLM().model_name == "refrag-smollm2-135m"
 
     def test_unknown_settings_are_named(self, tiny_folder: Path) -> None:
-        with pytest.warns(UserWarning, match="ChatRefrag ignores api_key, buget"):
+        with pytest.warns(UserWarning, match="ChatRefrag ignores api_key, buget") as caught:
             ChatRefrag(model=str(tiny_folder), buget=1.0, api_key="x")  # type: ignore[call-arg]
+        assert caught[0].filename == __file__
 
     def test_unknown_settings_of_a_call(self, chat: ChatRefrag) -> None:
         with pytest.raises(TypeError, match="buget"):

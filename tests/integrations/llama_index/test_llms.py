@@ -217,6 +217,15 @@ class TestSettings:
         with pytest.warns(UserWarning, match="RefragLLM ignores api_key, max_retries"):
             RefragLLM(model=folder, max_retries=2, api_key="x")
 
+    def test_names_of_other_providers(self, llm: RefragLLM) -> None:
+        assert RefragLLM(model=llm.model, max_completion_tokens=2).max_tokens == 2
+        assert report(llm.complete(QUESTION, max_completion_tokens=2))["output_tokens"] <= 2
+
+    def test_warnings_point_at_the_user(self, folder: str) -> None:
+        with pytest.warns(UserWarning, match="ignores max_retries") as caught:
+            RefragLLM(model=folder, max_retries=2)
+        assert caught[0].filename == __file__
+
     async def test_logprobs(self, llm: RefragLLM) -> None:
         response = llm.complete(QUESTION, logprobs=True, top_logprobs=2)
         assert response.logprobs is not None
