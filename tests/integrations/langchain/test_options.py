@@ -8,6 +8,7 @@ from operator import add
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import LLMResult
@@ -78,8 +79,15 @@ class TestSeveralAnswers:
         with pytest.raises(SamplingError, match="n must be an int"):
             chat.invoke(QUESTION, n=n)
 
-    async def test_are_cached_apart(self, chat: ChatRefrag) -> None:
-        assert chat._get_llm_string(n=1) != chat._get_llm_string(n=2)
+    @pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+    def test_are_cached_together(self, chat: ChatRefrag, kind: Any) -> None:
+        model = kind(model=chat.model_name, max_tokens=8, cache=InMemoryCache(), temperature=2.0)
+        asked: Any = [[HumanMessage(QUESTION)]] if kind is ChatRefrag else [QUESTION]
+        two = texts(model.generate(asked, n=2))
+        one = texts(model.generate(asked))
+        assert [len(each) for each in (*one, *two)] == [1, 2]
+        assert texts(model.generate(asked, n=2)) == two  # drawn without a seed
+        assert texts(model.generate(asked)) == one
 
 
 class TestLogprobs:

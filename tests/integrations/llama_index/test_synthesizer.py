@@ -80,7 +80,9 @@ def test_the_query_engine_takes_the_llm_of_the_settings_too(
     assert response.metadata["refrag"]["rate"] > 1
     for other in (PromptKeeper(), None):  # which would compress nothing
         monkeypatch.setattr(Settings, "_llm", other)
-        assert default_llm() == RefragLLM()
+        bundled = default_llm()
+        assert isinstance(bundled, RefragLLM)
+        assert bundled.model == "refrag-smollm2-135m"
 
 
 def test_store_and_postprocessors(list_retriever: ListRetriever, llm: RefragLLM) -> None:
