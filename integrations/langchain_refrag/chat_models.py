@@ -37,7 +37,7 @@ from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Answering, agenerate_all
-from refrag_components.generation.shared_checkpoints import about_decoder
+from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
 from refrag_components.generation.tools import AnswerForm, calls_tools
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
@@ -159,8 +159,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         chosen = read_tools(schemas, tool_choice)
         if call.base_url is not None:
             chosen.refuse_server()
-        elif chosen.schemas:
-            chosen.form(call._checkpoint().model.tokenizer)  # does it work?
+        elif chosen.schemas and (about := about_decoder(call.model_name, call.device)):
+            # Does it work? Agents ask in the event loop, so the weights are not loaded for it.
+            chosen.form(about.tokenizer)
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=schemas, **kwargs)
@@ -197,12 +198,17 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             raise ValueError(msg)
         if method == "json_mode":
             return parse_json_answers(self, schema, include_raw=include_raw)
-        if method == "json_schema" and (
-            self.base_url is not None
-            or not calls_tools(self._checkpoint().model.tokenizer, by_schema=True)
-        ):
-            return answer_by_schema(self, schema, include_raw=include_raw)
-        return call_by_schema(self, schema, include_raw=include_raw)
+        if method == "function_calling" or self._demands_calls():
+            return call_by_schema(self, schema, include_raw=include_raw)
+        return answer_by_schema(self, schema, include_raw=include_raw)
+
+    def _demands_calls(self) -> bool:
+        """Whether the decoder can be made to call a tool by its schema."""
+        if self.base_url is not None:
+            return False
+        known = about_decoder(self.model_name, self.device)
+        about = known or AboutDecoder.of(self._checkpoint().model)
+        return calls_tools(about.tokenizer, by_schema=True)
 
     def explain(
         self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any

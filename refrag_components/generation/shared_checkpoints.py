@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.forking import OwnLock
@@ -122,16 +122,21 @@ class AboutDecoder:
 
     Attributes:
         window: Its longest input in positions.
-        calls_tools: Whether it can be told about tools, and its calls can be read.
+        tokenizer: Its tokenizer, with the chat template.
     """
 
     window: int
-    calls_tools: bool
+    tokenizer: PreTrainedTokenizerBase
 
     @classmethod
     def of(cls, model: RefragModel) -> AboutDecoder:
         """What a loaded model's decoder is."""
-        return cls(model.window, calls_tools(model.tokenizer))
+        return cls(model.window, model.tokenizer)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether it can be told about tools, and its calls can be read."""
+        return calls_tools(self.tokenizer)
 
 
 def about_decoder(name: str, device: str | None = None) -> AboutDecoder | None:
@@ -166,7 +171,7 @@ def _described(decoder: Path) -> list[Path]:
 @lru_cache(maxsize=16)
 def _about(decoder: Path, changed: tuple[int, ...]) -> AboutDecoder:
     config, tokenizer = AutoConfig.from_pretrained(decoder), AutoTokenizer.from_pretrained(decoder)
-    return AboutDecoder(position_limit(config, tokenizer), calls_tools(tokenizer))
+    return AboutDecoder(position_limit(config, tokenizer), tokenizer)
 
 
 def answering_digest(name: str, device: str | None = None) -> str:

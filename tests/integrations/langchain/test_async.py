@@ -16,7 +16,7 @@ from langchain_core.messages import HumanMessage
 
 from langchain_refrag import ChatRefrag, RefragLLM
 from refrag_components.engines import TransformersEngine
-from refrag_components.exceptions import ContextWindowError
+from refrag_components.exceptions import ContextWindowError, ToolCallingError
 from refrag_components.generation import shared_checkpoints
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.shared_checkpoints import load_checkpoint
@@ -132,6 +132,18 @@ class TestTheEventLoop:
         await self.ask(kind(model=chat.model_name, max_tokens=2), way, model=fresh)
         assert threads["from_pretrained"] == [False]
         assert not any(threads["_digest_of_files"])
+
+    def test_tools_and_schemas_are_bound_without_weights(
+        self, tool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Agents bind them in the event loop."""
+        monkeypatch.setattr(RefragModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+        chat = ChatRefrag(model=str(shutil.copytree(tool_folder, tmp_path / "fresh")))
+        schema = {"title": "Depth", "type": "object", "properties": {"metres": {"type": "number"}}}
+        chat.bind_tools([schema], tool_choice="any")
+        chat.with_structured_output(schema)
+        with pytest.raises(ToolCallingError):
+            chat.bind_tools([schema], tool_choice="Length")
 
     @pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
     async def test_a_server(

@@ -101,6 +101,8 @@ def test_what_a_server_does_not_do_is_named(options: dict[str, Any]) -> None:
         remote.bind_tools([Served])
     with pytest.raises(ServerError, match="base_url"):
         remote.explain(QUESTION)
+    with pytest.raises(ServerError, match="base_url"):
+        remote.get_num_tokens_from_messages(prompt())
     with pytest.raises(UnknownPolicyError, match="base_url"):
         ChatRefrag(**options, policy=RandomPolicy())
     with pytest.raises(ContextWindowError):

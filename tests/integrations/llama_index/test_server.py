@@ -86,4 +86,6 @@ def test_metadata_and_errors(llm: RefragLLM, remote: RefragLLM) -> None:
         remote.complete(RAIN * 2000)
     with pytest.raises(ServerError, match="base_url"):
         remote.explain(QUESTION)
+    with pytest.raises(ServerError, match="base_url"):
+        remote.token_ids(QUESTION)
     assert "secret" not in str(remote.to_dict())

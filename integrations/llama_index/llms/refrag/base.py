@@ -34,7 +34,8 @@ from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import AnswerSettings
 from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
-from refrag_components.generation.tools import AnswerForm, Tools, calls_tools
+from refrag_components.generation.tools import AnswerForm, Tools
+from refrag_components.generation.tools import calls_tools as can_call_tools
 from refrag_components.prompts.parts import ControlPart, Message
 from refrag_components.prompts.rendering import render
 from refrag_components.weights.lookup import DEFAULT_MODEL
@@ -125,15 +126,16 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         """
         server = self._server
         if server is not None:
-            about = AboutDecoder(server.served.window, calls_tools=False)
+            window, calls_tools = server.served.window, False
         else:
             known = about_decoder(self.model, self.device)
             about = known or AboutDecoder.of(self._checkpoint().model)
+            window, calls_tools = about.window, about.calls_tools
         return LLMMetadata(
-            context_window=about.window - about.window // _UNCOUNTED,
+            context_window=window - window // _UNCOUNTED,
             num_output=self.max_tokens,
             is_chat_model=True,
-            is_function_calling_model=about.calls_tools,
+            is_function_calling_model=calls_tools,
             model_name=self.model,
         )
 
@@ -447,7 +449,7 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         """The LLM and the keywords of its call with which LlamaIndex gets an object of a class."""
         modes = (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION)
         may_call = self.base_url is None and self.pydantic_program_mode in modes
-        if may_call and calls_tools(self._checkpoint().model.tokenizer, by_schema=True):
+        if may_call and can_call_tools(self._checkpoint().model.tokenizer, by_schema=True):
             return self, dict(llm_kwargs or {})
         llm = self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
         return llm, {"json_schema": output_cls.model_json_schema(), **(llm_kwargs or {})}
