@@ -288,9 +288,10 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         asked = self._asked(messages, stop, kwargs, retrieved_in(run_manager))
         asked.call._refuse_several()
         reader = AnswerReader(asked.form)
-        with as_langchain_errors():
-            deltas = asked.answering.stream(asked.request, asked.params)
-        with closing(deltas):
+        with (
+            as_langchain_errors(),  # a server's come with the first delta
+            closing(asked.answering.stream(asked.request, asked.params)) as deltas,
+        ):
             for delta in deltas:
                 yield from asked.chunks(delta, reader)
 
@@ -307,10 +308,10 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         reader = AnswerReader(asked.form)
         with as_langchain_errors():
             deltas = await asked.answering.astream(asked.request, asked.params)
-        async with aclosing(deltas):
-            async for delta in deltas:
-                for chunk in asked.chunks(delta, reader):
-                    yield chunk
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    for chunk in asked.chunks(delta, reader):
+                        yield chunk
 
     # LangChain asks for what identifies an answer in the event loop. The files of a checkpoint are
     # looked at for it, or a server is asked, so that is done in a thread before; it is then known.

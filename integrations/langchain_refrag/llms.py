@@ -142,9 +142,10 @@ class RefragLLM(RefragSettings, BaseLLM):
         call = self._call(stop, kwargs)
         call._refuse_several()
         request, warnings = call._request(prompt, run_manager)
-        with as_langchain_errors():
-            deltas = call._answering.stream(request, call._sampling_params())
-        with closing(deltas):
+        with (
+            as_langchain_errors(),  # a server's come with the first delta
+            closing(call._answering.stream(request, call._sampling_params())) as deltas,
+        ):
             for delta in deltas:
                 chunk = call._chunk(delta, warnings)
                 if run_manager:
@@ -164,12 +165,12 @@ class RefragLLM(RefragSettings, BaseLLM):
         answering = await to_thread(lambda: call._answering)
         with as_langchain_errors():
             deltas = await answering.astream(request, call._sampling_params())
-        async with aclosing(deltas):
-            async for delta in deltas:
-                chunk = call._chunk(delta, warnings)
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    chunk = call._chunk(delta, warnings)
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     def _result(self, answers: Sequence[Answer], warnings: Sequence[Sequence[str]]) -> LLMResult:
         each = iter(answers)

@@ -95,9 +95,13 @@ class RefragSettings(AnswerSettings):
             raise SamplingError(msg)
 
     async def _look(self, overrides: Mapping[str, Any]) -> None:
-        """Finds out in a thread what ``_identifying_params`` says of the model of a call."""
-        name = {"model": overrides["model"]} if overrides.get("model") else {}
-        await asyncio.to_thread(lambda: self._for_call(name)._identifying_params)
+        """Finds out in a thread what ``_identifying_params`` says, also of the model of a call."""
+
+        def look() -> list[dict[str, Any]]:
+            models = (self, self._for_call({"model": overrides.get("model")}))
+            return [model._identifying_params for model in models]
+
+        await asyncio.to_thread(look)
 
     def _each_params(self, params: SamplingParams) -> list[SamplingParams]:
         """The parameters of each answer to one prompt."""

@@ -19,9 +19,7 @@ from refrag_components.engines import TransformersEngine
 from refrag_components.exceptions import AnswerTimeoutError, SamplingError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.shared_checkpoints import load_checkpoint
-from refrag_components.serving.app import create_app
 from tests.engines.steps import Steps
-from tests.serving.running import running
 
 QUESTION = "When was the harbour dug?"
 DRAWN: dict[str, Any] = {"temperature": 2.0, "seed": 7}
@@ -33,6 +31,11 @@ def options(request: pytest.FixtureRequest, chat: ChatRefrag) -> Iterator[dict[s
     if request.param == "here":
         yield {"model": chat.model_name, "max_tokens": 8}
         return
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    from refrag_components.serving.app import create_app
+    from tests.serving.running import running
+
     served = RefragGenerator(load_checkpoint(chat.model_name, chat.device).model)
     with running(create_app(served, name="tiny")) as url:
         yield {"model": "tiny", "base_url": url, "max_tokens": 8}

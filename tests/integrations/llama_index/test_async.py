@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import PromptTemplate
@@ -19,14 +16,10 @@ from pydantic import BaseModel
 from llama_index.llms.refrag import RefragLLM
 from refrag_components.engines import TransformersEngine
 from refrag_components.exceptions import ContextWindowError
-from refrag_components.generation import shared_checkpoints
-from refrag_components.generation.generator import RefragGenerator
-from refrag_components.modeling import RefragModel
-from refrag_components.serving.app import create_app
 from tests.engines.steps import Steps
-from tests.serving.running import running
 
 PROMPT = "Tell me about the harbour."
+WAYS = ("acomplete", "achat", "astream_complete", "astream_chat", "apredict", "astream")
 
 
 @pytest.fixture
@@ -80,31 +73,7 @@ async def test_one_bad_prompt_disturbs_nobody(llm: RefragLLM) -> None:
 
 
 class TestTheEventLoop:
-    """What takes long at first use is done in a thread: loading weights, asking a server."""
-
-    @pytest.fixture
-    def threads(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[bool]]:
-        """Whether each of these ran in the event loop's thread."""
-        ran: dict[str, list[bool]] = {}
-        loop = threading.current_thread()
-
-        def watch(owner: Any, name: str) -> None:
-            real = getattr(owner, name)
-
-            def watched(*arguments: Any, **options: Any) -> Any:
-                ran.setdefault(name, []).append(threading.current_thread() is loop)
-                return real(*arguments, **options)
-
-            monkeypatch.setattr(owner, name, watched)
-
-        monkeypatch.setattr(shared_checkpoints, "_LOOK_AGAIN", math.inf)
-        watch(RefragModel, "from_pretrained")
-        watch(shared_checkpoints, "_digest_of_files")
-        watch(shared_checkpoints, "position_limit")  # after the tokenizer was loaded
-        watch(httpx.Client, "get")
-        return ran
-
-    WAYS = ("acomplete", "achat", "astream_complete", "astream_chat", "apredict", "astream")
+    """What takes long at first use is done in a thread: loading weights, hashing files."""
 
     @pytest.mark.parametrize("way", [*WAYS, "achat_with_tools", "astructured_predict"])
     async def test_at_first_use(
@@ -116,14 +85,6 @@ class TestTheEventLoop:
         assert threads["from_pretrained"] == [False]
         assert threads["_digest_of_files"] == [False]
         assert not any(threads.get("position_limit", ()))
-
-    @pytest.mark.parametrize("way", WAYS)
-    async def test_a_server(self, llm: RefragLLM, threads: dict[str, Any], way: str) -> None:
-        generator = RefragGenerator(llm._checkpoint().model)
-        threads.clear()
-        with running(create_app(generator, name="tiny")) as url:
-            await ask(RefragLLM(model="tiny", base_url=url, max_tokens=2), way)
-        assert threads == {"get": [False]}
 
 
 class Fine(BaseModel):

@@ -21,6 +21,7 @@ from refrag_components.exceptions import (
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.serving.app import create_app
 from tests.integrations.llama_index.conftest import HARBOUR, PASSAGES, QUESTION, RAIN
+from tests.integrations.llama_index.test_async import WAYS, ask
 from tests.serving.running import running
 
 
@@ -72,6 +73,14 @@ def test_options_of_an_answer(llm: RefragLLM, remote: RefragLLM) -> None:
         assert tokens[0] == tokens[1] != []
     with pytest.raises(AnswerTimeoutError):
         remote.complete(QUESTION, timeout=1e-9)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_it_is_asked_in_a_thread(
+    remote: RefragLLM, threads: dict[str, list[bool]], way: str
+) -> None:
+    await ask(remote, way)
+    assert threads == {"get": [False]}
 
 
 def test_tools_are_refused_by_name(remote: RefragLLM) -> None:

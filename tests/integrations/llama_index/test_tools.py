@@ -22,9 +22,11 @@ from pydantic import BaseModel, Field
 
 from llama_index.llms.refrag import RefragLLM
 from llama_index.llms.refrag.tools import SaidSoFar, called
+from llama_index.retrievers.refrag import RefragRetriever
 from refrag_components.exceptions import StructuredOutputError, ToolCallingError
 from refrag_components.generation.response_template import Thought
 from refrag_components.prompts.tool_calls import BrokenToolCall
+from tests.integrations.llama_index.conftest import ListRetriever
 from tests.integrations.scripted import ScriptedEngine
 
 QUESTION = "What does the archive say of 'ships'?"
@@ -166,6 +168,21 @@ class TestAgents:
         called = [event for event in results if isinstance(event, ToolCallResult)]
         assert [event.tool_kwargs for event in called] == [{"words": "ships"}]
         assert str(await handler) == "That is what it says."
+
+    async def test_results_of_a_retrieving_tool_are_compressed(
+        self, calling: RefragLLM, list_retriever: ListRetriever
+    ) -> None:
+        retriever = RefragRetriever(list_retriever)
+
+        def search(words: str) -> str:
+            """Searches the archive."""
+            return "\n\n".join(each.text for each in retriever.retrieve(words))
+
+        agent = FunctionAgent(tools=[search], llm=calling, streaming=False)
+        output = await agent.run(QUESTION)
+        assert str(output) == "That is what it says."
+        refrag = output.raw["refrag"]
+        assert 0 < refrag["context_positions"] < refrag["context_tokens"]
 
     def test_a_workflow_chooses_by_the_decoder(self, calling: RefragLLM, llm: RefragLLM) -> None:
         kinds = [
