@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AnswerTimeoutError",
     "BudgetError",
     "ContextWindowError",
     "CorruptVectorsError",
@@ -38,6 +39,16 @@ def shown(value: object) -> str:
 
 class RefragError(Exception):
     """Base class: catch this to catch everything that the library raises on purpose."""
+
+
+class AnswerTimeoutError(RefragError, TimeoutError):
+    """An answer that was not complete when its time was up."""
+
+    def __init__(
+        self,
+        message: str = "the answer was not complete in time; raise timeout, or lower max_tokens",
+    ) -> None:
+        super().__init__(message)
 
 
 class BudgetError(RefragError, ValueError):

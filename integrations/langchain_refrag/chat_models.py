@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 from warnings import warn
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -16,28 +16,29 @@ from langchain_core.language_models import (
     LanguageModelInput,
     ModelProfile,
 )
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
 from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.messages import resolve_messages, without_media
 from langchain_refrag.runs import retrieved_in
-from langchain_refrag.settings import RefragSettings
+from langchain_refrag.settings import RefragSettings, told
 from langchain_refrag.structured import (
     answer_by_schema,
     call_by_schema,
     parse_json_answers,
     requested_schema,
 )
-from langchain_refrag.tools import AnswerReader, Tool, Tools, calls_tools
+from langchain_refrag.tools import AnswerReader, Tool, read_tools
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Answer, AnswerDelta
-from refrag_components.generation.shared_checkpoints import decoder_window
+from refrag_components.generation.requests import Answer, AnswerDelta, Answering, agenerate_all
+from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
+from refrag_components.generation.tools import AnswerForm, calls_tools
 from refrag_components.prompts.parts import ControlPart
 from refrag_components.prompts.rendering import render
 from refrag_components.prompts.retrieved import Retrieved
@@ -102,11 +103,15 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         # Nothing is fetched for it, and the weights are not loaded.
-        window = None if self.base_url else decoder_window(self.model_name, self.device)
-        if window is None:
+        decoder = None if self.base_url else about_decoder(self.model_name, self.device)
+        if decoder is None:
             return None
         return ModelProfile(
-            max_input_tokens=window,
+            max_input_tokens=decoder.window,
+            tool_calling=decoder.calls_tools,
+            # Not beside tools, which a decoder that calls them may be given at any time; without
+            # this, an agent gives it the schema as one of them.
+            structured_output=not decoder.calls_tools,
             text_inputs=True,
             image_inputs=False,
             audio_inputs=False,
@@ -120,7 +125,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
     ) -> dict[str, Any]:
         # The cache key must name the checkpoint and the settings that this call really uses, under
         # a name that LangChain does not write over with the keywords of the call.
-        call = self._call(stop, kwargs)
+        call = self._call(stop, kwargs, warns=False)
         params = super(ChatRefrag, call)._get_invocation_params(stop=call.stop, **kwargs)
         return {**params, "refrag": call._identifying_params}
 
@@ -149,11 +154,14 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         # What only remote models offer must not stop a swap.
         if ignored := [name for name in _REMOTE_ONLY if kwargs.pop(name, None) is not None]:
             warn(f"bind_tools ignores {', '.join(ignored)}", stacklevel=2)
-        schemas = list(Tools.of(tools).schemas)
+        schemas = list(read_tools(tools).schemas)
         call, _ = self._split_call(None, kwargs)
+        chosen = read_tools(schemas, tool_choice)
         if call.base_url is not None:
-            Tools.of(schemas, tool_choice).refuse_server()
-        Tools.of(schemas, tool_choice).reader(call._checkpoint().model.tokenizer)  # does it work?
+            chosen.refuse_server()
+        elif chosen.schemas and (about := about_decoder(call.model_name, call.device)):
+            # Does it work? Agents ask in the event loop, so the weights are not loaded for it.
+            chosen.form(about.tokenizer)
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=schemas, **kwargs)
@@ -190,11 +198,17 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             raise ValueError(msg)
         if method == "json_mode":
             return parse_json_answers(self, schema, include_raw=include_raw)
-        if method == "json_schema" and (
-            self.base_url is not None or not calls_tools(self._checkpoint().model.tokenizer)
-        ):
-            return answer_by_schema(self, schema, include_raw=include_raw)
-        return call_by_schema(self, schema, include_raw=include_raw)
+        if method == "function_calling" or self._demands_calls():
+            return call_by_schema(self, schema, include_raw=include_raw)
+        return answer_by_schema(self, schema, include_raw=include_raw)
+
+    def _demands_calls(self) -> bool:
+        """Whether the decoder can be made to call a tool by its schema."""
+        if self.base_url is not None:
+            return False
+        known = about_decoder(self.model_name, self.device)
+        about = known or AboutDecoder.of(self._checkpoint().model)
+        return calls_tools(about.tokenizer, by_schema=True)
 
     def explain(
         self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
@@ -230,7 +244,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             messages: The conversation, or a part of it.
             tools: As for ``bind_tools``.
         """
-        call: dict[str, Any] = {"tools": list(Tools.of(tools).schemas)} if tools else {}
+        call: dict[str, Any] = {"tools": list(read_tools(tools).schemas)} if tools else {}
         try:
             request, _, _ = self._request(messages, call, retrieved_in(None))
             return self._checkpoint().generator.prepare(request).layout.n_positions
@@ -244,12 +258,11 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(stop, kwargs)
-        request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
+        asked = self._asked(messages, stop, kwargs, retrieved_in(run_manager))
+        each = asked.call._each_params(asked.params)
         with as_langchain_errors():
-            params = call._params_for(reader)
-            (answer,) = call._answering.generate([request], params)
-        return call._result(answer, reader, warnings)
+            answers = asked.answering.generate([asked.request] * len(each), each)
+        return asked.result(answers)
 
     async def _agenerate(
         self,
@@ -258,13 +271,12 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(stop, kwargs)
         retrieved = retrieved_in(run_manager)
-        request, reader, warnings = await to_thread(call._request, messages, kwargs, retrieved)
+        asked = await to_thread(self._asked, messages, stop, kwargs, retrieved)
+        each = asked.call._each_params(asked.params)
         with as_langchain_errors():
-            params = call._params_for(reader)
-            answer = await call._answering.agenerate(request, params)
-        return call._result(answer, reader, warnings)
+            answers = await agenerate_all(asked.answering, [asked.request] * len(each), each)
+        return asked.result(answers)
 
     def _stream(
         self,
@@ -273,14 +285,15 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._call(stop, kwargs)
-        request, reader, warnings = call._request(messages, kwargs, retrieved_in(run_manager))
-        params = call._params_for(reader)
-        with as_langchain_errors():
-            deltas = call._answering.stream(request, params)
-        with closing(deltas):
+        asked = self._asked(messages, stop, kwargs, retrieved_in(run_manager))
+        asked.call._refuse_several()
+        reader = AnswerReader(asked.form)
+        with (
+            as_langchain_errors(),  # a server's come with the first delta
+            closing(asked.answering.stream(asked.request, asked.params)) as deltas,
+        ):
             for delta in deltas:
-                yield from call._chunks(delta, reader, warnings)
+                yield from asked.chunks(delta, reader)
 
     async def _astream(
         self,
@@ -289,49 +302,87 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._call(stop, kwargs)
         retrieved = retrieved_in(run_manager)
-        request, reader, warnings = await to_thread(call._request, messages, kwargs, retrieved)
-        params = call._params_for(reader)
+        asked = await to_thread(self._asked, messages, stop, kwargs, retrieved)
+        asked.call._refuse_several()
+        reader = AnswerReader(asked.form)
         with as_langchain_errors():
-            deltas = await call._answering.astream(request, params)
-        async with aclosing(deltas):
-            async for delta in deltas:
-                for chunk in call._chunks(delta, reader, warnings):
-                    yield chunk
+            deltas = await asked.answering.astream(asked.request, asked.params)
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    for chunk in asked.chunks(delta, reader):
+                        yield chunk
 
-    def _result(self, answer: Answer, reader: AnswerReader, warnings: Sequence[str]) -> ChatResult:
-        message = reader.message(answer.text)
-        message.response_metadata = self._metadata(answer.report, answer.finish_reason, warnings)
-        message.usage_metadata = _usage(answer.report)
-        return ChatResult(generations=[ChatGeneration(message=message)])
+    # LangChain asks for what identifies an answer in the event loop. The files of a checkpoint are
+    # looked at for it, or a server is asked, so that is done in a thread before; it is then known.
 
-    def _chunks(
-        self, delta: AnswerDelta, reader: AnswerReader, warnings: Sequence[str]
-    ) -> Iterator[ChatGenerationChunk]:
-        chunks = reader.chunks(delta.text, last=delta.report is not None)
-        if delta.report is not None:  # chunks are added up, so only one carries the totals
-            chunks[-1].response_metadata = self._metadata(
-                delta.report, delta.finish_reason, warnings
-            )
-            chunks[-1].usage_metadata = _usage(delta.report)
-            chunks[-1].chunk_position = "last"
-        return (ChatGenerationChunk(message=chunk) for chunk in chunks)
+    async def agenerate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Answers conversations, see ``BaseChatModel.agenerate``."""
+        await self._look(kwargs)
+        return await super().agenerate(messages, stop, *args, **kwargs)
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Streams an answer, see ``BaseChatModel.astream``."""
+        await self._look(kwargs)
+        chunks = cast(
+            "AsyncGenerator[AIMessageChunk]", super().astream(input, config, stop=stop, **kwargs)
+        )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    def _should_stream(self, **kwargs: Any) -> bool:  # not for a callback alone
+        several = (kwargs.get("n") or self.n) != 1 and "stream" not in kwargs
+        return not several and super()._should_stream(**kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # What LangChain writes down of a model does not name the state of its checkpoint.
+        params = {**self._get_invocation_params(stop=stop, **kwargs), **kwargs}
+        return str(sorted(params.items()))
+
+    def _asked(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        retrieved: Retrieved | None,
+    ) -> _Asked:
+        call = self._call(stop, kwargs)
+        request, form, warnings = call._request(messages, kwargs, retrieved)
+        params = replace(
+            call._sampling_params(),
+            answer_schema=form.schema,
+            skip_special_tokens=form.skip_special_tokens,
+        )
+        return _Asked(call, call._answering, request, form, params, warnings)
 
     def _request(
         self,
         messages: Sequence[BaseMessage],
         call: Mapping[str, Any],
         retrieved: Retrieved | None = None,
-    ) -> tuple[Any, AnswerReader, Sequence[str]]:
-        """The request that messages are, the reader of its answer, and warnings.
+    ) -> tuple[Any, AnswerForm, Sequence[str]]:
+        """The request that messages are, what its answer looks like, and warnings.
 
         Args:
             messages: The conversation.
             call: Keywords of the call, among them documents, tools and response_format.
             retrieved: What the run has retrieved.
         """
-        tools = Tools.of(call.get("tools"), call.get("tool_choice"))
+        tools = read_tools(call.get("tools"), call.get("tool_choice"))
         schema = requested_schema(call.get("response_format"))
         warnings: list[str] = []
         if self.skip_media:
@@ -341,20 +392,59 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         if self.base_url is not None:
             tools.refuse_server()
             asked = self._ask_server(conversation.messages, conversation.question)
-            return asked, AnswerReader(None, schema=schema), warnings
+            return asked, AnswerForm(schema=schema), warnings
         tokenizer = self._checkpoint().model.tokenizer
         parts = render(conversation.messages, tokenizer, tools=tools.schemas)
         written = "".join(part.text for part in parts if isinstance(part, ControlPart))
-        reader = tools.reader(tokenizer, schema, written)
-        request = self._ask([*parts, *reader.prefix], conversation.question)
-        return request, reader, warnings
+        form = tools.form(tokenizer, schema, written)
+        request = self._ask([*parts, *form.prefix], conversation.question)
+        return request, form, warnings
 
-    def _params_for(self, reader: AnswerReader) -> SamplingParams:
-        return replace(
-            self._sampling_params(),
-            answer_schema=reader.schema,
-            skip_special_tokens=reader.skip_special_tokens,
-        )
+
+@dataclass(frozen=True)
+class _Asked:
+    """A call that is ready to be answered.
+
+    Attributes:
+        call: The settings of this call.
+        answering: What answers.
+        request: The request.
+        form: What an answer looks like.
+        params: How tokens are drawn.
+        warnings: About its passages.
+    """
+
+    call: ChatRefrag
+    answering: Answering
+    request: Any
+    form: AnswerForm
+    params: SamplingParams
+    warnings: Sequence[str]
+
+    def result(self, answers: Sequence[Answer]) -> ChatResult:
+        return ChatResult(generations=[self._generation(answer) for answer in answers])
+
+    def _generation(self, answer: Answer) -> ChatGeneration:
+        message = AnswerReader(self.form).message(answer.text)
+        metadata = self.call._metadata(answer.report, answer.finish_reason, self.warnings)
+        message.response_metadata = {**metadata, **told(answer.logprobs)}
+        message.usage_metadata = _usage(answer.report)
+        return ChatGeneration(message=message)
+
+    def chunks(self, delta: AnswerDelta, reader: AnswerReader) -> Iterator[ChatGenerationChunk]:
+        chunks = reader.chunks(delta.text, last=delta.report is not None)
+        if not chunks and (delta.logprobs or delta.report is not None):
+            chunks = [AIMessageChunk(content="")]
+        # Chunks are added up, so only one carries the totals.
+        if delta.report is not None:
+            chunks[-1].response_metadata = self.call._metadata(
+                delta.report, delta.finish_reason, self.warnings
+            )
+            chunks[-1].usage_metadata = _usage(delta.report)
+            chunks[-1].chunk_position = "last"
+        if delta.logprobs:
+            chunks[-1].response_metadata |= told(delta.logprobs)
+        return (ChatGenerationChunk(message=chunk) for chunk in chunks)
 
 
 def _usage(report: Report) -> UsageMetadata:

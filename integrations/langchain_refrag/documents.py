@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from langchain_core.documents import Document
 from pydantic import ConfigDict, Field, InstanceOf, SkipValidation
@@ -21,9 +22,9 @@ KEY_METADATA = "refrag_key"
 class RefragDocument(Document):
     """A ``Document`` that may carry the chunk vectors of its text.
 
-    The vectors never leave the process: they are not part of prompts, traces, checkpoints or
-    ``dumps``, and what is loaded from those is a plain ``Document``. The short key in
-    ``metadata["refrag_key"]`` does travel; it names the vectors in a store.
+    The vectors are not part of prompts, traces, LangGraph's checkpoints or ``dumps``, and what is
+    loaded from those is a plain ``Document``. The short key in ``metadata["refrag_key"]`` does
+    travel; it names the vectors in a store.
 
     Attributes:
         vectors: Chunk vectors of ``page_content``, if they are known.
@@ -39,6 +40,15 @@ class RefragDocument(Document):
     def lc_id(cls) -> list[str]:
         """Serialises as ``Document``, so that other processes need not know this class."""
         return Document.lc_id()
+
+    # LangGraph writes the name that an object gives as its class into checkpoints, and its strict
+    # serialiser makes objects of classes that it knows, dicts of all others.
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Document]:  # type: ignore[override]
+        return Document
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle would compare that class with the type
+        return RefragDocument.__new__, (RefragDocument,), self.__getstate__()
 
 
 def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkStore | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from asyncio import TaskGroup, to_thread
-from collections.abc import AsyncIterator, Iterator, Sequence
+from asyncio import to_thread
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
+from itertools import islice
 from typing import Any, Self, cast
 
 from langchain_core.callbacks import (
@@ -13,15 +14,16 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
     Callbacks,
 )
-from langchain_core.language_models import BaseLLM
+from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import RunnableConfig
 from pydantic import PrivateAttr
 
 from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.runs import retrieved_in
-from langchain_refrag.settings import RefragSettings
+from langchain_refrag.settings import RefragSettings, told
 from refrag_components.generation.remote import RemoteRequest
-from refrag_components.generation.requests import Answer, AnswerDelta, Request
+from refrag_components.generation.requests import Answer, AnswerDelta, Request, agenerate_all
 from refrag_components.prompts.conversation import resolve_prompt
 from refrag_components.prompts.parts import Message
 from refrag_components.prompts.retrieved import Retrieved
@@ -75,9 +77,25 @@ class RefragLLM(RefragSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         """Continues several prompts, see ``BaseLLM.agenerate``."""
+        await self._look(kwargs)  # in a thread, what is asked for in the event loop below
         call, rest = self._split_call(stop, kwargs)
         call = call._in_runs(prompts, callbacks)
         return await super(RefragLLM, call).agenerate(prompts, call.stop, callbacks, **rest)
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[str]:
+        """Streams, see ``BaseLLM.astream``."""
+        await self._look(kwargs)
+        texts = cast("AsyncGenerator[str]", super().astream(input, config, stop=stop, **kwargs))
+        async with aclosing(texts):
+            async for text in texts:
+                yield text
 
     def _generate(
         self,
@@ -88,11 +106,12 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> LLMResult:
         call = self._call(stop, kwargs)
         requests = [call._request(prompt, run_manager) for prompt in prompts]
-        params = [call._sampling_params()] * len(
-            prompts
-        )  # one each, so that an answer depends on its prompt alone
+        # One each, so that an answer depends on its prompt alone.
+        each = call._each_params(call._sampling_params())
         with as_langchain_errors():
-            answers = call._answering.generate([r for r, _ in requests], params)
+            answers = call._answering.generate(
+                [request for request, _ in requests for _ in each], each * len(requests)
+            )
         return call._result(answers, [warnings for _, warnings in requests])
 
     async def _agenerate(
@@ -104,17 +123,14 @@ class RefragLLM(RefragSettings, BaseLLM):
     ) -> LLMResult:
         call = self._call(stop, kwargs)
         requests = [await to_thread(call._request, prompt, run_manager) for prompt in prompts]
-        generator, params = call._answering, call._sampling_params()
+        each = call._each_params(call._sampling_params())
         with as_langchain_errors():
-            try:
-                async with TaskGroup() as group:
-                    tasks = [
-                        group.create_task(generator.agenerate(request, params))
-                        for request, _ in requests
-                    ]
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
-        return call._result([task.result() for task in tasks], [w for _, w in requests])
+            answers = await agenerate_all(
+                await to_thread(lambda: call._answering),
+                [request for request, _ in requests for _ in each],
+                each * len(requests),
+            )
+        return call._result(answers, [warnings for _, warnings in requests])
 
     def _stream(
         self,
@@ -124,10 +140,12 @@ class RefragLLM(RefragSettings, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         call = self._call(stop, kwargs)
+        call._refuse_several()
         request, warnings = call._request(prompt, run_manager)
-        with as_langchain_errors():
-            deltas = call._answering.stream(request, call._sampling_params())
-        with closing(deltas):
+        with (
+            as_langchain_errors(),  # a server's come with the first delta
+            closing(call._answering.stream(request, call._sampling_params())) as deltas,
+        ):
             for delta in deltas:
                 chunk = call._chunk(delta, warnings)
                 if run_manager:
@@ -142,34 +160,34 @@ class RefragLLM(RefragSettings, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         call = self._call(stop, kwargs)
+        call._refuse_several()
         request, warnings = await to_thread(call._request, prompt, run_manager)
+        answering = await to_thread(lambda: call._answering)
         with as_langchain_errors():
-            params = call._sampling_params()
-            deltas = await call._answering.astream(request, params)
-        async with aclosing(deltas):
-            async for delta in deltas:
-                chunk = call._chunk(delta, warnings)
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+            deltas = await answering.astream(request, call._sampling_params())
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    chunk = call._chunk(delta, warnings)
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     def _result(self, answers: Sequence[Answer], warnings: Sequence[Sequence[str]]) -> LLMResult:
+        each = iter(answers)
         generations = [
-            [
-                Generation(
-                    text=answer.text,
-                    generation_info=self._metadata(answer.report, answer.finish_reason, own),
-                )
-            ]
-            for answer, own in zip(answers, warnings, strict=True)
+            [self._generation(answer, own) for answer in islice(each, self.n)] for own in warnings
         ]
         return LLMResult(generations=generations, llm_output={"model_name": self.model_name})
 
+    def _generation(self, answer: Answer, warnings: Sequence[str]) -> Generation:
+        metadata = self._metadata(answer.report, answer.finish_reason, warnings)
+        return Generation(text=answer.text, generation_info={**metadata, **told(answer.logprobs)})
+
     def _chunk(self, delta: AnswerDelta, warnings: Sequence[str]) -> GenerationChunk:
-        chunk = GenerationChunk(text=delta.text)
+        about = told(delta.logprobs)
         if delta.report is not None:
-            chunk.generation_info = self._metadata(delta.report, delta.finish_reason, warnings)
-        return chunk
+            about |= self._metadata(delta.report, delta.finish_reason, warnings)
+        return GenerationChunk(text=delta.text, generation_info=about or None)
 
     def _in_runs(self, prompts: list[str], callbacks: object) -> Self:
         """A copy for one call, which may answer prompts of different runs together."""

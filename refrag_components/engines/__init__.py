@@ -8,6 +8,7 @@ from refrag_components.engines.base import (
     EngineDelta,
     EngineOutput,
     FinishReason,
+    TokenLogprob,
 )
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
@@ -19,5 +20,6 @@ __all__ = [
     "EngineOutput",
     "FinishReason",
     "SamplingParams",
+    "TokenLogprob",
     "TransformersEngine",
 ]

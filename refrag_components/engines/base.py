@@ -9,9 +9,33 @@ from typing import Literal, Protocol, runtime_checkable
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import SamplingParams
 
-__all__ = ["AsyncEngine", "Engine", "EngineDelta", "EngineOutput", "FinishReason"]
+__all__ = [
+    "AsyncEngine",
+    "Engine",
+    "EngineDelta",
+    "EngineOutput",
+    "FinishReason",
+    "TokenLogprob",
+]
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely the decoder held a token that was generated.
+
+    It is the decoder's own probability, whatever temperature, penalty or schema made of it.
+
+    Attributes:
+        token: Its text; U+FFFD stands for what is no whole character.
+        logprob: The natural logarithm of its probability, at most 0.
+        top: The likeliest tokens at this place, the likeliest first, as texts with theirs.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -23,11 +47,13 @@ class EngineDelta:
         token_ids: The tokens that were generated for it, at least one.
         finish_reason: Set on the last delta: "stop" for an end token or a stop string, "length" for
             ``max_tokens`` or the end of the decoder's window.
+        logprobs: If they were asked for: one per token, without the end token.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,7 @@ class EngineOutput:
         finish_reason: As in ``EngineDelta``.
         time_to_first_token: Seconds from the call to this answer's first token.
         prompt_positions: Decoder positions of the layout.
+        logprobs: As in ``EngineDelta``.
     """
 
     text: str
@@ -47,6 +74,7 @@ class EngineOutput:
     finish_reason: FinishReason
     time_to_first_token: float
     prompt_positions: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Engine(Protocol):
@@ -70,6 +98,7 @@ class Engine(Protocol):
             One answer per layout, in order.
 
         Raises:
+            AnswerTimeoutError: If an answer is not complete after its ``timeout``.
             ContextWindowError: If a layout leaves no room for an answer.
             StructuredOutputError: If an answer cannot be made to fit its schema.
         """
@@ -79,6 +108,7 @@ class Engine(Protocol):
         """Streams the answer to one layout; the texts joined are what ``generate`` returns.
 
         Raises:
+            AnswerTimeoutError: If the answer is not complete after its ``timeout``.
             ContextWindowError: If the layout leaves no room for an answer.
             StructuredOutputError: If the answer cannot be made to fit its schema.
         """

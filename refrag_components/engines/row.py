@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from refrag_components.engines.base import EngineDelta, FinishReason
+from refrag_components.engines.base import EngineDelta, FinishReason, TokenLogprob
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import Sampler
 from refrag_components.engines.text_stream import TextStream
@@ -64,12 +64,13 @@ class Row:
         self._count += 1
         is_end = token_id in self._end_ids
         text = "" if is_end else self._text.push(token_id)
+        logprobs = () if is_end else self._logprobs(token_id)
         reason: FinishReason | None = None
         if is_end or self._text.stopped or self._count == self._max_tokens:
             text += self._text.finish()  # which may complete a stop string
             reason = "stop" if is_end or self._text.stopped else "length"
             self.ended = True
-        self._tell(EngineDelta(text, (token_id,), reason))
+        self._tell(EngineDelta(text, (token_id,), reason, logprobs))
 
     def fail(self, error: BaseException) -> None:
         """Ends the answer with an error, unless it has ended."""
@@ -80,6 +81,13 @@ class Row:
     def withdraw(self) -> None:
         """Ends the answer because nobody waits for it; it leaves its batch at the next step."""
         self.ended = True
+
+    def _logprobs(self, token_id: int) -> tuple[TokenLogprob, ...]:
+        told = self.sampler.logprobs(token_id)
+        if told is None:
+            return ()
+        top = tuple((self._text.of_token(other), logprob) for other, logprob in told[1])
+        return (TokenLogprob(self._text.of_token(token_id), told[0], top),)
 
     def _tell(self, event: EngineDelta | BaseException) -> None:
         try:

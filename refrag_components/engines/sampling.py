@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from numbers import Real
 from typing import Any
 
@@ -27,6 +28,8 @@ __all__ = ["Sampler", "SamplingParams", "params_by_row"]
 # Beyond these, logits in float32 are no numbers any more.
 _WARMTH = (0.0001, 10_000.0)
 _PENALTY = (0.001, 1000.0)
+
+_MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class SamplingParams:
         answer_schema: JSON that the answer has to be; None for free text.
         skip_special_tokens: Leave special tokens out of the text; set it to False for a parser that
             needs them. End tokens are never part of the text.
+        top_logprobs: How many of the likeliest tokens are told beside each token of the answer,
+            from 0 to 20; None to tell no probabilities.
+        timeout: Seconds within which the answer has to be complete; None for any time.
 
     Raises:
         SamplingError: If a value is outside its range.
@@ -67,6 +73,8 @@ class SamplingParams:
     reproducible: bool = False
     answer_schema: AnswerSchema | None = None
     skip_special_tokens: bool = True
+    top_logprobs: int | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges and makes ``stop`` a tuple."""
@@ -92,6 +100,13 @@ class SamplingParams:
             "reproducible must be True or False": isinstance(self.reproducible, bool),
             "seed must be an int in 0..2**63 - 1, or None": (
                 self.seed is None or (_is_int(self.seed, 0) and self.seed < 2**63)
+            ),
+            f"top_logprobs must be an int in 0..{_MOST_LOGPROBS}, or None": (
+                self.top_logprobs is None
+                or (_is_int(self.top_logprobs, 0) and self.top_logprobs <= _MOST_LOGPROBS)
+            ),
+            "timeout must be a number of seconds above 0, or None": (
+                self.timeout is None or (_is_number(self.timeout) and 0 < self.timeout < inf)
             ),
         }
         for rule, holds in checks.items():
@@ -146,6 +161,8 @@ class Sampler:
         # Any: transformers asks for LongTensor, which no torch function is declared to return.
         self._processors: Any = LogitsProcessorList()
         self._seen = prompt_ids
+        self._n_logprobs = params.top_logprobs
+        self._logits: Tensor | None = None  # of the last token, if they are asked for
         self._generator: torch.Generator | None = None
         if params.repetition_penalty != 1.0:
             penalty = RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty))
@@ -174,6 +191,8 @@ class Sampler:
         Returns:
             Its id, shape (1,), int64, on the logits' device.
         """
+        if self._n_logprobs is not None:
+            self._logits = logits
         scores = logits.float().unsqueeze(0)
         scores = self._processors(self._seen.unsqueeze(0), scores)
         if self._generator is None:
@@ -183,3 +202,20 @@ class Sampler:
             token = torch.multinomial(probabilities, 1, generator=self._generator)[0]
         self._seen = torch.cat([self._seen, token])
         return token
+
+    def logprobs(self, token_id: int) -> tuple[float, list[tuple[int, float]]] | None:
+        """What the decoder thought of the token that was chosen last.
+
+        Args:
+            token_id: That token.
+
+        Returns:
+            Its log probability, and ids and log probabilities of the likeliest tokens; None unless
+            they were asked for.
+        """
+        if self._logits is None or self._n_logprobs is None:
+            return None
+        logprobs = self._logits.float().log_softmax(dim=-1)
+        likeliest = logprobs.topk(min(self._n_logprobs, len(logprobs)))
+        pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        return float(logprobs[token_id]), list(pairs)

@@ -50,6 +50,14 @@ class TextStream:
         text = self._release(whole[self._decoded :])
         return text if self.stopped else text + self._pending
 
+    def of_token(self, token_id: int) -> str:
+        """The text of a token inside an answer, whether special or not."""
+        # Some decoders drop white space at the beginning of a text, so the second of two counts.
+        one, two = (
+            self._tokenizer.decode([token_id] * n, skip_special_tokens=False) for n in (1, 2)
+        )
+        return two[len(one) :]
+
     def _release(self, text: str) -> str:
         self._pending += text
         found = [at for at in map(self._pending.find, self._stop) if at >= 0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from refrag_components.engines.sampling import Sampler, SamplingParams, params_b
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.engines.text_stream import TextStream
 from refrag_components.engines.worker import Worker
-from refrag_components.exceptions import ContextWindowError
+from refrag_components.exceptions import AnswerTimeoutError, ContextWindowError
 from refrag_components.modeling.huggingface import end_token_ids
 from refrag_components.modeling.transfer import joined_on_device
 from refrag_components.text.tokenization import content_tokenizer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["TransformersEngine"]
 
 _Event = EngineDelta | BaseException
+_Told = TypeVar("_Told")
 
 
 class TransformersEngine:
@@ -65,6 +66,7 @@ class TransformersEngine:
             One answer per layout, in order.
 
         Raises:
+            AnswerTimeoutError: If an answer is not complete after the shortest ``timeout``.
             ContextWindowError: If a layout leaves no room for an answer.
             StructuredOutputError: If an answer cannot be made to fit its schema.
         """
@@ -76,10 +78,11 @@ class TransformersEngine:
             self._row(answer.layout, row_params, answer)
             for answer, row_params in zip(answers, each, strict=True)
         ]
+        deadline = _deadline(each)
         self._worker.submit(rows)
         try:
             for _ in rows:
-                if (error := ended.get().error) is not None:
+                if (error := _next(ended, deadline).error) is not None:
                     raise error
         finally:
             for row in rows:
@@ -90,6 +93,7 @@ class TransformersEngine:
         """Streams the answer to one layout; the texts joined are what ``generate`` returns.
 
         Raises:
+            AnswerTimeoutError: If the answer is not complete after its ``timeout``.
             ContextWindowError: If the layout leaves no room for an answer.
             StructuredOutputError: If the answer cannot be made to fit its schema.
         """
@@ -97,10 +101,11 @@ class TransformersEngine:
         row = self._row(layout, params, events.put)
 
         def deltas() -> Generator[EngineDelta]:
+            deadline = _deadline([params])
             self._worker.submit([row])
             try:
                 while True:
-                    delta = _delta(events.get())
+                    delta = _delta(_next(events, deadline))
                     yield delta
                     if delta.finish_reason is not None:
                         return
@@ -120,10 +125,11 @@ class TransformersEngine:
         row = self._row(layout, params, tell)
 
         async def deltas() -> AsyncGenerator[EngineDelta]:
+            deadline = _deadline([params])
             self._worker.submit([row])
             try:
                 while True:
-                    delta = _delta(await events.get())
+                    delta = _delta(await _anext(events, deadline))
                     yield delta
                     if delta.finish_reason is not None:
                         return
@@ -191,7 +197,34 @@ class _Answer:
             finish_reason=reason,
             time_to_first_token=self._first_token_at - self._started,
             prompt_positions=self.layout.n_positions,
+            logprobs=tuple(told for delta in self._deltas for told in delta.logprobs),
         )
+
+
+def _deadline(params: Sequence[SamplingParams]) -> float | None:
+    """When the first of some answers has to be complete, by ``time.monotonic``."""
+    limits = [float(each.timeout) for each in params if each.timeout is not None]
+    return time.monotonic() + min(limits) if limits else None
+
+
+def _next(events: SimpleQueue[_Told], deadline: float | None) -> _Told:
+    try:
+        return events.get(timeout=_left(deadline))
+    except Empty:
+        raise AnswerTimeoutError from None
+
+
+async def _anext(events: asyncio.Queue[_Event], deadline: float | None) -> _Event:
+    if not events.empty():
+        return events.get_nowait()
+    try:
+        return await asyncio.wait_for(events.get(), _left(deadline))
+    except TimeoutError:
+        raise AnswerTimeoutError from None
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 def _delta(event: _Event) -> EngineDelta:

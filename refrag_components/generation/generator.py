@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.engines.base import AsyncEngine, Engine, EngineDelta
+from refrag_components.engines.base import AsyncEngine, Engine, EngineDelta, TokenLogprob
 from refrag_components.engines.in_threads import stream_in_threads
 from refrag_components.engines.layout import TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
-from refrag_components.exceptions import EmptyInputError
+from refrag_components.exceptions import AnswerTimeoutError, EmptyInputError
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.preparing import Preparer, Terms
 from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
+from refrag_components.generation.requests import (
+    Answer,
+    AnswerDelta,
+    Prepared,
+    Request,
+    whole_answer,
+)
 from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
@@ -90,11 +96,13 @@ class RefragGenerator:
         Args:
             requests: The requests.
             params: One for each request, or one for all; then row i samples with ``seed + i``.
+                The time of an answer includes what is done before it is decoded.
 
         Returns:
             One answer per request, in order.
 
         Raises:
+            AnswerTimeoutError: If an answer is not complete after its ``timeout``.
             ContextWindowError: If a prompt does not fit the decoder's window: its text alone, or,
                 if a fraction of the chunks is to expand and the rest to be compressed, with every
                 chunk compressed.
@@ -109,14 +117,16 @@ class RefragGenerator:
         for engine in {id(engine): engine for engine in engines}.values():
             rows = [i for i, other in enumerate(engines) if other is engine]
             waited = time.perf_counter() - started
-            outputs = engine.generate([prepared[i].layout for i in rows], [each[i] for i in rows])
+            outputs = engine.generate(
+                [prepared[i].layout for i in rows], [_less(each[i], waited) for i in rows]
+            )
             for i, output in zip(rows, outputs, strict=True):
                 report = replace(
                     prepared[i].report,
                     output_tokens=len(output.token_ids),
                     time_to_first_token=waited + output.time_to_first_token,
                 )
-                answers[i] = Answer(output.text, output.finish_reason, report)
+                answers[i] = Answer(output.text, output.finish_reason, report, output.logprobs)
         return [answers[i] for i in range(len(requests))]
 
     def stream(self, request: Request, params: SamplingParams) -> Generator[AnswerDelta]:
@@ -130,7 +140,7 @@ class RefragGenerator:
         growing = _Growing(time.perf_counter())
         prepared = self.prepare(request, max_tokens=params.max_tokens)
         engine = self.engine if request.engine is None else request.engine
-        deltas = engine.stream(prepared.layout, params)
+        deltas = engine.stream(prepared.layout, _less(params, growing.seconds))
 
         def answer() -> Generator[AnswerDelta]:
             growing.report = prepared.report
@@ -145,12 +155,11 @@ class RefragGenerator:
 
         When the task is cancelled, the decoding ends.
         """
-        texts: list[str] = []
+        parts: list[AnswerDelta] = []
         async with aclosing(await self.astream(request, params)) as deltas:
             async for delta in deltas:
-                texts.append(delta.text)
-        assert delta.finish_reason is not None and delta.report is not None
-        return Answer("".join(texts), delta.finish_reason, delta.report)
+                parts.append(delta)
+        return whole_answer(parts)
 
     async def astream(
         self, request: Request, params: SamplingParams
@@ -160,7 +169,15 @@ class RefragGenerator:
         Only the preparation takes a thread, and from an engine without ``astream`` each token.
         """
         growing = _Growing(time.perf_counter())
-        prepared = await asyncio.to_thread(self.prepare, request, max_tokens=params.max_tokens)
+        preparing = asyncio.to_thread(self.prepare, request, max_tokens=params.max_tokens)
+        try:
+            async with asyncio.timeout(params.timeout) as limit:
+                prepared = await preparing
+        except TimeoutError as error:
+            if limit.expired():
+                raise AnswerTimeoutError from error
+            raise
+        params = _less(params, growing.seconds)
         engine = self.engine if request.engine is None else request.engine
         if isinstance(engine, AsyncEngine):
             deltas = engine.astream(prepared.layout, params)
@@ -258,14 +275,35 @@ class _Growing:
 
     def __init__(self, started: float) -> None:
         self._started = started
+        self._logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.perf_counter() - self._started
 
     def deltas(self, delta: EngineDelta) -> Iterator[AnswerDelta]:
         """None while no text is certain, else one."""
         report = self.report
         if report.time_to_first_token is None:
-            report = replace(report, time_to_first_token=time.perf_counter() - self._started)
+            report = replace(report, time_to_first_token=self.seconds)
         self.report = replace(report, output_tokens=report.output_tokens + len(delta.token_ids))
+        self._logprobs += delta.logprobs
         if delta.finish_reason is not None:
-            yield AnswerDelta(delta.text, delta.finish_reason, self.report)
+            yield AnswerDelta(delta.text, delta.finish_reason, self.report, self._logprobs)
         elif delta.text:
-            yield AnswerDelta(delta.text)
+            yield AnswerDelta(delta.text, logprobs=self._logprobs)
+            self._logprobs = ()
+
+
+def _less(params: SamplingParams, seconds: float) -> SamplingParams:
+    """The parameters with the time that is left after so many seconds.
+
+    Raises:
+        AnswerTimeoutError: If none is left.
+    """
+    if params.timeout is None:
+        return params
+    if params.timeout <= seconds:
+        raise AnswerTimeoutError
+    return replace(params, timeout=params.timeout - seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -15,7 +16,13 @@ from typing import Any
 import httpx
 
 from refrag_components.engines.sampling import SamplingParams
-from refrag_components.exceptions import ContextWindowError, RefragError, ServerError
+from refrag_components.exceptions import (
+    AnswerTimeoutError,
+    ContextWindowError,
+    RefragError,
+    ServerError,
+)
+from refrag_components.generation.openai_logprobs import read_logprobs
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta
 from refrag_components.policies import Budget, Rest
@@ -119,6 +126,7 @@ class RemoteGenerator:
         """As ``RefragGenerator.generate``; one for all means the same parameters for each.
 
         Raises:
+            AnswerTimeoutError: If an answer is not complete after its ``timeout``.
             ContextWindowError: If a prompt does not fit.
             ServerError: If the server cannot be reached or refuses a request.
         """
@@ -134,47 +142,56 @@ class RemoteGenerator:
         Raises:
             RefragError: As ``generate``; with the first delta.
         """
+        clock = _Clock(params)
         path, body = self._body(request, params, stream=True)
-        with self._faults(), self._client.stream("POST", path, json=body) as response:
+        with (
+            self._faults(clock),
+            self._client.stream("POST", path, json=body, timeout=clock.left()) as response,
+        ):
             if response.is_error:
                 response.read()
             _check(response)
             reader = _Events()
             for line in response.iter_lines():
+                clock.check()
                 yield from reader.deltas(line)
 
     async def agenerate(self, request: RemoteRequest, params: SamplingParams) -> Answer:
         """As ``RefragGenerator.agenerate``."""
+        clock = _Clock(params)
         path, body = await asyncio.to_thread(self._body, request, params, stream=False)
-        async with self._afaults(), httpx.AsyncClient(**self._options) as client:
-            return _answer(await client.post(path, json=body))
+        async with self._afaults(clock), httpx.AsyncClient(**self._options) as client:
+            return _answer(await client.post(path, json=body, timeout=clock.left()))
 
     async def astream(
         self, request: RemoteRequest, params: SamplingParams
     ) -> AsyncGenerator[AnswerDelta]:
         """As ``RefragGenerator.astream``."""
+        clock = _Clock(params)
         path, body = await asyncio.to_thread(self._body, request, params, stream=True)
 
         async def deltas() -> AsyncGenerator[AnswerDelta]:
             async with (
-                self._afaults(),
+                self._afaults(clock),
                 httpx.AsyncClient(**self._options) as client,
-                client.stream("POST", path, json=body) as response,
+                client.stream("POST", path, json=body, timeout=clock.left()) as response,
             ):
                 if response.is_error:
                     await response.aread()
                 _check(response)
                 reader = _Events()
                 async for line in response.aiter_lines():
+                    clock.check()
                     for delta in reader.deltas(line):
                         yield delta
 
         return deltas()
 
     def _answer(self, request: RemoteRequest, params: SamplingParams) -> Answer:
+        clock = _Clock(params)
         path, body = self._body(request, params, stream=False)
-        with self._faults():
-            return _answer(self._client.post(path, json=body))
+        with self._faults(clock):
+            return _answer(self._client.post(path, json=body, timeout=clock.left()))
 
     def _body(
         self, request: RemoteRequest, params: SamplingParams, *, stream: bool
@@ -194,6 +211,7 @@ class RemoteGenerator:
             "rest": request.rest,
             "stream": stream,
             **_sampling(params),
+            **_logprobs(params, is_chat=request.is_chat),
         }
         if request.is_chat:
             body["messages"] = [_message(message, marks) for message in request.messages]
@@ -202,21 +220,24 @@ class RemoteGenerator:
         return "completions", body
 
     @contextmanager
-    def _faults(self) -> Generator[None]:
+    def _faults(self, clock: _Clock | None = None) -> Generator[None]:
         """Errors of the network as the library's.
 
         Raises:
+            AnswerTimeoutError: In their place, if the time of the answer is up.
             ServerError: In their place.
         """
         try:
             yield
         except httpx.HTTPError as error:
+            if clock is not None and isinstance(error, httpx.TimeoutException):
+                clock.check()
             msg = f"{self._base_url} does not answer ({error!r}); does `refrag serve` run there?"
             raise ServerError(msg) from error
 
     @asynccontextmanager
-    async def _afaults(self) -> AsyncGenerator[None]:
-        with self._faults():
+    async def _afaults(self, clock: _Clock) -> AsyncGenerator[None]:
+        with self._faults(clock):
             yield
 
 
@@ -224,6 +245,34 @@ class RemoteGenerator:
 def remote_generator(base_url: str, model: str, api_key: str | None) -> RemoteGenerator:
     """The generator of a server; the same for all models that use it in the same way."""
     return RemoteGenerator(base_url, model, api_key)
+
+
+class _Clock:
+    """The time that an answer may take; the server's own limit ends one without."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        seconds = params.timeout
+        self._deadline = None if seconds is None else time.monotonic() + float(seconds)
+
+    def left(self) -> httpx.Timeout:
+        """What is left, for each wait for the network.
+
+        Raises:
+            AnswerTimeoutError: If nothing is left.
+        """
+        self.check()
+        if self._deadline is None:
+            return _TIMEOUT
+        return httpx.Timeout(self._deadline - time.monotonic())
+
+    def check(self) -> None:
+        """Ends an answer whose time is up.
+
+        Raises:
+            AnswerTimeoutError: If it is.
+        """
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise AnswerTimeoutError
 
 
 class _Events:
@@ -244,7 +293,8 @@ class _Events:
             text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
             report = Report(**event["refrag"]) if "refrag" in event else None
             if text or report is not None:
-                yield AnswerDelta(text, choice["finish_reason"], report)
+                logprobs = read_logprobs(choice["logprobs"])
+                yield AnswerDelta(text, choice["finish_reason"], report, logprobs)
 
 
 def _answer(response: httpx.Response) -> Answer:
@@ -252,7 +302,8 @@ def _answer(response: httpx.Response) -> Answer:
     body = response.json()
     (choice,) = body["choices"]
     text = choice["text"] if "text" in choice else choice["message"]["content"]
-    return Answer(text, choice["finish_reason"], Report(**body["refrag"]))
+    report = Report(**body["refrag"])
+    return Answer(text, choice["finish_reason"], report, read_logprobs(choice["logprobs"]))
 
 
 def _check(response: httpx.Response) -> None:
@@ -339,3 +390,9 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         schema = {"name": "answer", "schema": json.loads(params.answer_schema.text)}
         sampling["response_format"] = {"type": "json_schema", "json_schema": schema}
     return sampling
+
+
+def _logprobs(params: SamplingParams, *, is_chat: bool) -> dict[str, Any]:
+    if params.top_logprobs is None or not is_chat:
+        return {"logprobs": params.top_logprobs}
+    return {"logprobs": True, "top_logprobs": params.top_logprobs}

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from refrag_components.engines.base import Engine, FinishReason
+from refrag_components.engines.base import Engine, FinishReason, TokenLogprob
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.generation.report import Report
 from refrag_components.policies import Budget, Policy, Rest
 from refrag_components.prompts.parts import RenderedPart
 
-__all__ = ["Answer", "AnswerDelta", "Answering", "Prepared", "Request"]
+__all__ = [
+    "Answer",
+    "AnswerDelta",
+    "Answering",
+    "Prepared",
+    "Request",
+    "agenerate_all",
+    "whole_answer",
+]
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,13 @@ class Answer:
         text: The answer.
         finish_reason: "stop" for an end token or a stop string, else "length".
         report: What happened.
+        logprobs: If they were asked for: one per token, without the end token.
     """
 
     text: str
     finish_reason: FinishReason
     report: Report
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,52 @@ class AnswerDelta:
         text: What it adds; only the last delta may be empty.
         finish_reason: As in ``Answer``, on the last delta.
         report: What happened, on the last delta.
+        logprobs: As in ``Answer``, of the tokens since the last delta.
     """
 
     text: str
     finish_reason: FinishReason | None = None
     report: Report | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def whole_answer(deltas: Sequence[AnswerDelta]) -> Answer:
+    """The answer that all deltas of a stream are."""
+    last = deltas[-1]
+    assert last.finish_reason is not None and last.report is not None
+    return Answer(
+        "".join(delta.text for delta in deltas),
+        last.finish_reason,
+        last.report,
+        tuple(told for delta in deltas for told in delta.logprobs),
+    )
+
+
+async def agenerate_all(
+    answering: Answering, requests: Sequence[Any], params: Sequence[SamplingParams]
+) -> list[Answer]:
+    """Answers several requests at the same time, without blocking the event loop.
+
+    Args:
+        answering: What answers.
+        requests: The requests.
+        params: One for each.
+
+    Returns:
+        One answer per request, in order.
+
+    Raises:
+        RefragError: The first error of any; the other answers then end.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(answering.agenerate(request, own))
+                for request, own in zip(requests, params, strict=True)
+            ]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 class Answering(Protocol):

@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
 
 from refrag_components.engines.base import Engine
 from refrag_components.engines.sampling import SamplingParams
-from refrag_components.exceptions import ServerError, UnknownPolicyError
+from refrag_components.exceptions import (
+    SamplingError,
+    ServerError,
+    UnknownPolicyError,
+    shown,
+)
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
 from refrag_components.generation.requests import Answering, Request
 from refrag_components.generation.shared_checkpoints import (
@@ -39,8 +44,9 @@ class AnswerSettings(BaseModel):
     """Settings that the models of every framework share.
 
     Subclasses have one more field, the checkpoint's name. Arguments of the constructor that are not
-    settings are ignored with a warning: those of remote models (timeout, api_key) must not break a
-    swap, but typos must show. None stands for the default, here and with a call.
+    settings are ignored with a warning: those of remote models (api_key, max_retries) must not
+    break a swap, but typos must show. None stands for the default, here and with a call.
+    ``max_completion_tokens`` is another name of ``max_tokens``.
 
     Attributes:
         store: Where chunk vectors of passages are kept if their retriever named no store; in memory
@@ -62,6 +68,11 @@ class AnswerSettings(BaseModel):
         seed: The same seed gives the same answer, in any company only with ``reproducible``.
         reproducible: Decode each answer by itself, so that nothing that is asked at the same time
             changes how it is rounded; slower where many ask at once.
+        logprobs: Whether to tell how likely the decoder held each token of the answer.
+        top_logprobs: With ``logprobs``, how many of the likeliest tokens to tell beside each, from
+            0 to 20.
+        timeout: Seconds for an answer, from its preparation to its last token; then it ends with an
+            ``AnswerTimeoutError``. Loading the model is not counted.
         device: Such as "cpu" or "cuda:1"; by default CUDA if available.
         base_url: A server that answers in place of this process, such as "http://gpu:8000/v1"
             (``refrag serve``); the model's name is then the server's. Chunk vectors from stores are
@@ -91,19 +102,23 @@ class AnswerSettings(BaseModel):
     stop: SkipValidation[list[str] | None] = None
     seed: SkipValidation[int | None] = None
     reproducible: SkipValidation[bool] = False
+    logprobs: SkipValidation[bool] = False
+    top_logprobs: SkipValidation[int] = 0
+    timeout: SkipValidation[float | None] = None
     device: str | None = None
     base_url: str | None = None
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
-        *("policy", "budget", "rest", "max_tokens", "temperature", "top_p", "top_k"),
-        *("repetition_penalty", "stop", "seed", "reproducible"),
+        *("policy", "budget", "rest", "max_tokens", "max_completion_tokens", "temperature"),
+        *("top_p", "top_k", "repetition_penalty", "stop", "seed", "reproducible", "logprobs"),
+        *("top_logprobs", "timeout"),
     )
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
     def __init__(self, **values: Any) -> None:
-        values = {name: value for name, value in values.items() if value is not None}
+        values = _by_our_names(values)
         super().__init__(**values)
         fields = type(self).model_fields
         known = {*fields, *(field.alias for field in fields.values() if field.alias)}
@@ -130,8 +145,8 @@ class AnswerSettings(BaseModel):
         """
         overrides = {
             name: value
-            for name, value in overrides.items()
-            if name not in self._call_only and value is not None
+            for name, value in _by_our_names(overrides).items()
+            if name not in self._call_only
         }
         if unknown := sorted(set(overrides) - set(self._by_call)):
             msg = (
@@ -234,4 +249,28 @@ class AnswerSettings(BaseModel):
             stop=() if self.stop is None else self.stop,
             seed=self.seed,
             reproducible=self.reproducible,
+            top_logprobs=self._n_logprobs(),
+            timeout=self.timeout,
         )
+
+    def _n_logprobs(self) -> int | None:
+        if not isinstance(self.logprobs, bool):
+            msg = (
+                "logprobs must be True or False, and top_logprobs how many of the likeliest tokens "
+                f"are told beside each; got logprobs={shown(self.logprobs)}"
+            )
+            raise SamplingError(msg)
+        if self.logprobs:
+            return self.top_logprobs
+        if self.top_logprobs != 0:
+            msg = f"top_logprobs={shown(self.top_logprobs)} needs logprobs=True"
+            raise SamplingError(msg)
+        return None
+
+
+def _by_our_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are given, under the names of the fields."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if "max_completion_tokens" in given:
+        given["max_tokens"] = given.pop("max_completion_tokens")
+    return given

@@ -10,22 +10,24 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.forking import OwnLock
 from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.tools import calls_tools
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.modeling.huggingface import position_limit
 from refrag_components.weights.lookup import base_on_disk, checkpoint_folder
 
 __all__ = [
+    "AboutDecoder",
     "Checkpoint",
+    "about_decoder",
     "answering_digest",
     "check_checkpoint",
     "checkpoint_digest",
-    "decoder_window",
     "load_checkpoint",
 ]
 
@@ -114,15 +116,38 @@ def load_checkpoint(name: str, device: str | None = None) -> Checkpoint:
         return _loaded[slot]
 
 
-def decoder_window(name: str, device: str | None = None) -> int | None:
-    """The longest input of a checkpoint's decoder in positions; its weights are not loaded for it.
+@dataclass(frozen=True)
+class AboutDecoder:
+    """What can be told of a decoder without its weights.
+
+    Attributes:
+        window: Its longest input in positions.
+        tokenizer: Its tokenizer, with the chat template.
+    """
+
+    window: int
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def of(cls, model: RefragModel) -> AboutDecoder:
+        """What a loaded model's decoder is."""
+        return cls(model.window, model.tokenizer)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether it can be told about tools, and its calls can be read."""
+        return calls_tools(self.tokenizer)
+
+
+def about_decoder(name: str, device: str | None = None) -> AboutDecoder | None:
+    """What a checkpoint's decoder is; its weights are not loaded for it.
 
     Args:
         name: As for ``load_checkpoint``.
         device: As for ``load_checkpoint``.
 
     Returns:
-        Positions; None if the decoder is not on this machine yet.
+        None if the decoder is not on this machine yet.
 
     Raises:
         RefragError: If neither the decoder's config nor its tokenizer says it.
@@ -130,19 +155,23 @@ def decoder_window(name: str, device: str | None = None) -> int | None:
     """
     loaded = _loaded.get(_slot(name, device))
     if loaded is not None:
-        return loaded.model.window
+        return AboutDecoder.of(loaded.model)
     folder = checkpoint_folder(name)
     own = folder / "decoder"
     decoder = own if own.is_dir() else base_on_disk(RefragConfig.from_folder(folder).decoder)
     if decoder is None:
         return None
-    return _window(decoder, (decoder / "config.json").stat().st_mtime_ns)
+    return _about(decoder, tuple(path.stat().st_mtime_ns for path in _described(decoder)))
+
+
+def _described(decoder: Path) -> list[Path]:
+    return sorted([*decoder.glob("*.json"), *decoder.glob("*.jinja")])
 
 
 @lru_cache(maxsize=16)
-def _window(decoder: Path, changed: int) -> int:
+def _about(decoder: Path, changed: tuple[int, ...]) -> AboutDecoder:
     config, tokenizer = AutoConfig.from_pretrained(decoder), AutoTokenizer.from_pretrained(decoder)
-    return position_limit(config, tokenizer)
+    return AboutDecoder(position_limit(config, tokenizer), tokenizer)
 
 
 def answering_digest(name: str, device: str | None = None) -> str:

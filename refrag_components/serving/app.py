@@ -13,12 +13,14 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from refrag_components.engines.base import TokenLogprob
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import ContextWindowError, MissingExtraError, RefragError
+from refrag_components.generation.openai_logprobs import written_for_chat, written_for_prompt
 from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Answer, AnswerDelta, Request
+from refrag_components.generation.requests import Answer, AnswerDelta, Request, whole_answer
 from refrag_components.serving.admission import Admission, CrowdedError
-from refrag_components.serving.bodies import ChatBody, CompletionBody, SettingsBody
+from refrag_components.serving.bodies import ChatBody, CompletionBody
 from refrag_components.serving.gate import Gate, error_body
 from refrag_components.serving.limits import Limits
 from refrag_components.serving.metrics import Metrics
@@ -121,16 +123,31 @@ class _Form:
     def whole(self, answer: Answer, used: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
         said = {"role": "assistant", "content": answer.text}
         text: dict[str, Any] = {"message": said} if self.is_chat else {"text": answer.text}
-        choice = {"index": 0, **text, "logprobs": None, "finish_reason": answer.finish_reason}
+        logprobs = self._logprobs(answer.logprobs, 0)
+        choice = {"index": 0, **text, "logprobs": logprobs, "finish_reason": answer.finish_reason}
         return self._with(self.kind, [choice], usage=used, refrag=report)
 
-    def part(self, text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
-        """A part of a stream; None is its beginning, which names the role."""
+    def beginning(self) -> dict[str, Any]:
+        """The first part of a chat's stream, which names the role."""
+        return self._part({"delta": {"role": "assistant", "content": ""}}, None, None)
+
+    def part(self, delta: AnswerDelta, offset: int) -> dict[str, Any]:
+        """A part of a stream, whose tokens begin after so many characters."""
+        text = {"content": delta.text}
+        said: dict[str, Any] = {"delta": text} if self.is_chat else {"text": delta.text}
+        return self._part(said, self._logprobs(delta.logprobs, offset), delta.finish_reason)
+
+    def _part(
+        self, said: dict[str, Any], logprobs: dict[str, Any] | None, finish_reason: str | None
+    ) -> dict[str, Any]:
         kind = f"{self.kind}.chunk" if self.is_chat else self.kind
-        delta = {"role": "assistant", "content": ""} if text is None else {"content": text}
-        said: dict[str, Any] = {"delta": delta} if self.is_chat else {"text": text or ""}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
+        choice = {"index": 0, **said, "logprobs": logprobs, "finish_reason": finish_reason}
         return self._with(kind, [choice])
+
+    def _logprobs(self, told: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+        if not told:
+            return None
+        return written_for_chat(told) if self.is_chat else written_for_prompt(told, offset)
 
     def totals(self, used: dict[str, Any]) -> dict[str, Any]:
         kind = f"{self.kind}.chunk" if self.is_chat else self.kind
@@ -183,7 +200,7 @@ class _Server:
 
     async def _answer(
         self,
-        body: SettingsBody,
+        body: ChatBody | CompletionBody,
         http: HttpRequest,
         form: _Form,
         read: Callable[[], tuple[Request, Sequence[str]]],
@@ -207,7 +224,7 @@ class _Server:
         self,
         client: str,
         read: Callable[[], tuple[Request, Sequence[str]]],
-        body: SettingsBody,
+        body: ChatBody | CompletionBody,
     ) -> AsyncGenerator[tuple[_Job, AnswerDelta]]:
         """The answer, as soon as there is a place for it; ends in any case when time is up."""
         events: asyncio.Queue[tuple[_Job, AnswerDelta] | Exception] = asyncio.Queue()
@@ -230,7 +247,7 @@ class _Server:
         self,
         client: str,
         read: Callable[[], tuple[Request, Sequence[str]]],
-        body: SettingsBody,
+        body: ChatBody | CompletionBody,
         tell: Callable[[tuple[_Job, AnswerDelta] | Exception], None],
     ) -> None:
         started = time.perf_counter()
@@ -250,14 +267,12 @@ class _Server:
     async def _whole(
         self, deltas: AsyncGenerator[tuple[_Job, AnswerDelta]], form: _Form
     ) -> JSONResponse:
-        texts: list[str] = []
+        parts: list[AnswerDelta] = []
         async with aclosing(deltas):
             async for event in deltas:
-                texts.append(event[1].text)
-        job, delta = event
-        assert delta.finish_reason is not None and delta.report is not None
-        answer = Answer("".join(texts), delta.finish_reason, delta.report)
-        used, report = self._totals(job, answer.text, delta.report)
+                parts.append(event[1])
+        answer = whole_answer(parts)
+        used, report = self._totals(event[0], answer.text, answer.report)
         return JSONResponse(form.whole(answer, used, report))
 
     async def _events(
@@ -265,22 +280,22 @@ class _Server:
         first: tuple[_Job, AnswerDelta],
         deltas: AsyncGenerator[tuple[_Job, AnswerDelta]],
         form: _Form,
-        body: SettingsBody,
+        body: ChatBody | CompletionBody,
     ) -> AsyncGenerator[str]:
-        texts: list[str] = []
         async with aclosing(deltas):
             try:
                 if form.is_chat:
-                    yield json.dumps(form.part(None))
+                    yield json.dumps(form.beginning())
                 job, delta = first
+                text = ""
+                n_told = 0  # characters of the tokens whose log probabilities were sent
                 while delta.report is None:
-                    texts.append(delta.text)
-                    yield json.dumps(form.part(delta.text))
+                    text += delta.text
+                    yield json.dumps(form.part(delta, n_told))
+                    n_told += sum(len(told.token) for told in delta.logprobs)
                     job, delta = await anext(deltas)
-                texts.append(delta.text)
-                used, report = self._totals(job, "".join(texts), delta.report)
-                last = form.part(delta.text, delta.finish_reason)
-                yield json.dumps({**last, "refrag": report})
+                used, report = self._totals(job, text + delta.text, delta.report)
+                yield json.dumps({**form.part(delta, n_told), "refrag": report})
                 if body.stream_options is not None and body.stream_options.include_usage:
                     yield json.dumps(form.totals(used))
                 yield "[DONE]"

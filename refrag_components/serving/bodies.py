@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
 from refrag_components.policies import Rest
 from refrag_components.prompts.parts import ToolCall
@@ -14,8 +22,7 @@ __all__ = ["ChatBody", "CompletionBody", "ContentPart", "Passage", "SettingsBody
 
 _WITHOUT = (
     *("audio", "best_of", "echo", "frequency_penalty", "function_call", "functions", "logit_bias"),
-    *("logprobs", "modalities", "prediction", "presence_penalty", "suffix", "tools"),
-    *("top_logprobs", "web_search_options"),
+    *("modalities", "prediction", "presence_penalty", "suffix", "tools", "web_search_options"),
 )
 
 
@@ -149,12 +156,32 @@ class ChatBody(SettingsBody):
     """A request for ``/v1/chat/completions``."""
 
     messages: list[_Message] = Field(min_length=1)
+    logprobs: StrictBool | None = None
+    top_logprobs: StrictInt | None = None
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told beside each token; None for no token."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @model_validator(mode="after")
+    def _top_of_something(self) -> ChatBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            msg = "top_logprobs needs logprobs to be true"
+            raise ValueError(msg)
+        return self
 
 
 class CompletionBody(SettingsBody):
     """A request for ``/v1/completions``; the prompt may be parts, as a message's content may."""
 
     prompt: str | list[ContentPart]
+    logprobs: StrictInt | None = None
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """As for ``ChatBody``."""
+        return self.logprobs
 
     @property
     def parts(self) -> list[ContentPart]:

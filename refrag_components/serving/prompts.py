@@ -144,7 +144,7 @@ class PromptReader:
         return vectors
 
 
-def sampling_params(body: SettingsBody) -> SamplingParams:
+def sampling_params(body: ChatBody | CompletionBody) -> SamplingParams:
     """How the answer is drawn.
 
     Raises:
@@ -162,6 +162,7 @@ def sampling_params(body: SettingsBody) -> SamplingParams:
         "reproducible": body.reproducible,
         "stop": body.stop,
         "answer_schema": _schema(body.response_format),
+        "top_logprobs": body.n_logprobs,
     }
     arguments: dict[str, Any] = {name: given[name] for name in given if given[name] is not None}
     return SamplingParams(**arguments)

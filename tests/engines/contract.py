@@ -16,6 +16,7 @@ from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.huggingface import end_token_ids
 from tests.engines.layouts import every_other, plain_ids, prompt
 from tests.tiny import TEXT
 
@@ -125,6 +126,35 @@ class EngineContract:
             jsonschema.validate(json.loads(output.text), schema)
         assert same(engine.generate([layouts[2]], params[2])[0], outputs[2])
         assert outputs[3].finish_reason == "length"
+
+    @pytest.mark.parametrize("temperature", [0.0, 2.0])
+    def test_likelihoods_are_the_decoders_own(
+        self, model: RefragModel, engine: Engine, temperature: float
+    ) -> None:
+        layout = prompt(model, TEXT[:3], True, "Answer:")
+        params = SamplingParams(
+            max_tokens=6, temperature=temperature, top_k=9, seed=1, repetition_penalty=1.5
+        )
+        asked = replace(params, top_logprobs=3)
+        neighbour = prompt(model, TEXT, False, "What rose?")
+        output, other = engine.generate([layout, neighbour], [asked, params])
+        prefix = plain_ids(layout)
+        inputs = torch.tensor([[*prefix, *output.token_ids]])
+        logits = model.decoder(inputs).logits[0].detach()
+        scores = logits[len(prefix) - 1 :].log_softmax(dim=-1)
+        end_ids = end_token_ids(model.decoder, model.tokenizer)
+        generated = [token for token in output.token_ids if token not in end_ids]
+        assert len(output.logprobs) == len(generated)
+        for told, token, expected in zip(output.logprobs, generated, scores, strict=False):
+            assert told.logprob == pytest.approx(float(expected[token]), abs=1e-4)
+            assert [logprob for _, logprob in told.top] == pytest.approx(
+                expected.topk(3).values.tolist(), abs=1e-4
+            )
+            assert told.token == model.tokenizer.decode([token])
+        assert other.logprobs == ()
+        assert engine.generate([layout], params)[0].text == output.text
+        streamed = [told for delta in engine.stream(layout, asked) for told in delta.logprobs]
+        assert [told.token for told in streamed] == [told.token for told in output.logprobs]
 
     def test_no_layouts_no_answers(self, engine: Engine) -> None:
         assert engine.generate([], SamplingParams()) == []

@@ -38,6 +38,12 @@ def _draw(params: SamplingParams, n: int = 400, prompt: torch.Tensor = _NO_IDS) 
         {"stop": (1,)},
         {"seed": -1},
         {"seed": 2**63},
+        {"top_logprobs": -1},
+        {"top_logprobs": 21},
+        {"top_logprobs": True},
+        {"timeout": 0},
+        {"timeout": math.inf},
+        {"timeout": math.nan},
     ],
 )
 def test_values_outside_their_range_are_named(values: dict[str, Any]) -> None:

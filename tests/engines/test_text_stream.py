@@ -87,6 +87,14 @@ def test_leading_spaces_and_byte_fallback() -> None:
     assert texts == ["the", "b", " a", "", "", "北", "c", " ", " the", "é", ""]
 
 
+def test_a_token_alone_is_as_inside_a_text() -> None:
+    tokenizer = _byte_fallback_tokenizer()
+    vocabulary = tokenizer.get_vocab()
+    stream = TextStream(tokenizer, ())
+    told = [stream.of_token(vocabulary[token]) for token in ("▁the", "b", "▁", "<0xE5>", "é")]
+    assert told == [" the", "b", " ", "\ufffd", "é"]
+
+
 def test_special_tokens_leave_no_trace(tokenizer: Tokenizer) -> None:
     special = tokenizer.token_to_id("<|im_start|>")
     ids = _ids(tokenizer, "ab")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from refrag_components.engines import SamplingParams, TransformersEngine
-from refrag_components.exceptions import ContextWindowError, ServerError
+from refrag_components.exceptions import AnswerTimeoutError, ContextWindowError, ServerError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, _sampling
 from refrag_components.generation.requests import Answer, Request
@@ -142,6 +142,64 @@ def test_vectors_of_a_store_go_along(
     monkeypatch.setattr(model, "encode_passages", None)
     (answer,) = remote.generate([ask(message, store=default)], PARAMS)
     assert answer.report.cache_hits == 2
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+async def test_likelihoods(
+    remote: RemoteGenerator, generator: RefragGenerator, is_chat: bool
+) -> None:
+    request, asked = ask(is_chat=is_chat), replace(PARAMS, top_logprobs=2)
+    parts: Any = request.messages[0].parts
+    if is_chat:
+        parts = render(request.messages, generator.model.tokenizer)
+    own = Request(parts, request.question, request.policy, request.budget)
+    expected = generator.generate([own], asked)[0].logprobs
+    assert len(expected) > 3
+    streamed = [told for delta in remote.stream(request, asked) for told in delta.logprobs]
+    deltas = [delta async for delta in await remote.astream(request, asked)]
+    for logprobs in (
+        remote.generate([request], asked)[0].logprobs,
+        (await remote.agenerate(request, asked)).logprobs,
+        streamed,
+        [told for delta in deltas for told in delta.logprobs],
+    ):
+        assert [told.token for told in logprobs] == [told.token for told in expected]
+        assert [told.logprob for told in logprobs] == pytest.approx(
+            [told.logprob for told in expected], abs=1e-4
+        )
+        if is_chat:
+            assert [[t for t, _ in told.top] for told in logprobs] == [
+                [t for t, _ in told.top] for told in expected
+            ]
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+async def test_likelihoods_that_nobody_asks_for(remote: RemoteGenerator, is_chat: bool) -> None:
+    assert remote.generate([ask(is_chat=is_chat)], PARAMS)[0].logprobs == ()
+
+
+async def test_time_is_limited(
+    remote: RemoteGenerator, generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert remote.served
+    assert isinstance(generator.engine, TransformersEngine)
+    steps = Steps(generator.engine, monkeypatch)
+    steps.hold(until=1)
+    steps.allow(1)
+    late = replace(PARAMS, timeout=0.2)
+    with pytest.raises(AnswerTimeoutError):
+        remote.generate([ask()], late)
+    with pytest.raises(AnswerTimeoutError):
+        list(remote.stream(ask(), late))
+    with pytest.raises(AnswerTimeoutError):
+        await remote.agenerate(ask(), late)
+    with pytest.raises(AnswerTimeoutError):
+        async for _ in await remote.astream(ask(), late):
+            pass
+    with pytest.raises(AnswerTimeoutError):
+        remote.generate([ask()], replace(late, timeout=1e-9))
+    steps.allow(None)
+    assert remote.generate([ask()], replace(late, timeout=60)) != []
 
 
 def test_a_store_that_fails_sends_the_text(

@@ -13,7 +13,7 @@ import pytest
 
 from refrag_components.engines import EngineDelta, SamplingParams, TransformersEngine
 from refrag_components.engines.layout import Layout
-from refrag_components.exceptions import ContextWindowError
+from refrag_components.exceptions import AnswerTimeoutError, ContextWindowError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
@@ -86,6 +86,53 @@ async def test_a_cancelled_task_is_not_decoded_for(
     steps.hold(until=0)
     alone(generator, ask())
     assert len(steps.sizes) <= 1 + PARAMS.max_tokens
+
+
+class TestTime:
+    """An answer that is not complete in time is an error at its caller and nowhere else."""
+
+    LATE = SamplingParams(max_tokens=99, timeout=0.05)
+
+    async def test_while_it_is_decoded(self, generator: RefragGenerator, steps: Steps) -> None:
+        expected = alone(generator, ask(*TEXT[:2]))
+        steps.hold(until=1)
+        steps.allow(2)
+        with pytest.raises(AnswerTimeoutError, match="raise timeout"):
+            generator.generate([ask()], self.LATE)
+        with pytest.raises(AnswerTimeoutError):
+            list(generator.stream(ask(), self.LATE))
+        with pytest.raises(AnswerTimeoutError):
+            await generator.agenerate(ask(), self.LATE)
+        with pytest.raises(TimeoutError):
+            async for _ in await generator.astream(ask(), self.LATE):
+                pass
+        steps.allow(None)
+        assert alone(generator, ask(*TEXT[:2])) == expected
+
+    async def test_while_it_is_prepared(
+        self, generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A store that waits for its server holds up a thread, and no task."""
+        gate = threading.Event()
+        prepare = generator.prepare
+
+        def held(*arguments: Any, **options: Any) -> Any:
+            assert gate.wait(PATIENCE)
+            return prepare(*arguments, **options)
+
+        monkeypatch.setattr(generator, "prepare", held)
+        with pytest.raises(AnswerTimeoutError):
+            await generator.agenerate(ask(), self.LATE)
+        gate.set()
+        with pytest.raises(AnswerTimeoutError):
+            list(generator.stream(ask(), replace(self.LATE, timeout=1e-9)))
+        with pytest.raises(AnswerTimeoutError):
+            generator.generate([ask()], replace(self.LATE, timeout=1e-9))
+
+    def test_that_suffices(self, generator: RefragGenerator) -> None:
+        expected = alone(generator, ask(*TEXT[:2]))
+        in_time = replace(PARAMS, timeout=PATIENCE)
+        assert timeless(generator.generate([ask(*TEXT[:2])], in_time)[0]) == expected
 
 
 class Gated:

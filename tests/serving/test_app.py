@@ -25,6 +25,10 @@ from tests.tiny import TEXT
 QUESTION = "What rose?"
 
 
+class Empty:
+    content = None
+
+
 def passage(text: str, **refrag: str) -> dict[str, Any]:
     return {"type": "text", "text": text, "refrag": refrag}
 
@@ -96,6 +100,43 @@ class TestAnswers:
             ]
             assert "".join(parts) == whole.choices[0].text
         assert whole.usage is not None and whole.usage.completion_tokens <= 6
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_likelihoods_as_openais(self, client: AsyncOpenAI, stream: bool) -> None:
+        asked = chat(passage(TEXT[0]), logprobs=True, top_logprobs=2)
+        if stream:
+            chunks = [c async for c in await client.chat.completions.create(**asked, stream=True)]
+            told = [t for c in chunks for t in (c.choices[0].logprobs or Empty).content or ()]
+            text = "".join(c.choices[0].delta.content or "" for c in chunks)
+        else:
+            choice = (await client.chat.completions.create(**asked)).choices[0]
+            assert choice.logprobs is not None
+            told, text = choice.logprobs.content or [], choice.message.content or ""
+        assert text and "".join(each.token for each in told).startswith(text.split("\ufffd")[0])
+        for each in told:
+            best, second = each.top_logprobs
+            assert best.logprob >= second.logprob
+            assert each == each.model_copy(update=best.model_dump())  # nothing is drawn
+            assert each.bytes == (None if "\ufffd" in each.token else [*each.token.encode()])
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_likelihoods_of_completions(self, client: AsyncOpenAI, stream: bool) -> None:
+        asked = {"model": NAME, "prompt": "The harbour", "max_tokens": 6, "logprobs": 1}
+        if stream:
+            chunks = [c async for c in await client.completions.create(**asked, stream=True)]
+            told = [c.choices[0].logprobs for c in chunks if c.choices[0].logprobs]
+        else:
+            whole = (await client.completions.create(**asked)).choices[0].logprobs
+            assert whole is not None
+            told = [whole]
+        tokens = [token for each in told for token in each.tokens or ()]
+        offsets = [offset for each in told for offset in each.text_offset or ()]
+        assert len(tokens) > 3
+        assert offsets == [len("".join(tokens[:i])) for i in range(len(tokens))]
+        for each in told:
+            assert [[*top.values()] for top in each.top_logprobs or ()] == [
+                [logprob] for logprob in each.token_logprobs or ()
+            ]
 
     async def test_stop_ends_the_answer(self, client: AsyncOpenAI) -> None:
         whole = await client.chat.completions.create(**chat(passage(TEXT[0])))
@@ -239,7 +280,9 @@ class TestRefusing:
             ({"n": 2}, "n"),
             ({"temperature": -1}, "temperature"),
             ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-            ({"logprobs": True}, "logprobs"),
+            ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+            ({"logprobs": 3}, "logprobs"),
+            ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
             ({"stop": [""]}, "stop"),
             ({"response_format": {"type": "json_object"}}, "response_format"),
             ({"extra": {"policy": "unheard-of"}}, "policy"),

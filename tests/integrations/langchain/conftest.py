@@ -11,12 +11,9 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
 from langchain_refrag import ChatRefrag
-from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts import retrieved
 from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
 from refrag_components.stores.base import ChunkStore
-from tests.integrations.langchain.scripted import ScriptedEngine, follow_tools
-from tests.tiny import TOOL_TEMPLATE
 
 HARBOUR = "The harbour lies north of the old town and was dug in 1907 by two hundred men."
 RAIN = "Rain fell on the mountain for three days, then the river rose by two metres."
@@ -68,21 +65,3 @@ def other_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("checkpoint") / "other"
     shutil.copytree(tiny_folder, folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def tool_folder(roomy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose chat template knows tools, with a window for their schemas."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "tools"
-    shutil.copytree(roomy_folder / "tiny", folder)
-    (folder / "decoder" / "chat_template.jinja").write_text(TOOL_TEMPLATE, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def scripted(tool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
-    """Makes ``tool_folder`` call tools as a trained decoder would."""
-    generator = load_checkpoint(str(tool_folder), "cpu").generator
-    engine = ScriptedEngine(generator.model, follow_tools, generator.engine)
-    monkeypatch.setattr(generator, "engine", engine)
-    return engine

@@ -20,7 +20,7 @@ from langchain_refrag import ChatRefrag, RefragMiddleware, RefragRetriever
 from refrag_components.exceptions import ToolCallingError
 from refrag_components.stores import MemoryStore, SQLiteStore
 from tests.integrations.langchain.conftest import HARBOUR, RAIN, ListRetriever
-from tests.integrations.langchain.scripted import ScriptedEngine
+from tests.integrations.scripted import ScriptedEngine
 
 QUESTION = "When was the harbour dug?"
 THREAD: Any = {"configurable": {"thread_id": "1"}}

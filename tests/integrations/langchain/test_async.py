@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseLanguageModel
@@ -10,8 +13,9 @@ from langchain_core.messages import HumanMessage
 
 from langchain_refrag import ChatRefrag, RefragLLM
 from refrag_components.engines import TransformersEngine
-from refrag_components.exceptions import ContextWindowError
+from refrag_components.exceptions import ContextWindowError, ToolCallingError
 from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.modeling import RefragModel
 from tests.engines.steps import Steps
 
 PROMPT = "Tell me about the harbour."
@@ -74,3 +78,53 @@ async def test_errors_are_the_same(chat: ChatRefrag) -> None:
     with pytest.raises(ContextWindowError):
         async for _ in chat.astream(long):
             pass
+
+
+class TestTheEventLoop:
+    """What takes long at first use is done in a thread: loading weights, hashing files."""
+
+    @pytest.fixture
+    def fresh(self, chat: ChatRefrag, tmp_path: Path) -> str:
+        """A checkpoint that this process has not seen."""
+        return str(shutil.copytree(chat.model_name, tmp_path / "fresh"))
+
+    @pytest.mark.parametrize("way", ["ainvoke", "astream", "agenerate"])
+    @pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+    async def test_at_first_use(
+        self, kind: Any, way: str, fresh: str, threads: dict[str, list[bool]]
+    ) -> None:
+        await self.ask(kind(model=fresh, max_tokens=2), way)
+        assert threads["from_pretrained"] == [False]
+        assert threads["_digest_of_files"] == [False]
+
+    @pytest.mark.parametrize("way", ["ainvoke", "astream"])
+    @pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+    async def test_another_model_for_a_call(
+        self, kind: Any, way: str, chat: ChatRefrag, fresh: str, threads: dict[str, list[bool]]
+    ) -> None:
+        await self.ask(kind(model=chat.model_name, max_tokens=2), way, model=fresh)
+        assert threads["from_pretrained"] == [False]
+        assert not any(threads["_digest_of_files"])
+
+    def test_tools_and_schemas_are_bound_without_weights(
+        self, tool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Agents bind them in the event loop."""
+        monkeypatch.setattr(RefragModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+        chat = ChatRefrag(model=str(shutil.copytree(tool_folder, tmp_path / "fresh")))
+        schema = {"title": "Depth", "type": "object", "properties": {"metres": {"type": "number"}}}
+        chat.bind_tools([schema], tool_choice="any")
+        chat.with_structured_output(schema)
+        with pytest.raises(ToolCallingError):
+            chat.bind_tools([schema], tool_choice="Length")
+
+    @staticmethod
+    async def ask(asked: Any, way: str, **options: Any) -> None:
+        if way == "astream":
+            async for _ in asked.astream(PROMPT, **options):
+                pass
+        elif way == "agenerate":
+            prompt = [HumanMessage(PROMPT)] if isinstance(asked, ChatRefrag) else PROMPT
+            await asked.agenerate([prompt], **options)
+        else:
+            await asked.ainvoke(PROMPT, **options)

@@ -39,7 +39,7 @@ from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.engines.steps import Steps
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever, retrieve
-from tests.integrations.langchain.scripted import ScriptedEngine
+from tests.integrations.scripted import ScriptedEngine
 
 QUESTION = "When was the harbour dug?"
 
@@ -320,8 +320,7 @@ class TestSettings:
 
     def test_none_stands_for_the_default(self, chat: ChatRefrag) -> None:
         settings: dict[str, Any] = {
-            name: None
-            for name in (*ChatRefrag._by_call, "timeout", "api_key", "device", "store", "engine")
+            name: None for name in (*ChatRefrag._by_call, "api_key", "device", "store", "engine")
         }
         with warnings.catch_warnings(action="error"):
             made = ChatRefrag(**{**settings, "model": chat.model_name})
@@ -339,10 +338,10 @@ class TestSettings:
         assert result.generation_info["refrag"]["output_tokens"] <= 2
 
     def test_what_only_remote_models_offer(self, chat: ChatRefrag) -> None:
-        with pytest.warns(UserWarning, match="ChatRefrag ignores logprobs, n, timeout"):
-            chat.invoke(QUESTION, timeout=3, n=2, logprobs=True)
-        with pytest.warns(UserWarning, match="RefragLLM ignores timeout"):
-            RefragLLM(model=chat.model_name).bind(timeout=3).invoke(QUESTION)
+        with pytest.warns(UserWarning, match="ChatRefrag ignores logit_bias, user"):
+            chat.invoke(QUESTION, user="me", logit_bias={1: 2})
+        with pytest.warns(UserWarning, match="RefragLLM ignores user"):
+            RefragLLM(model=chat.model_name).bind(user="me").invoke(QUESTION)
 
     def test_every_way_to_draw(self, chat: ChatRefrag) -> None:
         greedy = chat.invoke(QUESTION).content
@@ -356,8 +355,9 @@ class TestSettings:
         assert ChatRefrag().model_name == RefragLLM().model_name == "refrag-smollm2-135m"
 
     def test_unknown_settings_are_named(self, tiny_folder: Path) -> None:
-        with pytest.warns(UserWarning, match="ChatRefrag ignores api_key, buget"):
+        with pytest.warns(UserWarning, match="ChatRefrag ignores api_key, buget") as caught:
             ChatRefrag(model=str(tiny_folder), buget=1.0, api_key="x")  # type: ignore[call-arg]
+        assert caught[0].filename == __file__
 
     def test_unknown_settings_of_a_call(self, chat: ChatRefrag) -> None:
         with pytest.raises(TypeError, match="buget"):
@@ -434,6 +434,7 @@ class TestProfile:
         assert chat.profile is not None
         assert chat.profile["max_input_tokens"] == chat._checkpoint().model.window
         assert chat.profile["image_inputs"] is False
+        assert chat.profile["tool_calling"] is False
         SummarizationMiddleware(chat, trigger=("fraction", 0.8))
 
     def test_no_weights_are_loaded_for_it(

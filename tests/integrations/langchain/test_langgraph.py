@@ -15,18 +15,22 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.load import dumps
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_core.tracers import BaseTracer
 from langchain_core.tracers.schemas import Run
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
-from langchain_refrag import ChatRefrag, RefragRetriever
+from langchain_refrag import ChatRefrag, RefragDocument, RefragRetriever
+from langchain_refrag.documents import document_stores
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.resolver import Resolver
 from refrag_components.stores import SQLiteStore
 from tests.integrations.langchain.conftest import ListRetriever
 
@@ -110,11 +114,34 @@ def test_resumes_in_another_process(roomy_folder: Path, tmp_path: Path, strict: 
     )
     assert result.returncode == 0, result.stderr
     second, kinds, n_messages = json.loads(result.stdout.splitlines()[-1])
-    assert kinds == (["dict"] if strict == "true" else ["RefragDocument"])
+    assert kinds == ["Document"]
+    assert "Blocked" not in result.stderr
+    assert "unregistered" not in result.stderr
     assert n_messages == 4
     assert (second["cache_hits"], second["cache_misses"]) == (3, 0)
     assert second["context_tokens"] == first["context_tokens"]
     assert second["context_positions"] < second["context_tokens"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_documents_come_back_as_documents(roomy_folder: Path, strict: bool) -> None:
+    """Also where they are passed on beside others, in a tool's artifact or in a command."""
+    retriever = RefragRetriever(
+        retriever=ListRetriever(documents=passages(2)), model=str(roomy_folder / "tiny")
+    )
+    documents = retriever.invoke("When?")
+    assert all(isinstance(document, RefragDocument) for document in documents)
+    message = ToolMessage("Found.", tool_call_id="1", artifact=documents)
+    saved = {"documents": documents, "found": {"by": [*documents]}, "messages": [message]}
+    serializer = JsonPlusSerializer(allowed_msgpack_modules=None if strict else True)
+    loaded = serializer.loads_typed(serializer.dumps_typed(saved))
+    for back in (loaded["documents"], loaded["found"]["by"]):
+        assert [type(document) for document in back] == [Document, Document]
+        assert [document.page_content for document in back] == [d.page_content for d in documents]
+        assert [document.metadata for document in back] == [d.metadata for d in documents]
+    resolver = Resolver(load_checkpoint(str(roomy_folder / "tiny")).model.fingerprint)
+    artifact = document_stores(loaded["messages"][0].artifact, resolver)
+    assert list(artifact) == [document.page_content for document in documents]
 
 
 def test_resumes_with_new_objects(roomy_folder: Path, tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def test_other_documents_same_question(
         {"repetition_penalty": 1.5},
         {"seed": 3},
         {"stop": ["e"]},
+        {"logprobs": True},
+        {"logprobs": True, "top_logprobs": 2},
     ],
 )
 def test_other_settings_same_prompt(
@@ -112,11 +114,13 @@ def test_every_field_is_in_the_identity_or_known_to_have_no_influence(
     identity = kind(model=str(tiny_folder))._identifying_params
     assert set(identity) - {"checkpoint"} == fields - WITHOUT_INFLUENCE
     assert {*ChatRefrag.model_fields, *RefragLLM.model_fields} >= WITHOUT_INFLUENCE
-    settings = set(AnswerSettings.model_fields) - {"api_key", "store"}
+    settings = set(AnswerSettings.model_fields) - {"api_key", "store", "timeout"}
     assert settings <= set(identity), "a setting of the answer is left out of the key"
 
 
-@pytest.mark.parametrize("name", sorted(set(AnswerSettings.model_fields) - {"api_key", "store"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(AnswerSettings.model_fields) - {"api_key", "store", "timeout"})
+)
 def test_another_value_is_another_identity(
     name: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +137,8 @@ def test_another_value_is_another_identity(
         "repetition_penalty": 1.5,
         "stop": ["x"],
         "seed": 1,
+        "logprobs": True,
+        "top_logprobs": 2,
         "device": "cpu",
         "base_url": "http://gpu:8000/v1",
     }

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from langchain_refrag import ChatRefrag
-from langchain_refrag.response_template import ResponseReader
+from refrag_components.generation.response_template import ResponseReader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
-from tests.integrations.langchain.scripted import ScriptedEngine
+from tests.integrations.scripted import ScriptedEngine
 from tests.tiny import tiny_decoder_tokenizer
 
 pytestmark = pytest.mark.skipif(

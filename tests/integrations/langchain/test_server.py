@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
 
@@ -95,16 +96,39 @@ def test_structured_output(options: dict[str, Any]) -> None:
     assert isinstance(answer, Served)
 
 
+@pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+async def test_it_is_asked_in_a_thread(
+    kind: Any, options: dict[str, Any], threads: dict[str, list[bool]]
+) -> None:
+    await kind(**options).ainvoke(QUESTION)
+    async for _ in kind(**options).astream(QUESTION):
+        pass
+    assert threads == {"get": [False]}
+
+
 def test_what_a_server_does_not_do_is_named(options: dict[str, Any]) -> None:
     remote = ChatRefrag(**options)
     with pytest.raises(ToolCallingError, match="base_url"):
         remote.bind_tools([Served])
     with pytest.raises(ServerError, match="base_url"):
         remote.explain(QUESTION)
+    with pytest.raises(ServerError, match="base_url"):
+        remote.get_num_tokens_from_messages(prompt())
     with pytest.raises(UnknownPolicyError, match="base_url"):
         ChatRefrag(**options, policy=RandomPolicy())
-    with pytest.raises(ContextWindowError):
-        remote.invoke("x " * 5000)
+
+
+@pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+async def test_overflow_is_an_error_by_either_name(kind: Any, options: dict[str, Any]) -> None:
+    remote = kind(**options)
+    for error in (ContextOverflowError, ContextWindowError):
+        with pytest.raises(error):
+            remote.invoke("x " * 5000)
+        with pytest.raises(error):
+            list(remote.stream("x " * 5000))
+        with pytest.raises(error):
+            async for _ in remote.astream("x " * 5000):
+                pass
 
 
 def test_the_key_is_in_no_cache_or_trace(options: dict[str, Any]) -> None:

@@ -6,8 +6,6 @@ is scripted (see ``scripted.py``); template, tokens, parsing and streaming are t
 What is skipped is not offered, on purpose:
 
 * ``test_init_from_env``: a checkpoint in this process needs no key and no address.
-* ``test_serdes``: a checkpoint is a folder of weights; LangChain's serialisation is for settings
-  of remote models.
 * images, audio and PDF, in messages and in tool results: the decoder reads text.
 * ``test_anthropic_inputs``: tool results inside human messages; ``ToolMessage`` is understood.
 * ``test_stream_time``: times a recorded answer of a remote model.
@@ -39,7 +37,7 @@ from langchain_refrag import ChatRefrag, RefragEmbeddings, RefragRetriever, Refr
 from refrag_components.stores import MemoryStore
 from refrag_components.vectors import ChunkVectors
 from tests.integrations.langchain.conftest import ListRetriever
-from tests.integrations.langchain.scripted import ScriptedEngine
+from tests.integrations.scripted import ScriptedEngine
 from tests.stores.contract import make
 
 # The suites set timeout, max_retries and api_key on every model.
@@ -62,7 +60,9 @@ class _TinyChat:
 
 
 class TestChatRefragUnit(_TinyChat, ChatModelUnitTests):
-    pass
+    @pytest.mark.xfail(reason="LangChain loads packages that it does not list only if told of them")
+    def test_serdes(self, model: BaseChatModel, snapshot: Any) -> None:
+        super().test_serdes(model, snapshot)  # test_serialisation.py tells it
 
 
 class TestChatRefragIntegration(_TinyChat, ChatModelIntegrationTests):

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field, field_validator
@@ -220,8 +221,17 @@ class TestMistakes:
             plain.invoke("x", response_format=response_format)
 
 
-def test_an_agent_of_a_decoder_without_tools(plain: ChatRefrag) -> None:
-    agent = create_agent(plain, response_format=ProviderStrategy(Found))
+needs_profile = pytest.mark.skipif(
+    not hasattr(BaseChatModel, "_resolve_model_profile"),
+    reason="this langchain-core asks no model for its profile",
+)
+
+
+@pytest.mark.parametrize(
+    "strategy", [ProviderStrategy(Found), pytest.param(Found, marks=needs_profile)]
+)
+def test_an_agent_of_a_decoder_without_tools(plain: ChatRefrag, strategy: Any) -> None:
+    agent = create_agent(plain, response_format=strategy)
     state = agent.invoke({"messages": [("human", "When?")]})
     assert isinstance(state["structured_response"], Found)
 

@@ -18,7 +18,7 @@ from refrag_components.engines.layout import TextSegment
 from refrag_components.exceptions import ToolCallingError
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from tests.integrations.langchain.conftest import HARBOUR, RAIN
-from tests.integrations.langchain.scripted import ScriptedEngine
+from tests.integrations.scripted import ScriptedEngine
 
 
 @tool

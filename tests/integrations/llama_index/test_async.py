@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
 
 from llama_index.llms.refrag import RefragLLM
 from refrag_components.engines import TransformersEngine
@@ -13,6 +19,7 @@ from refrag_components.exceptions import ContextWindowError
 from tests.engines.steps import Steps
 
 PROMPT = "Tell me about the harbour."
+WAYS = ("acomplete", "achat", "astream_complete", "astream_chat", "apredict", "astream")
 
 
 @pytest.fixture
@@ -63,3 +70,39 @@ async def test_one_bad_prompt_disturbs_nobody(llm: RefragLLM) -> None:
     )
     assert str(answers[0]) == alone
     assert isinstance(answers[1], ContextWindowError)
+
+
+class TestTheEventLoop:
+    """What takes long at first use is done in a thread: loading weights, hashing files."""
+
+    @pytest.mark.parametrize("way", [*WAYS, "achat_with_tools", "astructured_predict"])
+    async def test_at_first_use(
+        self, folder: str, tool_folder: Path, tmp_path: Path, threads: dict[str, Any], way: str
+    ) -> None:
+        made = tool_folder if way == "achat_with_tools" else folder
+        fresh = shutil.copytree(made, tmp_path / "fresh")  # this process has not seen it
+        await ask(RefragLLM(model=str(fresh), max_tokens=60), way)
+        assert threads["from_pretrained"] == [False]
+        assert threads["_digest_of_files"] == [False]
+        assert not any(threads.get("position_limit", ()))
+
+
+class Fine(BaseModel):
+    fine: bool
+
+
+async def ask(llm: RefragLLM, way: str) -> None:
+    asked: Any = PROMPT
+    options: dict[str, Any] = {}
+    if way in ("achat", "astream_chat"):
+        asked = [ChatMessage(content=PROMPT)]
+    elif way in ("apredict", "astream"):
+        asked = PromptTemplate(PROMPT)
+    elif way == "achat_with_tools":
+        asked, options = [FunctionTool.from_defaults(len, name="len")], {"user_msg": PROMPT}
+    elif way == "astructured_predict":
+        asked, options = Fine, {"prompt": PromptTemplate(PROMPT)}
+    answer = await getattr(llm, way)(asked, **options)
+    if "stream" in way:
+        async for _ in answer:
+            pass

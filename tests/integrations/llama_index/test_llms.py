@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
+from llama_index.core import Settings
+from llama_index.core.base.llms.types import (
+    ChatResponse,
+    CitableBlock,
+    CompletionResponse,
+    ImageBlock,
+    TextBlock,
+)
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import ChatMessage, MessageRole
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import NodeWithScore, TextNode
 from pydantic import BaseModel, Field
 
 from llama_index.llms.refrag import RefragLLM
 from refrag_components.exceptions import (
+    AnswerTimeoutError,
     BudgetError,
     ContextWindowError,
     EmptyInputError,
@@ -193,13 +203,88 @@ class TestSettings:
         monkeypatch.setattr(RefragModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
         assert RefragLLM(model=str(own)).metadata.context_window == 8192 - 256
 
-    def test_tokens_are_counted_by_the_decoders_tokenizer(self, llm: RefragLLM) -> None:
+    def test_tokens_are_counted_by_the_decoders_tokenizer(
+        self, llm: RefragLLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         ids = llm.token_ids(HARBOUR)
         assert llm._checkpoint().model.tokenizer.decode(ids) == HARBOUR
+        monkeypatch.setattr(Settings, "_tokenizer", None)
+        Settings.tokenizer = llm.token_ids
+        memory = ChatMemoryBuffer.from_defaults(llm=llm)
+        assert memory.tokenizer_fn(HARBOUR) == ids
 
     def test_settings_of_other_models_are_named(self, folder: str) -> None:
-        with pytest.warns(UserWarning, match="RefragLLM ignores api_key, timeout"):
-            RefragLLM(model=folder, timeout=60, api_key="x")
+        with pytest.warns(UserWarning, match="RefragLLM ignores api_key, max_retries"):
+            RefragLLM(model=folder, max_retries=2, api_key="x")
+
+    def test_names_of_other_providers(self, llm: RefragLLM) -> None:
+        assert RefragLLM(model=llm.model, max_completion_tokens=2).max_tokens == 2
+        assert report(llm.complete(QUESTION, max_completion_tokens=2))["output_tokens"] <= 2
+
+    def test_warnings_point_at_the_user(self, folder: str) -> None:
+        with pytest.warns(UserWarning, match="ignores max_retries") as caught:
+            RefragLLM(model=folder, max_retries=2)
+        assert caught[0].filename == __file__
+
+    async def test_logprobs(self, llm: RefragLLM) -> None:
+        response = llm.complete(QUESTION, logprobs=True, top_logprobs=2)
+        assert response.logprobs is not None
+        assert len(response.logprobs) == report(response)["output_tokens"]
+        for own, *others in response.logprobs:
+            assert own.logprob <= 0
+            assert len(others) == 1  # nothing is drawn: the token itself is the likeliest
+            assert others[0].logprob <= own.logprob
+        tokens = [told[0].token for told in response.logprobs]
+        message = [ChatMessage(role=MessageRole.USER, content=QUESTION)]
+        own = llm.model_copy(update={"logprobs": True})
+        stream = await llm.astream_chat(message, logprobs=True)
+        for other in (
+            llm.chat(message, logprobs=True),
+            own.complete(QUESTION),
+            await llm.acomplete(QUESTION, logprobs=True),
+            list(llm.stream_chat(message, logprobs=True))[-1],
+            [each async for each in stream][-1],
+        ):
+            assert [told[0].token for told in other.logprobs or ()] == tokens
+        assert llm.complete(QUESTION).logprobs is None
+        with pytest.raises(SamplingError, match="needs logprobs=True"):
+            RefragLLM(model=llm.model, top_logprobs=2)
+
+    async def test_timeout(self, llm: RefragLLM) -> None:
+        late = llm.model_copy(update={"timeout": 1e-9})
+        with pytest.raises(AnswerTimeoutError, match="raise timeout"):
+            late.complete(QUESTION)
+        with pytest.raises(TimeoutError):
+            await late.acomplete(QUESTION)
+        assert late.complete(QUESTION, timeout=60).text == llm.complete(QUESTION).text
+        with pytest.raises(SamplingError, match="timeout must be"):
+            RefragLLM(model=llm.model, timeout=0)
+
+    def test_none_stands_for_the_default(self, llm: RefragLLM) -> None:
+        with warnings.catch_warnings(action="error"):
+            made = RefragLLM(
+                **{name: None for name in RefragLLM._by_call}, model=llm.model, device=None
+            )
+            asked = llm.complete(QUESTION, **{name: None for name in RefragLLM._by_call})
+        assert made.to_dict() == RefragLLM(model=llm.model).to_dict()
+        assert asked.text == llm.complete(QUESTION).text
+
+    def test_the_bundled_checkpoint_is_the_default(self) -> None:
+        assert RefragLLM().model == "refrag-smollm2-135m"
+
+    def test_images_are_named_or_skipped(self, llm: RefragLLM) -> None:
+        picture = ImageBlock(url="http://localhost/harbour.png")
+        asked, passage = TextBlock(text=QUESTION), TextBlock(text=HARBOUR)
+        cited = CitableBlock(title="Map", source="1", content=[passage, picture])
+        message = ChatMessage(role=MessageRole.USER, blocks=[asked, picture, cited])
+        with pytest.raises(ValueError, match=r"'image' block.*skip_media=True"):
+            llm.chat([message])
+        response = llm.model_copy(update={"skip_media": True}).chat([message])
+        legible = CitableBlock(title="Map", source="1", content=[passage])
+        text = ChatMessage(role=MessageRole.USER, blocks=[asked, legible])
+        assert response.message.content == llm.chat([text]).message.content
+        assert report(response)["warnings"] == ["2 'image' blocks were left out: only text is read"]
+        assert len(message.blocks) == 3
 
 
 class TestDocuments:

@@ -8,13 +8,20 @@ import pytest
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from llama_index.llms.refrag import RefragLLM
-from refrag_components.exceptions import ContextWindowError, ServerError
+from refrag_components.exceptions import (
+    AnswerTimeoutError,
+    ContextWindowError,
+    ServerError,
+    ToolCallingError,
+)
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.serving.app import create_app
 from tests.integrations.llama_index.conftest import HARBOUR, PASSAGES, QUESTION, RAIN
+from tests.integrations.llama_index.test_async import WAYS, ask
 from tests.serving.running import running
 
 
@@ -56,10 +63,38 @@ def test_structured_output(remote: RefragLLM) -> None:
     assert isinstance(answer, Dug)
 
 
+def test_options_of_an_answer(llm: RefragLLM, remote: RefragLLM) -> None:
+    for formatted in (False, True):
+        own, answer = (
+            each.complete(QUESTION, formatted, logprobs=True, top_logprobs=1)
+            for each in (llm, remote)
+        )
+        tokens = [[told[0].token for told in each.logprobs or ()] for each in (own, answer)]
+        assert tokens[0] == tokens[1] != []
+    with pytest.raises(AnswerTimeoutError):
+        remote.complete(QUESTION, timeout=1e-9)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_it_is_asked_in_a_thread(
+    remote: RefragLLM, threads: dict[str, list[bool]], way: str
+) -> None:
+    await ask(remote, way)
+    assert threads == {"get": [False]}
+
+
+def test_tools_are_refused_by_name(remote: RefragLLM) -> None:
+    assert not remote.metadata.is_function_calling_model
+    with pytest.raises(ToolCallingError, match="without base_url"):
+        remote.chat_with_tools([FunctionTool.from_defaults(len, name="len")], QUESTION)
+
+
 def test_metadata_and_errors(llm: RefragLLM, remote: RefragLLM) -> None:
     assert remote.metadata.context_window == llm.metadata.context_window
     with pytest.raises(ContextWindowError):
         remote.complete(RAIN * 2000)
     with pytest.raises(ServerError, match="base_url"):
         remote.explain(QUESTION)
+    with pytest.raises(ServerError, match="base_url"):
+        remote.token_ids(QUESTION)
     assert "secret" not in str(remote.to_dict())

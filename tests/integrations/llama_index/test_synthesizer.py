@@ -22,6 +22,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 
 from llama_index.llms.refrag import RefragLLM
 from llama_index.response_synthesizers.refrag import RefragQueryEngine, RefragSynthesizer
+from llama_index.response_synthesizers.refrag.query_engine import default_llm
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.stores.memory import MemoryStore
 from tests.integrations.llama_index.conftest import HARBOUR, QUESTION, ListRetriever
@@ -68,6 +69,20 @@ def test_llm_of_the_settings(llm: RefragLLM, monkeypatch: pytest.MonkeyPatch) ->
     response = RefragSynthesizer().synthesize(QUESTION, [node])
     assert response.metadata is not None
     assert response.metadata["refrag"]["rate"] > 1
+
+
+def test_the_query_engine_takes_the_llm_of_the_settings_too(
+    list_retriever: ListRetriever, llm: RefragLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", llm)
+    response = RefragQueryEngine.from_args(list_retriever).query(QUESTION)
+    assert response.metadata is not None
+    assert response.metadata["refrag"]["rate"] > 1
+    for other in (PromptKeeper(), None):  # which would compress nothing
+        monkeypatch.setattr(Settings, "_llm", other)
+        bundled = default_llm()
+        assert isinstance(bundled, RefragLLM)
+        assert bundled.model == "refrag-smollm2-135m"
 
 
 def test_store_and_postprocessors(list_retriever: ListRetriever, llm: RefragLLM) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -18,20 +18,25 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.prompts import PromptTemplate
-from llama_index.core.types import Model
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.tools import BaseTool
+from llama_index.core.types import Model, PydanticProgramMode, TokenAsyncGen
 
 from llama_index.llms.refrag.calls import Call, Reply
-from llama_index.llms.refrag.messages import resolve_completion, resolve_messages
+from llama_index.llms.refrag.messages import resolve_completion, resolve_messages, without_media
 from llama_index.llms.refrag.runs import retrieved_in_run
+from llama_index.llms.refrag.tools import first_call_only, schemas_of, selections
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import AnswerSettings
-from refrag_components.generation.shared_checkpoints import decoder_window
-from refrag_components.prompts.parts import Message
+from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
+from refrag_components.generation.tools import AnswerForm, Tools
+from refrag_components.generation.tools import calls_tools as can_call_tools
+from refrag_components.prompts.parts import ControlPart, Message
 from refrag_components.prompts.rendering import render
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
@@ -40,7 +45,7 @@ __all__ = ["RefragLLM"]
 _UNCOUNTED = 32  # one part of the window in so many
 
 
-class RefragLLM(AnswerSettings, LLM):
+class RefragLLM(AnswerSettings, FunctionCallingLLM):
     """LLM that replaces any other in a query engine or chat engine.
 
     Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
@@ -56,8 +61,8 @@ class RefragLLM(AnswerSettings, LLM):
     text of a response; ``collect_reports`` gets the rest.
 
     ``policy``, ``budget``, ``rest``, ``max_tokens``, ``temperature``, ``top_p``, ``top_k``,
-    ``repetition_penalty``, ``stop``, ``seed`` and ``reproducible`` may also be given with a single
-    call, and so may
+    ``repetition_penalty``, ``stop``, ``seed``, ``reproducible``, ``logprobs``, ``top_logprobs`` and
+    ``timeout`` may also be given with a single call, and so may
 
     * ``documents``: nodes or strings that are passages; those whose text is not in the prompt
       are put before the question;
@@ -65,7 +70,13 @@ class RefragLLM(AnswerSettings, LLM):
       passages were retrieved, if the last user message contains both, else that message;
     * ``json_schema``: what JSON the answer has to be. The decoder cannot write anything else; an
       answer that ``max_tokens`` cuts off raises a ``StructuredOutputError``. ``structured_predict``
-      and ``as_structured_llm`` set it.
+      and ``as_structured_llm`` set it;
+    * ``tools`` and ``tool_choice``: what the decoder may call, or has to ("required", or a name).
+      ``chat_with_tools`` and agents set them. It calls tools if its chat template lays them out
+      and writes calls as JSON, or its tokenizer has a response template: see
+      ``metadata.is_function_calling_model``.
+
+    ``Settings.tokenizer = llm.token_ids`` makes LlamaIndex count tokens as this decoder does.
 
     Example:
         In a query engine it stands beside a postprocessor: ``index.as_query_engine(llm=llm,
@@ -84,11 +95,16 @@ class RefragLLM(AnswerSettings, LLM):
     Attributes:
         model: Checkpoint: a bundled name, a folder or a hub id. Loaded when first needed and shared
             by all models that use it on the same device.
+        skip_media: Leave images, sounds and files of messages out, with a warning in the report,
+            instead of refusing them.
     """
 
     model: str = DEFAULT_MODEL
+    skip_media: bool = False
 
-    _call_only: ClassVar[tuple[str, ...]] = ("documents", "json_schema", "question")
+    _call_only: ClassVar[tuple[str, ...]] = (
+        *("documents", "json_schema", "question", "tool_choice", "tools"),
+    )
 
     @classmethod
     def class_name(cls) -> str:
@@ -102,22 +118,41 @@ class RefragLLM(AnswerSettings, LLM):
         It counts neither the chat template nor, of texts that it joins, what is tokenised another
         way. It counts by ``Settings.tokenizer``: set that to ``token_ids``.
 
+        No weights are loaded for it, unless they have yet to be fetched. A server is not told about
+        tools.
+
         Raises:
             DownloadError: If base weights cannot be fetched.
         """
         server = self._server
         if server is not None:
-            window: int | None = server.served.window
+            window, calls_tools = server.served.window, False
         else:
-            window = decoder_window(self.model, self.device)
-        if window is None:
-            window = self._checkpoint().model.window
+            known = about_decoder(self.model, self.device)
+            about = known or AboutDecoder.of(self._checkpoint().model)
+            window, calls_tools = about.window, about.calls_tools
         return LLMMetadata(
             context_window=window - window // _UNCOUNTED,
             num_output=self.max_tokens,
             is_chat_model=True,
+            is_function_calling_model=calls_tools,
             model_name=self.model,
         )
+
+    def to_payload(self) -> dict[str, Any]:
+        """What instrumentation is told of the LLM.
+
+        LlamaIndex asks for it in the event loop, so it is not the metadata, which may have to be
+        looked up.
+        """
+        return {
+            "class_name": self.class_name(),
+            "model": self.model,
+            "model_name": self.model,
+            "is_chat_model": True,
+            "num_output": self.max_tokens,
+            "temperature": self.temperature,
+        }
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text by the decoder's own tokenizer, for ``Settings.tokenizer``."""
@@ -228,13 +263,18 @@ class RefragLLM(AnswerSettings, LLM):
     ) -> Model:
         """As ``LLM.structured_predict``; the answer is kept to the schema that the prompt is given.
 
+        A decoder that calls tools is given the schema as a tool, unless
+        ``pydantic_program_mode`` is "llm".
+
         Raises:
             StructuredOutputError: If the schema cannot be enforced, or ``max_tokens`` cuts off the
                 answer.
             ValueError: If it fails a validator of the class.
         """
-        llm_kwargs = _kept_to(output_cls, llm_kwargs)
-        return super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        llm, llm_kwargs = self._kept_to(output_cls, llm_kwargs)
+        return super(RefragLLM, llm).structured_predict(
+            output_cls, prompt, llm_kwargs, **prompt_args
+        )
 
     async def astructured_predict(
         self,
@@ -243,9 +283,94 @@ class RefragLLM(AnswerSettings, LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Model:
-        """As ``structured_predict``, in a thread."""
-        llm_kwargs = _kept_to(output_cls, llm_kwargs)
-        return await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        """As ``structured_predict``, without blocking the event loop."""
+        llm, llm_kwargs = await asyncio.to_thread(self._kept_to, output_cls, llm_kwargs)
+        return await super(RefragLLM, llm).astructured_predict(
+            output_cls, prompt, llm_kwargs, **prompt_args
+        )
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model]:
+        # One object, when it is whole: half of one need not be an object of its class.
+        yield self.structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model]:
+        async def only() -> AsyncGenerator[Model]:
+            yield await self.astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
+        return only()
+
+    # The next two ask for the metadata in the event loop, which may have to be looked up.
+
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        """As ``LLM.apredict``."""
+        await asyncio.to_thread(lambda: self.metadata)
+        return await super().apredict(prompt, **prompt_args)
+
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+        """As ``LLM.astream``."""
+        await asyncio.to_thread(lambda: self.metadata)
+        return await super().astream(prompt, **prompt_args)
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The calls in a response.
+
+        Args:
+            response: What ``chat_with_tools`` and the like returned.
+            error_on_no_tool_call: Whether there has to be one.
+            **kwargs: Not used.
+
+        Raises:
+            ValueError: If there is none and there has to be one.
+        """
+        found = selections(response)
+        if not found and error_on_no_tool_call:
+            msg = (
+                f"the answer calls no tool: {response.message.content!r}; ask with "
+                "tool_required=True, or pass error_on_no_tool_call=False"
+            )
+            raise ValueError(msg)
+        return found
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = [*(chat_history or ())]
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        if user_msg is not None:
+            messages.append(user_msg)
+        choice = kwargs.pop("tool_choice", None) or ("required" if tool_required else None)
+        return {"messages": messages, "tools": schemas_of(tools), "tool_choice": choice, **kwargs}
+
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        return response if allow_parallel_tool_calls else first_call_only(response)
 
     def _chat_call(
         self,
@@ -254,18 +379,28 @@ class RefragLLM(AnswerSettings, LLM):
         documents: object = None,
         question: str | None = None,
         json_schema: Mapping[str, Any] | None = None,
+        tools: Sequence[BaseTool | Mapping[str, Any]] | None = None,
+        tool_choice: object = None,
         **overrides: Any,
     ) -> Call:
         settings = self._for_call(overrides)
+        allowed = Tools.of(schemas_of(tools), tool_choice)
+        schema = None if json_schema is None else AnswerSchema.of(json_schema)
+        warnings: list[str] = []
+        if self.skip_media:
+            messages, warnings = without_media(messages)
         conversation = resolve_messages(messages, documents, self._resolver(retrieved_in_run()))
         question = question or conversation.question
-        request: Request | RemoteRequest
-        if self.base_url is None:
-            parts = render(conversation.messages, self._checkpoint().model.tokenizer)
-            request = settings._ask(parts, question)
-        else:
-            request = settings._ask_server(conversation.messages, question)
-        return settings._call(request, conversation.warnings, json_schema)
+        warnings += conversation.warnings
+        if self.base_url is not None:
+            allowed.refuse_server()
+            asked = settings._ask_server(conversation.messages, question)
+            return settings._call(asked, warnings, AnswerForm(schema=schema))
+        tokenizer = self._checkpoint().model.tokenizer
+        parts = render(conversation.messages, tokenizer, tools=allowed.schemas)
+        written = "".join(part.text for part in parts if isinstance(part, ControlPart))
+        form = allowed.form(tokenizer, schema, written)
+        return settings._call(settings._ask([*parts, *form.prefix], question), warnings, form)
 
     def _complete_call(
         self,
@@ -295,27 +430,38 @@ class RefragLLM(AnswerSettings, LLM):
         else:
             turn = Message("user", resolved.parts)
             request = settings._ask_server([turn], question, is_chat=False)
-        return settings._call(request, resolved.warnings, json_schema)
+        schema = None if json_schema is None else AnswerSchema.of(json_schema)
+        return settings._call(request, resolved.warnings, AnswerForm(schema=schema))
 
     def _call(
-        self,
-        request: Request | RemoteRequest,
-        warnings: Sequence[str],
-        json_schema: Mapping[str, Any] | None,
+        self, request: Request | RemoteRequest, warnings: Sequence[str], form: AnswerForm
     ) -> Call:
-        schema = None if json_schema is None else AnswerSchema.of(json_schema)
-        params = replace(self._sampling_params(), answer_schema=schema)
-        return Call(self._answering, request, params, self.model, warnings)
+        params = replace(
+            self._sampling_params(),
+            answer_schema=form.schema,
+            skip_special_tokens=form.skip_special_tokens,
+        )
+        return Call(self._answering, request, params, self.model, warnings, form)
 
-
-def _kept_to(output_cls: type[Model], llm_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    return {"json_schema": output_cls.model_json_schema(), **(llm_kwargs or {})}
+    def _kept_to(
+        self, output_cls: type[Model], llm_kwargs: dict[str, Any] | None
+    ) -> tuple[RefragLLM, dict[str, Any]]:
+        """The LLM and the keywords of its call with which LlamaIndex gets an object of a class."""
+        modes = (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION)
+        may_call = self.base_url is None and self.pydantic_program_mode in modes
+        if may_call and can_call_tools(self._checkpoint().model.tokenizer, by_schema=True):
+            return self, dict(llm_kwargs or {})
+        llm = self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
+        return llm, {"json_schema": output_cls.model_json_schema(), **(llm_kwargs or {})}
 
 
 def _chat_response(reply: Reply) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
-    return ChatResponse(message=message, delta=reply.delta, raw=reply.raw)
+    return ChatResponse(
+        message=reply.message, delta=reply.delta, logprobs=reply.logprobs, raw=reply.raw
+    )
 
 
 def _completion_response(reply: Reply) -> CompletionResponse:
-    return CompletionResponse(text=reply.text, delta=reply.delta, raw=reply.raw)
+    return CompletionResponse(
+        text=reply.text, delta=reply.delta, logprobs=reply.logprobs, raw=reply.raw
+    )

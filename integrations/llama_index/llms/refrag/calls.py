@@ -7,11 +7,16 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
-from refrag_components.engines import SamplingParams
+from llama_index.core.base.llms.types import ChatMessage, LogProb
+
+from llama_index.llms.refrag.tools import SaidSoFar
+from refrag_components.engines import SamplingParams, TokenLogprob
 from refrag_components.engines.json_schema import check_complete
+from refrag_components.generation.openai_logprobs import utf8
 from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Answering, Request
+from refrag_components.generation.tools import AnswerForm, AnswerParts
 
 __all__ = ["Call", "Reply"]
 
@@ -21,14 +26,22 @@ class Reply:
     """An answer, or as much of it as there is so far.
 
     Attributes:
-        text: All text so far.
-        delta: What was added last.
+        message: All of it so far.
+        delta: What was added last to its text.
+        logprobs: For each token so far, its own and those of the likeliest others; None if they
+            were not asked for.
         raw: What the answer says about itself; None before it is complete.
     """
 
-    text: str
+    message: ChatMessage
     delta: str
+    logprobs: list[list[LogProb]] | None = None
     raw: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return self.message.content or ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Call:
         params: How tokens are drawn.
         model: Name of the checkpoint.
         warnings: About texts that claimed to be a passage and could not be resolved.
+        form: What the answer looks like.
     """
 
     generator: Answering
@@ -48,6 +62,7 @@ class Call:
     params: SamplingParams
     model: str
     warnings: Sequence[str]
+    form: AnswerForm
 
     def reply(self) -> Reply:
         """Answers.
@@ -63,20 +78,19 @@ class Call:
         return self._reply(await self.generator.agenerate(self.request, self.params))
 
     def _reply(self, answer: Answer) -> Reply:
-        self._check(answer.text, answer.finish_reason)
-        return Reply(answer.text, answer.text, self._raw(answer.report, answer.finish_reason))
+        delta = AnswerDelta(answer.text, answer.finish_reason, answer.report, answer.logprobs)
+        (reply,) = _Growing(self).replies(delta)
+        return reply
 
     def replies(self) -> Generator[Reply]:
         """Streams the answer; errors of the request are raised immediately."""
         deltas = self.generator.stream(self.request, self.params)
 
         def grow() -> Generator[Reply]:
-            text = ""
+            growing = _Growing(self)
             with closing(deltas):
                 for delta in deltas:
-                    text += delta.text
-                    yield self._grown(text, delta)
-                    self._check(text, delta.finish_reason)
+                    yield from growing.replies(delta)
 
         return grow()
 
@@ -85,27 +99,48 @@ class Call:
         deltas = await self.generator.astream(self.request, self.params)
 
         async def grow() -> AsyncGenerator[Reply]:
-            text = ""
+            growing = _Growing(self)
             async with aclosing(deltas):
                 async for delta in deltas:
-                    text += delta.text
-                    yield self._grown(text, delta)
-                    self._check(text, delta.finish_reason)
+                    for reply in growing.replies(delta):
+                        yield reply
 
         return grow()
 
-    def _grown(self, text: str, delta: AnswerDelta) -> Reply:
-        raw = None if delta.report is None else self._raw(delta.report, delta.finish_reason)
-        return Reply(text, delta.text, raw)
 
-    def _check(self, text: str, finish_reason: str | None) -> None:
-        if self.params.answer_schema is not None:
-            check_complete(text, finish_reason)
+class _Growing:
+    """The replies that an answer makes as it grows."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._parts = AnswerParts(call.form)
+        self._said = SaidSoFar()
+        self._generated = "" if call.params.answer_schema is None else call.form.begun
+        self._logprobs: list[list[LogProb]] = []
+
+    def replies(self, delta: AnswerDelta) -> Generator[Reply]:
+        """The reply that a delta makes; none while none of it is certain.
+
+        Raises:
+            StructuredOutputError: If the answer was cut off before its JSON was complete.
+        """
+        is_last = delta.report is not None
+        self._generated += delta.text
+        self._logprobs += map(_likelihood, delta.logprobs)
+        pieces = self._parts.push(delta.text, last=is_last)
+        if pieces or is_last:
+            added = self._said.add(pieces)
+            raw = None if delta.report is None else self._raw(delta.report, delta.finish_reason)
+            asked = self._call.params.top_logprobs is not None
+            logprobs = [*self._logprobs] if asked else None
+            yield Reply(self._said.message(), added, logprobs, raw)
+        if self._call.params.answer_schema is not None:
+            check_complete(self._generated, delta.finish_reason)
 
     def _raw(self, report: Report, finish_reason: str | None) -> dict[str, Any]:
-        report = report.preceded_by(self.warnings)
+        report = report.preceded_by([*self._call.warnings, *self._said.warnings])
         return {
-            "model": self.model,
+            "model": self._call.model,
             "finish_reason": finish_reason,
             # Decoder positions: what the prompt costs, and what LlamaIndex' token counter shows.
             "usage": {
@@ -115,3 +150,12 @@ class Call:
             },
             "refrag": report.to_dict(),
         }
+
+
+def _likelihood(told: TokenLogprob) -> list[LogProb]:
+    own = (told.token, told.logprob)
+    others = (pair for pair in told.top if pair != own)
+    return [
+        LogProb(token=token, logprob=logprob, bytes=utf8(token) or [])
+        for token, logprob in (own, *others)
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from llama_index.core.base.llms.types import (
@@ -12,9 +13,11 @@ from llama_index.core.base.llms.types import (
     ContentBlock,
     MessageRole,
     TextBlock,
+    ToolCallBlock,
 )
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
+from llama_index.llms.refrag.tools import called
 from refrag_components.prompts.conversation import (
     Block,
     Conversation,
@@ -28,7 +31,7 @@ from refrag_components.prompts.conversation import (
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.prompts.resolver import Resolver, document_text
 
-__all__ = ["Conversation", "resolve_completion", "resolve_messages"]
+__all__ = ["Conversation", "resolve_completion", "resolve_messages", "without_media"]
 
 _ROLES: Mapping[MessageRole, str] = {
     MessageRole.ASSISTANT: "assistant",
@@ -63,10 +66,53 @@ def resolve_messages(
     """
     given = read_documents(documents, _text_and_store)
     resolver = resolver.for_prompt("\n".join(message.content or "" for message in messages))
-    turns = [
-        Turn(_ROLES[message.role], list(_blocks(message, given, resolver))) for message in messages
-    ]
+    names: dict[object, str] = {}  # of the tools, by call
+    turns: list[Turn] = []
+    for message in messages:
+        calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+        names |= {call.tool_call_id: call.tool_name for call in calls}
+        role = _ROLES[message.role]
+        turns.append(
+            Turn(
+                role,
+                list(_blocks(message, given, resolver)),
+                calls=tuple(map(called, calls)) if role == "assistant" else (),
+                tool=_tool(message, names) if role == "tool" else None,
+            )
+        )
     return resolve_turns(turns, given, resolver)
+
+
+def without_media(messages: Sequence[ChatMessage]) -> tuple[list[ChatMessage], list[str]]:
+    """Copies of messages with nothing but text in those that are not answers, and warnings."""
+    kept: list[ChatMessage] = []
+    skipped: Counter[str] = Counter()
+    for message in messages:
+        if _ROLES[message.role] == "assistant":
+            kept.append(message)
+            continue
+        blocks: list[ContentBlock] = []
+        for block in message.blocks:
+            if isinstance(block, CitableBlock):
+                content = [part for part in block.content if isinstance(part, TextBlock)]
+                skipped.update(
+                    part.block_type for part in block.content if not isinstance(part, TextBlock)
+                )
+                blocks.append(block.model_copy(update={"content": content}))
+            elif isinstance(block, TextBlock):
+                blocks.append(block)
+            else:
+                skipped[block.block_type] += 1
+        kept.append(message.model_copy(update={"blocks": blocks}))
+    return kept, [
+        f"{n} {kind!r} blocks were left out: only text is read" for kind, n in skipped.items()
+    ]
+
+
+def _tool(message: ChatMessage, names: Mapping[object, str]) -> str | None:
+    """The tool whose result a message is."""
+    name = message.additional_kwargs.get("name")
+    return name or names.get(message.additional_kwargs.get("tool_call_id"))
 
 
 def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> ResolvedPrompt:
@@ -123,7 +169,10 @@ def _passages_of(block: CitableBlock) -> Iterator[Block]:
 
 
 def _refuse(role: MessageRole, block: ContentBlock) -> None:
-    msg = f"a {role.value} message holds a {block.block_type!r} block; only text is read"
+    msg = (
+        f"a {role.value} message holds a {block.block_type!r} block; only text is read. Leave it "
+        "out, or make the LLM with skip_media=True"
+    )
     raise ValueError(msg)
 
 

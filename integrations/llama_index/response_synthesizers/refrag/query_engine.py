@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 from warnings import warn
 
+from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import LLM
@@ -17,7 +18,7 @@ from llama_index.llms.refrag import RefragLLM
 from llama_index.response_synthesizers.refrag.base import RefragSynthesizer
 from refrag_components.stores.base import ChunkStore
 
-__all__ = ["RefragQueryEngine"]
+__all__ = ["RefragQueryEngine", "default_llm"]
 
 
 class RefragQueryEngine(RetrieverQueryEngine):
@@ -49,7 +50,8 @@ class RefragQueryEngine(RetrieverQueryEngine):
 
         Args:
             retriever: The retriever that searches.
-            llm: ``RefragLLM()`` with the bundled checkpoint if None.
+            llm: If None, ``Settings.llm`` if that is a ``RefragLLM``, else ``RefragLLM()`` with the
+                bundled checkpoint.
             response_synthesizer: In place of a ``RefragSynthesizer``; the arguments below are its
                 own.
             node_postprocessors: Rerankers and the like; REFRAG needs none.
@@ -63,7 +65,7 @@ class RefragQueryEngine(RetrieverQueryEngine):
         if ignored := [name for name, value in others.items() if value]:
             warn(f"{cls.__name__} makes one prompt and ignores {', '.join(ignored)}", stacklevel=2)
         synthesizer = response_synthesizer or RefragSynthesizer(
-            RefragLLM() if llm is None else llm,
+            default_llm() if llm is None else llm,
             store=store,
             text_qa_template=text_qa_template,
             streaming=streaming,
@@ -75,3 +77,9 @@ class RefragQueryEngine(RetrieverQueryEngine):
             node_postprocessors=node_postprocessors,
             callback_manager=callback_manager,
         )
+
+
+def default_llm() -> LLM:
+    """The LLM of an engine that is given none."""
+    chosen = Settings._llm  # the property makes one of OpenAI where nobody has chosen
+    return chosen if isinstance(chosen, RefragLLM) else RefragLLM()

@@ -16,7 +16,7 @@ from refrag_components.prompts.tool_calls import BrokenToolCall
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ResponseReader", "Thought", "has_response_template"]
+__all__ = ["Piece", "ResponseReader", "Thought", "has_response_template"]
 
 _CALLS = "tool_calls"
 _THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking"})
@@ -29,6 +29,7 @@ class Thought:
     text: str
 
 
+#: A part of an answer: text, a thought, a call, or what looks like one and cannot be read.
 Piece = str | Thought | ToolCall | BrokenToolCall
 
 

@@ -1,0 +1,59 @@
+"""For the tests of both frameworks: a checkpoint that calls tools, and who does what at first."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from refrag_components.generation import shared_checkpoints
+from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.modeling import RefragModel
+from tests.integrations.scripted import ScriptedEngine, follow_tools
+from tests.tiny import TOOL_TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def tool_folder(roomy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose chat template knows tools, with a window for their schemas."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tools"
+    shutil.copytree(roomy_folder / "tiny", folder)
+    (folder / "decoder" / "chat_template.jinja").write_text(TOOL_TEMPLATE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def scripted(tool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
+    """Makes ``tool_folder`` call tools as a trained decoder would."""
+    generator = load_checkpoint(str(tool_folder), "cpu").generator
+    engine = ScriptedEngine(generator.model, follow_tools, generator.engine)
+    monkeypatch.setattr(generator, "engine", engine)
+    return engine
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[bool]]:
+    """Whether what takes long at first use ran in the thread of the test, as often as it ran."""
+    ran: dict[str, list[bool]] = {}
+    own = threading.current_thread()
+
+    def watch(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            ran.setdefault(name, []).append(threading.current_thread() is own)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    monkeypatch.setattr(shared_checkpoints, "_LOOK_AGAIN", math.inf)
+    watch(RefragModel, "from_pretrained")
+    watch(shared_checkpoints, "_digest_of_files")
+    watch(shared_checkpoints, "position_limit")  # after the tokenizer was loaded
+    watch(httpx.Client, "get")
+    return ran
