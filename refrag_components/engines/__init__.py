@@ -11,6 +11,7 @@ from refrag_components.engines.base import (
 )
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
+from refrag_components.engines.vllm_engine import VllmEngine
 
 __all__ = [
     "AsyncEngine",
@@ -20,4 +21,5 @@ __all__ = [
     "FinishReason",
     "SamplingParams",
     "TransformersEngine",
+    "VllmEngine",
 ]

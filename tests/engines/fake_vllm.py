@@ -7,23 +7,17 @@ vLLM, which ``test_vllm_for_real.py`` runs.
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
-import json
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.requests import Request
 from transformers import AutoModelForCausalLM
 
-__all__ = ["FakeEngine", "fake_server", "install"]
+__all__ = ["DeadError", "FakeEngine", "greedy", "install"]
 
 Prompt = dict[str, Any]
 
@@ -40,8 +34,6 @@ class FakeEngine:
         broken: Raised in place of the next token.
         is_shut: Whether ``shutdown`` was called.
     """
-
-    made: list[FakeEngine]
 
     def __init__(self, arguments: SimpleNamespace) -> None:
         self.arguments = arguments
@@ -67,7 +59,7 @@ class FakeEngine:
             is_token = torch.tensor(prompt["prompt_is_token_ids"])[:, None]
             embeds = torch.where(is_token, embeds[0], prompt["prompt_embeds"])[None]
         try:
-            for token, logprob in _greedy(self._decoder, embeds, params.max_tokens):
+            for token, logprob in greedy(self._decoder, embeds, params.max_tokens):
                 while self.hold:
                     await asyncio.sleep(0.001)
                 if self.broken is not None:
@@ -89,7 +81,8 @@ class FakeEngine:
         self.is_shut = True
 
 
-def _greedy(decoder: Any, embeds: torch.Tensor, count: int) -> Any:
+def greedy(decoder: Any, embeds: torch.Tensor, count: int) -> Iterator[tuple[int, float]]:
+    """The likeliest tokens after embeddings, shape (1, n, d_dec), and their log-probabilities."""
     for _ in range(count):
         with torch.inference_mode():
             scores = decoder(inputs_embeds=embeds).logits[0, -1].log_softmax(-1)
@@ -137,39 +130,3 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, name, module)
     return made
-
-
-def fake_server(decoder: Any, window: int) -> tuple[FastAPI, list[dict[str, Any]]]:
-    """A server of completions by prompt embeddings, and the requests that it gets."""
-    app = FastAPI()
-    asked: list[dict[str, Any]] = []
-
-    @app.get("/v1/models")
-    def models() -> dict[str, Any]:
-        return {"data": [{"id": "a-decoder", "max_model_len": window}]}
-
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Any:
-        body = await request.json()
-        asked.append(body)
-        if request.headers.get("authorization") != "Bearer a-key":
-            return JSONResponse({"error": "Unauthorized"}, 401)
-        if body["model"] != "a-decoder":
-            return JSONResponse({"error": {"message": "no such model"}}, 404)
-        embeds = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
-        tokens = _greedy(decoder, embeds[None], body["max_tokens"])
-        if not body.get("stream"):
-            ((token, logprob),) = tokens
-            choice = {"token_ids": [token], "logprobs": {"token_logprobs": [logprob]}}
-            return {"choices": [choice]}
-
-        def events() -> Any:
-            for token, _ in tokens:
-                yield f"data: {json.dumps({'choices': [{'token_ids': [token]}]})}\n\n"
-                if token in body["stop_token_ids"]:
-                    break
-            yield "data: [DONE]\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    return app, asked

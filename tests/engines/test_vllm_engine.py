@@ -26,7 +26,6 @@ from refrag_components.exceptions import (
     InvalidVectorsError,
     MissingExtraError,
     SamplingError,
-    ServerError,
     StructuredOutputError,
 )
 from refrag_components.modeling import RefragModel
@@ -35,7 +34,6 @@ from tests.engines import fake_vllm
 from tests.engines.contract import same
 from tests.engines.fake_vllm import FakeEngine
 from tests.engines.layouts import every_other, prompt
-from tests.serving.running import running
 from tests.tiny import TEXT
 
 GREEDY = SamplingParams(max_tokens=12)
@@ -342,73 +340,13 @@ class TestRefusing:
         made: list[FakeEngine],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        greedy = fake_vllm._greedy
+        greedy = fake_vllm.greedy
 
         def others(*arguments: Any) -> Iterator[tuple[int, float]]:
             for token, logprob in greedy(*arguments):
                 yield token, logprob - 1
 
-        monkeypatch.setattr(fake_vllm, "_greedy", others)
+        monkeypatch.setattr(fake_vllm, "greedy", others)
         with pytest.raises(EngineError, match="does not run this checkpoint's decoder"):
             VllmEngine(layered_model)
         assert made[0].is_shut
-
-
-class TestServer:
-    @pytest.fixture
-    def served(self, layered_model: RefragModel) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        app, asked = fake_vllm.fake_server(layered_model.decoder, 300)
-        with running(app) as url:
-            yield url, asked
-
-    @pytest.fixture
-    def engine(
-        self, layered_model: RefragModel, served: tuple[str, list[dict[str, Any]]]
-    ) -> Iterator[VllmEngine]:
-        engine = VllmEngine(layered_model, base_url=served[0], api_key="a-key")
-        yield engine
-        engine.close()
-
-    def test_answers_are_the_default_engines(
-        self,
-        layered_model: RefragModel,
-        engine: VllmEngine,
-        served: tuple[str, list[dict[str, Any]]],
-        layouts: list[Layout],
-    ) -> None:
-        params = SamplingParams(max_tokens=12, stop=["e", "a"])
-        default = TransformersEngine(layered_model)
-        for each in (GREEDY, params):
-            assert all(map(same, engine.generate(layouts, each), default.generate(layouts, each)))
-        body = served[1][-1]
-        assert body["cache_salt"] == served[1][-2]["cache_salt"]
-        assert body["ignore_eos"] is True
-        assert body["stop_token_ids"] == [1, 2]
-        assert "stop" not in body
-
-    def test_its_window_counts(self, engine: VllmEngine) -> None:
-        layout = Layout((TextSegment(np.full(298, 20)),))
-        assert len(engine.generate([layout], GREEDY)[0].token_ids) <= 2
-        with pytest.raises(ContextWindowError):
-            engine.generate([Layout((TextSegment(np.full(300, 20)),))], GREEDY)
-
-    def test_what_it_cannot_do(self, engine: VllmEngine, layouts: list[Layout]) -> None:
-        with pytest.raises(SamplingError, match="repetition_penalty"):
-            engine.generate(layouts, SamplingParams(repetition_penalty=1.1))
-        schema = AnswerSchema.of({"type": "array"}, prefix="[")
-        with pytest.raises(StructuredOutputError):
-            engine.generate(layouts, SamplingParams(answer_schema=schema))
-
-    def test_a_key_that_is_wrong(
-        self, layered_model: RefragModel, served: tuple[str, list[dict[str, Any]]]
-    ) -> None:
-        with pytest.raises(ServerError, match=r"401: Unauthorized.*VLLM_API_KEY"):
-            VllmEngine(layered_model, base_url=served[0])
-
-    def test_nobody_at_the_address(self, layered_model: RefragModel) -> None:
-        with pytest.raises(ServerError, match="does not answer"):
-            VllmEngine(layered_model, base_url="http://127.0.0.1:9/v1")
-
-    def test_options_are_the_servers(self, layered_model: RefragModel) -> None:
-        with pytest.raises(EngineError, match="start the server with them"):
-            VllmEngine(layered_model, base_url="http://127.0.0.1:9/v1", options={"dtype": "half"})

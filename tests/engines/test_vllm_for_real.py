@@ -68,26 +68,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> RefragModel:
+def loaded(folder: Path) -> RefragModel:
     return load_checkpoint(str(folder), "cpu").model
 
 
 @pytest.fixture(scope="module")
-def layouts(model: RefragModel) -> list[Layout]:
+def prompts(loaded: RefragModel) -> list[Layout]:
     """Prompts of different lengths: plain, compressed, mixed, and without any passage."""
     return [
-        prompt(model, TEXT[:3], True, "Answer:"),
-        prompt(model, TEXT[:4], False, "What rose?"),
-        prompt(model, TEXT[2:], every_other, "What fell?"),
-        prompt(model, [*TEXT, *TEXT], every_other, "What?"),
-        prompt(model, [], True, "What?"),
+        prompt(loaded, TEXT[:3], True, "Answer:"),
+        prompt(loaded, TEXT[:4], False, "What rose?"),
+        prompt(loaded, TEXT[2:], every_other, "What fell?"),
+        prompt(loaded, [*TEXT, *TEXT], every_other, "What?"),
+        prompt(loaded, [], True, "What?"),
     ]
 
 
 @pytest.fixture(scope="module")
-def expected(model: RefragModel, layouts: list[Layout]) -> list[tuple[int, ...]]:
+def expected(loaded: RefragModel, prompts: list[Layout]) -> list[tuple[int, ...]]:
     """What the default engine answers."""
-    outputs = TransformersEngine(model).generate(layouts, SamplingParams(max_tokens=40))
+    outputs = TransformersEngine(loaded).generate(prompts, SamplingParams(max_tokens=40))
     return [output.token_ids for output in outputs]
 
 
@@ -95,8 +95,9 @@ class TestInProcess(EngineContract):
     warm = 2.0
 
     @pytest.fixture(scope="class")
-    def shared(self, model: RefragModel) -> Iterator[VllmEngine]:
-        engine = VllmEngine(model, options=_OPTIONS)
+    @classmethod
+    def shared(cls, loaded: RefragModel) -> Iterator[VllmEngine]:
+        engine = VllmEngine(loaded, options=_OPTIONS)
         yield engine
         engine.close()
 
@@ -105,44 +106,44 @@ class TestInProcess(EngineContract):
         return shared
 
     @pytest.fixture
-    def model(self, folder: Path) -> RefragModel:
-        return load_checkpoint(str(folder), "cpu").model
+    def model(self, loaded: RefragModel) -> RefragModel:
+        return loaded
 
     def test_greedy_tokens_are_the_default_engines(
-        self, model: RefragModel, engine: VllmEngine, layouts: list[Layout], expected: Any
+        self, model: RefragModel, engine: VllmEngine, prompts: list[Layout], expected: Any
     ) -> None:
-        outputs = engine.generate(layouts, SamplingParams(max_tokens=40))
+        outputs = engine.generate(prompts, SamplingParams(max_tokens=40))
         assert [output.token_ids for output in outputs] == expected
         params = SamplingParams(max_tokens=40, repetition_penalty=1.5)
-        default = TransformersEngine(model).generate(layouts, params)
-        assert all(map(same, engine.generate(layouts, params), default))
+        default = TransformersEngine(model).generate(prompts, params)
+        assert all(map(same, engine.generate(prompts, params), default))
         assert [output.token_ids for output in default] != expected
 
-    def test_seeds_reproduce(self, engine: VllmEngine, layouts: list[Layout]) -> None:
+    def test_seeds_reproduce(self, engine: VllmEngine, prompts: list[Layout]) -> None:
         params = SamplingParams(max_tokens=20, temperature=1.0, seed=11)
-        rows = engine.generate([layouts[1]] * 3, params)
+        rows = engine.generate([prompts[1]] * 3, params)
         assert len({row.token_ids for row in rows}) == 3
-        again = engine.generate([layouts[1]] * 3, params)
+        again = engine.generate([prompts[1]] * 3, params)
         assert all(same(a, b) for a, b in zip(rows, again, strict=True))
 
     def test_stop_strings(
-        self, model: RefragModel, engine: VllmEngine, layouts: list[Layout]
+        self, model: RefragModel, engine: VllmEngine, prompts: list[Layout]
     ) -> None:
-        (plain,) = TransformersEngine(model).generate([layouts[2]], SamplingParams(max_tokens=40))
+        (plain,) = TransformersEngine(model).generate([prompts[2]], SamplingParams(max_tokens=40))
         stop = plain.text[len(plain.text) // 2 :][:2]
         params = SamplingParams(max_tokens=40, stop=stop)
-        (default,) = TransformersEngine(model).generate([layouts[2]], params)
-        assert same(engine.generate([layouts[2]], params)[0], default)
+        (default,) = TransformersEngine(model).generate([prompts[2]], params)
+        assert same(engine.generate([prompts[2]], params)[0], default)
         assert default.finish_reason == "stop"
 
     def test_the_prefix_cache_serves_one_tenant(
-        self, engine: VllmEngine, layouts: list[Layout], expected: Any
+        self, engine: VllmEngine, prompts: list[Layout], expected: Any
     ) -> None:
         cached = _cached_positions(engine)
         params = SamplingParams(max_tokens=40)
         first, second = engine.for_tenant("first"), engine.for_tenant("second")
         for tenant, hits in ((first, False), (first, True), (second, False), (engine, True)):
-            (output,) = tenant.generate([layouts[3]], params)
+            (output,) = tenant.generate([prompts[3]], params)
             assert output.token_ids == expected[3]
             assert (cached[-1] > 0) == hits
 
@@ -166,25 +167,25 @@ class TestInProcess(EngineContract):
             assert same(there, here)
 
     def test_a_stream_that_is_closed_ends_the_decoding(
-        self, engine: VllmEngine, layouts: list[Layout], expected: Any
+        self, engine: VllmEngine, prompts: list[Layout], expected: Any
     ) -> None:
-        stream = engine.stream(layouts[0], SamplingParams(max_tokens=300, temperature=1.0))
+        stream = engine.stream(prompts[0], SamplingParams(max_tokens=300, temperature=1.0))
         next(stream)
         assert _unfinished(engine) == 1
         stream.close()
         _wait_for(lambda: _unfinished(engine) == 0)
-        (output,) = engine.generate([layouts[0]], SamplingParams(max_tokens=40))
+        (output,) = engine.generate([prompts[0]], SamplingParams(max_tokens=40))
         assert output.token_ids == expected[0]
 
     async def test_tasks_and_cancelling(
-        self, engine: VllmEngine, layouts: list[Layout], expected: Any
+        self, engine: VllmEngine, prompts: list[Layout], expected: Any
     ) -> None:
         async def tokens(layout: Layout) -> tuple[int, ...]:
             deltas = engine.astream(layout, SamplingParams(max_tokens=40))
             return tuple([i async for delta in deltas for i in delta.token_ids])
 
-        cancelled = asyncio.create_task(tokens(layouts[3]))
-        others = [asyncio.create_task(tokens(layout)) for layout in layouts]
+        cancelled = asyncio.create_task(tokens(prompts[3]))
+        others = [asyncio.create_task(tokens(layout)) for layout in prompts]
         await asyncio.sleep(0)
         cancelled.cancel()
         assert await asyncio.gather(*others) == expected
@@ -193,7 +194,7 @@ class TestInProcess(EngineContract):
         await asyncio.to_thread(_wait_for, lambda: _unfinished(engine) == 0)
 
     def test_what_is_not_finite_is_refused_and_the_engine_lives(
-        self, model: RefragModel, engine: VllmEngine, layouts: list[Layout], expected: Any
+        self, model: RefragModel, engine: VllmEngine, prompts: list[Layout], expected: Any
     ) -> None:
         (good,) = model.encode_passages(TEXT[:1])
         rows = np.full_like(good.vectors, 3e38)
@@ -202,14 +203,14 @@ class TestInProcess(EngineContract):
         layout = Layout((TextSegment(np.array([20])), segment))
         with pytest.raises(InvalidVectorsError, match="NaN or infinite"):
             engine.generate([layout], SamplingParams(max_tokens=4))
-        (output,) = engine.generate([layouts[1]], SamplingParams(max_tokens=40))
+        (output,) = engine.generate([prompts[1]], SamplingParams(max_tokens=40))
         assert output.token_ids == expected[1]
 
     def test_what_vllm_cannot_do_is_refused_by_name(
-        self, engine: VllmEngine, layouts: list[Layout]
+        self, engine: VllmEngine, prompts: list[Layout]
     ) -> None:
         with pytest.raises(SamplingError, match="temperature"):
-            engine.generate(layouts, SamplingParams(temperature=3.0))
+            engine.generate(prompts, SamplingParams(temperature=3.0))
 
     def test_both_frameworks(self, folder: Path, model: RefragModel, engine: VllmEngine) -> None:
         from langchain_core.documents import Document
@@ -229,8 +230,8 @@ class TestInProcess(EngineContract):
 
 @pytest.mark.parametrize("split", ["tensor_parallel_size", "pipeline_parallel_size"])
 def test_two_workers(
-    model: RefragModel,
-    layouts: list[Layout],
+    loaded: RefragModel,
+    prompts: list[Layout],
     expected: Any,
     monkeypatch: pytest.MonkeyPatch,
     split: str,
@@ -238,8 +239,8 @@ def test_two_workers(
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     # Without compiling, vLLM's pipelines fail on a CPU.
     options = {**_OPTIONS, "enforce_eager": split.startswith("tensor"), split: 2}
-    engine = VllmEngine(model, options=options)
-    outputs = engine.generate(layouts, SamplingParams(max_tokens=40))
+    engine = VllmEngine(loaded, options=options)
+    outputs = engine.generate(prompts, SamplingParams(max_tokens=40))
     engine.close()
     assert [output.token_ids for output in outputs] == expected
 
@@ -250,13 +251,14 @@ class TestServer(EngineContract):
     warm = 2.0
 
     @pytest.fixture
-    def model(self, folder: Path) -> RefragModel:
-        return load_checkpoint(str(folder), "cpu").model
+    def model(self, loaded: RefragModel) -> RefragModel:
+        return loaded
 
     @pytest.fixture(scope="class")
-    def url(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    @classmethod
+    def url(cls, loaded: RefragModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         root = tmp_path_factory.mktemp("served")
-        export_decoder(load_checkpoint(str(folder), "cpu").model, root / "decoder")
+        export_decoder(loaded, root / "decoder")
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -275,9 +277,9 @@ class TestServer(EngineContract):
             server.wait(60)
 
     @pytest.fixture(scope="class")
-    def shared(self, url: str, folder: Path) -> Iterator[VllmEngine]:
-        model = load_checkpoint(str(folder), "cpu").model
-        engine = VllmEngine(model, base_url=url, api_key="a-key")
+    @classmethod
+    def shared(cls, url: str, loaded: RefragModel) -> Iterator[VllmEngine]:
+        engine = VllmEngine(loaded, base_url=url, api_key="a-key")
         yield engine
         engine.close()
 
@@ -293,7 +295,7 @@ class TestServer(EngineContract):
             engine.generate([layout], SamplingParams(repetition_penalty=1.2))
 
     def test_rows_with_their_own_parameters_leave_each_other_alone(
-        self, engine: VllmEngine, layouts: list[Layout]
+        self, engine: VllmEngine, prompts: list[Layout]
     ) -> None:
         params = [
             SamplingParams(max_tokens=1),
@@ -301,20 +303,20 @@ class TestServer(EngineContract):
             SamplingParams(max_tokens=7),
             SamplingParams(max_tokens=30, stop=("e", "\ufffd"), temperature=0.8, top_p=0.9, seed=1),
         ]
-        together = engine.generate(layouts[:4], params)
-        for layout, row_params, output in zip(layouts, params, together, strict=False):
+        together = engine.generate(prompts[:4], params)
+        for layout, row_params, output in zip(prompts, params, together, strict=False):
             assert same(engine.generate([layout], row_params)[0], output)
 
     def test_greedy_tokens_are_the_default_engines(
-        self, engine: VllmEngine, layouts: list[Layout], expected: Any
+        self, engine: VllmEngine, prompts: list[Layout], expected: Any
     ) -> None:
-        outputs = engine.generate(layouts, SamplingParams(max_tokens=40))
+        outputs = engine.generate(prompts, SamplingParams(max_tokens=40))
         assert [output.token_ids for output in outputs] == expected
 
     def test_a_stream_that_is_closed_ends_the_decoding(
-        self, url: str, engine: VllmEngine, layouts: list[Layout]
+        self, url: str, engine: VllmEngine, prompts: list[Layout]
     ) -> None:
-        stream = engine.stream(layouts[0], SamplingParams(max_tokens=400, temperature=1.0))
+        stream = engine.stream(prompts[0], SamplingParams(max_tokens=400, temperature=1.0))
         next(stream)
         stream.close()
         _wait_for(lambda: "vllm:num_requests_running" in _metrics(url) and not _running(url))
