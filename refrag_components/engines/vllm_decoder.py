@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
+from refrag_components.engines.vllm_plugin import ARCHITECTURE
 from refrag_components.exceptions import EngineError
-from refrag_components.modeling.adapters import CHUNK_ADAPTER
+from refrag_components.modeling.adapters import CHUNK_ADAPTER, layers_at_chunks
 from refrag_components.weights.loading import quietly
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["check_likeliest", "export_decoder", "probe_ids", "refuse_chunk_adapter"]
+__all__ = ["check_likeliest", "export_decoder", "probe_ids", "refuse_decoder"]
 
 _PROBE = "The harbour lies north of the old town and was dug in 1907"
 _NATS = 0.5  # between two ways of computing the same in bfloat16 or from quantised weights
@@ -25,6 +28,9 @@ _NATS = 0.5  # between two ways of computing the same in bfloat16 or from quanti
 def export_decoder(model: RefragModel, folder: str | os.PathLike[str]) -> None:
     """Writes the decoder with its adapter merged, and its tokenizer, for ``vllm serve``.
 
+    An adapter at chunk embeddings only is written beside the weights; vLLM can run it where this
+    library is installed as well.
+
     Args:
         model: Loaded by ``RefragModel.from_pretrained``; its ``dtype`` is that of the file.
         folder: Where to; made if it does not exist.
@@ -32,22 +38,47 @@ def export_decoder(model: RefragModel, folder: str | os.PathLike[str]) -> None:
     Raises:
         EngineError: If vLLM could not run it.
     """
-    refuse_chunk_adapter(model)
+    refuse_decoder(model)
+    target = Path(folder)
+    adapted = layers_at_chunks(model.decoder)
     with quietly():
-        model.decoder.save_pretrained(Path(folder))
-        model.tokenizer.save_pretrained(Path(folder))
+        model.tokenizer.save_pretrained(target)
+        if not adapted:
+            model.decoder.save_pretrained(target)
+            return
+        config = copy.deepcopy(model.decoder.config)
+        config.architectures = [ARCHITECTURE]
+        config.dtype = model.dtype
+        config.save_pretrained(target)
+        model.decoder.generation_config.save_pretrained(target)
+    weights = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in model.decoder.state_dict().items()
+        if ".lora_" not in name and not (config.tie_word_embeddings and name == "lm_head.weight")
+    }
+    for name, layer in adapted.items():
+        scale = layer.scaling[CHUNK_ADAPTER]
+        weights[f"{name}.lora_A.weight"] = layer.lora_A[CHUNK_ADAPTER].weight.detach()
+        weights[f"{name}.lora_B.weight"] = layer.lora_B[CHUNK_ADAPTER].weight.detach() * scale
+    save_file(
+        {name: tensor.contiguous().cpu() for name, tensor in weights.items()},
+        target / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
-def refuse_chunk_adapter(model: RefragModel) -> None:
+def refuse_decoder(model: RefragModel) -> None:
     """Refuses a decoder that vLLM cannot run.
 
     Raises:
-        EngineError: If an adapter works at chunk embeddings only.
+        EngineError: If an adapter works at chunk embeddings only, in another decoder than a Llama.
     """
-    if any(f".{CHUNK_ADAPTER}." in name for name, _ in model.decoder.named_parameters()):
+    kind = model.decoder.config.model_type
+    if kind != "llama" and layers_at_chunks(model.decoder):
         msg = (
-            f"this checkpoint's decoder has an adapter at chunk embeddings only ({CHUNK_ADAPTER}), "
-            'which vLLM cannot run; use engine="transformers", or a checkpoint without one'
+            f"this checkpoint's decoder, a {kind}, has an adapter at chunk embeddings only "
+            f"({CHUNK_ADAPTER}), which vLLM can run in a llama alone; use "
+            'engine="transformers", or a checkpoint without one'
         )
         raise EngineError(msg)
 

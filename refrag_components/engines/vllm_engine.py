@@ -16,7 +16,7 @@ from refrag_components.engines.layout import Layout
 from refrag_components.engines.loop_thread import LoopThread
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.shared_engine import SharedEngine
-from refrag_components.engines.vllm_decoder import check_likeliest, probe_ids, refuse_chunk_adapter
+from refrag_components.engines.vllm_decoder import check_likeliest, probe_ids, refuse_decoder
 from refrag_components.engines.vllm_in_process import InProcess
 from refrag_components.engines.vllm_sampling import answer_format, vllm_sampling
 from refrag_components.engines.vllm_server import FromServer
@@ -98,7 +98,8 @@ class VllmEngine(SharedEngine[_Asked]):
     ``for_tenant``.
 
     Args:
-        model: The checkpoint, whose decoder vLLM loads; an adapter at chunk embeddings is refused.
+        model: The checkpoint, whose decoder vLLM loads. One with an adapter at chunk embeddings has
+            to be a Llama, and runs on one worker, not in float16.
         base_url: A vLLM server, such as "http://gpu:8000/v1"; by default vLLM is started in this
             process. Then a script has to guard its code by ``if __name__ == "__main__":``.
         api_key: The server's, if it has one.
@@ -121,7 +122,7 @@ class VllmEngine(SharedEngine[_Asked]):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(model)
-        refuse_chunk_adapter(model)
+        refuse_decoder(model)
         if base_url is not None and options:
             raise EngineError("options are for vLLM in this process; start the server with them")
         self._source: TokenSource = (

@@ -25,6 +25,7 @@ from refrag_components.exceptions import (
     MissingExtraError,
     StructuredOutputError,
 )
+from refrag_components.modeling.adapters import layers_at_chunks
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -42,6 +43,7 @@ _FAULTY = {
     "speculative_config": "drafts are made from other embeddings than the prompt's (vLLM issue "
     "42168)",
 }
+_SPLIT = ("pipeline_parallel_size", "tensor_parallel_size")
 _SHARE = 0.9  # of the free memory of a GPU, which this process uses as well
 
 
@@ -78,6 +80,10 @@ class InProcess:
                 raise EngineError(f"{name} is set by the library; leave it out")
             if name in _FAULTY:
                 raise EngineError(f"{name} cannot be used with chunk embeddings: {_FAULTY[name]}")
+        if layers_at_chunks(model.decoder):
+            for name in _SPLIT:
+                if options.get(name, 1) != 1:
+                    raise EngineError(f"{name} must be 1 with an adapter at chunk embeddings only")
         self._model = model
         self._options = {**_defaults(model), **options}
         self._ids = count()

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refrag_components.engines.decoder_batch import embed_rows, lay_out_rows
+from refrag_components.engines.chunk_marks import mark
+from refrag_components.engines.decoder_batch import lay_out_rows
 from refrag_components.engines.layout import Layout
 from refrag_components.exceptions import InvalidVectorsError
+from refrag_components.modeling.adapters import layers_at_chunks
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -31,6 +33,7 @@ class VllmPrompt:
         embeddings: Chunk embeddings, zeros at tokens, shape (n, d_dec), on the CPU. Zeros because
             vLLM's prefix cache knows prompts by token ids (0 at an embedding) and these rows alone,
             not by ``is_token`` (vLLM issue 56655): so prompts that differ have different keys.
+            Marked (``chunk_marks``) if the decoder has an adapter for chunk embeddings only.
     """
 
     token_ids: np.ndarray
@@ -63,7 +66,7 @@ def mixed_prompt(model: RefragModel, layout: Layout, dtype: torch.dtype) -> Vllm
     width = model.decoder.get_input_embeddings().weight.shape[1]
     embeddings = torch.zeros(len(ids), width, dtype=dtype)
     if rows.chunks is not None and not is_token.all():
-        embeddings[~is_token] = _checked(rows.chunks[index[~is_token]], width, dtype)
+        embeddings[~is_token] = _checked(model, rows.chunks[index[~is_token]], dtype)
     return VllmPrompt(np.where(is_token, ids, ids[0]), is_token, embeddings)
 
 
@@ -80,12 +83,17 @@ def embedded_prompt(model: RefragModel, layout: Layout, dtype: torch.dtype) -> T
         InvalidVectorsError: As ``mixed_prompt``.
     """
     rows = lay_out_rows(model, [layout])
-    inputs = embed_rows(model, rows.token_ids, rows.chunk_index, rows.chunks)
+    (ids,), (index,) = rows.token_ids, rows.chunk_index
+    is_token = index < 0
+    embeddings = model.token_embeddings(ids).to("cpu", dtype)
+    if rows.chunks is not None and not is_token.all():
+        embeddings[~is_token] = _checked(model, rows.chunks[index[~is_token]], dtype)
+    return embeddings
+
+
+def _checked(model: RefragModel, embeddings: Tensor, dtype: torch.dtype) -> Tensor:
+    """Chunk embeddings as they are sent."""
     width = model.decoder.get_input_embeddings().weight.shape[1]
-    return _checked(inputs.inputs_embeds[0], width, dtype)
-
-
-def _checked(embeddings: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     embeddings = embeddings.to("cpu", dtype)
     if embeddings.shape[1:] != (width,):
         msg = f"embeddings have shape {tuple(embeddings.shape)}; the decoder reads (n, {width})"
@@ -96,4 +104,4 @@ def _checked(embeddings: Tensor, width: int, dtype: torch.dtype) -> Tensor:
             "vectors of the passages and encode them again"
         )
         raise InvalidVectorsError(msg)
-    return embeddings.contiguous()
+    return mark(embeddings) if layers_at_chunks(model.decoder) else embeddings

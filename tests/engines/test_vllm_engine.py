@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from refrag_components.engines import SamplingParams, TransformersEngine
+from refrag_components.engines.chunk_marks import unmark
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.engines.vllm_engine import VllmEngine
@@ -116,6 +117,22 @@ class TestInProcess:
         assert rows[~is_token].any(axis=1).all()
         assert set(ids[~is_token]) == {ids[0]}
         assert set(ids) == set(ids[is_token])
+
+    def test_chunk_embeddings_are_marked_for_their_adapter(
+        self, tiny_model: RefragModel, made: list[FakeEngine]
+    ) -> None:
+        layout = prompt(tiny_model, TEXT[:1], False, "What?")
+        engine = VllmEngine(tiny_model)
+        engine.generate([layout], GREEDY)
+        engine.close()
+        asked = made[0].prompts[-1]
+        is_token = torch.tensor(asked["prompt_is_token_ids"])
+        rows, is_marked = unmark(asked["prompt_embeds"])
+        assert torch.equal(is_marked[:, 0], ~is_token)
+        with torch.inference_mode():
+            embeddings = tiny_model.chunk_embeddings([layout.passages[0].vectors])
+        assert torch.equal(rows[~is_token], embeddings)
+        assert not rows[is_token].any()
 
     def test_a_prompt_without_embeddings_is_sent_as_tokens(
         self, engine: VllmEngine, there: FakeEngine, layouts: list[Layout]
@@ -288,11 +305,12 @@ class TestRefusing:
         with pytest.raises(MissingExtraError, match=r"pip install 'refrag-components\[vllm\]'"):
             VllmEngine(layered_model)
 
-    def test_an_adapter_at_chunk_embeddings(
-        self, tiny_model: RefragModel, made: list[FakeEngine]
+    @pytest.mark.parametrize("name", ["pipeline_parallel_size", "tensor_parallel_size"])
+    def test_an_adapter_at_chunk_embeddings_is_not_split(
+        self, tiny_model: RefragModel, made: list[FakeEngine], name: str
     ) -> None:
-        with pytest.raises(EngineError, match="chunk_adapter"):
-            VllmEngine(tiny_model)
+        with pytest.raises(EngineError, match=name):
+            VllmEngine(tiny_model, options={name: 2})
         assert not made
 
     @pytest.mark.parametrize(

@@ -30,8 +30,10 @@ from refrag_components.exceptions import (
 )
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.adapters import CHUNK_ADAPTER, layers_at_chunks
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.vectors import ChunkVectors
+from tests.adapters import attach_adapters
 from tests.engines.contract import EngineContract, same
 from tests.engines.layouts import every_other, prompt, token_ids
 from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
@@ -68,20 +70,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def adapted_folder(folder: Path) -> Path:
+    """The same with an adapter at chunk embeddings only, as the bundled checkpoint has it."""
+    model = RefragModel.from_pretrained(folder, device="cpu")
+    attach_adapters(model)
+    model.save_pretrained(folder.parent / "adapted")
+    return folder.parent / "adapted"
+
+
+@pytest.fixture(scope="module")
 def loaded(folder: Path) -> RefragModel:
     return load_checkpoint(str(folder), "cpu").model
 
 
 @pytest.fixture(scope="module")
+def adapted(adapted_folder: Path) -> RefragModel:
+    return load_checkpoint(str(adapted_folder), "cpu").model
+
+
+@pytest.fixture(scope="module")
 def prompts(loaded: RefragModel) -> list[Layout]:
-    """Prompts of different lengths: plain, compressed, mixed, and without any passage."""
-    return [
-        prompt(loaded, TEXT[:3], True, "Answer:"),
-        prompt(loaded, TEXT[:4], False, "What rose?"),
-        prompt(loaded, TEXT[2:], every_other, "What fell?"),
-        prompt(loaded, [*TEXT, *TEXT], every_other, "What?"),
-        prompt(loaded, [], True, "What?"),
-    ]
+    return prompts_of(loaded)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +98,17 @@ def expected(loaded: RefragModel, prompts: list[Layout]) -> list[tuple[int, ...]
     """What the default engine answers."""
     outputs = TransformersEngine(loaded).generate(prompts, SamplingParams(max_tokens=40))
     return [output.token_ids for output in outputs]
+
+
+def prompts_of(model: RefragModel) -> list[Layout]:
+    """Prompts of different lengths: plain, compressed, mixed, long, and without any passage."""
+    return [
+        prompt(model, TEXT[:3], True, "Answer:"),
+        prompt(model, TEXT[:4], False, "What rose?"),
+        prompt(model, TEXT[2:], every_other, "What fell?"),
+        prompt(model, [*TEXT, *TEXT], every_other, "What?"),
+        prompt(model, [], True, "What?"),
+    ]
 
 
 class TestInProcess(EngineContract):
@@ -245,20 +265,34 @@ def test_two_workers(
     assert [output.token_ids for output in outputs] == expected
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_an_adapter_at_chunk_embeddings(adapted: RefragModel, eager: bool) -> None:
+    engine = VllmEngine(adapted, options={**_OPTIONS, "enforce_eager": eager})
+    prompts, params = prompts_of(adapted), SamplingParams(max_tokens=40)
+    outputs = engine.generate(prompts, params)
+    engine.close()
+    assert all(map(same, outputs, TransformersEngine(adapted).generate(prompts, params)))
+    with pytest.MonkeyPatch.context() as patch:
+        for layer in layers_at_chunks(adapted.decoder).values():
+            patch.setitem(layer.scaling, CHUNK_ADAPTER, 0.0)
+        without = TransformersEngine(adapted).generate(prompts, params)
+    assert not same(outputs[1], without[1])
+
+
 class TestServer(EngineContract):
-    """``vllm serve`` in a process of its own, through HTTP."""
+    """``vllm serve`` in a process of its own, through HTTP, with an adapter at chunk embeddings."""
 
     warm = 2.0
 
     @pytest.fixture
-    def model(self, loaded: RefragModel) -> RefragModel:
-        return loaded
+    def model(self, adapted: RefragModel) -> RefragModel:
+        return adapted
 
     @pytest.fixture(scope="class")
     @classmethod
-    def url(cls, loaded: RefragModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    def url(cls, adapted: RefragModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         root = tmp_path_factory.mktemp("served")
-        export_decoder(loaded, root / "decoder")
+        export_decoder(adapted, root / "decoder")
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -278,8 +312,8 @@ class TestServer(EngineContract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def shared(cls, url: str, loaded: RefragModel) -> Iterator[VllmEngine]:
-        engine = VllmEngine(loaded, base_url=url, api_key="a-key")
+    def shared(cls, url: str, adapted: RefragModel) -> Iterator[VllmEngine]:
+        engine = VllmEngine(adapted, base_url=url, api_key="a-key")
         yield engine
         engine.close()
 
@@ -308,10 +342,11 @@ class TestServer(EngineContract):
             assert same(engine.generate([layout], row_params)[0], output)
 
     def test_greedy_tokens_are_the_default_engines(
-        self, engine: VllmEngine, prompts: list[Layout], expected: Any
+        self, model: RefragModel, engine: VllmEngine
     ) -> None:
-        outputs = engine.generate(prompts, SamplingParams(max_tokens=40))
-        assert [output.token_ids for output in outputs] == expected
+        prompts, params = prompts_of(model), SamplingParams(max_tokens=40)
+        default = TransformersEngine(model).generate(prompts, params)
+        assert all(map(same, engine.generate(prompts, params), default))
 
     def test_a_stream_that_is_closed_ends_the_decoding(
         self, url: str, engine: VllmEngine, prompts: list[Layout]
@@ -322,14 +357,14 @@ class TestServer(EngineContract):
         _wait_for(lambda: "vllm:num_requests_running" in _metrics(url) and not _running(url))
 
     def test_the_frameworks_name_the_server(
-        self, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+        self, url: str, adapted_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from langchain_core.documents import Document
 
         from langchain_refrag import ChatRefrag
 
         monkeypatch.setenv("VLLM_API_KEY", "a-key")
-        settings: dict[str, Any] = {"model": str(folder), "device": "cpu", "max_tokens": 12}
+        settings: dict[str, Any] = {"model": str(adapted_folder), "device": "cpu", "max_tokens": 12}
         question, documents = "When was it dug?", [Document(text) for text in TEXT[:3]]
         here, there = ChatRefrag(**settings), ChatRefrag(**settings, engine=f"vllm+{url}")
         answers = [chat.invoke(question, documents=documents).text for chat in (here, there)]
