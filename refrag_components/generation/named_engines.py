@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-import httpx
-
-from refrag_components.engines.base import Engine
 from refrag_components.exceptions import EngineError, shown
 
 if TYPE_CHECKING:
+    from refrag_components.engines.base import Engine
     from refrag_components.modeling import RefragModel
 
 __all__ = ["DEFAULT_ENGINE", "check_engine", "make_engine"]
@@ -64,7 +63,7 @@ def make_engine(name: str, model: RefragModel) -> Engine:
 
 def _is_server(name: str) -> bool:
     try:
-        url = httpx.URL(name.removeprefix(_SERVER))
-    except httpx.InvalidURL:
+        url = urlsplit(name.removeprefix(_SERVER))
+        return name.startswith(_SERVER) and url.scheme in ("http", "https") and bool(url.hostname)
+    except ValueError:
         return False
-    return name.startswith(_SERVER) and url.scheme in ("http", "https") and bool(url.host)
