@@ -107,15 +107,15 @@ class InProcess:
 
         with tempfile.TemporaryDirectory() as folder:
             export_decoder(self._model, folder)
-            arguments = AsyncEngineArgs(
-                model=folder,
-                enable_prompt_embeds=True,
-                generation_config="vllm",  # none: sampling is what the caller says
-                # The white space of JSON is told in the schema, which this backend reads.
-                structured_outputs_config=StructuredOutputsConfig(backend="guidance"),
-                **self._options,
-            )
             try:
+                arguments = AsyncEngineArgs(
+                    model=folder,
+                    enable_prompt_embeds=True,
+                    generation_config="vllm",  # none: sampling is what the caller says
+                    # The white space of JSON is told in the schema, which this backend reads.
+                    structured_outputs_config=StructuredOutputsConfig(backend="guidance"),
+                    **self._options,
+                )
                 self._llm = AsyncLLM.from_engine_args(arguments)
             except Exception as error:
                 raise EngineError(f"vLLM could not be started: {error}") from error

@@ -154,7 +154,7 @@ def _token_ids(event: dict[str, Any]) -> list[int]:
         raise ServerError(f"the vLLM server failed: {event['error'].get('message')}")
     ids = [i for choice in event["choices"] for i in choice.get("token_ids") or ()]
     if event["choices"] and "token_ids" not in event["choices"][0]:
-        raise EngineError("this vLLM server returns no token ids; it has to be 0.26 or later")
+        raise EngineError("this vLLM server returns no token ids; it is too old")
     return ids
 
 
