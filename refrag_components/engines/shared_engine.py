@@ -55,7 +55,7 @@ class SharedEngine(ABC, Generic[Growing]):
     def generate(
         self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
     ) -> list[EngineOutput]:
-        """Answers several layouts, similar lengths together.
+        """Answers several layouts.
 
         Args:
             layouts: One per prompt.

@@ -53,7 +53,9 @@ class FromServer:
     def __init__(self, model: RefragModel, base_url: str, api_key: str | None) -> None:
         self._model = model
         self._base_url = base_url.rstrip("/")
-        self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._headers = {"content-type": "application/json"}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
         self._name = ""
         self._window = model.window
         self._client: Any = None
@@ -97,14 +99,10 @@ class FromServer:
 
     async def tokens(self, layout: Layout, request: VllmRequest) -> AsyncGenerator[Sequence[int]]:
         """As ``TokenSource``; closing it closes the connection, at which the server stops."""
-        embeddings = await asyncio.to_thread(
-            embedded_prompt, self._model, layout, self._model.dtype
-        )
-        body = {**self._body(embeddings, request.salt), **request.sampling, "stream": True}
-        if request.schema is not None:
-            body["structured_outputs"] = {"json": request.schema}
+        # Megabytes for a long prompt: not in the loop, where other answers go on.
+        content = await asyncio.to_thread(self._content, layout, request)
         with self._faults():
-            async with self._client.stream("POST", "completions", json=body) as response:
+            async with self._client.stream("POST", "completions", content=content) as response:
                 if response.is_error:
                     await response.aread()
                 _check(response)
@@ -115,15 +113,23 @@ class FromServer:
     async def likeliest(self, token_ids: np.ndarray) -> tuple[int, float]:
         """As ``TokenSource``; every token is passed as an embedding."""
         rows = self._model.token_embeddings(token_ids).detach().cpu()
-        body = {**self._body(rows, secrets.token_urlsafe()), "max_tokens": 1, "temperature": 0.0}
+        body = self._body(rows, secrets.token_urlsafe())
+        body |= {"logprobs": 1, "max_tokens": 1, "temperature": 0.0}
         with self._faults():
-            response = await self._client.post("completions", json=body | {"logprobs": 1})
+            response = await self._client.post("completions", content=json.dumps(body))
             _check(response)
             (choice,) = response.json()["choices"]
         return choice["token_ids"][0], choice["logprobs"]["token_logprobs"][0]
 
     def close(self) -> None:
         """As ``TokenSource``; connections end with the loop."""
+
+    def _content(self, layout: Layout, request: VllmRequest) -> bytes:
+        embeddings = embedded_prompt(self._model, layout, self._model.dtype)
+        body = {**self._body(embeddings, request.salt), **request.sampling, "stream": True}
+        if request.schema is not None:
+            body["structured_outputs"] = {"json": request.schema}
+        return json.dumps(body).encode()
 
     def _body(self, embeddings: Tensor, salt: str) -> dict[str, Any]:
         file = io.BytesIO()
