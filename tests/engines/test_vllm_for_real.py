@@ -279,6 +279,28 @@ def test_an_adapter_at_chunk_embeddings(adapted: RefragModel, eager: bool) -> No
     assert not same(outputs[1], without[1])
 
 
+@pytest.mark.checkpoint
+def test_the_bundled_checkpoint() -> None:
+    from langchain_core.documents import Document
+
+    from langchain_refrag import ChatRefrag
+
+    settings: dict[str, Any] = {"device": "cpu", "max_tokens": 40}
+    model = load_checkpoint("refrag-smollm2-135m", "cpu").model
+    engine = VllmEngine(model, options={**_OPTIONS, "max_model_len": 2048})
+    documents = [Document(text) for text in TEXT]
+    answers = [
+        [
+            chat.invoke(question, documents=documents, budget=budget).text
+            for question in ("When was the harbour dug?", "How long did rain fall?")
+            for budget in (0.0, 0.25, 1.0)
+        ]
+        for chat in (ChatRefrag(**settings), ChatRefrag(**settings, engine=engine))
+    ]
+    engine.close()
+    assert answers[0] == answers[1]
+
+
 class TestServer(EngineContract):
     """``vllm serve`` in a process of its own, through HTTP, with an adapter at chunk embeddings."""
 
