@@ -351,7 +351,7 @@ class TestServer(EngineContract):
             engine.generate([layout], SamplingParams(repetition_penalty=1.2))
 
     def test_rows_with_their_own_parameters_leave_each_other_alone(
-        self, engine: VllmEngine, prompts: list[Layout]
+        self, engine: VllmEngine, layouts: list[Layout]
     ) -> None:
         params = [
             SamplingParams(max_tokens=1),
@@ -359,8 +359,8 @@ class TestServer(EngineContract):
             SamplingParams(max_tokens=7),
             SamplingParams(max_tokens=30, stop=("e", "\ufffd"), temperature=0.8, top_p=0.9, seed=1),
         ]
-        together = engine.generate(prompts[:4], params)
-        for layout, row_params, output in zip(prompts, params, together, strict=False):
+        together = engine.generate(layouts, params)
+        for layout, row_params, output in zip(layouts, params, together, strict=True):
             assert same(engine.generate([layout], row_params)[0], output)
 
     def test_greedy_tokens_are_the_default_engines(
@@ -371,9 +371,9 @@ class TestServer(EngineContract):
         assert all(map(same, engine.generate(prompts, params), default))
 
     def test_a_stream_that_is_closed_ends_the_decoding(
-        self, url: str, engine: VllmEngine, prompts: list[Layout]
+        self, url: str, engine: VllmEngine, layouts: list[Layout]
     ) -> None:
-        stream = engine.stream(prompts[0], SamplingParams(max_tokens=400, temperature=1.0))
+        stream = engine.stream(layouts[0], SamplingParams(max_tokens=400, temperature=1.0))
         next(stream)
         stream.close()
         _wait_for(lambda: "vllm:num_requests_running" in _metrics(url) and not _running(url))
