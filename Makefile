@@ -105,7 +105,7 @@ $(VLLM)/.installed:
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-# 3.4 GB; vLLM is started six times, which takes ten minutes on two busy cores.
+# 3.4 GB; vLLM is started six times, which took 19 minutes on two busy cores.
 test-vllm: wheel $(VLLM)/.installed  ## Run the engine on vLLM itself, on the CPU, in an environment of its own
 	$(VLLM)/bin/python -m pip install --quiet --force-reinstall --no-deps $(CHECK)/dist/*.whl
 	$(VLLM)/bin/python -m pip install --quiet --group tools \
