@@ -10,6 +10,7 @@ __all__ = [
     "DocumentError",
     "DownloadError",
     "EmptyInputError",
+    "EngineError",
     "EvaluationError",
     "FingerprintMismatchError",
     "IndexFolderError",
@@ -73,6 +74,10 @@ class DownloadError(RefragError, RuntimeError):
 
 class EmptyInputError(RefragError, ValueError):
     """Nothing to work on: an empty question, an empty prompt, no documents."""
+
+
+class EngineError(RefragError, RuntimeError):
+    """An engine that does not exist, cannot be started, or failed while it answered."""
 
 
 class EvaluationError(RefragError, ValueError):

@@ -23,6 +23,7 @@ MODULES = [
 OF_AN_EXTRA = {f"refrag_components.stores.{extra}": extra for extra in EXTRAS} | {
     f"refrag_components.serving.{module}": "serve" for module in ("app", "metrics", "streams")
 }
+OF_AN_EXTRA["refrag_components.engines.vllm_llama"] = "vllm"
 
 
 @pytest.mark.parametrize("name", MODULES)

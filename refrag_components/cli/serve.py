@@ -10,6 +10,7 @@ import typer
 
 from refrag_components.cli.common import BfloatOption, load_model, say
 from refrag_components.exceptions import RefragError
+from refrag_components.generation.named_engines import DEFAULT_ENGINE, check_engine, make_engine
 from refrag_components.serving.limits import Limits
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
@@ -40,8 +41,16 @@ def serve(
         ),
     ] = "memory:",
     bfloat16: BfloatOption = False,
+    engine_name: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            help="Runs the decoder: transformers, vllm, or a server as vllm+http://host:8001/v1.",
+        ),
+    ] = DEFAULT_ENGINE,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Answers that are decoded at the same time.")
+        int,
+        typer.Option(min=1, help="Answers that transformers decodes at the same time."),
     ] = 32,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = _LIMITS.body_bytes,
     max_passages: Annotated[
@@ -69,9 +78,10 @@ def serve(
             f"{_TOKENS}, with commas between them, or listen at 127.0.0.1"
         )
         raise RefragError(msg)
+    check_engine(engine_name)
     import uvicorn
 
-    from refrag_components.engines import TransformersEngine
+    from refrag_components.engines import Engine, TransformersEngine
     from refrag_components.generation.generator import RefragGenerator
     from refrag_components.serving.app import create_app  # before a model is loaded in vain
     from refrag_components.stores import open_store
@@ -79,7 +89,11 @@ def serve(
     limits = Limits(max_bytes, max_passages, max_running, max_waiting, seconds)
     with open_store(store) as opened:
         model = load_model(model_name, bfloat16=bfloat16)
-        engine = TransformersEngine(model, batch_size=batch_size)
+        engine: Engine = (
+            TransformersEngine(model, batch_size=batch_size)
+            if engine_name == DEFAULT_ENGINE
+            else make_engine(engine_name, model)
+        )
         generator = RefragGenerator(model, store=opened, engine=engine)
         app = create_app(generator, name=name or model_name, tokens=tokens, limits=limits)
         say(f"Answering at http://{host}:{port}/v1")

@@ -12,6 +12,7 @@ from refrag_components.engines.base import (
 )
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
+from refrag_components.engines.vllm_engine import VllmEngine
 
 __all__ = [
     "AsyncEngine",
@@ -22,4 +23,5 @@ __all__ = [
     "SamplingParams",
     "TokenLogprob",
     "TransformersEngine",
+    "VllmEngine",
 ]

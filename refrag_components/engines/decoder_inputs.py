@@ -17,7 +17,7 @@ from refrag_components.modeling.transfer import joined_on_device
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["DecoderInputs", "embed_layouts", "embed_rows"]
+__all__ = ["DecoderInputs", "Rows", "embed_layouts", "embed_rows", "lay_out_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,33 @@ def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInput
         model: Provides token and chunk embeddings and the device.
         layouts: At least one layout.
     """
+    rows = lay_out_rows(model, layouts)
+    return embed_rows(model, rows.token_ids, rows.chunk_index, rows.chunks)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Layouts as token ids and chunk embeddings.
+
+    Attributes:
+        token_ids: Token id at each position of each row, any id at a chunk embedding; shape (n,),
+            int64.
+        chunk_index: Row of ``chunks`` at each position, -1 at a token; same shapes.
+        chunks: Table of chunk embeddings, shape (chunks, d_dec); None if no row has any.
+    """
+
+    token_ids: list[np.ndarray]
+    chunk_index: list[np.ndarray]
+    chunks: Tensor | None
+
+
+def lay_out_rows(model: RefragModel, layouts: Sequence[Layout]) -> Rows:
+    """Makes the chunk embeddings of layouts, and tells what is at each position.
+
+    Args:
+        model: Makes chunk embeddings.
+        layouts: At least one layout.
+    """
     compressed = [s for layout in layouts for s in layout.passages if s.n_compressed]
     compressed.sort(key=lambda segment: segment.tokens_per_embedding)
     tables: list[Tensor] = []
@@ -63,7 +90,7 @@ def embed_layouts(model: RefragModel, layouts: Sequence[Layout]) -> DecoderInput
             n_rows += -(-segment.vectors.n_chunks // segment.group)
     rows = [_row(layout, first_row) for layout in layouts]
     chunks = torch.cat(tables) if tables else None
-    return embed_rows(model, [ids for ids, _ in rows], [index for _, index in rows], chunks)
+    return Rows([ids for ids, _ in rows], [index for _, index in rows], chunks)
 
 
 def embed_rows(

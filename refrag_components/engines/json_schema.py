@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-__all__ = ["AnswerSchema", "JsonGrammars", "check_complete"]
+__all__ = ["WHITE_SPACE", "AnswerSchema", "JsonGrammars", "check_complete"]
 
-# White space only where ``json.dumps`` writes it: decoders know this form best, and a decoder that
-# may write white space without end sometimes does.
-_OPTIONS: Any = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+#: White space only where ``json.dumps`` writes it: decoders know this form best, and a decoder that
+#: may write white space without end sometimes does. Options of llguidance.
+WHITE_SPACE: Any = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 _OPEN = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties"})
 
@@ -78,7 +78,7 @@ class AnswerSchema:
         """The schema in llguidance's format."""
         from llguidance import LLMatcher
 
-        return LLMatcher.grammar_from_json_schema(self.text, overrides=_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(self.text, overrides=WHITE_SPACE)
 
 
 class JsonGrammars:

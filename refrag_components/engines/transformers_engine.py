@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, Generator, Sequence
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refrag_components.engines.base import EngineDelta, EngineOutput
 from refrag_components.engines.json_schema import JsonGrammars
 from refrag_components.engines.layout import Layout, TextSegment
-from refrag_components.engines.row import Listener, Row
-from refrag_components.engines.sampling import Sampler, SamplingParams, params_by_row
+from refrag_components.engines.row import Row
+from refrag_components.engines.sampling import Sampler, SamplingParams
+from refrag_components.engines.shared_engine import SharedEngine
 from refrag_components.engines.static_caches import StaticCaches
-from refrag_components.engines.text_stream import TextStream
 from refrag_components.engines.worker import Worker
-from refrag_components.exceptions import AnswerTimeoutError, ContextWindowError
-from refrag_components.modeling.huggingface import end_token_ids
 from refrag_components.modeling.transfer import joined_on_device
-from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
 __all__ = ["TransformersEngine"]
 
-_Event = EngineDelta | BaseException
-_Told = TypeVar("_Told")
 
-
-class TransformersEngine:
+class TransformersEngine(SharedEngine[Row]):
     """Decodes layouts with the model's decoder.
 
     Calls from all threads and tasks are decoded together, whenever they come: an answer joins the
@@ -45,192 +35,20 @@ class TransformersEngine:
     """
 
     def __init__(self, model: RefragModel, *, batch_size: int = 32) -> None:
-        self._model = model
+        super().__init__(model)
         caches = StaticCaches.for_model(model)
         self._worker = Worker(model, max_rows=batch_size, caches=caches)
-        self._tokenizer = content_tokenizer(model.tokenizer)
-        self._end_ids = end_token_ids(model.decoder, model.tokenizer)
         self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
 
-    def generate(
-        self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
-    ) -> list[EngineOutput]:
-        """Answers several layouts, similar lengths together.
-
-        Args:
-            layouts: One per prompt.
-            params: One for each layout, or one for all; then row i samples with ``seed + i``, so
-                that equal prompts get different answers.
-
-        Returns:
-            One answer per layout, in order.
-
-        Raises:
-            AnswerTimeoutError: If an answer is not complete after the shortest ``timeout``.
-            ContextWindowError: If a layout leaves no room for an answer.
-            StructuredOutputError: If an answer cannot be made to fit its schema.
-        """
-        started = time.perf_counter()
-        each = params_by_row(params, len(layouts))
-        ended: SimpleQueue[_Answer] = SimpleQueue()
-        answers = [_Answer(layout, started, ended) for layout in layouts]
-        rows = [
-            self._row(answer.layout, row_params, answer)
-            for answer, row_params in zip(answers, each, strict=True)
-        ]
-        deadline = _deadline(each)
-        self._worker.submit(rows)
-        try:
-            for _ in rows:
-                if (error := _next(ended, deadline).error) is not None:
-                    raise error
-        finally:
-            for row in rows:
-                row.withdraw()
-        return [answer.output() for answer in answers]
-
-    def stream(self, layout: Layout, params: SamplingParams) -> Generator[EngineDelta]:
-        """Streams the answer to one layout; the texts joined are what ``generate`` returns.
-
-        Raises:
-            AnswerTimeoutError: If the answer is not complete after its ``timeout``.
-            ContextWindowError: If the layout leaves no room for an answer.
-            StructuredOutputError: If the answer cannot be made to fit its schema.
-        """
-        events: SimpleQueue[_Event] = SimpleQueue()
-        row = self._row(layout, params, events.put)
-
-        def deltas() -> Generator[EngineDelta]:
-            deadline = _deadline([params])
-            self._worker.submit([row])
-            try:
-                while True:
-                    delta = _delta(_next(events, deadline))
-                    yield delta
-                    if delta.finish_reason is not None:
-                        return
-            finally:
-                row.withdraw()
-
-        return deltas()
-
-    def astream(self, layout: Layout, params: SamplingParams) -> AsyncGenerator[EngineDelta]:
-        """As ``stream``, without a thread of its own and without blocking the event loop."""
-        events: asyncio.Queue[_Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def tell(event: _Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        row = self._row(layout, params, tell)
-
-        async def deltas() -> AsyncGenerator[EngineDelta]:
-            deadline = _deadline([params])
-            self._worker.submit([row])
-            try:
-                while True:
-                    delta = _delta(await _anext(events, deadline))
-                    yield delta
-                    if delta.finish_reason is not None:
-                        return
-            finally:
-                row.withdraw()
-
-        return deltas()
-
-    def _row(self, layout: Layout, params: SamplingParams, listener: Listener) -> Row:
-        room = self._model.window - layout.n_positions
-        if room < 1:
-            msg = (
-                f"the prompt takes {layout.n_positions} positions and the decoder's window is "
-                f"{self._model.window}, so there is no room for an answer; expand fewer chunks, "
-                "retrieve fewer passages or shorten the prompt"
-            )
-            raise ContextWindowError(msg)
+    def _begin(self, layout: Layout, params: SamplingParams, **common: Any) -> Row:
         ids = joined_on_device([_visible_ids(layout)], self._model.device)
         schema = params.answer_schema
         constraint = None if schema is None else self._grammars.processor(schema)
-        return Row(
-            layout,
-            max_tokens=min(params.max_tokens, room),
-            sampler=Sampler(params, ids, constraint),
-            # Half of a JSON object is useless, so with a schema only the schema ends the answer.
-            text=TextStream(
-                self._tokenizer,
-                () if schema else params.stop,
-                skip_special_tokens=params.skip_special_tokens,
-            ),
-            end_ids=self._end_ids,
-            alone=params.reproducible,
-            listener=listener,
-        )
+        sampler = Sampler(params, ids, constraint)
+        return Row(layout, sampler=sampler, alone=params.reproducible, **common)
 
-
-class _Answer:
-    """Collects the deltas of one answer; reports itself when there are no more."""
-
-    def __init__(self, layout: Layout, started: float, ended: SimpleQueue[_Answer]) -> None:
-        self.layout = layout
-        self.error: BaseException | None = None
-        self._started = started
-        self._ended = ended
-        self._deltas: list[EngineDelta] = []
-        self._first_token_at = 0.0
-
-    def __call__(self, event: _Event) -> None:
-        if isinstance(event, BaseException):
-            self.error = event
-            self._ended.put(self)
-            return
-        if not self._deltas:
-            self._first_token_at = time.perf_counter()
-        self._deltas.append(event)
-        if event.finish_reason is not None:
-            self._ended.put(self)
-
-    def output(self) -> EngineOutput:
-        reason = self._deltas[-1].finish_reason
-        assert reason is not None
-        return EngineOutput(
-            text="".join(delta.text for delta in self._deltas),
-            token_ids=tuple(i for delta in self._deltas for i in delta.token_ids),
-            finish_reason=reason,
-            time_to_first_token=self._first_token_at - self._started,
-            prompt_positions=self.layout.n_positions,
-            logprobs=tuple(told for delta in self._deltas for told in delta.logprobs),
-        )
-
-
-def _deadline(params: Sequence[SamplingParams]) -> float | None:
-    """When the first of some answers has to be complete, by ``time.monotonic``."""
-    limits = [float(each.timeout) for each in params if each.timeout is not None]
-    return time.monotonic() + min(limits) if limits else None
-
-
-def _next(events: SimpleQueue[_Told], deadline: float | None) -> _Told:
-    try:
-        return events.get(timeout=_left(deadline))
-    except Empty:
-        raise AnswerTimeoutError from None
-
-
-async def _anext(events: asyncio.Queue[_Event], deadline: float | None) -> _Event:
-    if not events.empty():
-        return events.get_nowait()
-    try:
-        return await asyncio.wait_for(events.get(), _left(deadline))
-    except TimeoutError:
-        raise AnswerTimeoutError from None
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
-
-
-def _delta(event: _Event) -> EngineDelta:
-    if isinstance(event, BaseException):
-        raise event
-    return event
+    def _submit(self, answers: Sequence[Row]) -> None:
+        self._worker.submit(answers)
 
 
 def _visible_ids(layout: Layout) -> np.ndarray:

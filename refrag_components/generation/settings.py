@@ -16,6 +16,7 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
     shown,
 )
+from refrag_components.generation.named_engines import check_engine
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
 from refrag_components.generation.requests import Answering, Request
 from refrag_components.generation.shared_checkpoints import (
@@ -51,7 +52,9 @@ class AnswerSettings(BaseModel):
     Attributes:
         store: Where chunk vectors of passages are kept if their retriever named no store; in memory
             by default.
-        engine: Runs the decoder of this checkpoint; transformers by default.
+        engine: Runs the decoder of this checkpoint: "transformers", the default, "vllm" for vLLM
+            in this process, "vllm+http://gpu:8000/v1" for a vLLM server (whose key, if it has one,
+            is in the environment variable VLLM_API_KEY), or an engine.
         policy: Which chunks expand into tokens: one of ``refrag_components.policies.POLICIES``, a
             policy, or "auto": ``learned-query`` if the checkpoint carries it, else
             ``late-interaction``.
@@ -81,6 +84,8 @@ class AnswerSettings(BaseModel):
 
     Raises:
         BudgetError: If the budget or the rest is none of these.
+        EngineError: If no engine has that name.
+        MissingExtraError: If vLLM is asked for and not installed.
         SamplingError: If a sampling parameter is outside its range.
         UnknownModelError: If there is no such checkpoint.
         UnknownPolicyError: If no policy has that name.
@@ -89,7 +94,7 @@ class AnswerSettings(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
-    engine: SkipValidation[Engine | None] = Field(default=None, exclude=True, repr=False)
+    engine: SkipValidation[str | Engine | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[str | Policy] = DEFAULT_POLICY
     budget: SkipValidation[float | Budget] = 0.25
     rest: SkipValidation[Rest] = "compress"
@@ -170,6 +175,8 @@ class AnswerSettings(BaseModel):
         check_policy(self.policy)
         parse_budget(self.budget)
         parse_rest(self.rest)
+        if isinstance(self.engine, str):
+            check_engine(self.engine)
         self._sampling_params()
         if self.base_url is not None and not isinstance(self.policy, str):
             msg = "a policy object cannot be sent to a server; give a policy's name with base_url"
@@ -221,7 +228,7 @@ class AnswerSettings(BaseModel):
             policy=self.policy,
             budget=parse_budget(self.budget),
             rest=self.rest,
-            engine=self.engine,
+            engine=self._checkpoint().engine(self.engine),
         )
 
     def _ask_server(

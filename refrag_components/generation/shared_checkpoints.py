@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from refrag_components.engines.base import Engine
 from refrag_components.exceptions import UnknownModelError
 from refrag_components.forking import OwnLock
 from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.named_engines import DEFAULT_ENGINE, make_engine
 from refrag_components.generation.tools import calls_tools
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
@@ -50,11 +52,31 @@ class Checkpoint:
     def __init__(self, model: RefragModel, digest: str) -> None:
         self.digest = digest
         self.generator = RefragGenerator(model)
+        self._engines: dict[str, Engine] = {}
+        self._lock = OwnLock()
 
     @property
     def model(self) -> RefragModel:
         """The REFRAG model."""
         return self.generator.model
+
+    def engine(self, engine: str | Engine | None) -> Engine:
+        """The engine that settings ask for; one of a name is made once.
+
+        Args:
+            engine: A name that ``check_engine`` allows, an engine, or None for the default.
+
+        Raises:
+            EngineError: If it cannot be started, or cannot run this checkpoint's decoder.
+        """
+        if not isinstance(engine, str):
+            return self.generator.engine if engine is None else engine
+        if engine == DEFAULT_ENGINE:
+            return self.generator.engine
+        with self._lock:
+            if engine not in self._engines:
+                self._engines[engine] = make_engine(engine, self.model)
+            return self._engines[engine]
 
 
 @dataclass(frozen=True)

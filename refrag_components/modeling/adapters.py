@@ -17,6 +17,7 @@ __all__ = [
     "ChunkMask",
     "ThreadChunkMask",
     "apply_at_chunks",
+    "layers_at_chunks",
 ]
 
 #: PEFT's name of the adapter at chunk embeddings, and its folder in a checkpoint.
@@ -74,6 +75,17 @@ def apply_at_chunks(model: nn.Module, chunk_mask: ChunkMask) -> None:
         if isinstance(layer, Linear) and CHUNK_ADAPTER in layer.lora_A:
             setattr(layer, "chunk_mask", chunk_mask)  # noqa: B010, mypy
             setattr(layer, "forward", MethodType(_forward, layer))  # noqa: B010, mypy
+
+
+def layers_at_chunks(model: nn.Module) -> dict[str, Any]:
+    """PEFT's layers with an adapter at chunk embeddings, by their names in the model."""
+    from peft.tuners.lora import Linear
+
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, Linear) and CHUNK_ADAPTER in layer.lora_A
+    }
 
 
 def _forward(layer: Any, states: Tensor) -> Tensor:

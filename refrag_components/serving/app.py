@@ -10,11 +10,12 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from refrag_components.engines.base import TokenLogprob
 from refrag_components.engines.sampling import SamplingParams
+from refrag_components.engines.vllm_engine import VllmEngine
 from refrag_components.exceptions import ContextWindowError, MissingExtraError, RefragError
 from refrag_components.generation.openai_logprobs import written_for_chat, written_for_prompt
 from refrag_components.generation.report import Report
@@ -254,6 +255,9 @@ class _Server:
         try:
             async with asyncio.timeout(self._limits.seconds), self._admission.place(client):
                 request, warnings = await asyncio.to_thread(read)
+                engine = self._generator.engine
+                if isinstance(engine, VllmEngine):
+                    request = replace(request, engine=engine.for_tenant(client))
                 job = _Job(request, sampling_params(body), warnings)
                 waited = time.perf_counter() - started
                 async with aclosing(await self._generator.astream(request, job.params)) as deltas:

@@ -7,6 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.cli.conftest import Run
+from tests.engines import fake_vllm
 
 
 @pytest.fixture
@@ -64,3 +65,31 @@ def test_who_is_alone_needs_none(
         assert client.get("/health").json() == {"status": "ok"}
         body = {"model": str(tiny_folder), "prompt": "The harbour", "max_tokens": 2}
         assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] is not None
+
+
+def test_an_engine_by_its_name(
+    refrag: Run, layered_folder: Path, started: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients do not share vLLM's prefix cache, by whose speed they could guess at each other."""
+    made = fake_vllm.install(monkeypatch)
+    monkeypatch.setenv("REFRAG_SERVE_TOKENS", "one,two")
+    result = refrag("serve", layered_folder, "--name", "tiny", "--engine", "vllm")
+    assert result.exit_code == 0, result.output
+    made[0].prompts.clear()
+    body = {"model": "tiny", "prompt": "The harbour", "max_tokens": 2}
+    with TestClient(started["app"]) as client:
+        for token in ("one", "two", "one"):
+            headers = {"authorization": f"Bearer {token}"}
+            answer = client.post("/v1/completions", json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+    first, second, again = (prompt["cache_salt"] for prompt in made[0].prompts)
+    assert first == again != second
+
+
+def test_an_engine_that_does_not_exist(
+    refrag: Run, layered_folder: Path, started: dict[str, Any]
+) -> None:
+    result = refrag("serve", layered_folder, "--engine", "triton")
+    assert result.exit_code == 1
+    assert "engine must be" in result.stderr
+    assert not started

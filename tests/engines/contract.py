@@ -40,7 +40,13 @@ def same(left: EngineOutput, right: EngineOutput) -> bool:
 
 
 class EngineContract:
-    """Inherit it and define the fixtures ``model`` and ``engine``."""
+    """Inherit it and define the fixtures ``model`` and ``engine``.
+
+    Attributes:
+        warm: The highest temperature to try, at most what the engine takes.
+    """
+
+    warm = 5.0
 
     @pytest.fixture
     def model(self) -> RefragModel:
@@ -116,7 +122,7 @@ class EngineContract:
         answer_schema = AnswerSchema.of(schema)
         params = [
             SamplingParams(answer_schema=answer_schema, stop="a"),  # which does not cut it
-            SamplingParams(answer_schema=answer_schema, temperature=5.0, top_k=3, seed=1),
+            SamplingParams(answer_schema=answer_schema, temperature=self.warm, top_k=3, seed=1),
             SamplingParams(max_tokens=7),
             SamplingParams(max_tokens=2, answer_schema=answer_schema),
         ]

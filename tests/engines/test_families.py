@@ -12,7 +12,8 @@ import transformers
 from packaging.version import Version
 
 from refrag_components.engines import SamplingParams, TransformersEngine
-from refrag_components.engines.decoder_batch import DecoderBatch, embed_layouts
+from refrag_components.engines.decoder_batch import DecoderBatch
+from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.layout import Layout
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.generator import RefragGenerator

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+
+from langchain_refrag import ChatRefrag
+from refrag_components.exceptions import EngineError
+from tests.engines import fake_vllm
+
+PASSAGE = "The harbour lies north of the old town and was dug in 1907."
+
+
+def test_an_engine_by_its_name(layered_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_vllm.install(monkeypatch)
+    settings: dict[str, Any] = {"model": str(layered_folder), "device": "cpu", "max_tokens": 8}
+    models = [ChatRefrag(**settings, engine=name) for name in ("transformers", "vllm")]
+    documents = [Document(PASSAGE)]
+    texts = [m.invoke("When was it dug?", documents=documents).text for m in models]
+    assert texts[0] == texts[1]
+    with pytest.raises(EngineError, match="no such engine"):
+        ChatRefrag(**settings, engine="no such engine")
