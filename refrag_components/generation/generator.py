@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
 from refrag_components.generation.choosing import Choice, Chunks, choose, only_choice
+from refrag_components.generation.cost_model import CostModel, load_costs
 from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
@@ -28,8 +28,10 @@ from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
     FractionBudget,
+    Milliseconds,
     Policy,
     PolicyInputs,
+    PositionBudget,
     Rest,
     make_policy,
     parse_rest,
@@ -62,10 +64,13 @@ class RefragGenerator:
         engine: Runs the decoder; transformers by default.
         policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` if the
             checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand (a fraction of the chunks) or enter (a number of positions),
-            see ``refrag_components.generation.choosing.choose``.
+        budget: How much may expand (a fraction of the chunks) or enter (a number of positions, or
+            as many as fit a time), see ``refrag_components.generation.choosing.choose``.
         rest: What becomes of chunks that do not expand: "compress" makes chunk embeddings of them,
             "drop" leaves them out.
+        costs: How long prompts take, for a time as the budget; by default what
+            ``refrag bench calibrate`` measured on this machine.
+        clock: Seconds of a clock that never goes back.
 
     Raises:
         BudgetError: If ``rest`` is neither.
@@ -81,8 +86,12 @@ class RefragGenerator:
         policy: str | Policy = DEFAULT_POLICY,
         budget: Budget = _BUDGET,
         rest: Rest = "compress",
+        costs: CostModel | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
+        self._costs = costs
+        self._clock = clock
         self.store = MemoryStore() if store is None else store
         self.engine: Engine = TransformersEngine(model) if engine is None else engine
         self._loader = PassageLoader(model, self.store)
@@ -105,6 +114,7 @@ class RefragGenerator:
             One answer per request, in order.
 
         Raises:
+            BudgetError: If a time is the budget and nothing was measured on this machine.
             ContextWindowError: If a prompt does not fit the decoder's window: its text alone, or,
                 if a fraction of the chunks is to expand and the rest to be compressed, with every
                 chunk compressed.
@@ -236,6 +246,7 @@ class RefragGenerator:
         return [span for span in spans if span[0]]
 
     def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
+        started = self._clock()
         terms = [self._terms(request) for request in requests]  # first: a mistake costs no encoding
         prompts = [[_blank_as_text(part) for part in request.parts] for request in requests]
         for parts, request_terms in zip(prompts, terms, strict=True):
@@ -250,9 +261,36 @@ class RefragGenerator:
                 terms, prompts, passages, max_tokens, strict=True
             )
         ]
-        undecided = [draft.terms.question for draft in drafts if draft.only_choice is None]
+        only = [self._only_choice(draft, started) for draft in drafts]
+        undecided = [
+            draft.terms.question for draft, choice in zip(drafts, only, strict=True) if not choice
+        ]
         questions = iter(self.model.encode_questions(undecided))
-        return [self._lay_out(draft, _choice(draft, questions)) for draft in drafts]
+        return [
+            self._lay_out(draft, choice or self._choice(draft, next(questions), started))
+            for draft, choice in zip(drafts, only, strict=True)
+        ]
+
+    def _only_choice(self, draft: _Draft, started: float) -> Choice | None:
+        """What becomes of the chunks, if no policy is needed to decide it."""
+        budget = self._untimed(draft, started)
+        return only_choice(draft.chunks, budget, draft.terms.rest, draft.limit)
+
+    def _choice(self, draft: _Draft, question: EncodedQuestion, started: float) -> Choice:
+        """What becomes of the chunks by the policy's scores."""
+        inputs = PolicyInputs([passage.vectors for passage in draft.loaded], question)
+        scores = draft.terms.policy.scores(inputs)
+        budget = self._untimed(draft, started)
+        return choose(scores, draft.chunks, budget, draft.terms.rest, draft.limit)
+
+    def _untimed(self, draft: _Draft, started: float) -> FractionBudget | PositionBudget:
+        """The budget; a time as the positions that fit what is left of it now."""
+        budget = draft.terms.budget
+        if not isinstance(budget, Milliseconds):
+            return budget
+        assert self._costs is not None  # loaded with the terms
+        left = budget.milliseconds / 1000 - (self._clock() - started)
+        return PositionBudget(max(self._costs.within(left) - draft.text_positions, 1))
 
     def _terms(self, request: Request) -> _Terms:
         if not request.question.strip():
@@ -261,7 +299,10 @@ class RefragGenerator:
         policy = self.policy if request.policy is None else self._policy(request.policy)
         budget = self.budget if request.budget is None else request.budget
         rest = self.rest if request.rest is None else parse_rest(request.rest)
-        return _Terms(request.question, policy, policy.budget(budget), rest)
+        allowed = policy.budget(budget)
+        if isinstance(allowed, Milliseconds) and self._costs is None:
+            self._costs = load_costs(self.model)
+        return _Terms(request.question, policy, allowed, rest)
 
     def _refuse_overlong(self, parts: Sequence[RenderedPart], terms: _Terms) -> None:
         """Counts a prompt that may be too long, because encoding it takes far longer than counting.
@@ -301,7 +342,7 @@ class RefragGenerator:
         )
         chunks = self._chunks([passage.vectors for passage in loaded])
         limit = self._context_limit(text_positions, _least(chunks, terms), max_tokens)
-        return _Draft(terms, parts, loaded, max_tokens, spans, chunks, limit)
+        return _Draft(terms, parts, loaded, max_tokens, spans, chunks, text_positions, limit)
 
     def _lay_out(self, draft: _Draft, choice: Choice) -> Prepared:
         warnings = list(choice.warnings)
@@ -395,6 +436,7 @@ class _Draft:
 
     Attributes:
         chunks: The chunks of its passages.
+        text_positions: Decoder positions outside passages.
         limit: Decoder positions that the passages may take so that an answer still fits.
     """
 
@@ -404,12 +446,8 @@ class _Draft:
     max_tokens: int
     spans: Sequence[tuple[str, np.ndarray | ChunkVectors]]
     chunks: Chunks
+    text_positions: int
     limit: int
-
-    @cached_property
-    def only_choice(self) -> Choice | None:
-        """What becomes of the chunks, if no policy is needed to decide it."""
-        return only_choice(self.chunks, self.terms.budget, self.terms.rest, self.limit)
 
 
 class _Growing:
@@ -434,16 +472,6 @@ class _Growing:
             yield AnswerDelta(delta.text, delta.finish_reason, self.report)
         elif delta.text:
             yield AnswerDelta(delta.text)
-
-
-def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> Choice:
-    """What becomes of the chunks; takes the next question if a policy has to choose."""
-    if draft.only_choice is not None:
-        return draft.only_choice
-    inputs = PolicyInputs([passage.vectors for passage in draft.loaded], next(questions))
-    terms = draft.terms
-    scores = terms.policy.scores(inputs)
-    return choose(scores, draft.chunks, terms.budget, terms.rest, draft.limit)
 
 
 def _least(chunks: Chunks, terms: _Terms) -> int:
