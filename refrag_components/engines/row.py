@@ -53,6 +53,11 @@ class Row:
         self._listener = listener
         self._count = 0
 
+    @property
+    def is_at_last(self) -> bool:
+        """Whether the next token ends the answer whatever it is."""
+        return self.ended or self._count + 1 >= self._max_tokens
+
     def take(self, token_id: int) -> None:
         """Adds a generated token; sets ``ended`` if it is the last one."""
         if self.ended:  # withdrawn during this step
