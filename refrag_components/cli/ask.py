@@ -117,8 +117,10 @@ def ask(
         generator.flush(_FLUSH_SECONDS)  # before the store is closed
 
 
-def _number(budget: str) -> float:
-    """A budget as typed; what is not a number is refused with typer's own error."""
+def _number(budget: str) -> float | str:
+    """A budget as typed; what is neither number nor time is refused with typer's own error."""
+    if budget.endswith("ms"):
+        return budget
     try:
         return int(budget) if budget.isdigit() else float(budget)
     except ValueError as error:

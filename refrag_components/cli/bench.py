@@ -164,6 +164,39 @@ def latency(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Bundled name, checkpoint folder or Hugging Face hub id."),
+    ] = DEFAULT_MODEL,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Measurements of each length.")
+    ] = 5,
+    device: Annotated[
+        str | None, typer.Option("--device", show_default="CUDA if available, else CPU")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", show_default="bfloat16 on CUDA, float32 on CPU"),
+    ] = None,
+) -> None:
+    """Measure how much this machine reads in a time, for budgets such as 40ms.
+
+    To be done once per model and machine; the result is kept in the folder of fetched models.
+    """
+    from refrag_components.benchmarking.calibration import calibrate as measure
+    from refrag_components.generation.cost_model import costs_file, machine_of
+
+    where, kind = _device_and_dtype(device, dtype)
+    loaded = _subject(model, None, where, kind, "sdpa").at(0)
+    costs = measure(loaded, repeats=repeats, progress=say)
+    machine = machine_of(loaded)
+    path = costs_file(machine)
+    costs.save(path, machine)
+    output.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def plot(
     folder: Annotated[Path, typer.Argument(help="The --out folder of a measurement.")],
 ) -> None:

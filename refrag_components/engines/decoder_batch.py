@@ -24,6 +24,8 @@ __all__ = ["DecoderBatch"]
 
 _T = TypeVar("_T")
 
+_MOST_UNUSED = 2  # rows of a static cache per row in use; beyond, the others move out
+
 
 class DecoderBatch:
     """The decoder's state while a batch is decoded: cache, mask, positions and logits.
@@ -91,14 +93,24 @@ class DecoderBatch:
         if left is not None and checking:
             self._compare(left, tokens)
 
+    @property
+    def quick(self) -> bool:
+        """Whether the next step keeps the host no longer than it takes to start it."""
+        return self._static is not None and self._static.quick
+
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Drops all rows except those with the given indices, shape (n,), int64."""
-        static = self._leave()
-        self._cache.reorder_cache(rows)  # which layers of every kind know how to do
-        self._positions, self.logits = self._positions[rows], self.logits[rows]
+        self.logits = self.logits[rows]
         self._mask = None if self._mask is None else self._mask[rows]
-        self._put_back(static)
+        if self._static is not None:
+            self._static.keep(rows)
+            if self._static.rows <= _MOST_UNUSED * len(rows):
+                return
+            self._put_back(self._leave())
+            return
+        self._cache.reorder_cache(rows)  # which layers of every kind know how to do
+        self._positions = self._positions[rows]
 
     @property
     def _layers(self) -> list[Any]:
@@ -140,19 +152,17 @@ class DecoderBatch:
     @torch.inference_mode()
     def trim(self) -> None:
         """Drops the positions that are padding in every row, once the longest row has left."""
-        if self._mask is None or not self.can_join:
-            return
+        if self._mask is None or self._static is not None or not self.can_join:
+            return  # a static cache reads what is in use, and would have to be left
         unused = int(self._mask.any(dim=0).int().argmax())
         if not unused:
             return
-        static = self._leave()
         for layer in self._layers:
             layer.keys = layer.keys[:, :, unused:].contiguous()
             layer.values = layer.values[:, :, unused:].contiguous()
         mask = self._mask[:, unused:]
         self._mask = None if mask.all() else mask
         self._length -= unused
-        self._put_back(static)
 
     @torch.inference_mode()
     def after(self, rows: Tensor, tokens: Tensor) -> Tensor:

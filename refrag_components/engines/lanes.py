@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -143,11 +143,15 @@ class _Lane:
         if not self.rows:
             return
         tokens = _sample(self._batch.logits, self.rows)
-        token_ids = tokens.tolist()  # the only wait for the device in a step
-        for row, token_id in zip(self.rows, token_ids, strict=True):
+        on_host = _to_host(tokens)
+        # What the device can do by itself goes on while the host turns tokens into text.
+        ahead = self._batch.quick and not all(row.is_at_last for row in self.rows)
+        if ahead:
+            self._batch.step(tokens)
+        for row, token_id in zip(self.rows, on_host(), strict=True):
             row.take(token_id)
         kept = self._keep(i for i, row in enumerate(self.rows) if not row.ended)
-        if self.rows:
+        if self.rows and not ahead:
             self._batch.step(tokens if kept is None else tokens[kept])
 
     def _keep(self, indices: Iterable[int]) -> Tensor | None:
@@ -161,6 +165,22 @@ class _Lane:
             self._batch.keep(chosen)
             self._batch.trim()
         return chosen
+
+
+def _to_host(tokens: Tensor) -> Callable[[], list[int]]:
+    """Copies tokens to the host; the result waits for them, and for nothing that comes later."""
+    if tokens.device.type != "cuda":
+        return tokens.tolist
+    host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+    host.copy_(tokens, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(tokens.device))
+
+    def wait() -> list[int]:
+        copied.synchronize()  # the only wait for the device in a step
+        return list(host.tolist())
+
+    return wait
 
 
 @torch.inference_mode()

@@ -31,6 +31,11 @@ class Row(GrowingAnswer):
         self.sampler = sampler
         self.alone = alone
 
+    @property
+    def is_at_last(self) -> bool:
+        """Whether the next token ends the answer whatever it is."""
+        return self.ended or self._count + 1 >= self._max_tokens
+
     def _logprobs(self, token_id: int) -> tuple[TokenLogprob, ...]:
         told = self.sampler.logprobs(token_id)
         if told is None:

@@ -144,6 +144,7 @@ class StaticCache:
         self._uses: Counter[int] = Counter()
         self._prompts: dict[int, Callable[[], Tensor]] = {}
         self._seen: set[int] = set()  # lengths of prompts
+        self._slots: Tensor | None = None  # of the batch's rows; None if they are the first ones
         #: Positions in use, of the longest row.
         self.length = 0
 
@@ -204,6 +205,7 @@ class StaticCache:
 
     def _set(self, length: int, mask: Tensor | None, positions: Tensor) -> None:
         count = len(positions)
+        self._slots = None
         self.length = length
         self._starts.zero_()
         if mask is not None:  # padding is on the left
@@ -212,17 +214,37 @@ class StaticCache:
         self.ends[:count] = length
         self._positions[:count] = positions
 
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some rows alone; the others are read along for nothing.
+
+        Args:
+            rows: Their indices among the rows so far, shape (n,), int64.
+        """
+        self._slots = rows if self._slots is None else self._slots[rows]
+
     def positions(self, count: int) -> Tensor:
-        """The next position of each of the first rows, shape (count,)."""
-        return self._positions[:count].clone()
+        """The next position of each of the batch's rows, shape (count,)."""
+        return self._of_batch(self._positions, count).clone()
+
+    def _of_batch(self, values: Tensor, count: int) -> Tensor:
+        return values[:count] if self._slots is None else values[self._slots]
+
+    @property
+    def quick(self) -> bool:
+        """Whether the next step has been recorded."""
+        window = min(window_bucket(self.length + 1), self.capacity)
+        return self.length < self.capacity and window in self._steps
 
     def states(self, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer up to the longest row: views of the first rows."""
+        """Keys and values of each layer up to the longest row; views, if no row has left."""
         found = []
         for layer in self._layers:
             assert layer.keys is not None and layer.values is not None
             found.append(
-                (layer.keys[:count, :, : self.length], layer.values[:count, :, : self.length])
+                (
+                    self._of_batch(layer.keys[:, :, : self.length], count),
+                    self._of_batch(layer.values[:, :, : self.length], count),
+                )
             )
         return found
 
@@ -237,26 +259,26 @@ class StaticCache:
         """Appends a token to each row; there must be room for it.
 
         Args:
-            tokens: Shape (n,), of the first n rows.
+            tokens: Of the batch's rows, shape (n,).
 
         Returns:
             The logits after them, shape (n, vocabulary).
         """
         count = len(tokens)
-        self._tokens[:count] = tokens
+        if self._slots is None:
+            self._tokens[:count] = tokens
+        else:
+            self._tokens[self._slots] = tokens
         window = min(window_bucket(self.length + 1), self.capacity)
         self._uses[window] += 1
-        if window in self._steps:
-            logits = self._steps[window]()[:count].clone()
-        elif self._uses[window] <= _PATIENCE:
-            logits = self._step(window)[:count]
-        else:
+        if window not in self._steps and self._uses[window] > _PATIENCE:
             self._steps[window] = self._record(lambda: self._step(window))
-            logits = self._steps[window]()[:count].clone()
+        step = self._steps.get(window)
+        logits = self._step(window) if step is None else step()
         self.length += 1
-        self.ends[:count].add_(1)
-        self._positions[:count].add_(1)
-        return logits
+        self.ends.add_(1)
+        self._positions.add_(1)
+        return self._of_batch(logits, count).clone()
 
     def _step(self, window: int) -> Tensor:
         self.window = window

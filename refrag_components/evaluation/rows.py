@@ -10,7 +10,7 @@ import numpy as np
 
 from refrag_components.engines.layout import positions_per_chunk
 from refrag_components.generation.choosing import Choice, Chunks, choose
-from refrag_components.policies import Budget, PolicyInputs, Rest
+from refrag_components.policies import FractionBudget, PolicyInputs, PositionBudget, Rest
 
 __all__ = ["Prompt", "Row"]
 
@@ -107,7 +107,9 @@ class Prompt:
         counts = np.bincount(self.passage_of[first], minlength=len(self.similar))
         return Chunks(counts, self.lengths, tuple(self.chunk_rows))
 
-    def chosen(self, selection: str, budget: Budget, rest: Rest = "compress") -> Choice:
+    def chosen(
+        self, selection: str, budget: FractionBudget | PositionBudget, rest: Rest = "compress"
+    ) -> Choice:
         """What becomes of the chunks by the scores of a selection, as in the generator.
 
         Args:

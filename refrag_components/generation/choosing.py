@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from refrag_components.engines.layout import positions_per_chunk
-from refrag_components.policies.budget import Budget, FractionBudget, Rest
+from refrag_components.policies.budget import FractionBudget, PositionBudget, Rest
 from refrag_components.policies.selecting import select
 
 __all__ = ["STEP_SHARE", "Choice", "Chunks", "choose", "only_choice"]
@@ -99,7 +99,9 @@ class Chunks:
         return np.bincount(self.passage, positions, len(self.counts)).astype(np.int64)
 
 
-def only_choice(chunks: Chunks, budget: Budget, rest: Rest, limit: int) -> Choice | None:
+def only_choice(
+    chunks: Chunks, budget: FractionBudget | PositionBudget, rest: Rest, limit: int
+) -> Choice | None:
     """What becomes of the chunks if the budget leaves no choice, so that no scores are needed.
 
     Args:
@@ -123,7 +125,13 @@ def only_choice(chunks: Chunks, budget: Budget, rest: Rest, limit: int) -> Choic
     return choice if chunks.positions(choice) <= limit else None
 
 
-def choose(scores: np.ndarray, chunks: Chunks, budget: Budget, rest: Rest, limit: int) -> Choice:
+def choose(
+    scores: np.ndarray,
+    chunks: Chunks,
+    budget: FractionBudget | PositionBudget,
+    rest: Rest,
+    limit: int,
+) -> Choice:
     """Chooses what becomes of every chunk.
 
     What expands is chosen in runs: single chunks, or with several rungs the chunks that share an

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from refrag_components.engines.layout import TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import AnswerTimeoutError, EmptyInputError
+from refrag_components.generation.cost_model import CostModel, load_costs
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.preparing import Preparer, Terms
 from refrag_components.generation.report import Report
@@ -31,6 +32,7 @@ from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
     FractionBudget,
+    Milliseconds,
     Policy,
     Rest,
     make_policy,
@@ -58,10 +60,13 @@ class RefragGenerator:
         engine: Runs the decoder; transformers by default.
         policy: Name or policy that chooses the chunks to expand; "auto" is ``learned-query`` if the
             checkpoint carries it, else ``late-interaction``.
-        budget: How much may expand (a fraction of the chunks) or enter (a number of positions),
-            see ``refrag_components.generation.choosing.choose``.
+        budget: How much may expand (a fraction of the chunks) or enter (a number of positions, or
+            as many as fit a time), see ``refrag_components.generation.choosing.choose``.
         rest: What becomes of chunks that do not expand: "compress" makes chunk embeddings of them,
             "drop" leaves them out.
+        costs: How long prompts take, for a time as the budget; by default what
+            ``refrag bench calibrate`` measured on this machine.
+        clock: Seconds of a clock that never goes back.
 
     Raises:
         BudgetError: If ``rest`` is neither.
@@ -77,12 +82,15 @@ class RefragGenerator:
         policy: str | Policy = DEFAULT_POLICY,
         budget: Budget = _BUDGET,
         rest: Rest = "compress",
+        costs: CostModel | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
+        self._costs = costs
         self.store = MemoryStore() if store is None else store
         self.engine: Engine = TransformersEngine(model) if engine is None else engine
         self._loader = PassageLoader(model, self.store)
-        self._preparer = Preparer(model, self._loader)
+        self._preparer = Preparer(model, self._loader, clock=clock)
         self._named_policies: dict[str, Policy] = {}
         self.policy = self._policy(policy)
         self.budget = budget
@@ -103,6 +111,7 @@ class RefragGenerator:
 
         Raises:
             AnswerTimeoutError: If an answer is not complete after its ``timeout``.
+            BudgetError: If a time is the budget and nothing was measured on this machine.
             ContextWindowError: If a prompt does not fit the decoder's window: its text alone, or,
                 if a fraction of the chunks is to expand and the rest to be compressed, with every
                 chunk compressed.
@@ -253,8 +262,18 @@ class RefragGenerator:
         policy = self.policy if request.policy is None else self._policy(request.policy)
         budget = self.budget if request.budget is None else request.budget
         rest = self.rest if request.rest is None else parse_rest(request.rest)
-        parts = tuple(request.parts)
-        return Terms(parts, request.question, policy, policy.budget(budget), rest, max_tokens)
+        allowed = policy.budget(budget)
+        if isinstance(allowed, Milliseconds) and self._costs is None:
+            self._costs = load_costs(self.model)
+        return Terms(
+            tuple(request.parts),
+            request.question,
+            policy,
+            allowed,
+            rest,
+            max_tokens,
+            costs=self._costs,
+        )
 
     def _policy(self, policy: str | Policy) -> Policy:
         if isinstance(policy, Policy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -43,6 +43,29 @@ class LoadedPassage:
     store_error: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a store has of some passages.
+
+    Attributes:
+        store: The store.
+        guard: Its guard.
+        texts: The passages, each once.
+        keys: Their keys.
+        rows: Their chunk vectors as far as they are usable.
+        flaws: Why others are not.
+        error: What went wrong with the store itself.
+    """
+
+    store: ChunkStore
+    guard: StoreGuard
+    texts: list[str]
+    keys: list[str]
+    rows: list[ChunkVectors | None]
+    flaws: list[str | None]
+    error: str | None
+
+
 class PassageLoader:
     """Loads the chunk vectors of passages and stores those it had to compute.
 
@@ -63,22 +86,41 @@ class PassageLoader:
         self._guards: WeakSet[StoreGuard] = WeakSet()
         self._encoding = OwnLock()
 
-    def load(self, parts: Sequence[PassagePart]) -> list[LoadedPassage]:
+    def load(
+        self,
+        parts: Sequence[PassagePart],
+        *,
+        before_encoding: Callable[[Mapping[str, ChunkVectors]], None] | None = None,
+    ) -> list[LoadedPassage]:
         """Loads passages, each distinct one once.
 
         Args:
             parts: Passages, of any number of requests.
+            before_encoding: Called with the passages that the stores know, by their text, if some
+                have to be encoded; whatever it raises is raised before that.
 
         Returns:
             One entry per part, in order.
         """
         stores = [self._store if part.store is None else part.store for part in parts]
-        loaded: dict[tuple[int, str], LoadedPassage] = {}
+        found = []
         for store in {id(store): store for store in stores}.values():
             texts = [p.text for p, other in zip(parts, stores, strict=True) if other is store]
-            distinct = list(dict.fromkeys(texts))
-            for text, passage in zip(distinct, self._load_from(store, distinct), strict=True):
-                loaded[id(store), text] = passage
+            found.append(self._look_up(store, list(dict.fromkeys(texts))))
+        if before_encoding is not None and any(None in each.rows for each in found):
+            before_encoding(
+                {
+                    text: row
+                    for each in found
+                    for text, row in zip(each.texts, each.rows, strict=True)
+                    if row is not None
+                }
+            )
+        loaded = {
+            (id(each.store), text): passage
+            for each in found
+            for text, passage in zip(each.texts, self._completed(each), strict=True)
+        }
         return [loaded[id(store), part.text] for part, store in zip(parts, stores, strict=True)]
 
     def flush(self, seconds: float | None = None) -> bool:
@@ -92,22 +134,26 @@ class PassageLoader:
         """
         return all([guard.flush(seconds) for guard in list(self._guards)])
 
-    def _load_from(self, store: ChunkStore, texts: list[str]) -> list[LoadedPassage]:
+    def _look_up(self, store: ChunkStore, texts: list[str]) -> _Found:
         keys = [passage_key(text, self._model.fingerprint) for text in texts]
         guard = guard_of(store)
         self._guards.add(guard)
         rows, error = guard.read(store, keys)
         flaws = self._flaws(texts, rows)
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
-        missing = [i for i, row in enumerate(usable) if row is None]
-        fresh = iter(self._encode([texts[i] for i in missing]))
-        vectors = [next(fresh) if row is None else row for row in usable]
-        guard.write(store, [(keys[i], vectors[i]) for i in missing])
+        return _Found(store, guard, texts, keys, usable, flaws, error)
+
+    def _completed(self, found: _Found) -> list[LoadedPassage]:
+        """Encodes what the store does not have, and has it stored."""
+        missing = [i for i, row in enumerate(found.rows) if row is None]
+        fresh = iter(self._encode([found.texts[i] for i in missing]))
+        vectors = [next(fresh) if row is None else row for row in found.rows]
+        found.guard.write(found.store, [(found.keys[i], vectors[i]) for i in missing])
         if self._waits and missing:
-            guard.flush(time_limit(store))
+            found.guard.flush(time_limit(found.store))
         return [
-            LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=error)
-            for passage, row, flaw in zip(vectors, usable, flaws, strict=True)
+            LoadedPassage(passage, cached=row is not None, flaw=flaw, store_error=found.error)
+            for passage, row, flaw in zip(vectors, found.rows, found.flaws, strict=True)
         ]
 
     def _flaws(self, texts: list[str], rows: list[ChunkVectors | None]) -> list[str | None]:

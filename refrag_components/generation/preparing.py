@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -13,11 +14,20 @@ import numpy as np
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
 from refrag_components.generation.choosing import Choice, Chunks, choose, only_choice
+from refrag_components.generation.cost_model import CostModel
 from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Prepared
 from refrag_components.generation.separators import without_separators
-from refrag_components.policies import Budget, FractionBudget, Policy, PolicyInputs, Rest
+from refrag_components.policies import (
+    Budget,
+    FractionBudget,
+    Milliseconds,
+    Policy,
+    PolicyInputs,
+    PositionBudget,
+    Rest,
+)
 from refrag_components.policies.encoding import encode_questions
 from refrag_components.prompts.parts import ControlPart, PassagePart, RenderedPart, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
@@ -44,6 +54,7 @@ class Terms:
         budget: How much may expand, or enter.
         rest: What becomes of chunks that do not expand.
         max_tokens: Length of the answer to keep room for in the decoder's window.
+        costs: How long prompts take, if the budget is a time.
     """
 
     parts: Sequence[RenderedPart]
@@ -52,6 +63,7 @@ class Terms:
     budget: Budget
     rest: Rest
     max_tokens: int
+    costs: CostModel | None = None
 
     @cached_property
     def passages(self) -> list[PassagePart]:
@@ -65,6 +77,7 @@ class _Draft:
 
     Attributes:
         chunks: The chunks of its passages.
+        text_positions: Decoder positions outside passages.
         limit: Decoder positions that the passages may take so that an answer still fits.
     """
 
@@ -72,12 +85,21 @@ class _Draft:
     loaded: Sequence[LoadedPassage]
     spans: Sequence[tuple[str, np.ndarray | ChunkVectors]]
     chunks: Chunks
+    text_positions: int
     limit: int
 
-    @cached_property
-    def only_choice(self) -> Choice | None:
-        """What becomes of the chunks, if no policy is needed to decide it."""
-        return only_choice(self.chunks, self.terms.budget, self.terms.rest, self.limit)
+    def budget(self, spent: float) -> FractionBudget | PositionBudget:
+        """The budget; a time as the positions that fit what is left of it.
+
+        Args:
+            spent: Seconds since the request.
+        """
+        budget = self.terms.budget
+        if not isinstance(budget, Milliseconds):
+            return budget
+        assert self.terms.costs is not None  # loaded with the terms
+        fitting = self.terms.costs.within(budget.milliseconds / 1000 - spent)
+        return PositionBudget(max(fitting - self.text_positions, 1))
 
 
 class Preparer:
@@ -86,11 +108,19 @@ class Preparer:
     Args:
         model: The REFRAG model.
         loader: Gets the chunk vectors of passages.
+        clock: Seconds of a clock that never goes back.
     """
 
-    def __init__(self, model: RefragModel, loader: PassageLoader) -> None:
+    def __init__(
+        self,
+        model: RefragModel,
+        loader: PassageLoader,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._model = model
         self._loader = loader
+        self._clock = clock
         self._prompts = PromptTokenizer(model.tokenizer)
 
     def prepare(self, requests: Sequence[Terms]) -> list[Prepared]:
@@ -100,37 +130,63 @@ class Preparer:
             ContextWindowError: If a prompt does not fit the decoder's window.
             EmptyInputError: If a prompt is empty.
         """
+        started = self._clock()
         requests = list(map(_without_blank_passages, requests))
-        for terms in requests:
-            self._refuse_overlong(terms)
-        loaded = iter(self._loader.load([part for terms in requests for part in terms.passages]))
+
+        def check(known: Mapping[str, ChunkVectors]) -> None:
+            for terms in requests:
+                self._refuse_overlong(terms, known)
+
+        parts = [part for terms in requests for part in terms.passages]
+        loaded = iter(self._loader.load(parts, before_encoding=check))
         drafts = [self._draft(terms, [next(loaded) for _ in terms.passages]) for terms in requests]
-        undecided = [draft.terms for draft in drafts if draft.only_choice is None]
+        only = [self._only_choice(draft, started) for draft in drafts]
+        undecided = [draft.terms for draft, choice in zip(drafts, only, strict=True) if not choice]
         asked = [(terms.question, terms.policy) for terms in undecided]
         questions = iter(encode_questions(self._model, asked))
-        return [self._lay_out(draft, _choice(draft, questions)) for draft in drafts]
+        return [
+            self._lay_out(draft, choice or self._choice(draft, next(questions), started))
+            for draft, choice in zip(drafts, only, strict=True)
+        ]
 
-    def _refuse_overlong(self, terms: Terms) -> None:
+    def _only_choice(self, draft: _Draft, started: float) -> Choice | None:
+        """What becomes of the chunks, if no policy is needed to decide it."""
+        budget = draft.budget(self._clock() - started)
+        return only_choice(draft.chunks, budget, draft.terms.rest, draft.limit)
+
+    def _choice(self, draft: _Draft, question: EncodedQuestion, started: float) -> Choice:
+        """What becomes of the chunks by the policy's scores."""
+        inputs = PolicyInputs([passage.vectors for passage in draft.loaded], question)
+        scores = draft.terms.policy.scores(inputs)
+        budget = draft.budget(self._clock() - started)
+        return choose(scores, draft.chunks, budget, draft.terms.rest, draft.limit)
+
+    def _refuse_overlong(self, terms: Terms, known: Mapping[str, ChunkVectors]) -> None:
         """Counts a prompt that may be too long, because encoding it takes far longer than counting.
+
+        Args:
+            terms: The request.
+            known: Passages that need not be encoded, by their text.
 
         Raises:
             ContextWindowError: If it does not fit whatever becomes of the chunks.
         """
+        new = [part.text for part in terms.passages if part.text not in known]
         most = 0  # positions that may be needed at the least: a token takes a byte or more
         for part in terms.parts:
             size = len(part.text.encode("utf-8", "replace"))
             is_passage = isinstance(part, PassagePart)
             most += -(-size // self._model.config.chunk_size) if is_passage else size
-        if most < self._model.window:
-            return  # without cutting passages that a store may know
-        texts = [part.text for part in terms.passages]
-        chunks = self._chunks(self._model.chunker.chunk(texts))
+        if not new or most < self._model.window:
+            return  # nothing to encode, or short enough without being cut
+        cut = dict(zip(new, self._model.chunker.chunk(new), strict=True))
+        chunks = self._chunks([known.get(p.text) or cut[p.text] for p in terms.passages])
         n_text = 0
         for _, run in groupby(terms.parts, key=lambda part: isinstance(part, PassagePart)):
             n_text += len(self._prompts.encode([p for p in run if not isinstance(p, PassagePart)]))
         self._context_limit(n_text, _least(chunks, terms), 1)
 
-    def _chunks(self, passages: Sequence[ChunkVectors] | Sequence[ChunkedPassage]) -> Chunks:
+    def _chunks(self, passages: Sequence[ChunkVectors | ChunkedPassage]) -> Chunks:
         lengths = [np.zeros(0, np.int64), *(passage.chunk_lengths for passage in passages)]
         counts = np.array([passage.n_chunks for passage in passages], dtype=np.int64)
         return Chunks(counts, np.concatenate(lengths), self._model.config.rungs)
@@ -142,7 +198,7 @@ class Preparer:
         )
         chunks = self._chunks([passage.vectors for passage in loaded])
         limit = self._context_limit(text_positions, _least(chunks, terms), terms.max_tokens)
-        return _Draft(terms, loaded, spans, chunks, limit)
+        return _Draft(terms, loaded, spans, chunks, text_positions, limit)
 
     def _lay_out(self, draft: _Draft, choice: Choice) -> Prepared:
         warnings = list(choice.warnings)
@@ -212,16 +268,6 @@ class Preparer:
             )
             raise ContextWindowError(msg)
         return window - text_positions - min(max_tokens, room, max(window // _ANSWER_SHARE, 1))
-
-
-def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> Choice:
-    """What becomes of the chunks; takes the next question if a policy has to choose."""
-    if draft.only_choice is not None:
-        return draft.only_choice
-    inputs = PolicyInputs([passage.vectors for passage in draft.loaded], next(questions))
-    terms = draft.terms
-    scores = terms.policy.scores(inputs)
-    return choose(scores, draft.chunks, terms.budget, terms.rest, draft.limit)
 
 
 def _least(chunks: Chunks, terms: Terms) -> int:

@@ -30,8 +30,8 @@ class Report:
         cache_misses: Distinct passages that had to be encoded.
         fallbacks: Misses for which a store had chunk vectors that could not be used.
         policy: Name of the policy that chose.
-        budget: Budget that it worked with: a fraction of the chunks (float) or a number of
-            decoder positions (int).
+        budget: Budget that it worked with: a fraction of the chunks (float), a number of decoder
+            positions (int) or a time to first token ("40ms").
         rest: What was to become of chunks that do not expand: "compress" or "drop".
         output_tokens: Tokens generated, the end token included; 0 before there is an answer.
         time_to_first_token: Seconds from the request to the first token, store, encoder and
@@ -51,7 +51,7 @@ class Report:
     cache_misses: int
     fallbacks: int
     policy: str
-    budget: float | int
+    budget: float | int | str
     rest: Rest
     output_tokens: int = 0
     time_to_first_token: float | None = None

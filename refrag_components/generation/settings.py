@@ -60,7 +60,8 @@ class AnswerSettings(BaseModel):
             ``late-interaction``.
         budget: How much may expand: a fraction of the chunks in 0..1, an int of at least 2
             (decoder positions for all passages, filled from the top: text first, then ever coarser
-            chunk embeddings), or a budget.
+            chunk embeddings), a time to first token such as "40ms" (as many positions as this
+            machine reads in it, see ``refrag bench calibrate``), or a budget.
         rest: What becomes of chunks that do not expand: "compress" or "drop".
         max_tokens: Maximum number of tokens to generate.
         temperature: 0 takes the likeliest token each time.
@@ -96,7 +97,7 @@ class AnswerSettings(BaseModel):
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
     engine: SkipValidation[str | Engine | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[str | Policy] = DEFAULT_POLICY
-    budget: SkipValidation[float | Budget] = 0.25
+    budget: SkipValidation[float | str | Budget] = 0.25
     rest: SkipValidation[Rest] = "compress"
     # Checked by ``SamplingParams``, which converts nothing: True is not one token.
     max_tokens: SkipValidation[int] = 256

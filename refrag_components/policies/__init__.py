@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from refrag_components.policies.budget import (
         Budget,
         FractionBudget,
+        Milliseconds,
         PositionBudget,
         Rest,
         parse_budget,
@@ -39,6 +40,7 @@ __all__ = [
     "LateInteractionPolicy",
     "LearnedPolicy",
     "LearnedQueryPolicy",
+    "Milliseconds",
     "NonePolicy",
     "PerplexityPolicy",
     "Policy",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = hand_on(
         "LearnedPolicy": "learned",
         "LearnedQueryPolicy": "learned",
         "make_policy": "making",
+        "Milliseconds": "budget",
         "NonePolicy": "none",
         "parse_budget": "budget",
         "parse_rest": "budget",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar, Literal, TypeAlias, TypeGuard
@@ -13,6 +15,7 @@ __all__ = [
     "RESTS",
     "Budget",
     "FractionBudget",
+    "Milliseconds",
     "PositionBudget",
     "Rest",
     "parse_budget",
@@ -87,25 +90,63 @@ class PositionBudget:
         return self.positions
 
 
-Budget: TypeAlias = FractionBudget | PositionBudget
+@dataclass(frozen=True)
+class Milliseconds:
+    """A time from the request to the first token, for a request that has the machine to itself.
+
+    It becomes a number of positions, as many as this machine was measured to read in what is left
+    of the time once the policy has scored the chunks (``refrag bench calibrate`` measures it).
+
+    Attributes:
+        milliseconds: Above 0.
+
+    Raises:
+        BudgetError: If it is not a finite number above 0.
+    """
+
+    milliseconds: float
+
+    #: As for ``FractionBudget``.
+    meaning: ClassVar[str] = 'a time to first token (such as "40ms" or Milliseconds(40))'
+
+    def __post_init__(self) -> None:
+        value = self.milliseconds
+        if not (_is_real(value) and math.isfinite(value) and value > 0):
+            raise BudgetError(_refusal(value))
+
+    @property
+    def number(self) -> str:
+        """As for ``FractionBudget``."""
+        return f"{self.milliseconds:.15g}ms"
+
+
+Budget: TypeAlias = FractionBudget | PositionBudget | Milliseconds
 
 #: The kinds of budget.
-BUDGETS: tuple[type[FractionBudget] | type[PositionBudget], ...] = (FractionBudget, PositionBudget)
+BUDGETS: tuple[type[FractionBudget | PositionBudget | Milliseconds], ...] = (
+    FractionBudget,
+    PositionBudget,
+    Milliseconds,
+)
+
+_MILLISECONDS = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?) ?ms", re.ASCII)
 
 
-def parse_budget(value: float | Budget) -> Budget:
+def parse_budget(value: float | str | Budget) -> Budget:
     """Reads what a user gives as a budget.
 
     Args:
         value: 0 to 1 is a fraction of the chunks (0 and 1 may be ints), an int of at least 2
-            is a number of decoder positions for all passages together; a budget is returned as it
-            is.
+            is a number of decoder positions for all passages together, "40ms" a time to first
+            token; a budget is returned as it is.
 
     Raises:
-        BudgetError: If it is none of these: NaN, negative, a float beyond 1, a bool, a string.
+        BudgetError: If it is none of these: NaN, negative, a float beyond 1, a bool.
     """
-    if isinstance(value, FractionBudget | PositionBudget):
+    if isinstance(value, BUDGETS):
         return value
+    if isinstance(value, str) and (found := _MILLISECONDS.fullmatch(value)):
+        return Milliseconds(float(found[1]))
     if _is_whole(value) and value >= 2:
         return PositionBudget(int(value))
     if _is_real(value) and 0.0 <= value <= 1.0:

@@ -26,16 +26,16 @@ def nearby(scores: np.ndarray, passages: Sequence[ChunkVectors], per_token: floa
     Returns:
         max_j (scores_j - per_token k |i - j|) over the passage of every chunk i, same shape.
     """
-    ends = np.cumsum([passage.n_chunks for passage in passages])
-    parts = np.split(scores, ends[:-1], axis=-1)
-    steps = [per_token * passage.chunk_size for passage in passages]
-    return np.concatenate(list(map(_within, parts, steps)), axis=-1)
-
-
-def _within(scores: np.ndarray, step: float) -> np.ndarray:
-    """The same for one passage, with the cost per chunk of distance."""
-    cost = step * np.arange(scores.shape[-1])
-    before = np.maximum.accumulate(scores + cost, axis=-1) - cost
-    after = np.maximum.accumulate((scores - cost)[..., ::-1], axis=-1)[..., ::-1] + cost
-    nearest: np.ndarray = np.maximum(before, after)
-    return nearest
+    counts = np.array([passage.n_chunks for passage in passages])
+    steps = np.array([per_token * passage.chunk_size for passage in passages])
+    place = np.arange(counts.max(initial=0))
+    used = np.flatnonzero(place < counts[:, None])
+    # A row per passage; what is behind its end is never the best.
+    padded = np.full((*scores.shape[:-1], len(counts) * len(place)), -np.inf)
+    padded[..., used] = scores
+    rows = padded.reshape(*scores.shape[:-1], len(counts), len(place))
+    cost = steps[:, None] * place
+    before = np.maximum.accumulate(rows + cost, axis=-1) - cost
+    after = np.maximum.accumulate((rows - cost)[..., ::-1], axis=-1)[..., ::-1] + cost
+    nearest = np.maximum(before, after).reshape(padded.shape)
+    return nearest.take(used, axis=-1)

@@ -109,7 +109,7 @@ class SettingsBody(BaseModel):
     documents: list[str | _Document] = Field(default_factory=list)
     question: str | None = None
     policy: str | None = None
-    budget: float | int | None = None
+    budget: float | int | str | None = None
     rest: Rest | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None

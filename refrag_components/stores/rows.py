@@ -49,7 +49,7 @@ def unpack_row(key: str, data: bytes) -> ChunkVectors:
     name = key.encode()
     if not data.endswith(name):
         raise CorruptVectorsError("it does not end with its key")
-    return ChunkVectors.from_bytes(data[: len(data) - len(name)])
+    return ChunkVectors.from_bytes(memoryview(data)[: len(data) - len(name)])
 
 
 def pack_text(key: str, value: ChunkVectors, codec: Codec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,11 @@ __all__ = ["ChunkVectors", "padded_token_ids", "passage_key", "unit_rows"]
 
 # Serialised form, little-endian: header, fingerprint, token ids, vectors, checksum.
 _MAGIC = b"RFCV"
-_VERSION = 1
+_VERSION = 2
+_WITH_BLAKE2B = 1  # the version whose checksum is one that takes longer than all else
 _HEADER = struct.Struct("<4s4B3I")  # magic, version, codec, token bytes, fingerprint length, sizes
-_CHECKSUM_BYTES = 16
+_BLAKE2B_BYTES = 16
+_CRC = struct.Struct("<I")
 _TOKEN_TYPES = {2: "<u2", 4: "<i4"}
 
 
@@ -46,8 +49,16 @@ class ChunkVectors:
     fingerprint: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vectors", _checked_vectors(self.vectors))
-        object.__setattr__(self, "token_ids", _checked_token_ids(self.token_ids))
+        # Made here, and nobody else's: what came in may still change.
+        self._fill(_vectors_of(self.vectors).copy(), _token_ids_of(self.token_ids).copy())
+
+    def _fill(self, vectors: np.ndarray, token_ids: np.ndarray) -> None:
+        """Takes over both arrays and checks that all fits."""
+        if not np.isfinite(vectors).all():
+            raise InvalidVectorsError("vectors contain NaN or infinite values")
+        for name, array in (("vectors", vectors), ("token_ids", token_ids)):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
         if not 1 <= self.chunk_size < 2**32:
             raise InvalidVectorsError(f"chunk_size must be at least 1, got {self.chunk_size}")
         if not (self.fingerprint.isascii() and 1 <= len(self.fingerprint) <= 255):
@@ -141,19 +152,23 @@ class ChunkVectors:
                 chosen.pack(self.vectors),
             )
         )
-        return body + _checksum(body)
+        return body + _CRC.pack(zlib.crc32(body))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ChunkVectors:
-        """Reads what ``to_bytes`` wrote.
+    def from_bytes(cls, data: bytes | memoryview) -> ChunkVectors:
+        """Reads what ``to_bytes`` wrote, with this version of the library or an earlier one.
+
+        The checksum finds damage. Whoever alters bytes on purpose can make it fit, so what they say
+        is checked by those who use them.
 
         Raises:
             CorruptVectorsError: If the bytes are truncated, altered or not chunk vectors.
         """
+        data = memoryview(data)
         if data[:4] != _MAGIC:
             raise CorruptVectorsError("these bytes are not chunk vectors; encode the passage again")
-        body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
-        if len(body) < _HEADER.size or _checksum(body) != checksum:
+        body = _sound(data)
+        if body is None:
             msg = "chunk vectors are truncated or altered; encode the passage again"
             raise CorruptVectorsError(msg)
         try:
@@ -163,20 +178,21 @@ class ChunkVectors:
             raise CorruptVectorsError(msg) from error
 
     @classmethod
-    def _parse(cls, body: bytes) -> ChunkVectors:
+    def _parse(cls, body: memoryview) -> ChunkVectors:
         header = _HEADER.unpack_from(body)
         _, version, codec, token_bytes, fingerprint_length, chunk_size, n_tokens, width = header
-        if version != _VERSION:
+        if version not in (_WITH_BLAKE2B, _VERSION):
             raise ValueError(f"they have format version {version}, this library reads {_VERSION}")
         tokens_at = _HEADER.size + fingerprint_length
         vectors_at = tokens_at + n_tokens * token_bytes
         shape = (-(-n_tokens // chunk_size), width)
-        return cls(
-            vectors=codec_numbered(codec).unpack(body[vectors_at:], shape),
-            token_ids=np.frombuffer(body[tokens_at:vectors_at], dtype=_TOKEN_TYPES[token_bytes]),
-            chunk_size=chunk_size,
-            fingerprint=body[_HEADER.size : tokens_at].decode("ascii"),
-        )
+        vectors = codec_numbered(codec).unpack(body[vectors_at:], shape)
+        token_ids = np.frombuffer(body[tokens_at:vectors_at], dtype=_TOKEN_TYPES[token_bytes])
+        found = cls.__new__(cls)
+        object.__setattr__(found, "chunk_size", chunk_size)
+        object.__setattr__(found, "fingerprint", str(body[_HEADER.size : tokens_at], "ascii"))
+        found._fill(_vectors_of(vectors), _token_ids_of(token_ids).copy())
+        return found
 
 
 def passage_key(text: str, fingerprint: str) -> str:
@@ -215,7 +231,8 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _checked_vectors(values: np.ndarray) -> np.ndarray:
+def _vectors_of(values: np.ndarray) -> np.ndarray:
+    """Values as vectors in float32; a copy only if they are something else."""
     values = np.asarray(values)
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind != "f":
         msg = (
@@ -223,15 +240,14 @@ def _checked_vectors(values: np.ndarray) -> np.ndarray:
             f"got {values.dtype} of shape {values.shape}"
         )
         raise InvalidVectorsError(msg)
-    with np.errstate(over="ignore"):
-        vectors = np.array(values, dtype=np.float32, order="C")
-    if not np.isfinite(vectors).all():
-        raise InvalidVectorsError("vectors contain NaN or infinite values")
-    vectors.flags.writeable = False
-    return vectors
+    if values.dtype.itemsize <= 4:
+        return np.asarray(values, dtype=np.float32, order="C")
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        return np.asarray(values, dtype=np.float32, order="C")
 
 
-def _checked_token_ids(values: np.ndarray) -> np.ndarray:
+def _token_ids_of(values: np.ndarray) -> np.ndarray:
+    """Values as token ids in int32; a copy only if they are something else."""
     values = np.asarray(values)
     if values.ndim != 1 or (values.dtype.kind not in "iu" and len(values)):
         msg = (
@@ -239,12 +255,18 @@ def _checked_token_ids(values: np.ndarray) -> np.ndarray:
             f"of shape {values.shape}"
         )
         raise InvalidVectorsError(msg)
-    if len(values) and not (values.min() >= 0 and values.max() < 2**31):
+    fits = values.dtype == np.uint16 or not len(values)
+    if not fits and not (values.min() >= 0 and values.max() < 2**31):
         raise InvalidVectorsError("token_ids must be from 0 to 2**31 - 1")
-    token_ids = np.array(values, dtype=np.int32, order="C")
-    token_ids.flags.writeable = False
-    return token_ids
+    return np.asarray(values, dtype=np.int32, order="C")
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES).digest()
+def _sound(data: memoryview) -> memoryview | None:
+    """What the checksum covers; None if it does not fit."""
+    if data[4:5] == bytes([_WITH_BLAKE2B]):
+        body, kept = data[:-_BLAKE2B_BYTES], data[-_BLAKE2B_BYTES:]
+        fits = hashlib.blake2b(body, digest_size=_BLAKE2B_BYTES).digest() == kept
+    else:
+        body, kept = data[: -_CRC.size], data[-_CRC.size :]
+        fits = _CRC.pack(zlib.crc32(body)) == kept
+    return body if fits and len(body) >= _HEADER.size else None

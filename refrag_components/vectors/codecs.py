@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
@@ -11,6 +12,9 @@ import numpy as np
 from refrag_components.exceptions import InvalidVectorsError
 from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.rotation import rotate, unrotate
+
+#: Packed vectors; read as they lie.
+Packed = bytes | memoryview
 
 __all__ = ["CODECS", "GAUSSIAN_LEVELS", "VectorCodec", "codec_named", "codec_numbered"]
 
@@ -54,7 +58,7 @@ class VectorCodec(ABC):
             InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".
         """
 
-    def unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def unpack(self, data: Packed, shape: tuple[int, int]) -> np.ndarray:
         """Reads what ``pack`` wrote.
 
         Args:
@@ -62,7 +66,7 @@ class VectorCodec(ABC):
             shape: (n, width) of the vectors, width at least 1.
 
         Returns:
-            Floating point values of that shape.
+            Floating point values of that shape, aligned; a view of ``data`` only in half precision.
 
         Raises:
             ValueError: If there are too few or too many bytes, or they are not packed vectors.
@@ -75,7 +79,7 @@ class VectorCodec(ABC):
         return self._unpack(data, shape)
 
     @abstractmethod
-    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def _unpack(self, data: Packed, shape: tuple[int, int]) -> np.ndarray:
         """Reads bytes of the right length."""
 
 
@@ -90,8 +94,8 @@ class _Float32(VectorCodec):
     def pack(self, vectors: np.ndarray) -> bytes:
         return vectors.astype("<f4").tobytes()
 
-    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
-        return np.frombuffer(data, dtype="<f4").reshape(shape)
+    def _unpack(self, data: Packed, shape: tuple[int, int]) -> np.ndarray:
+        return np.frombuffer(data, dtype="<f4").reshape(shape).copy()
 
 
 class _Float16(VectorCodec):
@@ -110,8 +114,14 @@ class _Float16(VectorCodec):
             raise InvalidVectorsError(msg)
         return halves.tobytes()
 
-    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
-        return np.frombuffer(data, dtype="<f2").reshape(shape)
+    def _unpack(self, data: Packed, shape: tuple[int, int]) -> np.ndarray:
+        torch = sys.modules.get("torch")
+        if torch is None or sys.byteorder != "little" or not data:
+            return np.frombuffer(data, dtype="<f2").reshape(shape)
+        # NumPy converts halves one by one. Not worth loading torch, but whoever decodes has it.
+        halves = torch.frombuffer(bytearray(data), dtype=torch.float16)
+        values: np.ndarray = halves.float().numpy().reshape(shape)
+        return values
 
 
 class _Int8(VectorCodec):
@@ -129,7 +139,7 @@ class _Int8(VectorCodec):
         codes = np.rint(steps).clip(-127, 127).astype("i1")
         return scales.astype("<f4").tobytes() + codes.tobytes()
 
-    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def _unpack(self, data: Packed, shape: tuple[int, int]) -> np.ndarray:
         scales = np.frombuffer(data[: 4 * shape[0]], dtype="<f4")
         steps = np.frombuffer(data[4 * shape[0] :], dtype="i1").reshape(shape)
         return steps * scales[:, None]
@@ -152,7 +162,7 @@ class _Rotated4(VectorCodec):
             codes = np.pad(codes, ((0, 0), (0, 1)))
         return scales.tobytes() + (codes[:, ::2] << 4 | codes[:, 1::2]).tobytes()
 
-    def _unpack(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def _unpack(self, data: Packed, shape: tuple[int, int]) -> np.ndarray:
         n, width = shape
         halves = np.frombuffer(data[: 2 * n], dtype="<u2")
         scales = _from_16_bits(halves)

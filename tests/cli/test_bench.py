@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from refrag_components.exceptions import BudgetError
+from refrag_components.generation.cost_model import load_costs
+from refrag_components.modeling import RefragModel
 from tests.cli.conftest import Run
 
 QUICK = ("--repeats", "1", "--new-tokens", "1", "--passage-tokens", "32", "--device", "cpu")
@@ -61,3 +64,23 @@ def test_a_folder_without_results(refrag: Run, tmp_path: Path) -> None:
     result = refrag("bench", "plot", tmp_path)
     assert result.exit_code == 1
     assert "run `refrag bench latency` first" in result.stderr
+
+
+def test_a_machine_is_calibrated_for_a_time_as_the_budget(
+    refrag: Run, layered_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFRAG_HOME", str(tmp_path))
+    model = RefragModel.from_pretrained(layered_folder, device="cpu")
+    with pytest.raises(BudgetError, match="refrag bench calibrate"):
+        load_costs(model)
+    result = refrag(
+        "bench", "calibrate", "--model", layered_folder, "--device", "cpu", "--repeats", "1"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "64 positions:" in result.stderr
+    (line,) = result.stdout.splitlines()
+    assert Path(line).is_relative_to(tmp_path)
+    assert load_costs(model).positions[-1] == model.window - 1
+    Path(line).write_text("{")
+    with pytest.raises(BudgetError, match=r"cannot be read.*again"):
+        load_costs(model)

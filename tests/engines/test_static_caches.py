@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -170,13 +171,33 @@ def test_rows_join_leave_and_are_continued_as_without(
             for token in (25, 26, 27):
                 batch.step(torch.tensor([token]))
                 logits.append(batch.logits.clone())
-            length = batch.length
             batch.close()
-        found.append((logits, length))
-    (expected, expected_length), (logits, length) = found
-    assert length == expected_length
+        found.append(logits)
+    expected, logits = found
     for left, right in zip(logits, expected, strict=True):
         torch.testing.assert_close(left, right, atol=2e-5, rtol=1e-4)
+
+
+def test_rows_that_leave_move_nobody_until_most_have_left(
+    tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = TransformersEngine(tiny_model).generate(layouts * 2, _LONG)
+    params = [SamplingParams(max_tokens=count) for count in (40, 12, 14, 16, 18, 20, 22, 40)]
+    loaded: list[int] = []
+    load = StaticCache.load
+
+    def watched(cache: StaticCache, *given: Any) -> None:
+        loaded.append(cache.rows)
+        load(cache, *given)
+
+    monkeypatch.setattr(StaticCache, "load", watched)
+    engine = with_caches(tiny_model)
+    for output, own, count in zip(
+        engine.generate(layouts[:1] * 8, params), expected[:1] * 8, params, strict=True
+    ):
+        assert output.token_ids == own.token_ids[: count.max_tokens]
+    assert lent(engine).reason is None
+    assert len(loaded) <= 3  # of eight rows, and when less than half of them were left
 
 
 def test_nothing_of_an_answer_stays(tiny_model: RefragModel, layouts: list[Layout]) -> None:

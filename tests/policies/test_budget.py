@@ -13,6 +13,7 @@ from refrag_components.exceptions import BudgetError
 from refrag_components.policies import (
     Budget,
     FractionBudget,
+    Milliseconds,
     PositionBudget,
     parse_budget,
     parse_rest,
@@ -77,3 +78,18 @@ def test_a_fraction_lies_between_none_and_all(fraction: float) -> None:
         FractionBudget(fraction)
     with pytest.raises(BudgetError, match="at least 2"):
         PositionBudget(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("40ms", 40.0), ("0.5 ms", 0.5), ("1e3ms", 1000.0)]
+)
+def test_reads_times(text: str, milliseconds: float) -> None:
+    budget = parse_budget(text)
+    assert budget == Milliseconds(milliseconds)
+    assert parse_budget(budget.number) == budget
+
+
+@pytest.mark.parametrize("text", ["0ms", "-1ms", "nanms", "ms", "40", "40 s", "1e400ms"])
+def test_refuses_other_texts_and_no_time_at_all(text: str) -> None:
+    with pytest.raises(BudgetError, match="40ms"):
+        parse_budget(text)

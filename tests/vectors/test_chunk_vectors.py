@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
-from refrag_components.vectors import CODECS, ChunkVectors, Codec, passage_key
+from refrag_components.vectors import CODECS, ChunkVectors, Codec, codec_named, passage_key
 
 
 def make(n_tokens: int = 20, chunk_size: int = 8, width: int = 6, seed: int = 0) -> ChunkVectors:
@@ -84,34 +86,72 @@ def test_foreign_bytes_are_detected(data: bytes) -> None:
             ChunkVectors.from_bytes(candidate)
 
 
+def checked(body: bytes | bytearray) -> bytes:
+    """With the checksum at its end."""
+    return bytes(body) + struct.pack("<I", zlib.crc32(body))
+
+
+def checked_by_hash(body: bytes | bytearray) -> bytes:
+    """With the checksum of format version 1."""
+    return bytes(body) + hashlib.blake2b(body, digest_size=16).digest()
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "int8", "rotated4"])
+def test_bytes_of_the_first_format_version_are_read(codec: Codec) -> None:
+    data = make().to_bytes(codec)
+    body = bytearray(data[:-4])
+    body[4] = 1
+    assert ChunkVectors.from_bytes(checked_by_hash(body)) == ChunkVectors.from_bytes(data)
+    body[-1] ^= 1
+    with pytest.raises(CorruptVectorsError, match="altered"):
+        ChunkVectors.from_bytes(checked_by_hash(body[:-1]) + b"x")
+
+
+@given(
+    hnp.arrays(np.uint16, 64)
+    .map(lambda bits: bits.view(np.float16))
+    .filter(lambda values: bool(np.isfinite(values).all()))
+)
+def test_halves_are_read_alike_with_and_without_torch(values: np.ndarray) -> None:
+    halves = values.reshape(4, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        read = [codec_named("float16").unpack(halves.tobytes(), halves.shape)]
+        patch.delitem(sys.modules, "torch")
+        read.append(codec_named("float16").unpack(halves.tobytes(), halves.shape))
+    assert read[0].dtype == np.float32
+    assert read[1].dtype == np.float16
+    assert read[0].tobytes() == read[1].astype(np.float32).tobytes()
+
+
 @given(st.binary(min_size=20, max_size=60))
 def test_a_header_that_lies_is_detected_even_with_a_right_checksum(noise: bytes) -> None:
     body = b"RFCV" + noise
-    forged = body + hashlib.blake2b(body, digest_size=16).digest()
     with pytest.raises(CorruptVectorsError):
-        ChunkVectors.from_bytes(forged)
+        ChunkVectors.from_bytes(checked(body))
+    with pytest.raises(CorruptVectorsError):
+        ChunkVectors.from_bytes(checked_by_hash(b"RFCV\1" + noise))
 
 
 def test_nan_behind_a_right_checksum_is_detected() -> None:
-    body = bytearray(make(width=1).to_bytes("float32")[:-16])
+    body = bytearray(make(width=1).to_bytes("float32")[:-4])
     body[-4:] = struct.pack("<f", float("nan"))
     with pytest.raises(CorruptVectorsError, match="NaN"):
-        ChunkVectors.from_bytes(bytes(body) + hashlib.blake2b(body, digest_size=16).digest())
+        ChunkVectors.from_bytes(checked(body))
 
 
 @pytest.mark.parametrize("offset", [5, 6, 8, 12, 16])
 def test_zero_in_the_header_behind_a_right_checksum_is_detected(offset: int) -> None:
-    body = bytearray(make().to_bytes("float16")[:-16])
+    body = bytearray(make().to_bytes("float16")[:-4])
     body[offset : offset + (1 if offset < 8 else 4)] = bytes(1 if offset < 8 else 4)
     with pytest.raises(CorruptVectorsError):
-        ChunkVectors.from_bytes(bytes(body) + hashlib.blake2b(body, digest_size=16).digest())
+        ChunkVectors.from_bytes(checked(body))
 
 
 def test_a_later_format_version_is_named() -> None:
-    body = bytearray(make().to_bytes()[:-16])
+    body = bytearray(make().to_bytes()[:-4])
     body[4] = 9
     with pytest.raises(CorruptVectorsError, match="version 9"):
-        ChunkVectors.from_bytes(bytes(body) + hashlib.blake2b(body, digest_size=16).digest())
+        ChunkVectors.from_bytes(checked(body))
 
 
 def test_token_ids_are_stored_in_two_bytes_where_they_fit() -> None:
@@ -124,7 +164,7 @@ def test_token_ids_are_stored_in_two_bytes_where_they_fit() -> None:
 def test_sizes_by_codec() -> None:
     value = make(n_tokens=256, chunk_size=16, width=384)
     sizes = {codec: len(value.to_bytes(codec)) for codec in CODECS}
-    overhead = 20 + 6 + 2 * 256 + 16
+    overhead = 20 + 6 + 2 * 256 + 4
     assert sizes == {
         "float32": overhead + 16 * 384 * 4,
         "float16": overhead + 16 * 384 * 2,
