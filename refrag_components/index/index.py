@@ -398,6 +398,7 @@ class RefragIndex:
             self._count_tokens,
             self._meta.passage_tokens,
             title=encodable(document.title),
+            code=document.code,
         )
 
     def _commit(
