@@ -4,7 +4,7 @@
     python benchmarks/search.py --before splitting.py squad.valid.jsonl.zst tsqa.valid.jsonl.zst
 
 Each file of questions becomes documents as PDFs give them: the passages of each title below one
-another, in lines of 90 characters, with an empty line between pages of 50 lines. To them come
+another, in lines of 90 characters and on pages of 50 lines. To them come all of these together, and
 manuals that are made here, whose sections do not repeat which device they are of, and are longer
 than a passage. The documents are cut into passages of at most 256 tokens in several ways, and
 searched with the encoder that the bundled model searches with. A passage is right if it is from the
@@ -32,6 +32,7 @@ from refrag_components.checking import parse_json
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.evaluation.statistics import cluster_labels, interval, resample
 from refrag_components.text.passages import document_passages
+from refrag_components.text.pdf import joined_pages
 from refrag_components.text.splitting import CountTokens, split_passages, token_counter
 from refrag_components.weights.loading import load_tokenizer
 from refrag_components.weights.lookup import base_folder
@@ -90,10 +91,16 @@ def articles(path: Path) -> Collection:
     return Collection(path.name.split(".")[0], documents, questions)
 
 
+def together(collections: list[Collection]) -> Collection:
+    """All their documents in one collection."""
+    documents = {title: text for c in collections for title, text in c.documents.items()}
+    return Collection("together", documents, [q for c in collections for q in c.questions])
+
+
 def printed(paragraphs: list[str]) -> str:
     """Text as PDFs give it."""
     lines = [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 90)]
-    return "\n\n".join("\n".join(lines[i : i + 50]) for i in range(0, len(lines), 50))
+    return joined_pages(["\n".join(lines[i : i + 50]) for i in range(0, len(lines), 50)])
 
 
 # Section, what is asked, what is answered; the rest of a section says nothing of the kind.
@@ -207,10 +214,13 @@ def main() -> None:
         "| documents | passages | first, % | of five, % | more of five than above | mid-sentence |"
     )
     print("|---|---|---|---|---|---|")
-    for collection in (manuals(), *map(articles, arguments.files)):
+    files = list(map(articles, arguments.files))
+    for collection in (manuals(), *files, *([together(files)] if len(files) > 1 else [])):
         clusters = cluster_labels([[question.title] for question in collection.questions])
         above: np.ndarray | None = None
-        headings = any("#" in text for text in collection.documents.values())
+        headings = any(
+            re.search("^#+ ", text, re.MULTILINE) for text in collection.documents.values()
+        )
         for name, cut in cuts(count, arguments.before, headings=headings):
             right, broken = found(collection, cut, vectors)
             draws = resample([right], [clusters])
