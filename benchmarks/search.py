@@ -167,6 +167,19 @@ def cuts(count: CountTokens, before: Path | None, *, headings: bool) -> Iterator
             "and the heading",
             lambda title, text: document_passages(text, count, MAX_TOKENS, title=title),
         )
+    yield (
+        "the same, context left out",
+        lambda title, text: [
+            without_context(title, passage)
+            for passage in document_passages(text, count, MAX_TOKENS, title=title)
+        ],
+    )
+
+
+def without_context(title: str, passage: str) -> str:
+    """A passage without the line that ``document_passages`` puts before it."""
+    first, _, rest = passage.partition("\n\n")
+    return rest if rest and (first == title or first.startswith(f"{title} > ")) else passage
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
