@@ -311,11 +311,14 @@ def zipped(files: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def docx() -> bytes:
-    """A heading, a paragraph and a table."""
+def docx(title: str = "") -> bytes:
+    """A title, if there is one, a heading, a paragraph and a table."""
     space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
     paragraph = "<w:p>{}<w:r><w:t>{}</w:t></w:r></w:p>"
-    heading = paragraph.format('<w:pPr><w:pStyle w:val="Heading1"/></w:pPr>', "History")
+    styled = '<w:pPr><w:pStyle w:val="{}"/></w:pPr>'
+    heading = paragraph.format(styled.format("Heading1"), "History")
+    if title:
+        heading = paragraph.format(styled.format("Title"), title) + heading
     rows = "".join(
         "<w:tr>" + "".join(f"<w:tc>{paragraph.format('', c)}</w:tc>" for c in row) + "</w:tr>"
         for row in TABLE
@@ -325,7 +328,8 @@ def docx() -> bytes:
     kind = "application/vnd.openxmlformats-officedocument.wordprocessingml"
     styles = (
         f'<w:styles {space}><w:style w:type="paragraph" w:styleId="Heading1">'
-        '<w:name w:val="heading 1"/></w:style></w:styles>'
+        '<w:name w:val="heading 1"/></w:style><w:style w:type="paragraph" w:styleId="Title">'
+        '<w:name w:val="Title"/></w:style></w:styles>'
     )
     return zipped(
         {
@@ -376,6 +380,55 @@ def xlsx() -> bytes:
         }
     )
 
+
+def pptx(title: str) -> bytes:
+    """A slide with a title, a table and notes, which needs python-pptx to be made too."""
+    from pptx import Presentation
+
+    deck = Presentation()
+    deck.core_properties.title = title
+    slide = deck.slides.add_slide(deck.slide_layouts[5])
+    slide.shapes.title.text = "Traffic"
+    table = slide.shapes.add_table(len(TABLE), len(TABLE[0]), 0, 0, 100, 100).table
+    for i, row in enumerate(TABLE):
+        for j, cell in enumerate(row):
+            table.cell(i, j).text = cell
+    slide.notes_slide.notes_text_frame.text = "Ships are counted once."
+    buffer = io.BytesIO()
+    deck.save(buffer)
+    return buffer.getvalue()
+
+
+CODE = """# Tide tables.
+import math
+
+
+def tide(hours: float) -> float:
+    \"\"\"Height | of the water.\"\"\"
+    # Twice a day.
+    return 2 * math.cos(hours / 6.2)
+"""
+"""A module whose comments look like headings."""
+
+CSV = "\n".join(";".join(f'"{cell}"' for cell in row) for row in TABLE)
+"""The table as some spreadsheets write it."""
+
+JSON = '{"port": "Rosk", "ships": 12}'
+
+NOTEBOOK = """{"cells": [
+{"cell_type": "markdown", "metadata": {}, "source": ["# Tides\\n", "See [this](https://x.org)."]},
+{"cell_type": "code", "execution_count": 1, "metadata": {}, "source": ["# a comment\\n", "1 + 1"],
+ "outputs": [{"output_type": "execute_result", "data": {"text/plain": ["2 outputs"]}}]}],
+"metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}"""
+"""A notebook with a link and an output."""
+
+RST = """Ports
+=====
+
+History
+-------
+
+Dug in 1907."""
 
 EML = """From: Ada <ada@example.org>
 To: Bo <bo@example.org>

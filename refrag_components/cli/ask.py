@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from refrag_components.cli.common import IndexModelOption, StoreOption, load_model_of, output, say
+from refrag_components.cli.limits import tell_nothing_found, tell_purpose
 from refrag_components.exceptions import EmptyInputError
 from refrag_components.policies.budget import BUDGETS, RESTS, parse_budget, parse_rest
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
@@ -65,13 +66,22 @@ def ask(
         bool,
         typer.Option("--json", help="Write answer, passages and report as one JSON object."),
     ] = False,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Answer even if no passage seems to fit the question."),
+    ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Answer a question from an index; the answer streams as it is generated."""
+    """Answer a question from an index; the answer streams as it is generated.
+
+    The bundled model is small: it is for short factual questions in English. If no passage fits the
+    question, that is said instead of an answer.
+    """
     from refrag_components.engines import SamplingParams
     from refrag_components.generation.generator import RefragGenerator
     from refrag_components.generation.requests import Request
     from refrag_components.index import RefragIndex, index_info
+    from refrag_components.index.matching import found_nothing
     from refrag_components.index.store import check_store, store_name
     from refrag_components.policies import check_policy
     from refrag_components.prompts.rendering import render
@@ -85,11 +95,17 @@ def ask(
     left = parse_rest(rest)
     check_policy(policy)
     check_store(folder, index_info(folder).store, store_name(store))
-    _, model = load_model_of(folder, model_name)
+    name, model = load_model_of(folder, model_name)
     with RefragIndex.open(folder, model, store=store) as index:
         hits = index.search(question, k)
         if not hits:
             raise EmptyInputError(f"{folder} holds no passages; index a folder into it first")
+        if not anyway and found_nothing(question, hits, model.config.encoder):
+            if as_json:
+                output.out(_as_json("", hits, None), highlight=False)
+            else:
+                tell_nothing_found(folder, hits)
+            return
         generator = RefragGenerator(
             model, store=index.store, policy=policy, budget=allowed, rest=left
         )
@@ -114,6 +130,7 @@ def ask(
             if delta.report is not None:
                 output.line()
                 _summarise(delta.report, [source for hit in hits for source in hit.sources])
+                tell_purpose(name)
         generator.flush(_FLUSH_SECONDS)  # before the store is closed
 
 
@@ -172,13 +189,19 @@ def _explained(
     return text.append("\n")
 
 
-def _as_json(answer: str, hits: Sequence[Hit], report: Report) -> str:
-    """One object, on one line."""
+def _as_json(answer: str, hits: Sequence[Hit], report: Report | None) -> str:
+    """One object, on one line; no report means that no passage fits."""
     passages = [
         {"text": hit.text, "score": hit.score, "sources": hit.sources, "metadata": hit.metadata}
         for hit in hits
     ]
-    return json.dumps({"answer": answer, "passages": passages, "report": asdict(report)})
+    told = {
+        "answer": answer,
+        "found": report is not None,
+        "passages": passages,
+        "report": report and asdict(report),
+    }
+    return json.dumps(told)
 
 
 def _summarise(report: Report, sources: Sequence[str]) -> None:

@@ -94,6 +94,7 @@ class DocumentWriter:
             self._count_tokens,
             self._meta.passage_tokens,
             title=encodable(document.title),
+            code=document.code,
         )
 
     def _commit(

@@ -16,7 +16,14 @@ import numpy as np
 
 from refrag_components.checking import parse_json
 from refrag_components.exceptions import DocumentError
-from refrag_components.text.extraction import SUFFIXES, TEXT_NAMES, TYPES, Extracted, plain_text
+from refrag_components.text.extraction import (
+    SUFFIXES,
+    TEXT_NAMES,
+    TYPES,
+    Extracted,
+    is_code,
+    plain_text,
+)
 from refrag_components.text.extraction_process import ExtractionProcess
 from refrag_components.text.files import find_files
 
@@ -52,6 +59,7 @@ class Document:
         digest: Changes when the document changes; computed from the rest unless given.
         title: Its title, which goes with each of its passages; "" if it has none.
         warning: What may be wrong with the text; completes a sentence that begins with the path.
+        code: The text is code, in which nothing is a heading.
 
     Raises:
         DocumentError: If the metadata holds something that JSON cannot hold.
@@ -63,6 +71,7 @@ class Document:
     digest: str = ""
     title: str = ""
     warning: str = ""
+    code: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -183,7 +192,9 @@ class DocumentReader:
             return Skipped(name, str(error))
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
             return Skipped(name, f"cannot be read: {getattr(error, 'strerror', None) or error}")
-        return Document(name, text, digest=digest, title=title, warning=warning)
+        code = is_code(path.name)
+        title = title or (path.name if code else "")
+        return Document(name, text, digest=digest, title=title, warning=warning, code=code)
 
     def _check_link(self, path: Path) -> None:
         if self._root is None or not path.is_symlink() or not path.exists():

@@ -12,8 +12,9 @@ import json
 from typing import NamedTuple
 
 from refrag_components.exceptions import DocumentError
+from refrag_components.text.markup import markup_title_and_text
 
-__all__ = ["SUFFIXES", "TEXT_NAMES", "TYPES", "Extracted", "extract", "plain_text"]
+__all__ = ["SUFFIXES", "TEXT_NAMES", "TYPES", "Extracted", "extract", "is_code", "plain_text"]
 
 _HTML = (".htm", ".html", ".xhtml")
 _MARKDOWN = (".markdown", ".md", ".mdx")
@@ -23,13 +24,16 @@ _CODE = (
     ".c .cc .cfg .cpp .cs .css .go .h .hpp .ini .java .jl .js .json .jsonl .jsx .kt .lua .php .pl "
     ".proto .py .pyi .r .rb .rs .scala .sh .sql .swift .toml .ts .tsx .xml .yaml .yml"
 )
+_CODE_NAMES = ("dockerfile", "makefile")
 _PLAIN = (".adoc", ".log", ".org", ".rst", ".tex", ".text", ".txt", *_CODE.split())
 
 SUFFIXES = tuple(sorted((*_HTML, *_MARKDOWN, *_OFFICE, *_PLAIN, *_TABLES, ".ipynb", ".pdf")))
 """Files with these suffixes are read, in upper or lower case."""
 
-TEXT_NAMES = ("authors", "changelog", "changes", "copying", "dockerfile", "license", "makefile",
-    "news", "notice", "readme")  # fmt: skip
+TEXT_NAMES = (
+    *("authors", "changelog", "changes", "copying", "license", "news", "notice", "readme"),
+    *_CODE_NAMES,
+)
 """Files with these names and no suffix are text, in upper or lower case."""
 
 
@@ -52,6 +56,11 @@ class Extracted(NamedTuple):
     warning: str = ""
 
 
+def is_code(name: str) -> bool:
+    """Whether a file with this name holds code."""
+    return name.lower().endswith(tuple(_CODE.split())) or name.lower() in _CODE_NAMES
+
+
 def plain_text(data: bytes, suffix: str) -> Extracted | None:
     """The text of a file in UTF-8 that needs no other reading; None if it does.
 
@@ -65,7 +74,8 @@ def plain_text(data: bytes, suffix: str) -> Extracted | None:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return None
-    return Extracted(text) if text else None
+    title, text = markup_title_and_text(text, suffix)
+    return Extracted(text, title) if text else None
 
 
 def extract(data: bytes, suffix: str) -> Extracted:
@@ -118,7 +128,7 @@ def _text(source: str, suffix: str) -> tuple[str, str]:
         return "", _table(source, "\t" if suffix == ".tsv" else ",;\t|")
     if suffix == ".ipynb":
         return _notebook(source)
-    return "", source
+    return markup_title_and_text(source, suffix)
 
 
 def _table(source: str, delimiters: str) -> str:

@@ -32,8 +32,9 @@ _INDEX = {"meta.json", "store.sqlite"}  # what ``RefragIndex`` writes
 def find_files(folder: str | os.PathLike[str], *, exclude: Sequence[str] = ()) -> Iterator[Path]:
     """Finds the files below a folder, in the order of their names.
 
-    Left out are hidden files, what a ``.gitignore`` in the folder or below it names, what tools
-    put into projects (``node_modules``, virtual environments, build outputs), and indexes.
+    Left out are hidden files, what tools put into projects (``node_modules``, virtual environments,
+    build outputs), indexes, and what a ``.gitignore`` names in the folder or below it, or above it
+    in the same repository, unless that names the folder itself.
 
     Args:
         folder: The folder; a file stands for itself.
@@ -55,7 +56,7 @@ def find_files(folder: str | os.PathLike[str], *, exclude: Sequence[str] = ()) -
 
 def _walk(root: Path, exclude: tuple[str, ...]) -> Iterator[Path]:
     # The next one last; no recursion, since folders nest without limit.
-    waiting: list[tuple[Path, tuple[_Ignores, ...] | None]] = [(root, ())]
+    waiting: list[tuple[Path, tuple[_Ignores, ...] | None]] = [(root, _ignored_above(root))]
     while waiting:
         path, ignores = waiting.pop()
         if ignores is None:
@@ -88,6 +89,17 @@ def _walk(root: Path, exclude: tuple[str, ...]) -> Iterator[Path]:
 def _is_made(name: str, names: set[str]) -> bool:
     """Whether a folder of this name that holds these files was made by a tool."""
     return name in _MADE or "pyvenv.cfg" in names or names >= _INDEX
+
+
+def _ignored_above(root: Path) -> tuple[_Ignores, ...]:
+    """What the repository that a folder is in ignores, unless it ignores the folder."""
+    ignores: list[_Ignores] = []
+    for folder in (root, *root.parents):
+        if folder != root:
+            ignores += _ignored_by(folder / ".gitignore")
+        if (folder / ".git").exists():
+            return () if any(ignore(str(root)) for ignore in ignores) else tuple(ignores)
+    return ()
 
 
 def _ignored_by(path: Path) -> tuple[_Ignores, ...]:

@@ -21,6 +21,9 @@ from refrag_components.text.tables import markdown_table
 
 __all__ = ["OFFICE", "office_contents"]
 
+_TITLE_STYLE = "p[style-name='Title'] => h1.title:fresh"
+_NO_TITLE = "PowerPoint Presentation"  # what PowerPoint puts where nobody puts one
+
 
 def office_contents(data: bytes, suffix: str) -> tuple[str, str]:
     """The title of a document, "" if it has none, and its text.
@@ -46,15 +49,22 @@ def office_contents(data: bytes, suffix: str) -> tuple[str, str]:
 def _docx(data: bytes) -> tuple[str, str]:
     import mammoth
 
-    return html_title_and_text(mammoth.convert_to_html(io.BytesIO(data)).value, whole=True)
+    page = mammoth.convert_to_html(io.BytesIO(data), style_map=_TITLE_STYLE).value
+    title = BeautifulSoup(page, "lxml").select_one("h1.title")
+    text = html_title_and_text(page, whole=True)[1]
+    return "" if title is None else " ".join(title.get_text().split()), text
 
 
 def _pptx(data: bytes) -> tuple[str, str]:
     from pptx import Presentation
 
     deck = Presentation(io.BytesIO(data))
-    slides = ("\n\n".join(_slide(slide)) for slide in deck.slides)
-    return deck.core_properties.title or "", "\n\n".join(slides)
+    slides = ["\n\n".join(_slide(slide)) for slide in deck.slides]
+    title = deck.core_properties.title or ""
+    if title in ("", _NO_TITLE) and slides:
+        first = slides[0].split("\n")[0]
+        title = first.removeprefix("# ") if first.startswith("# ") else ""
+    return title, "\n\n".join(slides)
 
 
 def _slide(slide: Any) -> Iterator[str]:

@@ -10,34 +10,41 @@ from refrag_components.text.splitting import CountTokens, split_passages
 
 __all__ = ["PASSAGES_VERSION", "document_passages"]
 
-PASSAGES_VERSION = 2
+PASSAGES_VERSION = 3
 """Raised when documents are cut differently, so that an index cuts its documents again."""
 
 _LINE = re.compile(r"^[^\n]+", re.MULTILINE)
-_HEADING = re.compile(r"#{1,6}[^\S\n]+(.+?)[^\S\n#]*")
+_HEADING = re.compile(r"(#{1,6})[^\S\n]+(.+?)[^\S\n#]*")
 _RULE = re.compile(r"[^\S\n]*\|(?:[\s:|-]*-[\s:|-]*)")
 _SHARE = 4  # of a passage's tokens, its context may take each such part
 
 
 def document_passages(
-    text: str, count_tokens: CountTokens, max_tokens: int = 256, *, title: str = ""
+    text: str,
+    count_tokens: CountTokens,
+    max_tokens: int = 256,
+    *,
+    title: str = "",
+    code: bool = False,
 ) -> list[str]:
     """Splits a document into passages, see ``split_passages``, each with its context.
 
     The document's title and the nearest heading stand before a passage, and the head of a table
     before each piece of it, unless the passage begins with them or they take more than a quarter of
-    the tokens.
+    the tokens. A document without a title has its first heading as one, if that stands above all
+    others.
 
     Args:
         text: The document; headings and tables as in Markdown.
         count_tokens: Returns the number of tokens of each text in a list.
         max_tokens: Most tokens of a passage with its context, at least 1.
         title: The document's title.
+        code: The text is code: what looks like headings and tables in it is none.
 
     Returns:
         The passages in order, none of them empty.
     """
-    outline = _Outline(text, " ".join(title.split()))
+    outline = _Outline("" if code else text, " ".join(title.split()))
     contexts = sorted(outline.contexts())
     limit = max_tokens // _SHARE
     costs = dict(zip(contexts, count_tokens(contexts), strict=True)) if contexts else {}
@@ -71,10 +78,10 @@ class _Outline:
     """Headings and tables of a document, and what of them holds at a place."""
 
     def __init__(self, text: str, title: str) -> None:
-        self._title = title
         self._headings: list[tuple[int, int, str]] = []  # start, end, heading
         self._tables: list[tuple[int, int, str]] = []  # end of the head, end of the table, head
         code, rows = False, 0
+        highest: list[str] = []
         before: re.Match[str] | None = None
         for line in _LINE.finditer(text):
             follows = before is not None and line.start() == before.end() + 1
@@ -83,7 +90,9 @@ class _Outline:
             elif code:
                 pass
             elif heading := _HEADING.fullmatch(line[0]):
-                self._headings.append((line.start(), line.end(), heading[1]))
+                self._headings.append((line.start(), line.end(), heading[2]))
+                if heading[1] == "#":
+                    highest.append(heading[2])
             elif not line[0].lstrip().startswith("|"):
                 rows = 0
             else:
@@ -94,6 +103,9 @@ class _Outline:
                 elif rows > 2 and self._tables:
                     self._tables[-1] = (self._tables[-1][0], line.end(), self._tables[-1][2])
             before = line
+        first = self._headings[0] if self._headings else (-1, -1, "")
+        alone = highest == [first[2]] and not text[: first[0]].strip()
+        self._title = title or (first[2] if alone else "")
 
     def contexts(self) -> set[str]:
         """All that any passage may need."""

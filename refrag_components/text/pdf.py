@@ -18,7 +18,7 @@ from refrag_components.exceptions import DocumentError
 from refrag_components.text.pdf_lines import page_text
 from refrag_components.text.plausibility import looks_broken
 
-__all__ = ["pdf_contents"]
+__all__ = ["joined_pages", "pdf_contents"]
 
 _RECOGNISE = "text recognition may help: ocrmypdf --force-ocr IN.pdf OUT.pdf"
 _PASSWORD = "is encrypted; save it without a password"
@@ -28,6 +28,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 _NO_TITLE = re.compile(
     r"untitled|.*\.(?:docx?|pdf|tex|dvi|indd|pptx?|xlsx?|html?)|microsoft .*|\W*", re.I
 )
+_CLOSED = re.compile(
+    r"#.*|.*[.!?:\u2026|][\"'\u201d\u2019)\]]*"
+)  # lines after which nothing goes on
 _FAILED, _SCAN, _BROKEN = "damaged", "a picture without text", "text looks broken"
 
 
@@ -41,7 +44,8 @@ class _Page(NamedTuple):
 def pdf_contents(data: bytes) -> tuple[str, str, str]:
     """The title of a PDF, its text, and which pages of it are left out.
 
-    Pages are apart by an empty line; tables and the headings that bookmarks name are in Markdown.
+    Pages are apart by an empty line, unless a sentence goes on; tables, and the headings that
+    bookmarks name, are in Markdown.
 
     Raises:
         DocumentError: If it is no PDF, needs a password, or holds no text that can be read.
@@ -59,12 +63,28 @@ def pdf_contents(data: bytes) -> tuple[str, str, str]:
     left_out = ", ".join(f"{_numbered(numbers)} ({reason})" for reason, numbers in out.items())
     advice = f"; {_RECOGNISE}" if out.keys() - {_FAILED} else ""
     if kept:
-        return title, "\n\n".join(kept), left_out and f"was read without {left_out}{advice}"
+        return title, joined_pages(kept, words), left_out and f"was read without {left_out}{advice}"
     raise DocumentError(
         f"holds no text that can be read: {left_out}{advice}"
         if left_out
         else f"holds no text; {_RECOGNISE}"
     )
+
+
+def joined_pages(pages: Sequence[str], words: _Words | None = None) -> str:
+    """Pages one after another; a sentence that goes on is not cut, and a word neither.
+
+    Args:
+        pages: The text of each.
+        words: Say which words that a page cuts have a hyphen; None leaves them as they are.
+    """
+    parts: list[str] = []
+    for page in pages:
+        last = parts[-1][parts[-1].rfind("\n") + 1 :] if parts else ""
+        goes_on = page[:1].islower() and not _CLOSED.fullmatch(last)
+        parts += ["" if not parts else "\n" if goes_on else "\n\n", page]
+    text = "".join(parts)
+    return text if words is None else _HYPHENATED.sub(words.joined, text)
 
 
 def _numbered(pages: Sequence[int]) -> str:

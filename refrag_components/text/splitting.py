@@ -17,6 +17,8 @@ __all__ = ["CountTokens", "sentence_spans", "split_passages", "token_counter"]
 CountTokens = Callable[[list[str]], Sequence[int]]
 """Tokens in each of several texts; called with many texts at once."""
 
+_LINE_END = r"(?<!\n)(?<![^\W\d_][-\u2010])(?=\n)"  # not inside a word
+_RULE = r"[ \t]*\|[ \t:|-]+(?:\n|\Z)"  # the line of a table between its head and its rows
 # Where a text may be cut, from the best position to the worst: the empty matches. Other matches
 # are what must not be cut there. A cut falls before white space, so that a word is counted with the
 # space that most tokenizers make part of its first token.
@@ -24,15 +26,15 @@ _CUTS = (
     re.compile(  # after a paragraph, but not after a heading
         r"^#{1,6}[^\S\n][^\n]*(?:\n[^\S\n]*)+|(?=\n[^\S\n]*\n)(?<!\n)", re.MULTILINE
     ),
-    re.compile(  # after a sentence, an item or a row, but not in a row
-        r"^[^\S\n]*\|[^\n]*"
+    re.compile(  # after a sentence, an item or a row, but not in a row or after a table's head
+        rf"^(?:{_RULE}|[^\S\n]*\|[^\n]*)"
         r"|(?:(?<=[.!?\u2026])|(?<=[.!?\u2026][\"'\u201d\u2019)\]]))(?=\s{1,9}[^\s\da-z])"
         r"|(?<=[\u3002\uff01\uff1f])"
-        r"|(?=\n[^\S\n]*(?:\||[-*+]\s|\d+[.)]\s|```|#))(?<!\n)",
+        rf"|{_LINE_END}(?!\n{_RULE})(?=\n[^\S\n]*(?:\||[-*+]\s|\d+[.)]\s|```|#))",
         re.MULTILINE,
     ),
-    re.compile(r"(?=\n)(?<!\n)"),  # after a line
-    re.compile(r"(?<=\S)(?=\s)"),  # after a word
+    re.compile(_LINE_END),  # after a line
+    re.compile(rf"(?<=\S)(?=[^\S\n])|{_LINE_END}"),  # after a word
 )
 # A text with more characters than this per allowed token cannot fit: it is cut without counting.
 _CHARACTERS_PER_TOKEN = 32

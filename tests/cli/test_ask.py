@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from refrag_components.cli import ask
+from refrag_components.cli import ask, limits
+from refrag_components.index import matching
+from refrag_components.modeling import RefragModel
 from refrag_components.policies.budget import BUDGETS
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 from tests.cli.conftest import HARBOUR, LIGHTHOUSE, Run
@@ -102,11 +104,53 @@ def test_explained_chunks_have_colours_and_neighbours_differ() -> None:
 def test_an_answer_can_be_had_as_json(refrag: Run, index: Path, tiny_folder: Path) -> None:
     options = ("--model", tiny_folder, "--max-tokens", 2, "--json")
     result = json.loads(refrag("ask", index, QUESTION, *options).stdout)
-    assert isinstance(result["answer"], str)
+    assert isinstance(result["answer"], str) and result["found"]
     assert {passage["text"] for passage in result["passages"]} == {HARBOUR, LIGHTHOUSE}
     assert all(len(passage["sources"]) == 1 for passage in result["passages"])
     assert result["report"]["output_tokens"] == 2
     assert refrag("ask", index, QUESTION, *options, "--explain").exit_code == 2
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch, tiny_model: RefragModel) -> None:
+    """No passage fits any question that the tiny model is asked."""
+    monkeypatch.setitem(matching._LEAST, tiny_model.config.encoder, 2.0)
+
+
+def test_that_nothing_fits_is_told_instead_of_an_answer(
+    refrag: Run, index: Path, tiny_folder: Path, strict: None
+) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2)
+    result = refrag("ask", index, "Who is the king of Norway?", *options)
+    assert result.exit_code == 0
+    assert result.stdout == f"Nothing in {index} fits this question.\n"
+    assert re.search(r"The closest passage, of \S+, has a score of -?\d\.\d\d\.", result.stderr)
+    assert "--anyway" in result.stderr
+    told = json.loads(refrag("ask", index, "Who is the king?", *options, "--json").stdout)
+    assert (told["answer"], told["found"], told["report"]) == ("", False, None)
+    assert len(told["passages"]) == 2
+
+
+def test_an_answer_can_be_had_anyway(
+    refrag: Run, index: Path, tiny_folder: Path, strict: None
+) -> None:
+    result = refrag("ask", index, QUESTION, "--model", tiny_folder, "--max-tokens", 2, "--anyway")
+    assert "Nothing" not in result.stdout
+    assert "Context: " in result.stderr
+
+
+def test_what_the_bundled_model_is_for_is_told(
+    refrag: Run,
+    index: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2)
+    assert "in English" not in refrag("ask", index, QUESTION, *options).stderr
+    monkeypatch.setattr(limits, "bundled_names", lambda: [str(tiny_folder)])
+    told = refrag("ask", index, QUESTION, *options).stderr
+    assert f"{tiny_folder} is a small model (135M parameters) for short factual questions" in told
+    assert "short factual questions in English" in " ".join(refrag("ask", "--help").stdout.split())
 
 
 @pytest.mark.parametrize("budget", ["much", "nan", "-1", "1.5", ""])

@@ -263,3 +263,12 @@ def test_a_better_reader_reads_again(
 def test_the_title_of_a_document_is_found_and_read_with_its_passages(index: RefragIndex) -> None:
     index.add([Document("a", "One two three four five. Six seven eight nine.", title="Tides")])
     assert all(hit.text.startswith("Tides\n\n") for hit in index.search("Tides"))
+
+
+def test_comments_in_code_are_no_headings(index: RefragIndex, docs: Path) -> None:
+    (docs / "tide.py").write_text("# Twice a day.\n" + "\n".join(f"x{i} = {i}" for i in range(20)))
+    index.add_folder(docs)
+    found = [hit.text for hit in index.search("x1 x2", k=50) if hit.source.endswith("tide.py")]
+    assert len(found) > 2
+    assert all(text.startswith("tide.py\n\n") for text in found)
+    assert sum("Twice a day" in text for text in found) == 1

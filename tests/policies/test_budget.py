@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import math
 import re
 from fractions import Fraction
@@ -27,9 +28,11 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("kind", BUDGETS)
 def test_the_readme_shows_every_kind(kind: type[Budget]) -> None:
     section = README.partition("## How much is expanded")[2].partition("\n## ")[0]
-    (example,) = re.findall(r"such as ([\w.]+)", kind.meaning)
+    (example,) = re.findall(r'such as ("?[\w.]+"?)', kind.meaning)
     assert f"`{example}`" in section
-    assert parse_budget(float(example) if "." in example else int(example)).number == float(example)
+    value = ast.literal_eval(example)
+    assert isinstance(parse_budget(value), kind)
+    assert parse_budget(value).number == value
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from refrag_components.text.documents import (
     load_document,
     load_documents,
 )
+from tests import made_files
 
 
 def load(path: Path, content: bytes | str) -> Document | Skipped:
@@ -32,7 +33,13 @@ def text(result: Document | Skipped) -> str:
 # -- text ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".md", ".markdown", ".rst", ".TXT", ".log", ".py"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        *(".txt", ".text", ".md", ".markdown", ".mdx", ".rst", ".tex", ".adoc", ".TXT", ".log"),
+        *(".py", ".json", ".toml", ".c", ".sh"),
+    ],
+)
 def test_reads_text(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     result = load(path, "# Títle\n\n北京 text\n")
@@ -71,6 +78,17 @@ def test_skips_other_kinds_of_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["README", "LICENSE", "Makefile"])
 def test_texts_that_have_no_suffix_are_known_by_name(tmp_path: Path, name: str) -> None:
     assert text(load(tmp_path / name, "Some words.")) == "Some words."
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("tide.py", True), ("Makefile", True), ("a.md", False), ("README", False)]
+)
+def test_code_is_told_apart_and_has_its_name_as_title(
+    tmp_path: Path, name: str, code: bool
+) -> None:
+    document = load(tmp_path / name, made_files.CODE)
+    assert isinstance(document, Document)
+    assert (document.code, document.title) == (code, name if code else "")
 
 
 def test_skips_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

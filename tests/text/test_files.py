@@ -91,6 +91,15 @@ def test_what_gitignore_names_is_left_out_below_it_alone(tmp_path: Path) -> None
     assert found(tmp_path) == ["e.txt", "keep.log", "private/d.txt"]
 
 
+def test_a_folder_of_a_repository_is_read_by_the_repositorys_rules(tmp_path: Path) -> None:
+    make(tmp_path, "repo/docs/_build/a.txt", "repo/docs/b.txt", "repo/docs/c.log", "repo/out/d.txt")
+    (tmp_path / "repo" / ".git").mkdir()
+    (tmp_path / "repo" / ".gitignore").write_text("docs/_build/\nout/\n")
+    (tmp_path / ".gitignore").write_text("*.txt\n")
+    assert found(tmp_path / "repo" / "docs") == ["b.txt", "c.log"]
+    assert found(tmp_path / "repo" / "out") == ["d.txt"]  # asked for by name
+
+
 @pytest.mark.parametrize("rules", ["\\\n*.log", "[z-a]\n", "*a" * 40 + "b\n", "\xff\xfe"])
 def test_rules_that_make_no_sense_ignore_nothing_else(tmp_path: Path, rules: str) -> None:
     make(tmp_path, "a" * 60 + ".txt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import zipfile
 
@@ -25,27 +24,30 @@ def test_reads_word_documents() -> None:
     )
 
 
+def test_a_word_documents_title_is_told_from_its_headings() -> None:
+    pytest.importorskip("mammoth")
+    found = extract(made_files.docx("The  ports"), ".docx")
+    assert found.title == "The ports"
+    assert found.text.startswith("# The ports\n\n# History\n\n")
+    assert extract(made_files.docx(), ".docx").title == ""
+
+
 def test_reads_sheets() -> None:
     pytest.importorskip("python_calamine")
     assert extract(made_files.xlsx(), ".xlsx").text == f"# Traffic\n\n{TABLE}"
 
 
 def test_reads_slides() -> None:
-    pptx = pytest.importorskip("pptx")
-    deck = pptx.Presentation()
-    deck.core_properties.title = "Ports"
-    slide = deck.slides.add_slide(deck.slide_layouts[5])
-    slide.shapes.title.text = "Traffic"
-    table = slide.shapes.add_table(4, 3, 0, 0, 100, 100).table
-    for i, row in enumerate(made_files.TABLE):
-        for j, cell in enumerate(row):
-            table.cell(i, j).text = cell
-    slide.notes_slide.notes_text_frame.text = "Ships are counted once."
-    buffer = io.BytesIO()
-    deck.save(buffer)
-    found = extract(buffer.getvalue(), ".pptx")
+    pytest.importorskip("pptx")
+    found = extract(made_files.pptx("Ports"), ".pptx")
     assert found.title == "Ports"
     assert found.text == f"# Traffic\n\n{TABLE}\n\nShips are counted once."
+
+
+@pytest.mark.parametrize("title", ["", "PowerPoint Presentation"])
+def test_slides_without_a_title_have_that_of_the_first(title: str) -> None:
+    pytest.importorskip("pptx")
+    assert extract(made_files.pptx(title), ".pptx").title == "Traffic"
 
 
 def test_reads_books_in_their_order() -> None:

@@ -71,7 +71,30 @@ def test_a_text_without_headings_is_only_split() -> None:
     assert document_passages("", count_words, 2, title="T") == []
 
 
-def test_headings_in_code_are_none() -> None:
+def test_the_first_heading_of_a_document_is_its_title() -> None:
+    sections = "".join(f"\n\n## Part {i}\n\n{'Words of the text. ' * 20}" for i in range(2))
+    passages = document_passages(f"# Tides{sections}", count_words, 24)
+    later = [p for p in passages if "#" not in p]
+    assert {p.split("\n")[0] for p in later} == {"Tides > Part 0", "Tides > Part 1"}
+    other = document_passages(f"Tides{sections}\n\n# Ports", count_words, 24, title="Sea")
+    assert {p.split("\n")[0] for p in other if "#" not in p} >= {"Sea > Part 0", "Sea > Part 1"}
+
+
+def test_parts_of_equal_rank_are_no_title() -> None:
+    parts = "\n\n".join(f"# Part {i}\n\n{'Words of the text. ' * 20}" for i in range(2))
+    later = [p for p in document_passages(parts, count_words, 24) if "#" not in p]
+    assert {p.split("\n")[0] for p in later} == {"Part 0", "Part 1"}
+
+
+def test_comments_in_code_are_no_headings() -> None:
+    text = "# Adds numbers.\n" + "\n\n".join(f"def f{i}(x):\n    return x + {i}" for i in range(9))
+    passages = document_passages(text, count_words, 16, title="sums.py", code=True)
+    assert len(passages) > 2
+    assert all(p.startswith("sums.py\n\n") and p.count("Adds") <= 1 for p in passages)
+    assert sum("Adds" in p for p in passages) == 1
+
+
+def test_headings_in_blocks_of_code_are_none() -> None:
     text = "```\n# a comment\nx = 1\n```\n\n" + "Words of the text. " * 20
     assert not any(p.startswith("a comment") for p in document_passages(text, count_words, 16))
 

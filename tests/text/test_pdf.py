@@ -55,6 +55,15 @@ def test_words_cut_at_line_ends_and_ligatures_are_made_whole() -> None:
     )
 
 
+def test_sentences_and_words_go_on_over_pages() -> None:
+    pages = ["The harbour was dug", "in 1907 by an ef-", "ficient firm.", "it is deep.", "Ships"]
+    assert text(pdf(*pages)) == (
+        "The harbour was dug\nin 1907 by an efficient firm.\n\nit is deep.\n\nShips"
+    )
+    # Tables and headings end with a page.
+    assert reader.joined_pages(["| a | b |", "# History", "is"]) == "| a | b |\n\n# History\n\nis"
+
+
 def test_what_was_typed_into_a_form_is_read() -> None:
     assert text(made_files.form_pdf()) == "Name of the port:\nEastport harbour"
 

@@ -103,6 +103,21 @@ def test_cuts_a_long_sentence_after_words() -> None:
     ]
 
 
+def test_no_cut_falls_inside_a_hyphenated_word() -> None:
+    text = "harbours were dug by an ef-\nficient firm of Anglo\u2010\nSaxon well-known build-\ners"
+    for limit in range(2, 9):
+        passages = split_passages(text, count_words, limit)
+        assert len(passages) > 1
+        assert not any(passage.endswith(("-", "\u2010")) for passage in passages)
+        assert any("well-known" in passage for passage in passages)
+
+
+def test_the_head_of_a_table_is_not_left_without_rows() -> None:
+    table = "| a | b |\n| --- | --- |\n| c | d |\n| e | f |"
+    passages = split_passages(f"One two three four five.\n\n{table}", count_words, 18)
+    assert passages == ["One two three four five.", table[: table.index("\n| e")], "| e | f |"]
+
+
 def test_cuts_a_long_word_anywhere() -> None:
     passages = split_passages("x" * 100, count_characters, 30)
     assert "".join(passages) == "x" * 100
