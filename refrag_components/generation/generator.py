@@ -20,6 +20,7 @@ from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
 from refrag_components.generation.choosing import Choice, Chunks, choose, only_choice
+from refrag_components.generation.explanation import Explanation, explain
 from refrag_components.generation.passage_loader import LoadedPassage, PassageLoader
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Prepared, Request
@@ -210,30 +211,14 @@ class RefragGenerator:
         """
         return self._loader.flush(seconds)
 
-    def explain(self, prepared: Prepared) -> list[tuple[str, bool | None]]:
-        """Tells what became of each span of a prompt.
+    def explain(self, prepared: Prepared, question: str = "") -> Explanation:
+        """Tells what became of each character of a prompt.
 
-        Returns:
-            The prompt's characters in order, without those that were dropped: chunk by chunk with
-            True if it expanded, group by group (a chunk on the finest rung) with False if it was
-            compressed to one position, and None with ordinary text.
+        Args:
+            prepared: The prompt.
+            question: What was asked, for whoever looks at the explanation.
         """
-        spans: list[tuple[str, bool | None]] = []
-        for segment, text in zip(prepared.layout.segments, prepared.texts, strict=True):
-            if isinstance(segment, TextSegment):
-                spans.append((text, None))
-                continue
-            passage = self.model.chunker.chunk([text])[0]
-            ends = passage.offsets[passage.bounds[:-1, 1], 1].tolist()
-            bounds = [0, *ends, len(text)]
-            # A group's embedding is at its first chunk, and covers the group's text.
-            begins = np.flatnonzero(segment.positions)
-            after = np.append(begins[1:], len(segment.expanded)) if segment.group else begins + 1
-            spans += [
-                (text[bounds[first] : bounds[end]], bool(segment.expanded[first]))
-                for first, end in zip(begins, after, strict=True)
-            ]
-        return [span for span in spans if span[0]]
+        return explain(prepared, self.model.chunker, question)
 
     def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
         terms = [self._terms(request) for request in requests]  # first: a mistake costs no encoding
@@ -252,7 +237,7 @@ class RefragGenerator:
         ]
         undecided = [draft.terms.question for draft in drafts if draft.only_choice is None]
         questions = iter(self.model.encode_questions(undecided))
-        return [self._lay_out(draft, _choice(draft, questions)) for draft in drafts]
+        return [self._lay_out(draft, *_choice(draft, questions)) for draft in drafts]
 
     def _terms(self, request: Request) -> _Terms:
         if not request.question.strip():
@@ -303,9 +288,10 @@ class RefragGenerator:
         limit = self._context_limit(text_positions, _least(chunks, terms), max_tokens)
         return _Draft(terms, parts, loaded, max_tokens, spans, chunks, limit)
 
-    def _lay_out(self, draft: _Draft, choice: Choice) -> Prepared:
+    def _lay_out(self, draft: _Draft, choice: Choice, scores: np.ndarray | None) -> Prepared:
         warnings = list(choice.warnings)
-        masks = np.split(choice.expanded, draft.chunks.counts.cumsum())
+        ends = draft.chunks.counts.cumsum()
+        masks = np.split(choice.expanded, ends)
         passages = iter(
             PassageSegment(passage.vectors, mask, int(rung))
             for passage, mask, rung in zip(draft.loaded, masks, choice.rungs, strict=False)
@@ -328,7 +314,12 @@ class RefragGenerator:
                 f"takes {layout.n_positions} of the decoder's {self.model.window} positions"
             )
         report = _report(layout, draft.terms, draft.parts, draft.loaded, warnings)
-        return Prepared(layout, tuple(text for text, _ in draft.spans), report)
+        return Prepared(
+            layout,
+            tuple(text for text, _ in draft.spans),
+            report,
+            () if scores is None else tuple(np.split(scores, ends[:-1])),
+        )
 
     def _spans(
         self, parts: Sequence[RenderedPart], vectors: Sequence[ChunkVectors]
@@ -436,14 +427,16 @@ class _Growing:
             yield AnswerDelta(delta.text)
 
 
-def _choice(draft: _Draft, questions: Iterator[EncodedQuestion]) -> Choice:
-    """What becomes of the chunks; takes the next question if a policy has to choose."""
+def _choice(
+    draft: _Draft, questions: Iterator[EncodedQuestion]
+) -> tuple[Choice, np.ndarray | None]:
+    """What becomes of the chunks, and their scores; takes the next question if a policy chooses."""
     if draft.only_choice is not None:
-        return draft.only_choice
+        return draft.only_choice, None
     inputs = PolicyInputs([passage.vectors for passage in draft.loaded], next(questions))
     terms = draft.terms
     scores = terms.policy.scores(inputs)
-    return choose(scores, draft.chunks, terms.budget, terms.rest, draft.limit)
+    return choose(scores, draft.chunks, terms.budget, terms.rest, draft.limit), scores
 
 
 def _least(chunks: Chunks, terms: _Terms) -> int:

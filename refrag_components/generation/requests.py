@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from refrag_components.engines.base import Engine, FinishReason
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import SamplingParams
@@ -45,11 +47,13 @@ class Prepared:
         layout: The decoder's input.
         texts: The characters of each segment of the layout.
         report: What has happened so far.
+        scores: What the policy gave the chunks of each passage; empty if it had nothing to choose.
     """
 
     layout: Layout
     texts: tuple[str, ...]
     report: Report
+    scores: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from refrag_components.index.folder import (
     check_folder,
     index_info,
 )
+from refrag_components.index.forecast import Forecast
 from refrag_components.index.roots import absent, is_below, is_certain, known_roots, remember_root
 from refrag_components.index.search import PassageSearch
 from refrag_components.index.store import UserStore, check_store, store_name, user_store
@@ -212,10 +213,12 @@ class RefragIndex:
                 be before.
         """
         root = Path(folder).resolve()
-        seen: set[str] = set()
-        documents = self._load(root, exclude, seen)
+        files = list(find_files(root, exclude=exclude))
+        seen = set(map(str, files))
         remember_root(self._catalog, root)
-        report = self.add(documents, batch_size=batch_size, progress=progress)
+        forecast = Forecast(files, set(self._catalog.all_paths()))
+        documents = self._read(files, root)
+        report = self._add(documents, forecast, batch_size=batch_size, progress=progress)
         self._remove_absent(str(root), seen, report, prune=prune)
         if not report.added + report.updated + report.unchanged + report.removed:
             msg = f"{root} holds no file that can be read ({TYPES})"
@@ -268,14 +271,31 @@ class RefragIndex:
             batch_size: Passages that the model encodes at once.
             progress: Called with the report so far whenever it has changed.
         """
+        return self._add(documents, Forecast((), ()), batch_size=batch_size, progress=progress)
+
+    def _add(
+        self,
+        documents: Iterable[Document | Skipped],
+        forecast: Forecast,
+        *,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> AddReport:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         report = AddReport()
-        notify = progress or (lambda _: None)
         waiting: list[tuple[Document, list[str]]] = []
         size = 0
+
+        def notify(report: AddReport) -> None:
+            if progress is not None:
+                report.expected = max(cut + forecast.ahead, report.passages)
+                progress(report)
+
+        cut = 0  # passages so far
         for document in documents:
             if isinstance(document, Skipped):
+                forecast.note(document.path)
                 report.skipped.append(document)
                 report.removed += self._catalog.remove(document.path)
                 notify(report)
@@ -287,8 +307,10 @@ class RefragIndex:
                 report.unchanged += 1
             else:
                 passages = self._split(document)
+                forecast.note(document.path, len(passages))
                 waiting.append((document, passages))
                 size += len(passages)
+                cut += len(passages)
                 if size < batch_size * _BATCHES_PER_COMMIT:
                     continue
                 self._commit(waiting, batch_size, report, notify)
@@ -360,18 +382,9 @@ class RefragIndex:
 
     # -- the steps of adding --------------------------------------------------------------------
 
-    def _load(
-        self, root: Path, exclude: Sequence[str], seen: set[str]
-    ) -> Iterator[Document | Skipped]:
-        files = find_files(root, exclude=exclude)  # at once, for its errors
-        return self._read(files, root, seen)
-
-    def _read(
-        self, files: Iterator[Path], root: Path, seen: set[str]
-    ) -> Iterator[Document | Skipped]:
+    def _read(self, files: Iterable[Path], root: Path) -> Iterator[Document | Skipped]:
         with DocumentReader(root) as reader:
             for path in files:
-                seen.add(str(path))
                 known = self._catalog.digest(str(path)) or ""
                 yield reader.load(path, known_digest=known.removeprefix(_versioned("")))
 
