@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 if TYPE_CHECKING:
     from refrag_components.index import AddReport
@@ -43,14 +43,13 @@ class IndexProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
-            get_time=clock,
         )
         self._task = self._bar.add_task("Reading", total=None, told=f"{files:,} files")
         self._told = clock()
+        self._began = clock()  # to encode
 
     def __enter__(self) -> IndexProgress:
         self._bar.start()
@@ -63,11 +62,9 @@ class IndexProgress:
         """Shows a report of what is being done."""
         if self.before is not None:
             report = self.before + report
-        done = report.added + report.updated + report.unchanged + len(report.skipped)
-        about = "about " if done < self._files else ""
-        told = f"{done:,} of {self._files:,} files"
-        if report.passages:
-            told = f"{report.passages:,} of {about}{report.expected:,} passages, {told}"
+        if not report.passages:
+            self._began = self._clock()
+        told = self._words(report)
         self._bar.update(
             self._task,
             description="Encoding" if report.passages else "Reading",
@@ -77,6 +74,15 @@ class IndexProgress:
         )
         if not self._console.is_terminal and self._clock() - self._told >= _EVERY:
             self._told = self._clock()
-            left = self._bar.tasks[0].time_remaining
-            later = "" if left is None else f", {timedelta(seconds=left)} left"
-            self._console.print(f"{told}{later}", style="dim", highlight=False, soft_wrap=True)
+            self._console.print(told, style="dim", highlight=False, soft_wrap=True)
+
+    def _words(self, report: AddReport) -> str:
+        done = report.added + report.updated + report.unchanged + len(report.skipped)
+        files = f"{done:,} of {self._files:,} files"
+        if not report.passages:
+            return files
+        about = "about " if done < self._files else ""
+        ahead = report.expected - report.passages
+        seconds = round((self._clock() - self._began) * ahead / report.passages)
+        left = f", {timedelta(seconds=seconds)} left" if ahead else ""
+        return f"{report.passages:,} of {about}{report.expected:,} passages, {files}{left}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from refrag_components.text.chunking import ChunkedPassage
 
 __all__ = ["RefragGenerator"]
+
+logger = logging.getLogger(__name__)
 
 _BUDGET = FractionBudget(0.25)
 _ANSWER_SHARE = 4  # at most 1/4 of the window is kept free for an answer
@@ -314,6 +317,12 @@ class RefragGenerator:
                 f"takes {layout.n_positions} of the decoder's {self.model.window} positions"
             )
         report = _report(layout, draft.terms, draft.parts, draft.loaded, warnings)
+        logger.debug(
+            "%d tokens of passages in %d positions, %d positions in all",
+            report.context_tokens,
+            report.context_positions,
+            report.positions,
+        )
         return Prepared(
             layout,
             tuple(text for text, _ in draft.spans),

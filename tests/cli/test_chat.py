@@ -140,7 +140,10 @@ def test_a_question_that_does_not_fit_does_not_end_it(chat: Chat) -> None:
 
 def test_on_a_real_terminal(index: Path) -> None:
     """Ctrl-C at the prompt does not end it, Ctrl-D does; the answer is between."""
-    code = "from refrag_components.cli import main; main()"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # if ignored
+        "from refrag_components.cli import main; main()"
+    )
     command = [sys.executable, "-c", code, "chat", str(index), "--max-tokens", "4"]
     screen, terminal = pty.openpty()
     process = subprocess.Popen(
