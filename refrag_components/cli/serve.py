@@ -36,7 +36,7 @@ def serve(
         str,
         typer.Option(
             metavar="URL",
-            help="Where chunk vectors are kept: a path, postgresql://user@host/database, ...",
+            help="Where chunk vectors are kept: a path, or a URL such as postgresql://me@host/db.",
         ),
     ] = "memory:",
     bfloat16: BfloatOption = False,
