@@ -116,7 +116,7 @@ def ask(
         view = None
         if explain or explain_page is not None:
             prepared = generator.prepare(prompt.request, max_tokens=max_tokens)
-            found = [(hit.source, hit.score) for hit in hits]
+            found = [(hit.place, hit.score) for hit in hits]
             view = generator.explain(prepared, asked).from_search(found)
             if explain:
                 output.print(explained(view, output), soft_wrap=True)
@@ -146,7 +146,13 @@ def ask(
 def _as_json(answer: str, hits: Sequence[Hit], report: Report) -> str:
     """One object, on one line."""
     passages = [
-        {"text": hit.text, "score": hit.score, "sources": hit.sources, "metadata": hit.metadata}
+        {
+            "text": hit.text,
+            "score": hit.score,
+            "sources": hit.sources,
+            "page": hit.page,
+            "metadata": hit.metadata,
+        }
         for hit in hits
     ]
     return json.dumps({"answer": answer, "passages": passages, "report": asdict(report)})

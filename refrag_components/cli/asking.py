@@ -36,6 +36,7 @@ __all__ = [
     "Turn",
     "check_order",
     "open_to_ask",
+    "sources_of",
     "summarise",
 ]
 
@@ -243,16 +244,21 @@ def _number(budget: str) -> float:
         raise typer.BadParameter(f"{budget!r} is not a number", param_hint="--budget") from error
 
 
+def sources_of(hits: Sequence[Hit]) -> str:
+    """Where passages come from, each place once."""
+    places = (place for hit in hits for place in (hit.place, *hit.sources[1:]))
+    return ", ".join(map(shown, dict.fromkeys(places)))
+
+
 def summarise(report: Report, hits: Sequence[Hit]) -> None:
     """Tells what happened, apart from the answer."""
-    sources = [source for hit in hits for source in hit.sources]
     lines = [
         f"Context: {report.context_tokens} tokens in {report.context_positions} positions (rate "
         f"{report.rate:.1f}), {report.expanded} of {report.chunks} chunks expanded, "
         f"{report.compressed} compressed, {report.dropped} dropped",
         f"Passages: {report.cache_hits} from the store, {report.cache_misses} encoded now; "
         f"first token after {report.time_to_first_token:.2f} s",
-        f"Sources: {', '.join(map(shown, dict.fromkeys(sources)))}",
+        f"Sources: {sources_of(hits)}",
     ]
     for line in lines:
         say(line)

@@ -16,6 +16,7 @@ from refrag_components.cli.asking import (
     RestOption,
     Turn,
     open_to_ask,
+    sources_of,
 )
 from refrag_components.cli.common import (
     DeviceOption,
@@ -137,7 +138,6 @@ def _summarise(report: Report, prompt: Prompt, turns: int) -> None:
     )
     if left_out := turns - prompt.turns:
         say(f"{left_out} of the oldest turns no longer fit and were left out", "yellow")
-    sources = dict.fromkeys(source for hit in prompt.hits for source in hit.sources)
-    say(f"Sources: {', '.join(map(shown, sources))}")
+    say(f"Sources: {sources_of(prompt.hits)}")
     for warning in report.warnings:
         say(shown(warning), "yellow")

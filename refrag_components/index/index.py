@@ -32,7 +32,7 @@ from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.stores import ChunkStore, SQLiteStore
 from refrag_components.stores.database import Database
 from refrag_components.text.documents import TYPES, Document, DocumentReader, Skipped, find_files
-from refrag_components.text.passages import PASSAGES_VERSION, document_passages
+from refrag_components.text.passages import PASSAGES_VERSION, PlacedPassage, placed_passages
 from refrag_components.text.splitting import token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import Codec, passage_key, unit_rows
@@ -284,7 +284,7 @@ class RefragIndex:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         report = AddReport()
-        waiting: list[tuple[Document, list[str]]] = []
+        waiting: list[tuple[Document, list[PlacedPassage]]] = []
         size = 0
 
         def notify(report: AddReport) -> None:
@@ -378,6 +378,7 @@ class RefragIndex:
             key=passage.key,
             metadata=passage.metadata,
             sources=tuple(dict.fromkeys((source, *sources))),
+            page=passage.page,
         )
 
     # -- the steps of adding --------------------------------------------------------------------
@@ -405,8 +406,8 @@ class RefragIndex:
                     report.absent.append(home)
         report.removed += self.remove(gone)
 
-    def _split(self, document: Document) -> list[str]:
-        return document_passages(
+    def _split(self, document: Document) -> list[PlacedPassage]:
+        return placed_passages(
             encodable(document.text),
             self._count_tokens,
             self._meta.passage_tokens,
@@ -415,13 +416,13 @@ class RefragIndex:
 
     def _commit(
         self,
-        waiting: list[tuple[Document, list[str]]],
+        waiting: list[tuple[Document, list[PlacedPassage]]],
         batch_size: int,
         report: AddReport,
         notify: Progress,
     ) -> None:
         """Encodes passages, then writes their documents in one transaction."""
-        texts = [text for _, passages in waiting for text in passages]
+        texts = [passage.text for _, passages in waiting for passage in passages]
         rows: list[PassageRow] = []
         step = batch_size * _BATCHES_PER_COMMIT
         for start in range(0, len(texts), step):
@@ -432,7 +433,10 @@ class RefragIndex:
         with self._database.write():
             self._catalog.settle(row.key for row in rows)
             for document, passages in waiting:
-                document_rows = list(islice(remaining, len(passages)))
+                document_rows = [
+                    row._replace(page=document.page_at(passage.start))
+                    for passage, row in zip(passages, islice(remaining, len(passages)), strict=True)
+                ]
                 if self._catalog.digest(document.path) == document.digest:
                     report.unchanged += 1  # another process was faster, or it was given twice
                     continue

@@ -81,6 +81,7 @@ class Hit:
         key: Its key in the store.
         metadata: Metadata of its document.
         sources: Of all documents that hold the passage, ``source`` first.
+        page: The page of ``source`` on which it begins, from 1; None if that has no pages.
     """
 
     text: str
@@ -89,3 +90,9 @@ class Hit:
     key: str
     metadata: dict[str, Any]
     sources: tuple[str, ...] = ()
+    page: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The source, with the page."""
+        return self.source if self.page is None else f"{self.source}, page {self.page}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from refrag_components.exceptions import DocumentError
@@ -37,6 +38,9 @@ TYPES = "text, Markdown, HTML, PDF, Office, books, mail, tables, notebooks and c
 """The same in words."""
 
 
+_BETWEEN_PAGES = "\n\n"
+
+
 class Extracted(NamedTuple):
     """What a file says.
 
@@ -45,11 +49,14 @@ class Extracted(NamedTuple):
         title: Its title; "" where it has none.
         warning: What may be wrong with the text; completes a sentence that begins with the path.
             "" where nothing is known to be.
+        pages: Where pages begin: "OFFSET:NUMBER" for each, ascending, with spaces between them; ""
+            if there are none.
     """
 
     text: str
     title: str = ""
     warning: str = ""
+    pages: str = ""
 
 
 def plain_text(data: bytes, suffix: str) -> Extracted | None:
@@ -79,6 +86,11 @@ def extract(data: bytes, suffix: str) -> Extracted:
         DocumentError: If it says nothing; the message completes a sentence that begins with a path.
         MemoryError: If it takes more memory than there is.
     """
+    if suffix == ".pdf":
+        from refrag_components.text.pdf import pdf_contents
+
+        title, pages, warning = pdf_contents(data)
+        return _paged(title, pages, warning)
     title, text, warning = _contents(data, suffix)
     text = text.strip()
     if not text:
@@ -86,12 +98,16 @@ def extract(data: bytes, suffix: str) -> Extracted:
     return Extracted(text, title, warning)
 
 
+def _paged(title: str, pages: Mapping[int, str], warning: str) -> Extracted:
+    places, offset = [], 0
+    for number, text in pages.items():
+        places.append(f"{offset}:{number}")
+        offset += len(text) + len(_BETWEEN_PAGES)
+    return Extracted(_BETWEEN_PAGES.join(pages.values()), title, warning, " ".join(places))
+
+
 def _contents(data: bytes, suffix: str) -> tuple[str, str, str]:
     """Title, text and warning."""
-    if suffix == ".pdf":
-        from refrag_components.text.pdf import pdf_contents
-
-        return pdf_contents(data)
     if suffix in _OFFICE:
         from refrag_components.text.office import office_contents
 

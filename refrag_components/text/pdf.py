@@ -38,10 +38,10 @@ class _Page(NamedTuple):
     reason: str = ""
 
 
-def pdf_contents(data: bytes) -> tuple[str, str, str]:
-    """The title of a PDF, its text, and which pages of it are left out.
+def pdf_contents(data: bytes) -> tuple[str, dict[int, str], str]:
+    """The title of a PDF, the text of its pages by number, and which pages are left out.
 
-    Pages are apart by an empty line; tables and the headings that bookmarks name are in Markdown.
+    Tables and the headings that bookmarks name are in Markdown. Pages without text are not there.
 
     Raises:
         DocumentError: If it is no PDF, needs a password, or holds no text that can be read.
@@ -49,17 +49,17 @@ def pdf_contents(data: bytes) -> tuple[str, str, str]:
     title, pages = _read(data)
     words = _Words(page.text for page in pages)
     out: dict[str, list[int]] = defaultdict(list)
-    kept = []
+    kept: dict[int, str] = {}
     for number, page in enumerate(pages, start=1):
         text = _clean(page.text, words)
         if reason := page.reason or (_BROKEN if looks_broken(text) else ""):
             out[reason].append(number)
         elif text := _CONTROL.sub("", text).strip():
-            kept.append(text)
+            kept[number] = text
     left_out = ", ".join(f"{_numbered(numbers)} ({reason})" for reason, numbers in out.items())
     advice = f"; {_RECOGNISE}" if out.keys() - {_FAILED} else ""
     if kept:
-        return title, "\n\n".join(kept), left_out and f"was read without {left_out}{advice}"
+        return title, kept, left_out and f"was read without {left_out}{advice}"
     raise DocumentError(
         f"holds no text that can be read: {left_out}{advice}"
         if left_out

@@ -13,6 +13,7 @@ from refrag_components.cli import ask
 from refrag_components.policies.budget import BUDGETS
 from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
 from tests.cli.conftest import HARBOUR, LIGHTHOUSE, Run
+from tests.made_files import pdf
 
 QUESTION = "When was the harbour of Eastport dug?"
 
@@ -111,6 +112,17 @@ def test_a_page_explains_the_answer(
     assert HARBOUR in text and LIGHTHOUSE in text and "harbour.md" in text
     for told in ("search", "first token after", "whole answer", "score"):
         assert told in text
+
+
+def test_sources_have_pages(refrag: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "port.pdf").write_bytes(pdf(LIGHTHOUSE, HARBOUR))
+    made = refrag("index", tmp_path / "docs", "--out", tmp_path / "i", "--model", tiny_folder,
+        "--passage-tokens", 32)  # fmt: skip
+    assert made.exit_code == 0, made.output
+    result = refrag("ask", tmp_path / "i", QUESTION, "--max-tokens", 2, "--explain")
+    assert "port.pdf, page 1" in result.stderr and "port.pdf, page 2" in result.stderr
+    assert "port.pdf, page 2, score " in result.stdout
 
 
 def test_explain_takes_no_other_word_for_its_page(
