@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI, TerminalTheme
@@ -24,7 +25,7 @@ NAMES = ("harbour", "lighthouse", "fleet", "library", "regatta", "ferry", "schoo
 QUESTION = "When was the harbour of Lindholm dug?"
 WIDTH = 96
 THEMES = {"dark": MONOKAI, "light": DEFAULT_TERMINAL_THEME}
-WINDOW = (900, 1150)
+WINDOW = (860, 900)
 
 
 def write_notes(folder: Path) -> None:
@@ -59,9 +60,17 @@ def picture(console: Console, name: str, theme: TerminalTheme) -> None:
     (OUT / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
+class Recorder(Console):
+    """A console that breaks long lines, as the terminal does that they are left to."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints within the width."""
+        super().print(*objects, **{**options, "soft_wrap": False})
+
+
 def recording() -> Console:
     """A console with colours but no moving parts."""
-    return Console(
+    return Recorder(
         record=True,
         width=WIDTH,
         color_system="standard",

@@ -20,6 +20,7 @@ from refrag_components.cli.asking import (
     PolicyOption,
     RestOption,
     check_order,
+    nearby,
     open_to_ask,
     summarise,
 )
@@ -116,7 +117,7 @@ def ask(
         view = None
         if explain or explain_page is not None:
             prepared = generator.prepare(prompt.request, max_tokens=max_tokens)
-            found = [(hit.place, hit.score) for hit in hits]
+            found = [(nearby(hit.place), hit.score) for hit in hits]
             view = generator.explain(prepared, asked).from_search(found)
             if explain:
                 output.print(explained(view, output), soft_wrap=True)

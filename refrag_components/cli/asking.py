@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ __all__ = [
     "RestOption",
     "Turn",
     "check_order",
+    "nearby",
     "open_to_ask",
     "sources_of",
     "summarise",
@@ -247,7 +249,12 @@ def _number(budget: str) -> float:
 def sources_of(hits: Sequence[Hit]) -> str:
     """Where passages come from, each place once."""
     places = (place for hit in hits for place in (hit.place, *hit.sources[1:]))
-    return ", ".join(map(shown, dict.fromkeys(places)))
+    return ", ".join(shown(nearby(place)) for place in dict.fromkeys(places))
+
+
+def nearby(place: str) -> str:
+    """A path as one would type it here: without the folder that we are in."""
+    return place.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
 def summarise(report: Report, hits: Sequence[Hit]) -> None:

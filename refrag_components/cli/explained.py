@@ -10,7 +10,8 @@ from rich.text import Text
 from refrag_components.cli.common import shown
 
 if TYPE_CHECKING:
-    from refrag_components.generation.explanation import ExplainedPassage, Explanation, Fate
+    from refrag_components.generation.explained_passage import ExplainedPassage, Fate
+    from refrag_components.generation.explanation import Explanation
 
 __all__ = ["explained"]
 

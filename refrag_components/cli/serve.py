@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from refrag_components.cli.common import BfloatOption, load_model, say
+from refrag_components.cli.common import (
+    BfloatOption,
+    DeviceOption,
+    ThreadsOption,
+    load_model,
+    say,
+)
 from refrag_components.exceptions import RefragError
 from refrag_components.serving.limits import Limits
 from refrag_components.weights.lookup import DEFAULT_MODEL
@@ -40,6 +46,8 @@ def serve(
         ),
     ] = "memory:",
     bfloat16: BfloatOption = False,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Answers that are decoded at the same time.")
     ] = 32,
@@ -78,7 +86,7 @@ def serve(
 
     limits = Limits(max_bytes, max_passages, max_running, max_waiting, seconds)
     with open_store(store) as opened:
-        model = load_model(model_name, bfloat16=bfloat16)
+        model = load_model(model_name, bfloat16=bfloat16, device=device, threads=threads)
         engine = TransformersEngine(model, batch_size=batch_size)
         generator = RefragGenerator(model, store=opened, engine=engine)
         app = create_app(generator, name=name or model_name, tokens=tokens, limits=limits)

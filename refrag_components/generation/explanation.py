@@ -6,68 +6,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from refrag_components.engines.layout import PassageSegment, TextSegment
+from refrag_components.generation.explained_passage import ExplainedPassage, Fate, Piece
+from refrag_components.generation.explanation_page import fragment, page
 from refrag_components.generation.report import Report
 
 if TYPE_CHECKING:
     from refrag_components.generation.requests import Prepared
     from refrag_components.text.chunking import Chunker
 
-__all__ = ["ExplainedPassage", "Explanation", "Fate", "Piece", "explain"]
-
-Fate = Literal["expanded", "compressed", "dropped"]
-"""Entered as tokens, within a chunk embedding, or not at all."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A chunk of a passage, or chunks that share a chunk embedding.
-
-    Attributes:
-        text: Its characters.
-        fate: What became of it.
-        positions: Decoder positions that it took.
-        score: What the policy gave it, on that policy's own scale, the highest of its chunks; None
-            if there was nothing to choose.
-    """
-
-    text: str
-    fate: Fate
-    positions: int
-    score: float | None = None
-
-
-@dataclass(frozen=True)
-class ExplainedPassage:
-    """A passage of a prompt.
-
-    Attributes:
-        pieces: Its text in order.
-        tokens: Tokens of the whole passage.
-        rung: Tokens per chunk embedding of what was compressed; 0 if nothing could be.
-        source: Where it comes from; "" if that is unknown.
-        score: How similar the search found it to the question; None if that is unknown.
-    """
-
-    pieces: tuple[Piece, ...]
-    tokens: int
-    rung: int
-    source: str = ""
-    score: float | None = None
-
-    @property
-    def positions(self) -> int:
-        """Decoder positions that it took."""
-        return sum(piece.positions for piece in self.pieces)
-
-    @property
-    def text(self) -> str:
-        """Its characters."""
-        return "".join(piece.text for piece in self.pieces)
+__all__ = ["Explanation", "explain"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,8 +92,6 @@ class Explanation:
 
     def to_html(self) -> str:
         """A whole page that loads nothing from anywhere."""
-        from refrag_components.generation.explanation_page import page
-
         return page(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -154,8 +104,6 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        from refrag_components.generation.explanation_page import fragment
-
         return fragment(self)
 
 

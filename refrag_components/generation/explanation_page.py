@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import count
+from typing import Protocol
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from refrag_components.generation.explanation import Explanation
+from refrag_components.generation.explained_passage import ExplainedPassage
+from refrag_components.generation.report import Report
 
 __all__ = ["fragment", "page"]
 
@@ -45,14 +47,31 @@ body { margin: 0; padding: 2rem 1rem 4rem; background: Canvas; color: CanvasText
 """
 
 
-def page(view: Explanation) -> str:
+class _View(Protocol):
+    """What is shown of an ``Explanation``."""
+
+    @property
+    def parts(self) -> Sequence[str | ExplainedPassage]: ...
+    @property
+    def passages(self) -> Sequence[ExplainedPassage]: ...
+    @property
+    def report(self) -> Report: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+
+def page(view: _View) -> str:
     """A whole page."""
     title = _shown(view.question) or "A prompt, explained"
     template = _environment().from_string(_PAGE)
     return template.render(title=title, content=fragment(view))
 
 
-def fragment(view: Explanation) -> str:
+def fragment(view: _View) -> str:
     """A picture for the inside of another page; it takes that page's colours."""
     report = view.report
     ordinary = report.positions - report.context_positions
@@ -77,12 +96,12 @@ def fragment(view: Explanation) -> str:
     )
 
 
-def _times(view: Explanation) -> Mapping[str, float]:
+def _times(view: _View) -> Mapping[str, float]:
     first = view.report.time_to_first_token
     return {**({} if first is None else {"first token after": first}), **view.seconds}
 
 
-def _by_rung(view: Explanation) -> Mapping[int, int]:
+def _by_rung(view: _View) -> Mapping[int, int]:
     """Chunk embeddings of each rung, the finest first."""
     counts: Counter[int] = Counter()
     for passage in view.passages:

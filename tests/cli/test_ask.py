@@ -114,6 +114,17 @@ def test_a_page_explains_the_answer(
         assert told in text
 
 
+def test_sources_are_named_as_one_would_type_them(
+    refrag: Run, index: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(index.parent)
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--explain")
+    result = refrag("ask", index, QUESTION, *options)
+    sources = re.findall(r"Sources: (.*), (.*)\n", result.stderr)
+    assert {*sources[0]} == {"docs/harbour.md", "docs/lighthouse.txt"}
+    assert "1. docs/" in result.stdout
+
+
 def test_sources_have_pages(refrag: Run, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "port.pdf").write_bytes(pdf(LIGHTHOUSE, HARBOUR))

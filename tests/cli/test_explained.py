@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from refrag_components.cli.explained import explained
-from refrag_components.generation.explanation import ExplainedPassage, Explanation, Piece
+from refrag_components.generation.explained_passage import ExplainedPassage, Piece
+from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.report import Report
 
 REPORT = Report(

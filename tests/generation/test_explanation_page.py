@@ -10,7 +10,8 @@ import pytest
 from bs4 import BeautifulSoup
 from bs4.element import Tag
 
-from refrag_components.generation.explanation import ExplainedPassage, Explanation, Piece
+from refrag_components.generation.explained_passage import ExplainedPassage, Piece
+from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.report import Report
 
 HOSTILE = (
@@ -65,7 +66,7 @@ def test_the_page_tells_what_happened() -> None:
     assert "2.5" in text and "0.25 s" in text and "0.01 s" in text
     assert "learned-query, 0.25" in text
     assert "It rains" in text
-    assert "2 of 4 tokens, 1 of 16 tokens" in text
+    assert "in 2 embeddings of 4 tokens, 1 embeddings of 16 tokens" in text
 
 
 def test_every_piece_is_shown_as_what_became_of_it() -> None:
