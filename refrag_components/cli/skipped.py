@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refrag_components.cli.common import say, shown
-from refrag_components.text.documents import Skipped, is_supported
+
+if TYPE_CHECKING:
+    from refrag_components.text.documents import Skipped
 
 __all__ = ["tell_all", "tell_counts", "write_report"]
 
@@ -20,6 +23,8 @@ def tell_all(title: str, files: Iterable[Skipped]) -> None:
 
 def tell_counts(title: str, files: Iterable[Skipped]) -> None:
     """A line per suffix and reason, the most frequent first, with the first of these files."""
+    from refrag_components.text.documents import is_supported
+
     groups: dict[tuple[str, str], list[Skipped]] = defaultdict(list)
     for file in files:
         groups[Path(file.path).suffix.lower(), _kind(file)].append(file)
