@@ -35,6 +35,7 @@ from langchain_refrag.structured import (
 from langchain_refrag.tools import AnswerReader, Tool, read_tools
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import RefragError
+from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Answering, agenerate_all
 from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
@@ -212,17 +213,15 @@ class ChatRefrag(RefragSettings, BaseChatModel):
 
     def explain(
         self, input: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
-    ) -> list[tuple[str, bool | None]]:
+    ) -> Explanation:
         """Tells what ``invoke`` makes of each span of a prompt, without answering it.
+
+        Notebooks show the result as a picture; ``save`` writes it as a page.
 
         Args:
             input: As for ``invoke``.
             stop: As for ``invoke``.
             **kwargs: As for ``invoke``.
-
-        Returns:
-            The prompt's characters in order, with the chat template around them: chunk by chunk
-            with True if it expands and False if it is compressed, and None with ordinary text.
 
         Raises:
             RefragError: As ``invoke``.
@@ -231,7 +230,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         messages = self._convert_input(input).to_messages()
         request, _, _ = call._request(messages, kwargs, retrieved_in(None))
         generator = call._checkpoint().generator
-        return generator.explain(generator.prepare(request, max_tokens=call.max_tokens))
+        prepared = generator.prepare(request, max_tokens=call.max_tokens)
+        return generator.explain(prepared, request.question)
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Tool] | None = None

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from refrag_components.cli import (
     ask,
     bench,
+    chat,
     demo,
     doctor,
     download,
@@ -50,7 +51,8 @@ app = typer.Typer(
     callback=set_up,
 )
 app.command("index")(index.index)
-app.command("ask")(ask.ask)
+app.command("ask", cls=ask.AskCommand)(ask.ask)
+app.command("chat")(chat.chat)
 app.command("show")(show.show)
 app.command("remove")(remove.remove)
 app.command("forget")(forget.forget)

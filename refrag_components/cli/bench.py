@@ -38,20 +38,28 @@ def latency(
         typer.Option(
             "--context",
             min=1,
+            metavar="N",
             help="Tokens of all passages.",
             show_default="512 to 65536, doubling",
         ),
     ] = None,
     k: Annotated[
         list[int] | None,
-        typer.Option("--k", min=1, help="Tokens per chunk embedding.", show_default="8, 16, 32"),
+        typer.Option(
+            "--chunk-size",
+            min=1,
+            metavar="N",
+            help="Tokens per chunk embedding, k.",
+            show_default="8, 16, 32",
+        ),
     ] = None,
     expanded: Annotated[
         list[float] | None,
         typer.Option(
             "--expanded",
-            min=0.0,
-            max=1.0,
+            min=0,
+            max=1,
+            metavar="P",
             help="Fraction of the chunks that expand, p.",
             show_default="0, 0.05, 0.1, 0.25",
         ),
@@ -74,26 +82,29 @@ def latency(
         str, typer.Option("--policy", help="Chooses the chunks that expand.")
     ] = "auto",
     passage_tokens: Annotated[
-        int, typer.Option("--passage-tokens", min=1, help="Tokens per passage.")
+        int, typer.Option("--passage-tokens", min=1, metavar="N", help="Tokens per passage.")
     ] = 256,
     repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Measurements of each time.")
+        int, typer.Option("--repeats", min=1, metavar="N", help="Measurements of each time.")
     ] = 5,
     new_tokens: Annotated[
         int,
-        typer.Option("--new-tokens", min=0, help="Tokens after the first one; 0: none."),
+        typer.Option(
+            "--new-tokens", min=0, metavar="N", help="Tokens after the first one; 0: none."
+        ),
     ] = 16,
     throughput: Annotated[
         int,
         typer.Option(
             "--throughput",
             min=0,
+            metavar="N",
             help="Tokens per answer to measure throughput with, in the largest batch that fits; "
             "0: none.",
         ),
     ] = 0,
     largest_batch: Annotated[
-        int, typer.Option("--largest-batch", min=1, help="Prompts at once, at most.")
+        int, typer.Option("--largest-batch", min=1, metavar="N", help="Prompts at once, at most.")
     ] = 256,
     store: Annotated[
         str, typer.Option("--store", metavar="URL", help="Where cached chunk vectors are.")

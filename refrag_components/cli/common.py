@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from refrag_components.exceptions import IndexFolderError, UnknownModelError
+from refrag_components.exceptions import IndexFolderError, RefragError, UnknownModelError
 from refrag_components.weights.lookup import DEFAULT_MODEL, bundled_names
 
 if TYPE_CHECKING:
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "BfloatOption",
+    "DeviceOption",
     "IndexModelOption",
     "ModelOption",
     "StoreOption",
+    "ThreadsOption",
+    "check_writable",
     "errors",
     "load_model",
     "load_model_of",
     "output",
     "say",
     "set_up",
+    "shown",
 ]
 
 ModelOption = Annotated[
@@ -42,6 +47,27 @@ BfloatOption = Annotated[
     typer.Option(
         "--bf16",
         help="Compute in bfloat16: several times faster on CPUs that support it (AMX).",
+    ),
+]
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where the model runs: cpu, cuda, cuda:1, mps.",
+        show_default="CUDA if available, else CPU",
+    ),
+]
+
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        help="Processor threads to compute with.",
+        show_default="one per core",
     ),
 ]
 
@@ -59,8 +85,8 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Where chunk vectors of this index, and no other, are kept: a path, postgresql://user@host/"
-        "database, qdrant://host:6333/collection, lancedb:///path, ... The index remembers it "
+        help="Where chunk vectors of this index, and no other, are kept: a path, or a URL such as "
+        "postgresql://me@host/db, qdrant://host/notes or lancedb:///path. The index remembers it "
         "without its password; give that in the URL again, or as PGPASSWORD or QDRANT_API_KEY.",
         show_default="the index's store, else its folder",
     ),
@@ -69,6 +95,7 @@ StoreOption = Annotated[
 output = Console()
 errors = Console(stderr=True)
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which terminals follow
 _logger = logging.getLogger("refrag_components")
 
 
@@ -77,23 +104,100 @@ def say(text: str, style: str = "dim") -> None:
     errors.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def load_model(name: str, *, bfloat16: bool = False, chunk_size: int | None = None) -> RefragModel:
-    """Loads a checkpoint for inference, optionally at another k or, even on a CPU, in bfloat16."""
-    say(f"Loading {name}")
+def shown(text: str) -> str:
+    """Text that a terminal does not take for commands."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def check_writable(file: Path | None) -> None:
+    """Refuses a file to write that is in no folder, before it would be written.
+
+    Raises:
+        RefragError: If there is no such folder.
+    """
+    if file is not None and not file.absolute().parent.is_dir():
+        raise RefragError(f"{file.parent} is not a folder; make it first")
+
+
+def load_model(
+    name: str,
+    *,
+    bfloat16: bool = False,
+    chunk_size: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> RefragModel:
+    """Loads a checkpoint for inference, optionally at another k or, even on a CPU, in bfloat16.
+
+    A terminal shows that it is being loaded, and how far a download is.
+
+    Args:
+        name: Bundled name, folder or hub id.
+        bfloat16: Compute in bfloat16.
+        chunk_size: Another k.
+        device: As PyTorch names it; None for CUDA if there is one, else the CPU.
+        threads: For computing on a processor; None for PyTorch's own choice.
+
+    Raises:
+        RefragError: If there is no such device.
+    """
+    loading = f"Loading {name}"
+    if not errors.is_terminal:
+        say(loading)
+    with errors.status(loading):
+        import torch
+
+        from refrag_components.modeling import RefragModel
+
+        _check_device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+    _fetch_bases(name)  # with bars of its own
+    with errors.status(loading):
+        dtype = torch.bfloat16 if bfloat16 else None
+        return RefragModel.from_pretrained(name, device=device, dtype=dtype, chunk_size=chunk_size)
+
+
+def _check_device(name: str | None) -> None:
+    if name is None:
+        return
     import torch
 
-    from refrag_components.modeling import RefragModel
+    try:
+        torch.zeros(1, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RefragError(f"there is no device {name!r} for PyTorch here: {reason}") from error
 
-    dtype = torch.bfloat16 if bfloat16 else None
-    return RefragModel.from_pretrained(name, dtype=dtype, chunk_size=chunk_size)
+
+def _fetch_bases(name: str) -> None:
+    """Fetches what a checkpoint is built from, if it is sound."""
+    from refrag_components.modeling.checkpoint_files import check_files
+    from refrag_components.modeling.config import RefragConfig
+    from refrag_components.weights.lookup import base_folder, checkpoint_folder
+
+    folder = checkpoint_folder(name)
+    config = RefragConfig.from_folder(folder)
+    check_files(folder, config)
+    for part, base in (("decoder", config.decoder), ("encoder", config.encoder)):
+        if not (folder / part).is_dir():
+            base_folder(base)
 
 
-def load_model_of(folder: Path, requested: str | None) -> tuple[str, RefragModel]:
+def load_model_of(
+    folder: Path,
+    requested: str | None,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+) -> tuple[str, RefragModel]:
     """Loads the model to use with an index folder.
 
     Args:
         folder: The index; need not exist.
         requested: The requested model; None for the index's model, or else the default.
+        device: As for ``load_model``.
+        threads: As for ``load_model``.
 
     Returns:
         The model's name and the model.
@@ -107,12 +211,12 @@ def load_model_of(folder: Path, requested: str | None) -> tuple[str, RefragModel
 
     recorded = Meta.read(folder).model if (folder / META_FILE).is_file() else None
     if requested is not None:
-        model = load_model(requested)
+        model = load_model(requested, device=device, threads=threads)
         if requested == recorded:
             record_agreement(folder, "model", recorded)
         return requested, model
     if recorded is None:
-        return DEFAULT_MODEL, load_model(DEFAULT_MODEL)
+        return DEFAULT_MODEL, load_model(DEFAULT_MODEL, device=device, threads=threads)
     if recorded not in bundled_names() and not has_agreed(folder, "model", recorded):
         msg = (
             f"{folder} was made with the model {recorded}, which nobody has named on this machine; "
@@ -120,7 +224,7 @@ def load_model_of(folder: Path, requested: str | None) -> tuple[str, RefragModel
         )
         raise IndexFolderError(msg)
     try:
-        return recorded, load_model(recorded)
+        return recorded, load_model(recorded, device=device, threads=threads)
     except UnknownModelError as error:
         msg = (
             f"{folder} was made with {recorded}, which cannot be loaded; if it has moved, name its "

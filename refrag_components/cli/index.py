@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refrag_components.cli.common import (
+    DeviceOption,
     IndexModelOption,
     StoreOption,
+    ThreadsOption,
+    check_writable,
     errors,
     load_model_of,
     output,
     say,
 )
+from refrag_components.cli.index_progress import IndexProgress
+from refrag_components.cli.skipped import tell_all, tell_counts, write_report
 from refrag_components.text.extraction import TYPES
 from refrag_components.vectors.codec_names import Codec
 from refrag_components.weights.lookup import bundled_names
 
 if TYPE_CHECKING:
     from refrag_components.index import AddReport
-    from refrag_components.text.documents import Skipped
 
 __all__ = ["index"]
 
@@ -39,14 +41,19 @@ def index(
     ),
     model_name: IndexModelOption = None,
     passage_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum length of a passage in tokens.")
+        int,
+        typer.Option(
+            "--passage-tokens", metavar="N", min=1, help="Maximum length of a passage in tokens."
+        ),
     ] = 256,
     store: StoreOption = None,
     codec: Annotated[
         Codec,
         typer.Option(
-            help="How the folder stores chunk vectors: 4, 2, 1 or half a byte per value. For your "
-            "own store, put it into the URL: ?codec=int8"
+            "--codec",
+            metavar="NAME",
+            help="How the folder stores chunk vectors: float32, float16, int8 or rotated4, with 4, "
+            "2, 1 or half a byte per value. For your own store, put it into the URL: ?codec=int8",
         ),
     ] = "float16",
     exclude: Annotated[
@@ -75,8 +82,45 @@ def index(
             "reason.",
         ),
     ] = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Index folders, or bring their index up to date; can be stopped and run again."""
+    try:
+        _index(
+            folders,
+            out,
+            model_name=model_name,
+            passage_tokens=passage_tokens,
+            store=store,
+            codec=codec,
+            exclude=exclude or [],
+            prune=prune,
+            verbose=verbose,
+            report_file=report_file,
+            device=device,
+            threads=threads,
+        )
+    except KeyboardInterrupt:
+        say("Stopped; run the same command to continue", "yellow")
+        raise typer.Exit(130) from None
+
+
+def _index(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    model_name: str | None,
+    passage_tokens: int,
+    store: str | None,
+    codec: Codec,
+    exclude: Sequence[str],
+    prune: bool,
+    verbose: bool,
+    report_file: Path | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
     from refrag_components.exceptions import DocumentError, StoreError
     from refrag_components.index import AddReport, RefragIndex, index_info
     from refrag_components.index.folder import META_FILE, check_folder
@@ -85,19 +129,21 @@ def index(
     from refrag_components.text.documents import find_files, is_supported
 
     # Mistakes should not wait for the model.
-    patterns = exclude or []
-    files = [
-        is_supported(path) for folder in folders for path in find_files(folder, exclude=patterns)
-    ]
+    with errors.status("Looking for files"):
+        files = [
+            is_supported(path) for folder in folders for path in find_files(folder, exclude=exclude)
+        ]
     if not any(files) and not (out / META_FILE).is_file():  # else what is gone is removed
         names = ", ".join(map(str, folders))
         raise DocumentError(f"{names} holds no file that can be read: {TYPES}")
     check_folder(out, codec=codec, passage_tokens=passage_tokens, store=store_name(store))
+    check_writable(report_file)
     if store is not None:
         if codec != "float16":
             raise StoreError(f"a store's codec is part of its URL: --store '...?codec={codec}'")
         open_store(store).close()
-    name, model = load_model_of(out, _anywhere(model_name))
+    name, model = load_model_of(out, _anywhere(model_name), device=device, threads=threads)
+    report = AddReport()
     with (
         RefragIndex.create(
             out,
@@ -107,28 +153,15 @@ def index(
             model_name=name,
             store=store,
         ) as target,
-        _progress() as bar,
+        IndexProgress(errors, len(files)) as bar,
     ):
-        task = bar.add_task("Indexing", total=len(files), passages=0)
-
-        report = AddReport()
-
-        def advance(now: AddReport) -> None:
-            whole = report + now
-            done = whole.added + whole.updated + whole.unchanged + len(whole.skipped)
-            bar.update(task, completed=done, passages=whole.passages)
-
-        try:
-            for folder in folders:
-                report += target.add_folder(folder, progress=advance, exclude=patterns, prune=prune)
-        except KeyboardInterrupt:
-            bar.stop()
-            say("Stopped; run the same command to continue", "yellow")
-            raise typer.Exit(130) from None
-    info = index_info(out)
+        for folder in folders:
+            bar.before = report
+            report += target.add_folder(folder, progress=bar.show, exclude=exclude, prune=prune)
     _tell(report, every=verbose)
     if report_file is not None:
-        _write_report(report_file, [*report.skipped, *report.warnings])
+        write_report(report_file, [*report.skipped, *report.warnings])
+    info = index_info(out)
     output.out(
         f"Documents: {report.added} added, {report.updated} updated, {report.unchanged} unchanged, "
         f"{report.removed} removed, {_count(len(report.skipped), 'file')} skipped"
@@ -153,46 +186,15 @@ def _anywhere(name: str | None) -> str | None:
     return str(local.resolve()) if local.is_dir() and name not in bundled_names() else name
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files, {task.fields[passages]} passages"),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not errors.is_terminal,
-        transient=True,
-    )
-
-
 def _tell(report: AddReport, *, every: bool) -> None:
-    for title, files in (("Skipped", report.skipped), ("Doubtful", report.warnings)):
-        if every:
-            for file in files:
-                say(f"{title}: {file.path} {file.reason}", "yellow")
-        else:
-            _tell_reasons(title, files)
+    tell = tell_all if every else tell_counts
+    tell("Skipped", report.skipped)
+    tell("Doubtful", report.warnings)
     if report.skipped and not every:
-        say("--verbose names every skipped file")
+        say("--verbose names every skipped file, --report FILE writes them down")
     for folder in report.absent:
         say(
             f"{folder} is not there, but its documents are still indexed; if it is gone for good, "
             "run again with --prune",
             "yellow",
         )
-
-
-def _tell_reasons(title: str, files: Iterable[Skipped]) -> None:
-    """One line per reason, with its first file."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        by_reason[file.reason].append(file.path)
-    for reason, (first, *others) in by_reason.items():
-        more = f" ({len(others)} more like it)" if others else ""
-        say(f"{title}: {first} {reason}{more}", "yellow")
-
-
-def _write_report(path: Path, files: Sequence[Skipped]) -> None:
-    lines = (f"{file.path}\t{' '.join(file.reason.split())}\n" for file in files)
-    path.write_text("".join(lines), encoding="utf-8", errors="replace")

@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from refrag_components.cli.common import BfloatOption, load_model, say
+from refrag_components.cli.common import (
+    BfloatOption,
+    DeviceOption,
+    ThreadsOption,
+    load_model,
+    say,
+)
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.named_engines import DEFAULT_ENGINE, check_engine, make_engine
 from refrag_components.serving.limits import Limits
@@ -37,7 +43,7 @@ def serve(
         str,
         typer.Option(
             metavar="URL",
-            help="Where chunk vectors are kept: a path, postgresql://user@host/database, ...",
+            help="Where chunk vectors are kept: a path, or a URL such as postgresql://me@host/db.",
         ),
     ] = "memory:",
     bfloat16: BfloatOption = False,
@@ -48,6 +54,8 @@ def serve(
             help="Runs the decoder: transformers, vllm, or a server as vllm+http://host:8001/v1.",
         ),
     ] = DEFAULT_ENGINE,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
     batch_size: Annotated[
         int,
         typer.Option(min=1, help="Answers that transformers decodes at the same time."),
@@ -88,7 +96,7 @@ def serve(
 
     limits = Limits(max_bytes, max_passages, max_running, max_waiting, seconds)
     with open_store(store) as opened:
-        model = load_model(model_name, bfloat16=bfloat16)
+        model = load_model(model_name, bfloat16=bfloat16, device=device, threads=threads)
         engine: Engine = (
             TransformersEngine(model, batch_size=batch_size)
             if engine_name == DEFAULT_ENGINE

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from refrag_components.cli.common import output, say
+from refrag_components.cli.common import output, say, shown
 from refrag_components.exceptions import DocumentError
 
 __all__ = ["show"]
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which terminals follow
 
 
 def show(
@@ -53,10 +50,10 @@ def _show_file(file: Path) -> None:
     if isinstance(document, Skipped):
         raise DocumentError(f"{document.path} {document.reason}")
     if document.title:
-        say(f"Title: {_shown(document.title)}")
+        say(f"Title: {shown(document.title)}")
     if document.warning:
         say(f"Doubtful: {file} {document.warning}", "yellow")
-    output.out(_shown(document.text), highlight=False)
+    output.out(shown(document.text), highlight=False)
 
 
 def _show_passages(folder: Path, path: str) -> None:
@@ -70,8 +67,4 @@ def _show_passages(folder: Path, path: str) -> None:
     k = index_info(folder).chunk_size
     for number, (text, tokens) in enumerate(passages, start=1):
         say(f"--- passage {number} of {len(passages)}: {tokens} tokens, {-(-tokens // k)} chunks")
-        output.out(_shown(text), highlight=False)
-
-
-def _shown(text: str) -> str:
-    return _CONTROL.sub("\ufffd", text)
+        output.out(shown(text), highlight=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -173,7 +174,7 @@ class QuestionSet:
         # Passages that have a token are what a rarity comes from.
         having = [len(part.lengths) * np.exp(-part.rarity) for part in parts]
         rarity = np.log(sum(numbered["candidates"]) / np.sum(having, axis=0)).clip(min=0)
-        joined = {name: np.concatenate(values) for name, values in arrays.items()}
+        joined: dict[str, Any] = {name: np.concatenate(each) for name, each in arrays.items()}
         joined |= {"rarity": rarity.astype(np.float32), "separator": first.separator}
         tokens = np.concatenate([part.corpus.tokens for part in parts])
         questions = [question for part in parts for question in part.meta.questions]

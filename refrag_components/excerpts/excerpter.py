@@ -159,10 +159,10 @@ def check_excerpts(budget: object, unit: object, protect: Sequence[str]) -> list
         BudgetError: If the budget is neither a number as ``Excerpter`` takes it nor "auto".
         ValueError: If the unit is neither, or a regular expression is none.
     """
-    number = isinstance(budget, int | float) and not isinstance(budget, bool)
-    if budget != "auto" and not (
-        number and (0.0 <= budget <= 1.0 or (isinstance(budget, int) and budget >= 2))
-    ):
+    known = budget == "auto"
+    if isinstance(budget, int | float) and not isinstance(budget, bool):
+        known = 0.0 <= budget <= 1.0 or (isinstance(budget, int) and budget >= 2)
+    if not known:
         msg = (
             f"budget {shown(budget)} is not a fraction of the tokens (0..1, such as 0.25), a "
             "number of tokens (an int of at least 2, such as 1000) or 'auto'"

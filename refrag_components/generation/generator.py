@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from refrag_components.engines.base import AsyncEngine, Engine, EngineDelta, TokenLogprob
 from refrag_components.engines.in_threads import stream_in_threads
-from refrag_components.engines.layout import TextSegment
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.exceptions import AnswerTimeoutError, EmptyInputError
 from refrag_components.generation.cost_model import CostModel, load_costs
+from refrag_components.generation.explanation import Explanation, explain
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.preparing import Preparer, Terms
 from refrag_components.generation.report import Report
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
 __all__ = ["RefragGenerator"]
+
+logger = logging.getLogger(__name__)
 
 _BUDGET = FractionBudget(0.25)
 
@@ -226,30 +227,14 @@ class RefragGenerator:
         """
         return self._loader.flush(seconds)
 
-    def explain(self, prepared: Prepared) -> list[tuple[str, bool | None]]:
-        """Tells what became of each span of a prompt.
+    def explain(self, prepared: Prepared, question: str = "") -> Explanation:
+        """Tells what became of each character of a prompt.
 
-        Returns:
-            The prompt's characters in order, without those that were dropped: chunk by chunk with
-            True if it expanded, group by group (a chunk on the finest rung) with False if it was
-            compressed to one position, and None with ordinary text.
+        Args:
+            prepared: The prompt.
+            question: What was asked, for whoever looks at the explanation.
         """
-        spans: list[tuple[str, bool | None]] = []
-        for segment, text in zip(prepared.layout.segments, prepared.texts, strict=True):
-            if isinstance(segment, TextSegment):
-                spans.append((text, None))
-                continue
-            passage = self.model.chunker.chunk([text])[0]
-            ends = passage.offsets[passage.bounds[:-1, 1], 1].tolist()
-            bounds = [0, *ends, len(text)]
-            # A group's embedding is at its first chunk, and covers the group's text.
-            begins = np.flatnonzero(segment.positions)
-            after = np.append(begins[1:], len(segment.expanded)) if segment.group else begins + 1
-            spans += [
-                (text[bounds[first] : bounds[end]], bool(segment.expanded[first]))
-                for first, end in zip(begins, after, strict=True)
-            ]
-        return [span for span in spans if span[0]]
+        return explain(prepared, self.model.chunker, question)
 
     def _prepare(self, requests: Sequence[Request], max_tokens: Sequence[int]) -> list[Prepared]:
         terms = map(self._terms, requests, max_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from refrag_components.text.chunking import ChunkedPassage
 
 __all__ = ["Preparer", "Terms"]
+
+logger = logging.getLogger(__name__)
 
 _ANSWER_SHARE = 4  # at most 1/4 of the window is kept free for an answer
 
@@ -145,7 +148,9 @@ class Preparer:
         asked = [(terms.question, terms.policy) for terms in undecided]
         questions = iter(encode_questions(self._model, asked))
         return [
-            self._lay_out(draft, choice or self._choice(draft, next(questions), started))
+            self._lay_out(draft, choice)
+            if choice
+            else self._lay_out(draft, *self._choice(draft, next(questions), started))
             for draft, choice in zip(drafts, only, strict=True)
         ]
 
@@ -154,12 +159,14 @@ class Preparer:
         budget = draft.budget(self._clock() - started)
         return only_choice(draft.chunks, budget, draft.terms.rest, draft.limit)
 
-    def _choice(self, draft: _Draft, question: EncodedQuestion, started: float) -> Choice:
-        """What becomes of the chunks by the policy's scores."""
+    def _choice(
+        self, draft: _Draft, question: EncodedQuestion, started: float
+    ) -> tuple[Choice, np.ndarray]:
+        """What becomes of the chunks by the policy's scores, and these."""
         inputs = PolicyInputs([passage.vectors for passage in draft.loaded], question)
         scores = draft.terms.policy.scores(inputs)
         budget = draft.budget(self._clock() - started)
-        return choose(scores, draft.chunks, budget, draft.terms.rest, draft.limit)
+        return choose(scores, draft.chunks, budget, draft.terms.rest, draft.limit), scores
 
     def _refuse_overlong(self, terms: Terms, known: Mapping[str, ChunkVectors]) -> None:
         """Counts a prompt that may be too long, because encoding it takes far longer than counting.
@@ -200,9 +207,10 @@ class Preparer:
         limit = self._context_limit(text_positions, _least(chunks, terms), terms.max_tokens)
         return _Draft(terms, loaded, spans, chunks, text_positions, limit)
 
-    def _lay_out(self, draft: _Draft, choice: Choice) -> Prepared:
+    def _lay_out(self, draft: _Draft, choice: Choice, scores: np.ndarray | None = None) -> Prepared:
         warnings = list(choice.warnings)
-        masks = np.split(choice.expanded, draft.chunks.counts.cumsum())
+        ends = draft.chunks.counts.cumsum()
+        masks = np.split(choice.expanded, ends)
         passages = iter(
             PassageSegment(passage.vectors, mask, int(rung))
             for passage, mask, rung in zip(draft.loaded, masks, choice.rungs, strict=False)
@@ -226,7 +234,18 @@ class Preparer:
                 f"takes {layout.n_positions} of the decoder's {self._model.window} positions"
             )
         report = _report(layout, draft.terms, draft.loaded, warnings)
-        return Prepared(layout, tuple(text for text, _ in draft.spans), report)
+        logger.debug(
+            "%d tokens of passages in %d positions, %d positions in all",
+            report.context_tokens,
+            report.context_positions,
+            report.positions,
+        )
+        return Prepared(
+            layout,
+            tuple(text for text, _ in draft.spans),
+            report,
+            () if scores is None else tuple(np.split(scores, ends[:-1])),
+        )
 
     def _spans(
         self, parts: Sequence[RenderedPart], vectors: Sequence[ChunkVectors]

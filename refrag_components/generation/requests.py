@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from refrag_components.engines.base import Engine, FinishReason, TokenLogprob
 from refrag_components.engines.layout import Layout
 from refrag_components.engines.sampling import SamplingParams
@@ -54,11 +56,13 @@ class Prepared:
         layout: The decoder's input.
         texts: The characters of each segment of the layout.
         report: What has happened so far.
+        scores: What the policy gave the chunks of each passage; empty if it had nothing to choose.
     """
 
     layout: Layout
     texts: tuple[str, ...]
     report: Report
+    scores: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS documents (
 );
 CREATE TABLE IF NOT EXISTS passages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, key TEXT NOT NULL,
-    text TEXT NOT NULL, tokens INTEGER NOT NULL, vector BLOB NOT NULL
+    text TEXT NOT NULL, tokens INTEGER NOT NULL, vector BLOB NOT NULL, page INTEGER
 );
 CREATE INDEX IF NOT EXISTS passages_by_document ON passages (document, tokens);
 CREATE INDEX IF NOT EXISTS passages_by_key ON passages (key);
@@ -69,22 +69,25 @@ class PassageRow(NamedTuple):
         text: Its text.
         tokens: Number of its decoder tokens.
         vector: Its search vector, shape (d,), float32.
+        page: The page on which it begins; None if its document has no pages.
     """
 
     key: str
     text: str
     tokens: int
     vector: np.ndarray
+    page: int | None = None
 
 
 @dataclass(frozen=True)
 class IndexedPassage:
-    """A passage as read: its document's path and metadata with its own key and text."""
+    """A passage as read: its document's path and metadata with its own key, text and page."""
 
     key: str
     text: str
     path: str
     metadata: dict[str, Any]
+    page: int | None = None
 
 
 class Catalog:
@@ -99,6 +102,20 @@ class Catalog:
         self._database = database
         self._fingerprint = fingerprint
         database.create_tables(_SCHEMA)
+        self._page = self._page_column()
+
+    def _page_column(self) -> str:
+        """The column with pages, which earlier versions did not make, or what stands for it."""
+        query = "SELECT count(*) FROM pragma_table_info('passages') WHERE name = 'page'"
+        with self._database.read() as connection:
+            known = connection.execute(query).fetchone()[0]
+        if not known and self._database.read_only:
+            return "NULL"
+        if not known:
+            with self._database.write() as connection:
+                if not connection.execute(query).fetchone()[0]:  # by another process meanwhile
+                    connection.execute("ALTER TABLE passages ADD COLUMN page INTEGER")
+        return "page"
 
     def digest(self, path: str) -> str | None:
         """Digest of the document when it was indexed; None if it is not indexed."""
@@ -137,8 +154,9 @@ class Catalog:
                 (encodable(document.path), document.digest, metadata),
             ).lastrowid
             connection.executemany(
-                "INSERT INTO passages (document, key, text, tokens, vector) VALUES (?, ?, ?, ?, ?)",
-                ((number, *p[:3], p.vector.astype("<f4").tobytes()) for p in passages),
+                "INSERT INTO passages (document, key, text, tokens, vector, page) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                ((number, *p[:3], p.vector.astype("<f4").tobytes(), p.page) for p in passages),
             )
 
     def remove(self, path: str) -> bool:
@@ -217,19 +235,21 @@ class Catalog:
 
     def passages(self, ids: Sequence[int]) -> dict[int, IndexedPassage]:
         """Passages by id; those that are gone or damaged are missing."""
-        query = """SELECT key, text, path, metadata FROM passages
+        query = f"""SELECT key, text, path, metadata, {self._page} FROM passages
             JOIN documents ON documents.id = passages.document WHERE passages.id = ?"""
         with self._database.read() as connection:
             rows = {number: connection.execute(query, (number,)).fetchone() for number in ids}
         passages = {}
-        for number, (key, text, path, metadata) in ((n, row) for n, row in rows.items() if row):
+        found = ((n, row) for n, row in rows.items() if row)
+        for number, (key, text, path, metadata, page) in found:
             try:
                 if passage_key(text, self._fingerprint) != key:
                     raise ValueError("text and key do not belong together")
                 facts = parse_json(metadata)
                 if not isinstance(facts, dict):
                     raise TypeError("the metadata is not an object")
-                passages[number] = IndexedPassage(key, text, path, facts)
+                known = page if isinstance(page, int) else None
+                passages[number] = IndexedPassage(key, text, path, facts, known)
             except (TypeError, ValueError) as error:
                 logger.warning("%s: passage %d is damaged: %s", self._database.path, number, error)
         return passages

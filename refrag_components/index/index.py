@@ -20,6 +20,7 @@ from refrag_components.index.folder import (
     check_folder,
     index_info,
 )
+from refrag_components.index.forecast import Forecast
 from refrag_components.index.roots import missing, remember_root
 from refrag_components.index.search import PassageSearch, search_rows
 from refrag_components.index.store import UserStore, check_store, store_name, user_store
@@ -203,10 +204,12 @@ class RefragIndex:
                 be before.
         """
         root = Path(folder).resolve()
-        seen: set[str] = set()
-        documents = self._load(root, exclude, seen)
+        files = list(find_files(root, exclude=exclude))
+        seen = set(map(str, files))
         remember_root(self._catalog, root)
-        report = self.add(documents, batch_size=batch_size, progress=progress)
+        forecast = Forecast(files, set(self._catalog.all_paths()))
+        documents = self._read(files, root)
+        report = self._add(documents, forecast, batch_size=batch_size, progress=progress)
         gone, report.absent = missing(self._catalog, str(root), seen, prune=prune)
         report.removed += self.remove(gone)
         if not report.added + report.updated + report.unchanged + report.removed:
@@ -260,9 +263,19 @@ class RefragIndex:
             batch_size: Passages that the model encodes at once.
             progress: Called with the report so far whenever it has changed.
         """
+        return self._add(documents, Forecast((), ()), batch_size=batch_size, progress=progress)
+
+    def _add(
+        self,
+        documents: Iterable[Document | Skipped],
+        forecast: Forecast,
+        *,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> AddReport:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        report = self._writer.add(documents, batch_size, progress or (lambda _: None))
+        report = self._writer.add(documents, forecast, batch_size, progress or (lambda _: None))
         self._refresh_search()
         return report
 
@@ -321,20 +334,12 @@ class RefragIndex:
             key=passage.key,
             metadata=passage.metadata,
             sources=tuple(dict.fromkeys((source, *sources))),
+            page=passage.page,
         )
 
-    def _load(
-        self, root: Path, exclude: Sequence[str], seen: set[str]
-    ) -> Iterator[Document | Skipped]:
-        files = find_files(root, exclude=exclude)  # at once, for its errors
-        return self._read(files, root, seen)
-
-    def _read(
-        self, files: Iterator[Path], root: Path, seen: set[str]
-    ) -> Iterator[Document | Skipped]:
+    def _read(self, files: Iterable[Path], root: Path) -> Iterator[Document | Skipped]:
         with DocumentReader(root) as reader:
             for path in files:
-                seen.add(str(path))
                 known = self._catalog.digest(str(path)) or ""
                 yield reader.load(path, known_digest=known.removeprefix(versioned("")))
 

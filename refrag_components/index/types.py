@@ -44,6 +44,8 @@ class AddReport:
         unchanged: Documents that were indexed already.
         removed: Documents that are gone or can no longer be read.
         passages: Passages that were encoded for the added and updated documents.
+        expected: Passages that this is expected to come to in the end, by the files that were
+            read so far; at least ``passages``.
         skipped: Files that cannot be indexed, with reasons.
         warnings: Files that were read, but with something that may be wrong.
         absent: Folders that are not there, of which documents are still indexed: their drive may
@@ -55,6 +57,7 @@ class AddReport:
     unchanged: int = 0
     removed: int = 0
     passages: int = 0
+    expected: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[Skipped] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
@@ -78,6 +81,7 @@ class Hit:
         key: Its key in the store.
         metadata: Metadata of its document.
         sources: Of all documents that hold the passage, ``source`` first.
+        page: The page of ``source`` on which it begins, from 1; None if that has no pages.
     """
 
     text: str
@@ -86,3 +90,9 @@ class Hit:
     key: str
     metadata: dict[str, Any]
     sources: tuple[str, ...] = ()
+    page: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The source, with the page."""
+        return self.source if self.page is None else f"{self.source}, page {self.page}"

@@ -9,12 +9,13 @@ from itertools import islice
 from refrag_components.index.catalog import Catalog, PassageRow
 from refrag_components.index.cleaning import clean_up
 from refrag_components.index.folder import Meta
+from refrag_components.index.forecast import Forecast
 from refrag_components.index.search import search_rows
 from refrag_components.index.types import AddReport, IndexModel, Progress
 from refrag_components.stores import ChunkStore
 from refrag_components.stores.database import Database
 from refrag_components.text.documents import Document, Skipped
-from refrag_components.text.passages import PASSAGES_VERSION, document_passages
+from refrag_components.text.passages import PASSAGES_VERSION, PlacedPassage, placed_passages
 from refrag_components.text.splitting import token_counter
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import passage_key
@@ -51,14 +52,25 @@ class DocumentWriter:
         self._store = store
 
     def add(
-        self, documents: Iterable[Document | Skipped], batch_size: int, notify: Progress
+        self,
+        documents: Iterable[Document | Skipped],
+        forecast: Forecast,
+        batch_size: int,
+        progress: Progress,
     ) -> AddReport:
         """Adds documents one after another, see ``RefragIndex.add``."""
         report = AddReport()
-        waiting: list[tuple[Document, list[str]]] = []
+        waiting: list[tuple[Document, list[PlacedPassage]]] = []
         size = 0
+        cut = 0  # passages so far
+
+        def notify(report: AddReport) -> None:
+            report.expected = max(cut + forecast.ahead, report.passages)
+            progress(report)
+
         for document in documents:
             if isinstance(document, Skipped):
+                forecast.note(document.path)
                 report.skipped.append(document)
                 report.removed += self._catalog.remove(document.path)
                 notify(report)
@@ -70,8 +82,10 @@ class DocumentWriter:
                 report.unchanged += 1
             else:
                 passages = self._split(document)
+                forecast.note(document.path, len(passages))
                 waiting.append((document, passages))
                 size += len(passages)
+                cut += len(passages)
                 if size < batch_size * _BATCHES_PER_COMMIT:
                     continue
                 self._commit(waiting, batch_size, report, notify)
@@ -88,8 +102,8 @@ class DocumentWriter:
         clean_up(self._catalog, self._database, self._store)
         return removed
 
-    def _split(self, document: Document) -> list[str]:
-        return document_passages(
+    def _split(self, document: Document) -> list[PlacedPassage]:
+        return placed_passages(
             encodable(document.text),
             self._count_tokens,
             self._meta.passage_tokens,
@@ -99,13 +113,13 @@ class DocumentWriter:
 
     def _commit(
         self,
-        waiting: list[tuple[Document, list[str]]],
+        waiting: list[tuple[Document, list[PlacedPassage]]],
         batch_size: int,
         report: AddReport,
         notify: Progress,
     ) -> None:
         """Encodes passages, then writes their documents in one transaction."""
-        texts = [text for _, passages in waiting for text in passages]
+        texts = [passage.text for _, passages in waiting for passage in passages]
         rows: list[PassageRow] = []
         step = batch_size * _BATCHES_PER_COMMIT
         for start in range(0, len(texts), step):
@@ -116,7 +130,10 @@ class DocumentWriter:
         with self._database.write():
             self._catalog.settle(row.key for row in rows)
             for document, passages in waiting:
-                document_rows = list(islice(remaining, len(passages)))
+                document_rows = [
+                    row._replace(page=document.page_at(passage.start))
+                    for passage, row in zip(passages, islice(remaining, len(passages)), strict=True)
+                ]
                 if self._catalog.digest(document.path) == document.digest:
                     report.unchanged += 1  # another process was faster, or it was given twice
                     continue

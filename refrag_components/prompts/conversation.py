@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +11,11 @@ from refrag_components.exceptions import EmptyInputError
 from refrag_components.prompts.matching import PlainText
 from refrag_components.prompts.parts import Message, Part, PassagePart, TextPart, ToolCall
 from refrag_components.prompts.resolver import Resolved, Resolver
-from refrag_components.prompts.unrecognised import why_unrecognised
+from refrag_components.prompts.unrecognised import (
+    sightings,
+    tell_sightings,
+    why_unrecognised,
+)
 
 if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
@@ -25,6 +30,8 @@ __all__ = [
     "resolve_prompt",
     "resolve_turns",
 ]
+
+logger = logging.getLogger(__name__)
 
 #: Texts that are passages, each with the store of its chunk vectors if it brings one.
 Documents = Mapping[str, "ChunkStore | None"]
@@ -261,6 +268,8 @@ def _with_warning(block: Block, resolved: Resolved) -> Resolved:
 def _unrecognised(parts: Sequence[Part], prompt: str, resolver: Resolver) -> list[str]:
     """A warning if the request retrieved passages and none of them is found in its prompt."""
     passages = [passage for each in resolver.retrieved for passage in each.passages]
+    if logger.isEnabledFor(logging.DEBUG):  # `refrag doctor` listens
+        logger.debug(tell_sightings(sightings(passages, prompt)))
     if any(isinstance(part, PassagePart) for part in parts) or resolver.find_retrieved(prompt):
         return []
     why = why_unrecognised(passages, prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
@@ -60,6 +61,8 @@ class Document:
         title: Its title, which goes with each of its passages; "" if it has none.
         warning: What may be wrong with the text; completes a sentence that begins with the path.
         code: The text is code, in which nothing is a heading.
+        pages: Offset of the first character and number of each page, ascending; empty if it has no
+            pages.
 
     Raises:
         DocumentError: If the metadata holds something that JSON cannot hold.
@@ -72,6 +75,12 @@ class Document:
     title: str = ""
     warning: str = ""
     code: bool = False
+    pages: tuple[tuple[int, int], ...] = ()
+
+    def page_at(self, offset: int) -> int | None:
+        """The page on which a character is; None if there are no pages."""
+        index = bisect_right(self.pages, offset, key=lambda page: page[0]) - 1
+        return self.pages[index][1] if index >= 0 else None
 
     def __post_init__(self) -> None:
         try:
@@ -187,14 +196,22 @@ class DocumentReader:
             digest = hashlib.blake2b(version + data, digest_size=16).hexdigest()
             if digest == known_digest:
                 return Document(name, "", digest=digest)
-            text, title, warning = _extracted(data, suffix, self._process)
+            found = _extracted(data, suffix, self._process)
+            pages = tuple(_page(place) for place in found.pages.split())
         except DocumentError as error:
             return Skipped(name, str(error))
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
             return Skipped(name, f"cannot be read: {getattr(error, 'strerror', None) or error}")
         code = is_code(path.name)
-        title = title or (path.name if code else "")
-        return Document(name, text, digest=digest, title=title, warning=warning, code=code)
+        return Document(
+            name,
+            found.text,
+            digest=digest,
+            title=found.title or (path.name if code else ""),
+            warning=found.warning,
+            code=code,
+            pages=pages,
+        )
 
     def _check_link(self, path: Path) -> None:
         if self._root is None or not path.is_symlink() or not path.exists():
@@ -218,6 +235,11 @@ def _read(path: Path) -> bytes:
         megabytes = -(-size // 2**20)  # rounded up, so that it exceeds the limit
         raise DocumentError(f"has {megabytes} MB, more than {MAX_FILE_BYTES // 2**20} MB")
     return path.read_bytes()
+
+
+def _page(place: str) -> tuple[int, int]:
+    offset, number = place.split(":")
+    return int(offset), int(number)
 
 
 def _extracted(data: bytes, suffix: str, process: ExtractionProcess) -> Extracted:

@@ -49,11 +49,14 @@ class Extracted(NamedTuple):
         title: Its title; "" where it has none.
         warning: What may be wrong with the text; completes a sentence that begins with the path.
             "" where nothing is known to be.
+        pages: Where pages begin: "OFFSET:NUMBER" for each, ascending, with spaces between them; ""
+            if there are none.
     """
 
     text: str
     title: str = ""
     warning: str = ""
+    pages: str = ""
 
 
 def is_code(name: str) -> bool:
@@ -89,6 +92,12 @@ def extract(data: bytes, suffix: str) -> Extracted:
         DocumentError: If it says nothing; the message completes a sentence that begins with a path.
         MemoryError: If it takes more memory than there is.
     """
+    if suffix == ".pdf":
+        from refrag_components.text.pdf import pdf_contents
+
+        title, text, places, warning = pdf_contents(data)
+        pages = " ".join(f"{offset}:{number}" for offset, number in places)
+        return Extracted(text, title, warning, pages)
     title, text, warning = _contents(data, suffix)
     text = text.strip()
     if not text:
@@ -98,10 +107,6 @@ def extract(data: bytes, suffix: str) -> Extracted:
 
 def _contents(data: bytes, suffix: str) -> tuple[str, str, str]:
     """Title, text and warning."""
-    if suffix == ".pdf":
-        from refrag_components.text.pdf import pdf_contents
-
-        return pdf_contents(data)
     if suffix in _OFFICE:
         from refrag_components.text.office import office_contents
 

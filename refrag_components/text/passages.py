@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from refrag_components.text.splitting import CountTokens, split_passages
 
-__all__ = ["PASSAGES_VERSION", "document_passages"]
+__all__ = ["PASSAGES_VERSION", "PlacedPassage", "document_passages", "placed_passages"]
 
 PASSAGES_VERSION = 3
 """Raised when documents are cut differently, so that an index cuts its documents again."""
@@ -19,6 +20,13 @@ _RULE = re.compile(r"[^\S\n]*\|(?:[\s:|-]*-[\s:|-]*)")
 _SHARE = 4  # of a passage's tokens, its context may take each such part
 
 
+class PlacedPassage(NamedTuple):
+    """A passage and where it begins in its document, without its context."""
+
+    text: str
+    start: int
+
+
 def document_passages(
     text: str,
     count_tokens: CountTokens,
@@ -27,6 +35,19 @@ def document_passages(
     title: str = "",
     code: bool = False,
 ) -> list[str]:
+    """The texts of ``placed_passages``."""
+    placed = placed_passages(text, count_tokens, max_tokens, title=title, code=code)
+    return [passage.text for passage in placed]
+
+
+def placed_passages(
+    text: str,
+    count_tokens: CountTokens,
+    max_tokens: int = 256,
+    *,
+    title: str = "",
+    code: bool = False,
+) -> list[PlacedPassage]:
     """Splits a document into passages, see ``split_passages``, each with its context.
 
     The document's title and the nearest heading stand before a passage, and the head of a table
@@ -55,14 +76,18 @@ def document_passages(
     )
     plain = split_passages(text, count_tokens, max_tokens - heads - lines)
     whole = list(_placed(text, plain, outline, allowed))
-    counts = count_tokens(whole) if allowed and whole else [0] * len(whole)
+    counts = [0] * len(whole)
+    if allowed and whole:
+        counts = list(count_tokens([passage.text for passage in whole]))
     return [
-        passage if tokens > max_tokens else full
+        PlacedPassage(passage, full.start) if tokens > max_tokens else full
         for passage, full, tokens in zip(plain, whole, counts, strict=True)
     ]
 
 
-def _placed(text: str, passages: list[str], outline: _Outline, allowed: set[str]) -> Iterator[str]:
+def _placed(
+    text: str, passages: list[str], outline: _Outline, allowed: set[str]
+) -> Iterator[PlacedPassage]:
     """Passages with those of their contexts that are allowed."""
     end = 0
     for passage in passages:
@@ -71,7 +96,7 @@ def _placed(text: str, passages: list[str], outline: _Outline, allowed: set[str]
         line, head = outline.context_at(start)
         if head in allowed:
             passage = f"{head}\n{passage}"
-        yield f"{line}\n\n{passage}" if line in allowed else passage
+        yield PlacedPassage(f"{line}\n\n{passage}" if line in allowed else passage, start)
 
 
 class _Outline:

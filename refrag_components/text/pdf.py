@@ -6,7 +6,7 @@ import io
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pypdf import PdfReader
@@ -23,6 +23,7 @@ __all__ = ["joined_pages", "pdf_contents"]
 _RECOGNISE = "text recognition may help: ocrmypdf --force-ocr IN.pdf OUT.pdf"
 _PASSWORD = "is encrypted; save it without a password"
 _HYPHENATED = re.compile(r"(\w+)(?:[\x02\ufffe]|-\n)\s*(\w+)")
+_CUT_WORD = re.compile(r"\w+(?:[\x02\ufffe]|-\n)\s*\Z")
 _LIGATURES = re.compile("[\ufb00-\ufb06]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 _NO_TITLE = re.compile(
@@ -41,11 +42,12 @@ class _Page(NamedTuple):
     reason: str = ""
 
 
-def pdf_contents(data: bytes) -> tuple[str, str, str]:
-    """The title of a PDF, its text, and which pages of it are left out.
+def pdf_contents(data: bytes) -> tuple[str, str, list[tuple[int, int]], str]:
+    """The title of a PDF, its text, where each page of it begins, and which pages are left out.
 
     Pages are apart by an empty line, unless a sentence goes on; tables, and the headings that
-    bookmarks name, are in Markdown.
+    bookmarks name, are in Markdown. Where each page begins is the offset of its first character,
+    with its number; pages without text are not there.
 
     Raises:
         DocumentError: If it is no PDF, needs a password, or holds no text that can be read.
@@ -53,17 +55,18 @@ def pdf_contents(data: bytes) -> tuple[str, str, str]:
     title, pages = _read(data)
     words = _Words(page.text for page in pages)
     out: dict[str, list[int]] = defaultdict(list)
-    kept = []
+    kept: dict[int, str] = {}
     for number, page in enumerate(pages, start=1):
         text = _clean(page.text, words)
         if reason := page.reason or (_BROKEN if looks_broken(text) else ""):
             out[reason].append(number)
         elif text := _CONTROL.sub("", text).strip():
-            kept.append(text)
+            kept[number] = text
     left_out = ", ".join(f"{_numbered(numbers)} ({reason})" for reason, numbers in out.items())
     advice = f"; {_RECOGNISE}" if out.keys() - {_FAILED} else ""
     if kept:
-        return title, joined_pages(kept, words), left_out and f"was read without {left_out}{advice}"
+        text, places = joined_pages(kept, words)
+        return title, text, places, left_out and f"was read without {left_out}{advice}"
     raise DocumentError(
         f"holds no text that can be read: {left_out}{advice}"
         if left_out
@@ -71,20 +74,32 @@ def pdf_contents(data: bytes) -> tuple[str, str, str]:
     )
 
 
-def joined_pages(pages: Sequence[str], words: _Words | None = None) -> str:
+def joined_pages(
+    pages: Mapping[int, str], words: _Words | None = None
+) -> tuple[str, list[tuple[int, int]]]:
     """Pages one after another; a sentence that goes on is not cut, and a word neither.
 
     Args:
-        pages: The text of each.
+        pages: The text of each, by its number.
         words: Say which words that a page cuts have a hyphen; None leaves them as they are.
+
+    Returns:
+        The text; for each page the offset of its first character, after a word that it shares with
+        the page before, and its number.
     """
-    parts: list[str] = []
-    for page in pages:
-        last = parts[-1][parts[-1].rfind("\n") + 1 :] if parts else ""
-        goes_on = page[:1].islower() and not _CLOSED.fullmatch(last)
-        parts += ["" if not parts else "\n" if goes_on else "\n\n", page]
-    text = "".join(parts)
-    return text if words is None else _HYPHENATED.sub(words.joined, text)
+    text, places = "", []
+    for number, page in pages.items():
+        goes_on = page[:1].islower() and not _CLOSED.fullmatch(text[text.rfind("\n") + 1 :])
+        begins = len(text) + (0 if not text else 1 if goes_on else 2)
+        text += "\n" * (begins - len(text)) + page
+        if words is not None and goes_on and (cut := _CUT_WORD.search(text, 0, begins)):
+            whole = _HYPHENATED.match(text, cut.start())
+            if whole is not None:
+                joined = words.joined(whole)
+                text = text[: whole.start()] + joined + text[whole.end() :]
+                begins = whole.start() + len(joined)
+        places.append((begins, number))
+    return text, places
 
 
 def _numbered(pages: Sequence[int]) -> str:

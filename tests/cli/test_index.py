@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from refrag_components.index import RefragIndex, index_info
+from refrag_components.modeling import RefragModel
 from refrag_components.stores import SQLiteStore
 from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.codecs import CODECS
@@ -58,8 +59,46 @@ def test_skipped_files_are_grouped_by_reason(
     skipped = [line for line in result.stderr.splitlines() if line.startswith("Skipped")]
     assert len(skipped) == 2
     assert skipped[0].startswith(f"Skipped: {docs / 'a.txt'} ")
-    assert skipped[0].endswith("(1 more like it)")
+    assert skipped[0].endswith("(1 more .txt)")
     assert "empty.md" in skipped[1]
+
+
+def test_skipped_files_are_counted_by_suffix_with_what_to_do(
+    refrag: Run, docs: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.PNG", "c.png", "d.mp4", "noext"):
+        (docs / name).write_bytes(b"\0")
+    (docs / "old.txt").write_bytes("Le port a été creusé en 1907.".encode("cp1252"))
+    result = refrag("index", docs, "--out", tmp_path / "index", "--model", tiny_folder)
+    lines = result.stderr.splitlines()
+    skipped = [line for line in lines if line.startswith("Skipped")]
+    assert skipped == [
+        f"Skipped: {docs / 'a.png'} is of a type that is not read (.png); --exclude '*.png' leaves "
+        "them out (2 more .png)",
+        f"Skipped: {docs / 'd.mp4'} is of a type that is not read (.mp4); --exclude '*.mp4' leaves "
+        "them out",
+        f"Skipped: {docs / 'noext'} is of a type that is not read (no suffix)",
+    ]
+    assert any(line.startswith("Doubtful: ") and "save it as UTF-8" in line for line in lines)
+    assert "--verbose names every skipped file, --report FILE writes them down" in lines
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_model_loads(
+    refrag: Run, docs: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "nowhere" / "report.tsv"
+    result = refrag("index", docs, "--report", report, "--model", "no-such-model")
+    assert result.exit_code == 1
+    assert "nowhere is not a folder; make it first" in result.stderr
+
+
+def test_names_of_files_send_no_commands_to_the_terminal(
+    refrag: Run, docs: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (docs / "a\x1b[2J.png").write_bytes(b"\0")
+    options = ("--out", tmp_path / "index", "--model", tiny_folder)
+    for verbose in ((), ("--verbose",)):
+        assert "\x1b" not in refrag("index", docs, *options, *verbose).output
 
 
 def test_passages_are_as_long_as_asked(
@@ -213,14 +252,22 @@ def test_the_last_document_can_go(refrag: Run, docs: Path, index: Path) -> None:
     assert refrag("info", index, "--documents").stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("owner", "step"), [(RefragIndex, "add_folder"), (RefragModel, "from_pretrained")]
+)
 def test_a_stopped_run_says_how_to_go_on(
-    refrag: Run, docs: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+    refrag: Run,
+    docs: Path,
+    index: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    step: str,
 ) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RefragIndex, "add_folder", stop)
+        patch.setattr(owner, step, stop)
         result = refrag("index", docs, "--out", index)
     assert result.exit_code == 130
     assert "run the same command to continue" in result.stderr

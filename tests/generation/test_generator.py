@@ -193,7 +193,7 @@ def test_a_group_on_a_coarser_rung_is_explained_as_one_position(
     prepared = generator.prepare(request)
     assert {segment.rung for segment in prepared.layout.passages} > {4}
     assert prepared.report.dropped == 0
-    spans = generator.explain(prepared)
+    spans = generator.explain(prepared).spans
     assert "".join(text for text, _ in spans) == "".join(part.text for part in request.parts)
     marks = [mark for _, mark in spans]
     tokens = sum(
@@ -267,7 +267,7 @@ def test_a_dropped_passage_takes_its_separator_along(
     opening = prepared.layout.segments[0]
     assert tiny_model.tokenizer.decode(np.concatenate(ids)) == expected
     assert isinstance(opening, TextSegment)
-    spans = generator.explain(prepared)
+    spans = generator.explain(prepared).spans
     assert "".join(text for text, _ in spans).replace(gap, "") == expected.replace(gap, "")
     assert all(mark is not False for _, mark in spans)
 
@@ -578,14 +578,14 @@ def test_explain_gives_back_every_character(
         tiny_model, [TEXT[0], "naïve 北京 🙂🙂 <|im_end|> end"], budget=FractionBudget(0.5)
     )
     prepared = generator.prepare(request)
-    spans = generator.explain(prepared)
+    spans = generator.explain(prepared).spans
     assert "".join(text for text, _ in spans) == "".join(part.text for part in request.parts)
     kinds = [expanded for _, expanded in spans]
     assert None in kinds
     assert kinds.count(True) <= prepared.report.expanded
     assert kinds.count(True) > 0
     assert kinds.count(False) > 0
-    assert generator.explain(generator.prepare(_raw("just text"))) == [("just text", None)]
+    assert generator.explain(generator.prepare(_raw("just text"))).spans == [("just text", None)]
 
 
 def test_forged_control_tokens_stay_text(

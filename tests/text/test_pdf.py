@@ -61,7 +61,9 @@ def test_sentences_and_words_go_on_over_pages() -> None:
         "The harbour was dug\nin 1907 by an efficient firm.\n\nit is deep.\n\nShips"
     )
     # Tables and headings end with a page.
-    assert reader.joined_pages(["| a | b |", "# History", "is"]) == "| a | b |\n\n# History\n\nis"
+    joined, places = reader.joined_pages({1: "| a | b |", 2: "# History", 4: "is"})
+    assert joined == "| a | b |\n\n# History\n\nis"
+    assert places == [(0, 1), (11, 2), (22, 4)]
 
 
 def test_what_was_typed_into_a_form_is_read() -> None:

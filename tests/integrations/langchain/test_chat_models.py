@@ -497,11 +497,11 @@ def test_settings_may_be_configurable(tiny_folder: Path) -> None:
 
 def test_explain_shows_what_becomes_of_a_prompt(chat: ChatRefrag) -> None:
     messages = prompt(HARBOUR, RAIN)
-    spans = chat.explain(messages, budget=0.25)
+    spans = chat.explain(messages, budget=0.25).spans
     refrag = report(chat.invoke(messages, budget=0.25))
     expanded = [own for _, own in spans if own is not None]
     assert (len(expanded), sum(expanded)) == (refrag["chunks"], refrag["expanded"])
     text = "".join(text for text, _ in spans)
     assert f"{HARBOUR}\n\n{RAIN}" in text
     assert text.endswith("<|im_start|>assistant\n")
-    assert all(own for _, own in chat.explain(messages, policy="all") if own is not None)
+    assert all(own for _, own in chat.explain(messages, policy="all").spans if own is not None)

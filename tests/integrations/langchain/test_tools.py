@@ -261,7 +261,7 @@ class TestOtherDecoders:
     def test_read_the_calls_of_a_conversation_as_text(self, plain: ChatRefrag) -> None:
         call = {"name": "search", "args": {"words": RAIN}, "id": "1"}
         messages = [HumanMessage("x"), AIMessage("", tool_calls=[call])]
-        spans = plain.explain([*messages, ToolMessage("Nothing.", tool_call_id="1")])
+        spans = plain.explain([*messages, ToolMessage("Nothing.", tool_call_id="1")]).spans
         text = "".join(text for text, _ in spans)
         assert f'{{"name": "search", "arguments": {{"words": "{RAIN}"}}}}' in text
 

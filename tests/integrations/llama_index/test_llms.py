@@ -139,7 +139,7 @@ class TestAnswers:
 
     def test_explain(self, llm: RefragLLM) -> None:
         prompt = register(HARBOUR, RAIN)
-        spans = llm.explain(prompt, budget=0.5)
+        spans = llm.explain(prompt, budget=0.5).spans
         assert prompt in "".join(text for text, _ in spans)
         assert "".join(text for text, mark in spans if mark is not None) == HARBOUR + RAIN
         refrag = report(llm.complete(prompt, budget=0.5))

@@ -30,6 +30,7 @@ from llama_index.llms.refrag.messages import resolve_completion, resolve_message
 from llama_index.llms.refrag.runs import retrieved_in_run
 from llama_index.llms.refrag.tools import first_call_only, schemas_of, selections
 from refrag_components.engines.json_schema import AnswerSchema
+from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.requests import Request
 from refrag_components.generation.settings import AnswerSettings
@@ -232,16 +233,14 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         replies = await call.areplies()
         return (_completion_response(reply) async for reply in replies)
 
-    def explain(self, prompt: str, **kwargs: Any) -> list[tuple[str, bool | None]]:
+    def explain(self, prompt: str, **kwargs: Any) -> Explanation:
         """Tells what ``complete`` makes of each span of a prompt, without answering it.
+
+        Notebooks show the result as a picture; ``save`` writes it as a page.
 
         Args:
             prompt: The prompt.
             **kwargs: As for ``complete``.
-
-        Returns:
-            The prompt's characters in order, with the chat template around them: chunk by chunk
-            with True if it expands and False if it is compressed, and None with ordinary text.
 
         Raises:
             TypeError: If a keyword is not one of those above.
@@ -252,7 +251,7 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         assert isinstance(call.request, Request)
         generator = self._checkpoint().generator
         prepared = generator.prepare(call.request, max_tokens=call.params.max_tokens)
-        return generator.explain(prepared)
+        return generator.explain(prepared, call.request.question)
 
     def structured_predict(
         self,
