@@ -36,6 +36,8 @@ class _Commands(TyperGroup):
         """Runs the subcommand."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # whoever reads the output has seen enough, such as head
+            raise
         except (RefragError, OSError) as error:
             say(f"Error: {error}", "bold red")
             raise typer.Exit(1) from error

@@ -20,7 +20,7 @@ from refrag_components.cli.asking import Asking, Turn
 from refrag_components.engines import SamplingParams
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import AnswerDelta, Request
-from refrag_components.index import RefragIndex
+from refrag_components.index import RefragIndex, matching
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget
 from refrag_components.prompts.parts import PassagePart
@@ -63,6 +63,15 @@ def test_what_was_said_before_is_in_the_next_prompt(chat: Chat) -> None:
 def test_the_end_of_the_input_ends_the_conversation(chat: Chat) -> None:
     assert chat("When was the harbour dug?").exit_code == 0
     assert chat().exit_code == 0
+
+
+def test_that_nothing_fits_is_told_beside_the_answer(
+    chat: Chat, tiny_model: RefragModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warning = "No passage seems to fit this question"
+    assert warning not in chat("When was the harbour dug?").stderr
+    monkeypatch.setitem(matching._LEAST, tiny_model.config.encoder, 2.0)
+    assert warning in chat("When was the harbour dug?").stderr
 
 
 def test_history_is_compressed_and_kept_out_of_the_index(asking: Asking) -> None:

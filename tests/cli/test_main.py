@@ -42,6 +42,19 @@ def test_a_mistake_in_a_real_process_has_exit_code_1_and_no_traceback() -> None:
     assert result.stdout == ""
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """Such as ``head``; nothing is said of it, neither an error nor a traceback."""
+    code = "from refrag_components.cli import main; main()"
+    command = [sys.executable, "-c", code, "index", "--help"]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stderr is not None
+    writer.stdout.close()
+    said = writer.stderr.read()
+    writer.stderr.close()
+    assert writer.wait() == 1
+    assert said == b""
+
+
 @pytest.mark.parametrize("arguments", [("-h",), ("ask", "-h"), ("eval", "-h")])
 def test_help_is_short_for_h(refrag: Run, arguments: tuple[str, ...]) -> None:
     result = refrag(*arguments)
