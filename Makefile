@@ -30,7 +30,7 @@ wheel: install
 	rm -rf $(CHECK)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(CHECK)/dist .
 	mkdir $(CHECK)/bare
-	cp -R README.md cookbooks docs pyproject.toml recipes tests $(CHECK)/bare
+	cp -R .ci CHANGELOG.md CONTRIBUTING.md Makefile README.md benchmarks cookbooks docs experiments pyproject.toml recipes tests $(CHECK)/bare
 	cp -R $(CHECK)/bare/. $(CHECK)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(CHECK) $(CHECK)/dist/*.whl
 

@@ -14,7 +14,7 @@ from refrag_components.exceptions import RefragError
 
 __all__ = ["check_chain"]
 
-_LISTENED_TO = ("refrag_components.prompts.conversation", "refrag_components.generation.generator")
+_LISTENED_TO = ("refrag_components.prompts.conversation", "refrag_components.generation.preparing")
 _ANSWER = 300  # characters that are shown
 _NOTHING = (
     "no model of this library was asked; is ChatRefrag or RefragLLM what the chain answers with?"

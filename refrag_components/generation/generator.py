@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
 __all__ = ["RefragGenerator"]
-
-logger = logging.getLogger(__name__)
 
 _BUDGET = FractionBudget(0.25)
 

@@ -275,7 +275,7 @@ class RefragIndex:
     ) -> AddReport:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        report = self._writer.add(documents, forecast, batch_size, progress or (lambda _: None))
+        report = self._writer.add(documents, forecast, batch_size, progress)
         self._refresh_search()
         return report
 

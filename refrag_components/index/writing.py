@@ -56,7 +56,7 @@ class DocumentWriter:
         documents: Iterable[Document | Skipped],
         forecast: Forecast,
         batch_size: int,
-        progress: Progress,
+        progress: Progress | None,
     ) -> AddReport:
         """Adds documents one after another, see ``RefragIndex.add``."""
         report = AddReport()
@@ -65,8 +65,9 @@ class DocumentWriter:
         cut = 0  # passages so far
 
         def notify(report: AddReport) -> None:
-            report.expected = max(cut + forecast.ahead, report.passages)
-            progress(report)
+            if progress is not None:
+                report.expected = max(cut + forecast.ahead, report.passages)
+                progress(report)
 
         for document in documents:
             if isinstance(document, Skipped):

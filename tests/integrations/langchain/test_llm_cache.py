@@ -137,6 +137,7 @@ def test_another_value_is_another_identity(
         "repetition_penalty": 1.5,
         "stop": ["x"],
         "seed": 1,
+        "reproducible": True,
         "logprobs": True,
         "top_logprobs": 2,
         "device": "cpu",
