@@ -47,6 +47,28 @@ def lent(engine: TransformersEngine) -> StaticCaches:
     return caches
 
 
+def _gpt2_config(n_positions: int) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.3,
+        n_positions=n_positions,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+
+
+def _model(config: PretrainedConfig, tiny_base: tuple[Path, Path], folder: Path) -> RefragModel:
+    decoder = save_tiny_decoder(folder, config)
+    model = RefragModel.from_base(
+        RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
+    ).eval()
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    return model
+
+
 @pytest.fixture
 def layouts(tiny_model: RefragModel) -> list[Layout]:
     return [
@@ -73,30 +95,14 @@ class TestEngine(EngineContract):
         (tiny_decoder_config(LlamaConfig), True),
         (tiny_decoder_config(Qwen3Config, head_dim=8), True),
         (tiny_decoder_config(MistralConfig, sliding_window=16), False),
-        (
-            GPT2Config(
-                vocab_size=400,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                initializer_range=0.3,
-                n_positions=512,
-                eos_token_id=2,
-                pad_token_id=2,
-            ),
-            True,
-        ),
+        (_gpt2_config(512), True),
     ],
     ids=["llama", "qwen3", "sliding", "gpt2"],
 )
 def test_decoders_that_do_not_suit_decode_without(
     config: PretrainedConfig, suits: bool, tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    decoder = save_tiny_decoder(tmp_path, config)
-    model = RefragModel.from_base(
-        RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
-    ).eval()
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    model = _model(config, tiny_base, tmp_path)
     layout = prompt(model, TEXT[:3], every_other, "Answer:")
     engine = with_caches(model)
     for expected in TransformersEngine(model).generate([layout] * 3, _LONG):
@@ -248,6 +254,37 @@ def test_a_failure_costs_no_answer(
             assert all(same(left, right) for left, right in zip(found, expected, strict=True))
             assert same(engine.generate(layouts[:1], _LONG)[0], expected[0])
     assert len(caplog.records) == 1
+
+
+def test_rows_that_have_left_take_no_positions_beyond_the_window(
+    tiny_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A decoder with a table of positions has none there, and a GPU does not survive the look-up."""
+    model = _model(_gpt2_config(100), tiny_base, tmp_path)
+    short = prompt(model, [], True, "What?")
+    long = prompt(model, TEXT[:2], True, "Answer:")
+    shorter, longer = short.n_positions, long.n_positions
+    assert shorter + 20 < longer < 90  # one batch, and the longer one has to leave early
+    params = [SamplingParams(max_tokens=90 - shorter), SamplingParams(max_tokens=100 - longer)]
+    expected = TransformersEngine(model).generate([short, long], params)
+    engine = with_caches(model)
+    for _ in range(3):
+        found = engine.generate([short, long], params)
+        assert all(same(left, right) for left, right in zip(found, expected, strict=True))
+    assert lent(engine).reason is None
+
+
+def test_a_prompt_is_not_padded_beyond_the_window(
+    tiny_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model = _model(_gpt2_config(60), tiny_base, tmp_path)
+    layout = prompt(model, TEXT[:2], True, "Answer:")
+    assert layout.n_positions < 60  # of the lengths that are recorded, 64 comes next
+    (expected,) = TransformersEngine(model).generate([layout], _LONG)
+    engine = with_caches(model)
+    for _ in range(3):
+        assert same(engine.generate([layout], _LONG)[0], expected)
+    assert lent(engine).reason is None
 
 
 @pytest.mark.parametrize("rows", [1, 2])
