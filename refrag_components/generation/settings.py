@@ -71,7 +71,7 @@ class AnswerSettings(BaseModel):
         stop: Strings that end the answer.
         seed: The same seed gives the same answer, in any company only with ``reproducible``.
         reproducible: Decode each answer by itself, so that nothing that is asked at the same time
-            changes how it is rounded; slower where many ask at once.
+            changes how it is rounded; slower where many ask at once, and on a GPU.
         logprobs: Whether to tell how likely the decoder held each token of the answer.
         top_logprobs: With ``logprobs``, how many of the likeliest tokens to tell beside each, from
             0 to 20.

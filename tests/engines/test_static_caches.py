@@ -256,6 +256,18 @@ def test_a_failure_costs_no_answer(
     assert len(caplog.records) == 1
 
 
+def test_reproducible_answers_are_computed_in_the_same_way_each_time(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    """A cache that has been used before rounds differently, and so does a recorded prompt."""
+    params = SamplingParams(max_tokens=20, reproducible=True, top_logprobs=0)
+    engine = with_caches(tiny_model)
+    first, *others = [engine.generate(layouts[:1], params)[0] for _ in range(4)]
+    engine.generate(layouts[:1], _LONG)
+    others += engine.generate(layouts[:1], params)
+    assert all(other.logprobs == first.logprobs for other in others)
+
+
 def test_rows_that_have_left_take_no_positions_beyond_the_window(
     tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
