@@ -203,7 +203,8 @@ class DecoderBatch:
     @torch.inference_mode()
     def close(self) -> None:
         """Gives the static cache back; the batch must not be used any longer."""
-        self._put_back(self._leave())
+        static, self._static = self._static, None
+        self._put_back(static)
 
     def _begin(self, inputs: DecoderInputs) -> Tensor | None:
         """Reads the prompts into a static cache; None if that is not possible."""

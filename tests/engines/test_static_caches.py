@@ -231,6 +231,54 @@ def test_a_decoder_that_reads_a_cache_in_its_own_way_decodes_without(
     assert caplog.text.count("differ") == 1
 
 
+def test_what_a_wrong_record_of_a_prompt_leaves_behind_is_not_read(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    """Its logits show that it is wrong; its keys and values are as wrong."""
+
+    def record(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def wrong() -> Tensor:
+            logits = work()
+            for cache in made:
+                cache.clear()
+            return -logits
+
+        return wrong
+
+    made: list[StaticCache] = []
+    expected = TransformersEngine(tiny_model).generate(layouts[:1], _LONG)[0]
+    engine = with_caches(tiny_model)
+    for _ in range(2):
+        assert same(engine.generate(layouts[:1], _LONG)[0], expected)
+        made += lent(engine)._idle
+        made[0]._record = record
+    assert lent(engine).reason is not None
+
+
+def test_caches_that_are_not_lent_any_more_take_no_memory(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, layouts[:1]), caches)
+    assert batch._static is not None
+    caches.refuse("its logits differ")
+    batch.close()
+    assert not caches._idle
+
+
+def test_a_batch_ends_without_memory_for_a_copy(
+    tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, layouts[:1]), caches)
+    monkeypatch.setattr(StaticCache, "states", fail)
+    batch.close()
+    assert len(caches._idle) == 1
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no graph"), torch.OutOfMemoryError()])
 @pytest.mark.parametrize("method", ["begin", "step", "load"])
 def test_a_failure_costs_no_answer(
@@ -271,7 +319,7 @@ def test_reproducible_answers_are_computed_in_the_same_way_each_time(
 def test_rows_that_have_left_take_no_positions_beyond_the_window(
     tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """A decoder with a table of positions has none there, and a GPU does not survive the look-up."""
+    """A table of positions ends there, and a GPU does not survive the look-up."""
     model = _model(_gpt2_config(100), tiny_base, tmp_path)
     short = prompt(model, [], True, "What?")
     long = prompt(model, TEXT[:2], True, "Answer:")
