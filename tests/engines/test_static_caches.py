@@ -184,6 +184,33 @@ def test_rows_join_leave_and_are_continued_as_without(
         torch.testing.assert_close(left, right, atol=2e-5, rtol=1e-4)
 
 
+def test_a_batch_that_has_just_changed_does_not_move(
+    tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may change again at once, and has to be copied each time."""
+    loaded: list[int] = []
+    load = StaticCache.load
+
+    def watched(cache: StaticCache, *given: Any) -> None:
+        loaded.append(len(given[2]))
+        load(cache, *given)
+
+    monkeypatch.setattr(StaticCache, "load", watched)
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    batch, other = (
+        DecoderBatch(tiny_model, embed_layouts(tiny_model, [layout] * 2), caches)
+        for layout in layouts[:2]
+    )
+    batch.step(torch.tensor([20, 21]))
+    batch.join(other)
+    batch.step(torch.tensor([20, 21, 22, 23]))
+    batch.keep(torch.tensor([0, 1, 3]))
+    batch.step(torch.tensor([20, 21, 22]))
+    assert not loaded
+    batch.step(torch.tensor([20, 21, 22]))
+    assert loaded == [3]
+
+
 def test_rows_that_leave_move_nobody_until_most_have_left(
     tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
