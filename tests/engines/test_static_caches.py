@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +393,28 @@ def test_attention_in_parts_is_attention(
     expected = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask)
     assert static_attention._parts(rows * shared, 256) > 1
     torch.testing.assert_close(attend(query, key, value, mask, None), expected)
+
+
+def test_engines_that_share_a_decoder_leave_its_attention_as_it_was(
+    tiny_model: RefragModel,
+) -> None:
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with static_attention.static_attention(tiny_model.decoder, "step"):
+            first_is_in.set()
+            second_is_in.wait(0.2)  # in vain: only one may be
+
+    def second() -> None:
+        first_is_in.wait()
+        with static_attention.static_attention(tiny_model.decoder, "prompt"):
+            second_is_in.set()
+            begun.result()
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(first)
+        pool.submit(second).result()
+    assert tiny_model.decoder.config._attn_implementation == static_attention.PLAIN
 
 
 def test_windows_are_close_to_what_is_in_use() -> None:
