@@ -109,6 +109,7 @@ class DecoderBatch:
                 return
             self._put_back(self._leave())
             return
+        self._steps = 0
         self._cache.reorder_cache(rows)  # which layers of every kind know how to do
         self._positions = self._positions[rows]
 
@@ -146,6 +147,7 @@ class DecoderBatch:
         self.logits = torch.cat([self.logits, other.logits])
         self._mask = None if all(mask.all() for mask in masks) else torch.cat(masks)
         self._length = length
+        self._steps = 0
         for static in left:
             self._put_back(static)
 
@@ -203,7 +205,8 @@ class DecoderBatch:
     @torch.inference_mode()
     def close(self) -> None:
         """Gives the static cache back; the batch must not be used any longer."""
-        self._put_back(self._leave())
+        static, self._static = self._static, None
+        self._put_back(static)
 
     def _begin(self, inputs: DecoderInputs) -> Tensor | None:
         """Reads the prompts into a static cache; None if that is not possible."""

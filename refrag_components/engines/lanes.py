@@ -36,7 +36,8 @@ class Lanes:
 
     Args:
         model: Provides the decoder and the embeddings.
-        caches: Lends static caches to the batches; None to decode without.
+        caches: Lends static caches to the batches, except of rows that are to be alone; None to
+            decode without.
     """
 
     def __init__(self, model: RefragModel, caches: StaticCaches | None = None) -> None:
@@ -103,7 +104,9 @@ class _Lane:
     ) -> None:
         with torch.inference_mode():
             inputs = embed_layouts(model, [row.layout for row in rows])
-        self._batch = DecoderBatch(model, inputs, caches)
+        # What is recorded rounds differently, and whether it is depends on earlier answers.
+        alone = any(row.alone for row in rows)
+        self._batch = DecoderBatch(model, inputs, None if alone else caches)
         self.rows = list(rows)
 
     @property

@@ -51,7 +51,8 @@ class SamplingParams:
             one each time.
         reproducible: Decode this answer by itself. In a batch its sums are rounded differently, in
             bfloat16 and on a GPU enough to change a word, so that the same seed, or temperature 0,
-            gives the same answer beside other requests only with it. Slower if many ask at once.
+            gives the same answer beside other requests only with it. Slower if many ask at once,
+            and on a GPU, where it goes without CUDA graphs.
         answer_schema: JSON that the answer has to be; None for free text.
         skip_special_tokens: Leave special tokens out of the text; set it to False for a parser that
             needs them. End tokens are never part of the text.

@@ -14,6 +14,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from refrag_components.forking import OwnLock
+
 __all__ = ["PLAIN", "attend", "static_attention"]
 
 #: The implementation that others, in their threads, go on to use.
@@ -37,11 +39,14 @@ class _Phase(threading.local):
 
 
 _current = _Phase()
+_only_one = OwnLock()
 
 
 @contextmanager
 def static_attention(decoder: Any, phase: Phase) -> Iterator[None]:
-    """Lets a decoder attend as a static cache needs it, in this thread.
+    """Lets a decoder attend as a static cache needs it, in this thread; other threads wait.
+
+    Two engines may have one decoder, and each would restore what it has found of the other.
 
     Args:
         decoder: A decoder whose attention is ``PLAIN``.
@@ -49,14 +54,15 @@ def static_attention(decoder: Any, phase: Phase) -> Iterator[None]:
             per row, over the whole cache, with a mask of scores to add.
     """
     config = decoder.config
-    before = config._attn_implementation
-    _current.phase = phase
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-        _current.phase = None
+    with _only_one:
+        before = config._attn_implementation
+        _current.phase = phase
+        config._attn_implementation = _NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
+            _current.phase = None
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None) -> Tensor:

@@ -139,6 +139,7 @@ class StaticCache:
         self._starts, self.ends, self._positions, self._tokens = torch.zeros(
             4, rows, dtype=torch.int64, device=device
         )
+        self._longest_prompt = min(LONGEST_PROMPT, capacity, model.window)
         self._prompt = _Prompt(model) if rows == 1 and self._call.accepts_places else None
         self._steps: dict[int, Callable[[], Tensor]] = {}
         self._uses: Counter[int] = Counter()
@@ -164,7 +165,7 @@ class StaticCache:
         mask = inputs.attention_mask if inputs.padded else None
         self._set(length, mask, inputs.position_ids[:, -1] + 1)
         bucket = prompt_bucket(length)
-        if self._prompt is None or bucket > min(LONGEST_PROMPT, self.capacity):
+        if self._prompt is None or bucket > self._longest_prompt:
             return self._plain(inputs, mask)
         if bucket in self._prompts:
             self._prompt.set(inputs)
@@ -176,6 +177,8 @@ class StaticCache:
             recorded = self._record(lambda: self._read(prompt, bucket))
             if self._agrees(recorded(), expected):
                 self._prompts[bucket] = recorded
+            else:  # what it has written here is as wrong
+                self._plain(inputs, mask)
         self._seen.add(bucket)
         return expected
 
@@ -212,6 +215,7 @@ class StaticCache:
             self._starts[:count] = mask.argmax(dim=1)
         self.ends.zero_()
         self.ends[:count] = length
+        self._positions.zero_()
         self._positions[:count] = positions
 
     def keep(self, rows: Tensor) -> None:
@@ -221,6 +225,10 @@ class StaticCache:
             rows: Their indices among the rows so far, shape (n,), int64.
         """
         self._slots = rows if self._slots is None else self._slots[rows]
+        # The others begin again: they would go on beyond the decoder's last position.
+        positions = self._positions[self._slots]
+        self._positions.zero_()
+        self._positions[self._slots] = positions
 
     def positions(self, count: int) -> Tensor:
         """The next position of each of the batch's rows, shape (count,)."""

@@ -83,6 +83,8 @@ class StaticCaches:
 
     def put_back(self, cache: StaticCache) -> None:
         """Takes a cache back that nobody reads any longer."""
+        if self._reason:
+            return
         cache.clear()
         self._idle.append(cache)
         while self._idle and sum(each.n_bytes for each in self._idle) > self._most():

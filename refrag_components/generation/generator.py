@@ -13,7 +13,8 @@ from refrag_components.engines.base import AsyncEngine, Engine, EngineDelta, Tok
 from refrag_components.engines.in_threads import stream_in_threads
 from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.transformers_engine import TransformersEngine
-from refrag_components.exceptions import AnswerTimeoutError, EmptyInputError
+from refrag_components.engines.vllm_engine import VllmEngine
+from refrag_components.exceptions import AnswerTimeoutError, BudgetError, EmptyInputError
 from refrag_components.generation.cost_model import CostModel, load_costs
 from refrag_components.generation.explanation import Explanation, explain
 from refrag_components.generation.passage_loader import PassageLoader
@@ -62,8 +63,8 @@ class RefragGenerator:
             as many as fit a time), see ``refrag_components.generation.choosing.choose``.
         rest: What becomes of chunks that do not expand: "compress" makes chunk embeddings of them,
             "drop" leaves them out.
-        costs: How long prompts take, for a time as the budget; by default what
-            ``refrag bench calibrate`` measured on this machine.
+        costs: How long prompts take with this engine, for a time as the budget; by default what
+            ``refrag bench calibrate`` measured on this machine, with transformers.
         clock: Seconds of a clock that never goes back.
 
     Raises:
@@ -109,7 +110,8 @@ class RefragGenerator:
 
         Raises:
             AnswerTimeoutError: If an answer is not complete after its ``timeout``.
-            BudgetError: If a time is the budget and nothing was measured on this machine.
+            BudgetError: If a time is the budget and nothing was measured on this machine, or not
+                with the engine that is to answer.
             ContextWindowError: If a prompt does not fit the decoder's window: its text alone, or,
                 if a fraction of the chunks is to expand and the rest to be compressed, with every
                 chunk compressed.
@@ -245,8 +247,7 @@ class RefragGenerator:
         budget = self.budget if request.budget is None else request.budget
         rest = self.rest if request.rest is None else parse_rest(request.rest)
         allowed = policy.budget(budget)
-        if isinstance(allowed, Milliseconds) and self._costs is None:
-            self._costs = load_costs(self.model)
+        engine = self.engine if request.engine is None else request.engine
         return Terms(
             tuple(request.parts),
             request.question,
@@ -254,8 +255,21 @@ class RefragGenerator:
             allowed,
             rest,
             max_tokens,
-            costs=self._costs,
+            costs=self._costs_with(engine) if isinstance(allowed, Milliseconds) else None,
         )
+
+    def _costs_with(self, engine: Engine) -> CostModel:
+        """How long prompts take with an engine."""
+        is_own = isinstance(self.engine, VllmEngine) and self._costs is not None
+        if isinstance(engine, VllmEngine) and not is_own:
+            msg = (
+                "how much vLLM reads in a time was not measured; give a number of positions or a "
+                'fraction as the budget, or use engine="transformers"'
+            )
+            raise BudgetError(msg)
+        if self._costs is None:
+            self._costs = load_costs(self.model)
+        return self._costs
 
     def _policy(self, policy: str | Policy) -> Policy:
         if isinstance(policy, Policy):

@@ -61,7 +61,7 @@ class AnswerSettings(BaseModel):
         budget: How much may expand: a fraction of the chunks in 0..1, an int of at least 2
             (decoder positions for all passages, filled from the top: text first, then ever coarser
             chunk embeddings), a time to first token such as "40ms" (as many positions as this
-            machine reads in it, see ``refrag bench calibrate``), or a budget.
+            machine reads in it, see ``refrag bench calibrate``; not with vLLM), or a budget.
         rest: What becomes of chunks that do not expand: "compress" or "drop".
         max_tokens: Maximum number of tokens to generate.
         temperature: 0 takes the likeliest token each time.
@@ -71,7 +71,7 @@ class AnswerSettings(BaseModel):
         stop: Strings that end the answer.
         seed: The same seed gives the same answer, in any company only with ``reproducible``.
         reproducible: Decode each answer by itself, so that nothing that is asked at the same time
-            changes how it is rounded; slower where many ask at once.
+            changes how it is rounded; slower where many ask at once, and on a GPU.
         logprobs: Whether to tell how likely the decoder held each token of the answer.
         top_logprobs: With ``logprobs``, how many of the likeliest tokens to tell beside each, from
             0 to 20.

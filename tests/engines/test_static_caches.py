@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,28 @@ def lent(engine: TransformersEngine) -> StaticCaches:
     return caches
 
 
+def _gpt2_config(n_positions: int) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.3,
+        n_positions=n_positions,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+
+
+def _model(config: PretrainedConfig, tiny_base: tuple[Path, Path], folder: Path) -> RefragModel:
+    decoder = save_tiny_decoder(folder, config)
+    model = RefragModel.from_base(
+        RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
+    ).eval()
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    return model
+
+
 @pytest.fixture
 def layouts(tiny_model: RefragModel) -> list[Layout]:
     return [
@@ -73,30 +97,14 @@ class TestEngine(EngineContract):
         (tiny_decoder_config(LlamaConfig), True),
         (tiny_decoder_config(Qwen3Config, head_dim=8), True),
         (tiny_decoder_config(MistralConfig, sliding_window=16), False),
-        (
-            GPT2Config(
-                vocab_size=400,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                initializer_range=0.3,
-                n_positions=512,
-                eos_token_id=2,
-                pad_token_id=2,
-            ),
-            True,
-        ),
+        (_gpt2_config(512), True),
     ],
     ids=["llama", "qwen3", "sliding", "gpt2"],
 )
 def test_decoders_that_do_not_suit_decode_without(
     config: PretrainedConfig, suits: bool, tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    decoder = save_tiny_decoder(tmp_path, config)
-    model = RefragModel.from_base(
-        RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
-    ).eval()
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    model = _model(config, tiny_base, tmp_path)
     layout = prompt(model, TEXT[:3], every_other, "Answer:")
     engine = with_caches(model)
     for expected in TransformersEngine(model).generate([layout] * 3, _LONG):
@@ -178,6 +186,33 @@ def test_rows_join_leave_and_are_continued_as_without(
         torch.testing.assert_close(left, right, atol=2e-5, rtol=1e-4)
 
 
+def test_a_batch_that_has_just_changed_does_not_move(
+    tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may change again at once, and has to be copied each time."""
+    loaded: list[int] = []
+    load = StaticCache.load
+
+    def watched(cache: StaticCache, *given: Any) -> None:
+        loaded.append(len(given[2]))
+        load(cache, *given)
+
+    monkeypatch.setattr(StaticCache, "load", watched)
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    batch, other = (
+        DecoderBatch(tiny_model, embed_layouts(tiny_model, [layout] * 2), caches)
+        for layout in layouts[:2]
+    )
+    batch.step(torch.tensor([20, 21]))
+    batch.join(other)
+    batch.step(torch.tensor([20, 21, 22, 23]))
+    batch.keep(torch.tensor([0, 1, 3]))
+    batch.step(torch.tensor([20, 21, 22]))
+    assert not loaded
+    batch.step(torch.tensor([20, 21, 22]))
+    assert loaded == [3]
+
+
 def test_rows_that_leave_move_nobody_until_most_have_left(
     tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +260,54 @@ def test_a_decoder_that_reads_a_cache_in_its_own_way_decodes_without(
     assert caplog.text.count("differ") == 1
 
 
+def test_what_a_wrong_record_of_a_prompt_leaves_behind_is_not_read(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    """Its logits show that it is wrong; its keys and values are as wrong."""
+
+    def record(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def wrong() -> Tensor:
+            logits = work()
+            for cache in made:
+                cache.clear()
+            return -logits
+
+        return wrong
+
+    made: list[StaticCache] = []
+    expected = TransformersEngine(tiny_model).generate(layouts[:1], _LONG)[0]
+    engine = with_caches(tiny_model)
+    for _ in range(2):
+        assert same(engine.generate(layouts[:1], _LONG)[0], expected)
+        made += lent(engine)._idle
+        made[0]._record = record
+    assert lent(engine).reason is not None
+
+
+def test_caches_that_are_not_lent_any_more_take_no_memory(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, layouts[:1]), caches)
+    assert batch._static is not None
+    caches.refuse("its logits differ")
+    batch.close()
+    assert not caches._idle
+
+
+def test_a_batch_ends_without_memory_for_a_copy(
+    tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, layouts[:1]), caches)
+    monkeypatch.setattr(StaticCache, "states", fail)
+    batch.close()
+    assert len(caches._idle) == 1
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no graph"), torch.OutOfMemoryError()])
 @pytest.mark.parametrize("method", ["begin", "step", "load"])
 def test_a_failure_costs_no_answer(
@@ -250,6 +333,49 @@ def test_a_failure_costs_no_answer(
     assert len(caplog.records) == 1
 
 
+def test_reproducible_answers_are_computed_in_the_same_way_each_time(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    """A cache that has been used before rounds differently, and so does a recorded prompt."""
+    params = SamplingParams(max_tokens=20, reproducible=True, top_logprobs=0)
+    engine = with_caches(tiny_model)
+    first, *others = [engine.generate(layouts[:1], params)[0] for _ in range(4)]
+    engine.generate(layouts[:1], _LONG)
+    others += engine.generate(layouts[:1], params)
+    assert all(other.logprobs == first.logprobs for other in others)
+
+
+def test_rows_that_have_left_take_no_positions_beyond_the_window(
+    tiny_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A table of positions ends there, and a GPU does not survive the look-up."""
+    model = _model(_gpt2_config(100), tiny_base, tmp_path)
+    short = prompt(model, [], True, "What?")
+    long = prompt(model, TEXT[:2], True, "Answer:")
+    shorter, longer = short.n_positions, long.n_positions
+    assert shorter + 20 < longer < 90  # one batch, and the longer one has to leave early
+    params = [SamplingParams(max_tokens=90 - shorter), SamplingParams(max_tokens=100 - longer)]
+    expected = TransformersEngine(model).generate([short, long], params)
+    engine = with_caches(model)
+    for _ in range(3):
+        found = engine.generate([short, long], params)
+        assert all(same(left, right) for left, right in zip(found, expected, strict=True))
+    assert lent(engine).reason is None
+
+
+def test_a_prompt_is_not_padded_beyond_the_window(
+    tiny_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model = _model(_gpt2_config(60), tiny_base, tmp_path)
+    layout = prompt(model, TEXT[:2], True, "Answer:")
+    assert layout.n_positions < 60  # of the lengths that are recorded, 64 comes next
+    (expected,) = TransformersEngine(model).generate([layout], _LONG)
+    engine = with_caches(model)
+    for _ in range(3):
+        assert same(engine.generate([layout], _LONG)[0], expected)
+    assert lent(engine).reason is None
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("shared", [1, 4])
 def test_attention_in_parts_is_attention(
@@ -267,6 +393,28 @@ def test_attention_in_parts_is_attention(
     expected = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask)
     assert static_attention._parts(rows * shared, 256) > 1
     torch.testing.assert_close(attend(query, key, value, mask, None), expected)
+
+
+def test_engines_that_share_a_decoder_leave_its_attention_as_it_was(
+    tiny_model: RefragModel,
+) -> None:
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with static_attention.static_attention(tiny_model.decoder, "step"):
+            first_is_in.set()
+            second_is_in.wait(0.2)  # in vain: only one may be
+
+    def second() -> None:
+        first_is_in.wait()
+        with static_attention.static_attention(tiny_model.decoder, "prompt"):
+            second_is_in.set()
+            begun.result()
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(first)
+        pool.submit(second).result()
+    assert tiny_model.decoder.config._attn_implementation == static_attention.PLAIN
 
 
 def test_windows_are_close_to_what_is_in_use() -> None:

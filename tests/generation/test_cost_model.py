@@ -11,6 +11,7 @@ import pytest
 
 from refrag_components.engines import EngineDelta, EngineOutput, SamplingParams
 from refrag_components.engines.layout import Layout
+from refrag_components.engines.vllm_engine import VllmEngine
 from refrag_components.exceptions import BudgetError
 from refrag_components.generation.cost_model import CostModel, costs_file, load_costs, machine_of
 from refrag_components.generation.generator import RefragGenerator
@@ -18,6 +19,7 @@ from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Milliseconds, Policy, PolicyInputs
 from refrag_components.prompts.parts import PassagePart, TextPart
+from tests.engines import fake_vllm
 from tests.tiny import TEXT
 
 # Nothing is free, and long prompts take more than in proportion.
@@ -115,6 +117,28 @@ def test_without_a_measurement_a_time_is_refused_before_anything_is_encoded(
     assert load_costs(tiny_model) == COSTS
     prepared = generator.prepare(request(Milliseconds(1000)))
     assert prepared.report.expanded == prepared.report.chunks
+
+
+def test_a_time_is_refused_with_vllm_of_which_nothing_was_measured(
+    layered_model: RefragModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFRAG_HOME", str(tmp_path))
+    machine = machine_of(layered_model)
+    COSTS.save(costs_file(machine), machine)
+    fake_vllm.install(monkeypatch)
+    engine = VllmEngine(layered_model)
+    try:
+        generator = RefragGenerator(layered_model)
+        generator.prepare(request(Milliseconds(40)))
+        own = RefragGenerator(layered_model, engine=engine)
+        for asked, one in ((generator, request(Milliseconds(40), engine=engine)), (own, None)):
+            with pytest.raises(BudgetError, match="number of positions"):
+                asked.prepare(one or request(Milliseconds(40)))
+        measured = RefragGenerator(layered_model, engine=engine, costs=COSTS)
+        tenant = engine.for_tenant("somebody")
+        measured.prepare(request(Milliseconds(40), engine=tenant))
+    finally:
+        engine.close()
 
 
 def test_costs_are_read_in_both_directions() -> None:
