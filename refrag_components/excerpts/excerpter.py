@@ -37,7 +37,7 @@ class Excerpter:
         model: The REFRAG model, for its encoder and policies.
         store: Where chunk vectors are kept; in memory by default.
         policy: Name or policy that scores chunks, as for ``RefragGenerator``.
-        budget: A number in 0..1 is a fraction of the tokens of all passages, an int of at least 1 a
+        budget: A number in 0..1 is a fraction of the tokens of all passages, an int of at least 2 a
             number of tokens, "auto" stops where the scores fall.
         unit: "sentences", or "words": the words of a chunk.
         protect: Regular expressions of what must be read, such as numbers or article ids; a piece
@@ -131,15 +131,15 @@ class Excerpter:
 
     def _chosen(self, passages: Sequence[str], cuts: Sequence[Sequence[Piece]]) -> list[int]:
         """Indices of the pieces of all passages that are read, best first."""
-        texts = [
-            text[p.start : p.end]
-            for text, pieces in zip(passages, cuts, strict=True)
-            for p in pieces
-        ]
+        # With the white space before it, which most tokenizers make part of a word's first token.
+        texts = []
+        for text, pieces in zip(passages, cuts, strict=True):
+            starts = [p.start for p in pieces[:1]] + [p.end for p in pieces[:-1]]
+            texts += [text[start : p.end] for start, p in zip(starts, pieces, strict=True)]
         scores = np.array([p.score for pieces in cuts for p in pieces])
         kept = np.array([p.kept for pieces in cuts for p in pieces], dtype=bool)
         if self._budget == "auto":  # what is worth reading is read, however long it is
-            worth = np.where(scores >= falling_point(scores), 0, 1)
+            worth = np.where(kept | (scores >= falling_point(scores)), 0, 1)
             return best_pieces(scores, kept, worth, 0)
         return best_pieces(scores, kept, np.asarray(self._count(texts)), self._limit(passages))
 
@@ -157,7 +157,7 @@ def check_excerpts(budget: object, unit: object, protect: Sequence[str]) -> list
 
     Raises:
         BudgetError: If the budget is neither a number as ``Excerpter`` takes it nor "auto".
-        ValueError: If the unit is neither, or a regular expression is none.
+        ValueError: If the unit is neither, or a regular expression is none or not in a list.
     """
     known = budget == "auto"
     if isinstance(budget, int | float) and not isinstance(budget, bool):
@@ -170,6 +170,9 @@ def check_excerpts(budget: object, unit: object, protect: Sequence[str]) -> list
         raise BudgetError(msg)
     if unit not in UNITS:
         raise ValueError(f"unit {shown(unit)} is not {' or '.join(map(repr, UNITS))}")
+    if isinstance(protect, str):
+        msg = f"protect: {shown(protect)} is one text, give a list of regular expressions"
+        raise ValueError(msg)
     try:
         return [re.compile(pattern) for pattern in protect]
     except re.error as error:

@@ -78,7 +78,7 @@ def cut(
         The pieces in order. They hold whole words and cover all of them.
     """
     spans = sentence_spans(text) if unit == "sentences" else _words_of_chunks(text, bounds)
-    found = [match.span() for pattern in protected for match in pattern.finditer(text)]
+    found = [m.span() for pattern in protected for m in pattern.finditer(text) if m[0]]
     pieces = []
     for start, end in spans:
         # A piece between the characters of two chunks belongs to the earlier one.
