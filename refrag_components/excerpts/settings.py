@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 from refrag_components.excerpts.counting import tiktoken_counter
 from refrag_components.excerpts.excerpter import Excerpter, check_excerpts
 from refrag_components.excerpts.pieces import Excerpt, Unit
-from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import DEFAULT_POLICY, Policy, check_policy
 from refrag_components.stores.base import ChunkStore
 
@@ -51,7 +51,7 @@ class ExcerptSettings(BaseModel):
     protect: Sequence[str] = ()
     tokens_of: str | None = None
 
-    _made: tuple[Checkpoint, Excerpter] | None = PrivateAttr(default=None)
+    _made: tuple[list[object], Excerpter] | None = PrivateAttr(default=None)
 
     def _check_excerpts(self) -> None:
         """Not a validator: pydantic would wrap the library's own errors."""
@@ -75,7 +75,11 @@ class ExcerptSettings(BaseModel):
 
     def _excerpter(self, model: str) -> Excerpter:
         checkpoint = load_checkpoint(model, self.device)
-        if self._made is None or self._made[0] is not checkpoint:
+        # Settings may be changed, and copied with changes, after they were used.
+        made_of: list[object] = [checkpoint, self.store, self.policy, self.budget, self.unit]
+        made_of += [list(self.protect), self.tokens_of]
+        made = self._made
+        if made is None or made[0] != made_of:
             excerpter = Excerpter(
                 checkpoint.model,
                 store=checkpoint.generator.store if self.store is None else self.store,
@@ -85,5 +89,5 @@ class ExcerptSettings(BaseModel):
                 protect=self.protect,
                 count_tokens=None if self.tokens_of is None else tiktoken_counter(self.tokens_of),
             )
-            self._made = (checkpoint, excerpter)
-        return self._made[1]
+            self._made = made = (made_of, excerpter)
+        return made[1]

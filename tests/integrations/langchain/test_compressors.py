@@ -62,6 +62,17 @@ def test_any_failure_passes_documents_on(
     assert "passed on whole" in caplog.text
 
 
+def test_settings_may_change_between_calls(tiny_folder: Path) -> None:
+    made = compressor(tiny_folder, budget=1.0)
+    assert len(made.compress_documents(DOCUMENTS, QUESTION)) == 2
+    assert not made.model_copy(update={"budget": 0.0}).compress_documents(DOCUMENTS, QUESTION)
+    made.budget = 0.0
+    assert not made.compress_documents(DOCUMENTS, QUESTION)
+    made.protect = ["1907"]
+    (found,) = made.compress_documents(DOCUMENTS, QUESTION)
+    assert "1907" in found.page_content
+
+
 def test_mistakes_are_named_before_a_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="fraction of the tokens"):
         compressor(tmp_path, budget=2.5)
