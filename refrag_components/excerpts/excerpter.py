@@ -90,27 +90,31 @@ class Excerpter:
         owner = np.repeat(np.arange(len(cuts)), [len(pieces) for pieces in cuts])
         first = owner.searchsorted(np.arange(len(cuts)))
         chosen = self._chosen(passages, cuts)
+        read: list[list[int]] = [[] for _ in passages]
+        for i in chosen:
+            read[owner[i]].append(int(i - first[owner[i]]))
 
-        def excerpts() -> list[Excerpt]:
-            read: list[list[int]] = [[] for _ in passages]
-            for i in chosen:
-                read[owner[i]].append(int(i - first[owner[i]]))
-            return [
-                excerpt(text, pieces, of_it, max((p.score for p in pieces), default=0.0))
-                for text, pieces, of_it in zip(passages, cuts, read, strict=True)
-            ]
+        def made(n: int) -> Excerpt:
+            best = max((piece.score for piece in cuts[n]), default=0.0)
+            return excerpt(passages[n], cuts[n], read[n], best)
 
         # Pieces are counted alone; joined, with their gaps, they may take a few tokens more.
         limit = self._limit(passages)
-        kept = [piece.kept for pieces in cuts for piece in pieces]
-        made = excerpts()
-        while sum(self._count([e.text for e in made if e.text] or [""])) > limit:
-            last = next((i for i in reversed(chosen) if not kept[i]), None)
-            if last is None:
+        excerpts = [made(n) for n in range(len(passages))]
+        tokens = [self._tokens(each) for each in excerpts]
+        for i in reversed(chosen):
+            if sum(tokens) <= limit:
                 break
-            chosen.remove(last)
-            made = excerpts()
-        return made
+            n = int(owner[i])
+            piece = int(i - first[n])
+            if not cuts[n][piece].kept:
+                read[n].remove(piece)
+                excerpts[n] = made(n)
+                tokens[n] = self._tokens(excerpts[n])
+        return excerpts
+
+    def _tokens(self, made: Excerpt) -> int:
+        return self._count([made.text])[0] if made.text else 0
 
     def _cut(self, question: str, passages: Sequence[str]) -> list[list[Piece]]:
         """Pieces of each passage with their scores."""
