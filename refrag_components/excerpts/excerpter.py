@@ -83,6 +83,12 @@ class Excerpter:
         """
         if not question.strip():
             raise EmptyInputError("the question is empty; pass what the user asks")
+        # Stores know passages without the white space around them.
+        before = [len(text) - len(text.lstrip()) for text in passages]
+        made = self._extract(question, [text.strip() for text in passages])
+        return [each.moved(by) for each, by in zip(made, before, strict=True)]
+
+    def _extract(self, question: str, passages: Sequence[str]) -> list[Excerpt]:
         cuts = self._cut(question, passages)
         scores = [piece.score for pieces in cuts for piece in pieces]
         if not scores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -56,6 +56,10 @@ class Excerpt:
     text: str
     spans: tuple[tuple[int, int], ...]
     score: float
+
+    def moved(self, by: int) -> Excerpt:
+        """The same of a passage with so many more characters at its beginning."""
+        return replace(self, spans=tuple((start + by, end + by) for start, end in self.spans))
 
 
 def cut(

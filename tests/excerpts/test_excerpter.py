@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from refrag_components.exceptions import BudgetError, EmptyInputError, UnknownPolicyError
 from refrag_components.excerpts import UNITS, Excerpter, Unit
+from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Policy, PolicyInputs
+from refrag_components.prompts.parts import PassagePart
+from refrag_components.stores.memory import MemoryStore
 from tests.tiny import TEXT
 
 PASSAGES = [
@@ -112,6 +115,18 @@ def test_tokens_are_those_of_the_decoder_by_default(tiny_model: RefragModel) -> 
     assert whole[0].text == PASSAGES[1]
     less = Excerpter(tiny_model, budget=len(ids) - 1).extract("When?", [PASSAGES[1]])
     assert less[0].text != PASSAGES[1]
+
+
+def test_chunk_vectors_are_found_where_a_retriever_put_them(tiny_model: RefragModel) -> None:
+    """It strips what it retrieves."""
+    store = MemoryStore()
+    PassageLoader(tiny_model, store, waits=True).load([PassagePart(PASSAGES[0])])
+    keys = [*store.yield_keys()]
+    padded = f"\n  {PASSAGES[0]}\n\n"
+    made = excerpter(tiny_model, store=store, budget=0.7).extract("When?", [padded])
+    assert [*store.yield_keys()] == keys
+    assert made[0].text
+    assert [padded[start:end] for start, end in made[0].spans] == made[0].text.split(" […] ")
 
 
 def test_no_passages_are_no_error(tiny_model: RefragModel) -> None:
