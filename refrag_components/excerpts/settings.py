@@ -20,6 +20,15 @@ __all__ = ["ExcerptSettings"]
 _logger = logging.getLogger(__name__)
 
 
+class _Kept:
+    """An excerpter and what it was made of; copied and pickled without them, as settings are."""
+
+    made: tuple[list[object], Excerpter] | None = None
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
+
+
 class ExcerptSettings(BaseModel):
     """Settings that excerpts have in every framework.
 
@@ -51,7 +60,7 @@ class ExcerptSettings(BaseModel):
     protect: Sequence[str] = ()
     tokens_of: str | None = None
 
-    _made: tuple[list[object], Excerpter] | None = PrivateAttr(default=None)
+    _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
     def _check_excerpts(self) -> None:
         """Not a validator: pydantic would wrap the library's own errors."""
@@ -78,7 +87,7 @@ class ExcerptSettings(BaseModel):
         # Settings may be changed, and copied with changes, after they were used.
         made_of: list[object] = [checkpoint, self.store, self.policy, self.budget, self.unit]
         made_of += [list(self.protect), self.tokens_of]
-        made = self._made
+        made = self._kept.made
         if made is None or made[0] != made_of:
             excerpter = Excerpter(
                 checkpoint.model,
@@ -89,5 +98,5 @@ class ExcerptSettings(BaseModel):
                 protect=self.protect,
                 count_tokens=None if self.tokens_of is None else tiktoken_counter(self.tokens_of),
             )
-            self._made = made = (made_of, excerpter)
+            self._kept.made = made = (made_of, excerpter)
         return made[1]

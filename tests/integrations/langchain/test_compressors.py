@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,13 @@ def test_settings_may_change_between_calls(tiny_folder: Path) -> None:
     made.protect = ["1907"]
     (found,) = made.compress_documents(DOCUMENTS, QUESTION)
     assert "1907" in found.page_content
+
+
+def test_one_that_was_used_can_be_copied_and_pickled(tiny_folder: Path) -> None:
+    made = RefragDocumentCompressor(model=str(tiny_folder), budget=0.5)
+    found = made.compress_documents(DOCUMENTS, QUESTION)
+    for copied in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        assert copied.compress_documents(DOCUMENTS, QUESTION) == found
 
 
 def test_mistakes_are_named_before_a_model_is_loaded(tmp_path: Path) -> None:
