@@ -6,7 +6,8 @@ QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them. The che
 reads everything as text, so no row depends on chunk embeddings. Rivals: all passages; the passages
 most similar to the question, as many whole ones as fit (what a reranker does); the first sentences
 of all passages; sentences drawn at random. Brackets hold 95% bootstrap intervals over clusters of
-questions on one passage, of the difference to excerpts in whole sentences.
+questions on one passage, of the difference to excerpts in whole sentences. Times are with stored
+chunk vectors, and with passages that a search has ordered by similarity.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.statistics import cluster_labels, interval, resample
 from refrag_components.excerpts import Excerpter
 from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
-from refrag_components.prompts.parts import Message, TextPart
+from refrag_components.prompts.parts import Message, PassagePart, TextPart
 from refrag_components.prompts.rendering import render
 from refrag_components.text.splitting import CountTokens, sentence_spans, token_counter
 
@@ -82,9 +84,9 @@ def sentences(times: int, count: CountTokens, *, drawn: bool) -> Read:
     return read
 
 
-def excerpts(model: RefragModel, **options: object) -> Read:
+def excerpts(generator: RefragGenerator, **options: object) -> Read:
     """What the policy would expand, as text."""
-    excerpter = Excerpter(model, **options)  # type: ignore[arg-type]
+    excerpter = Excerpter(generator.model, store=generator.store, **options)  # type: ignore[arg-type]
 
     def read(context: Context) -> list[str]:
         made = excerpter.extract(context.question.text, context.passages)
@@ -118,39 +120,45 @@ def main() -> None:
     generator = RefragGenerator(model)
     count = token_counter(model.tokenizer)
     contexts: list[Context] = []
+    passages: list[list[str]] = []  # ids of those that each question is about
     for path in options.questions:
         questions = [q for q in load_questions(path, items=options.items) if q.answers]
         pool = PassagePool(model, [])
         pool.add([text for q in questions for text in (*q.needed, *q.others)])
-        contexts += draw_contexts(questions, [Setting("given", options.passages)], pool)[0]
+        (drawn,) = draw_contexts(questions, [Setting("given", options.passages)], pool)
+        contexts += drawn
+        passages += [[f"{path} {own}" for own in each.question.needed_ids] for each in drawn]
+    texts = dict.fromkeys(text for context in contexts for text in context.passages)
+    loader = PassageLoader(model, generator.store, waits=True)
+    loader.load([PassagePart(text) for text in texts])
     rows: dict[str, Read] = {"all passages": lambda context: list(context.passages)}
     for times in TIMES:
         of = f", 1/{times} of the tokens"
-        rows[f"excerpts in sentences{of}"] = excerpts(model, budget=1 / times)
-        rows[f"excerpts in words{of}"] = excerpts(model, budget=1 / times, unit="words")
+        rows[f"excerpts in sentences{of}"] = excerpts(generator, budget=1 / times)
+        rows[f"excerpts in words{of}"] = excerpts(generator, budget=1 / times, unit="words")
         rows[f"most similar passages{of}"] = whole_passages(times, count)
         rows[f"first sentences{of}"] = sentences(times, count, drawn=False)
         rows[f"any sentences{of}"] = sentences(times, count, drawn=True)
-    rows['excerpts in sentences, "auto"'] = excerpts(model, budget="auto")
-    clusters = [cluster_labels([context.question.needed_ids for context in contexts])]
+    rows['excerpts in sentences, "auto"'] = excerpts(generator, budget="auto")
+    clusters = [cluster_labels(passages)]
     every = sum(sum(count(list(context.passages))) for context in contexts)
     body, reference = [], np.zeros(len(contexts))
     for name, read in rows.items():
         for context in contexts[:1]:
             read(context)
         started = time.perf_counter()
-        texts = [read(context) for context in contexts]
+        reads = [read(context) for context in contexts]
         took = (time.perf_counter() - started) / len(contexts)
-        taken = sum(sum(count(each)) for each in texts if each)
-        said = answers(generator, contexts, texts)
+        taken = sum(sum(count(each)) for each in reads if each)
+        said = answers(generator, contexts, reads)
         f1 = np.array(
             [
                 100 * score(a.text, c.question.answers, yes_no=c.question.kind == "yes/no")[1]
                 for a, c in zip(said, contexts, strict=True)
             ]
         )
-        shown = [occurs_in(c.question.answers, t) for c, t in zip(contexts, texts, strict=True)]
-        if "in sentences, 1/" in name or name == "all passages":
+        shown = [occurs_in(c.question.answers, t) for c, t in zip(contexts, reads, strict=True)]
+        if "in sentences" in name or name == "all passages":
             reference, less = f1, "-"
         else:
             low, high = interval(resample([(reference - f1)[:, None]], clusters)[:, 0])

@@ -144,7 +144,10 @@ class QuestionSet:
 
     @classmethod
     def joined(cls, parts: Sequence[QuestionSet]) -> QuestionSet:
-        """Several prepared sets as one; each passage goes on standing beside those of its part.
+        """Several prepared sets as one.
+
+        A question's own passages and distractors stay those of its part; what fills a conversation
+        up may come from any.
 
         Args:
             parts: Sets of one tokenizer, at least one.
@@ -171,9 +174,9 @@ class QuestionSet:
                 values + (start if values.ndim == 1 else np.array([0, start]))
                 for values, start in zip(arrays[name], starts.tolist(), strict=True)
             ]
-        # Passages that have a token are what a rarity comes from.
-        having = [len(part.lengths) * np.exp(-part.rarity) for part in parts]
-        rarity = np.log(sum(numbered["candidates"]) / np.sum(having, axis=0)).clip(min=0)
+        # A rarity comes from the passages that have a token, and one more.
+        having = [len(part.lengths) * np.exp(-part.rarity) - 1 for part in parts]
+        rarity = np.log(sum(numbered["candidates"]) / (1 + np.sum(having, axis=0))).clip(min=0)
         joined: dict[str, Any] = {name: np.concatenate(each) for name, each in arrays.items()}
         joined |= {"rarity": rarity.astype(np.float32), "separator": first.separator}
         tokens = np.concatenate([part.corpus.tokens for part in parts])

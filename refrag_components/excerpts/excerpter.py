@@ -37,7 +37,7 @@ class Excerpter:
         model: The REFRAG model, for its encoder and policies.
         store: Where chunk vectors are kept; in memory by default.
         policy: Name or policy that scores chunks, as for ``RefragGenerator``.
-        budget: A number in 0..1 is a fraction of the tokens of all passages, an int of at least 1 a
+        budget: A number in 0..1 is a fraction of the tokens of all passages, an int of at least 2 a
             number of tokens, "auto" stops where the scores fall.
         unit: "sentences", or "words": the words of a chunk.
         protect: Regular expressions of what must be read, such as numbers or article ids; a piece
@@ -83,6 +83,12 @@ class Excerpter:
         """
         if not question.strip():
             raise EmptyInputError("the question is empty; pass what the user asks")
+        # Stores know passages without the white space around them.
+        before = [len(text) - len(text.lstrip()) for text in passages]
+        made = self._extract(question, [text.strip() for text in passages])
+        return [each.moved(by) for each, by in zip(made, before, strict=True)]
+
+    def _extract(self, question: str, passages: Sequence[str]) -> list[Excerpt]:
         cuts = self._cut(question, passages)
         scores = [piece.score for pieces in cuts for piece in pieces]
         if not scores:
@@ -90,27 +96,31 @@ class Excerpter:
         owner = np.repeat(np.arange(len(cuts)), [len(pieces) for pieces in cuts])
         first = owner.searchsorted(np.arange(len(cuts)))
         chosen = self._chosen(passages, cuts)
+        read: list[list[int]] = [[] for _ in passages]
+        for i in chosen:
+            read[owner[i]].append(int(i - first[owner[i]]))
 
-        def excerpts() -> list[Excerpt]:
-            read: list[list[int]] = [[] for _ in passages]
-            for i in chosen:
-                read[owner[i]].append(int(i - first[owner[i]]))
-            return [
-                excerpt(text, pieces, of_it, max((p.score for p in pieces), default=0.0))
-                for text, pieces, of_it in zip(passages, cuts, read, strict=True)
-            ]
+        def made(n: int) -> Excerpt:
+            best = max((piece.score for piece in cuts[n]), default=0.0)
+            return excerpt(passages[n], cuts[n], read[n], best)
 
         # Pieces are counted alone; joined, with their gaps, they may take a few tokens more.
         limit = self._limit(passages)
-        kept = [piece.kept for pieces in cuts for piece in pieces]
-        made = excerpts()
-        while sum(self._count([e.text for e in made if e.text] or [""])) > limit:
-            last = next((i for i in reversed(chosen) if not kept[i]), None)
-            if last is None:
+        excerpts = [made(n) for n in range(len(passages))]
+        tokens = [self._tokens(each) for each in excerpts]
+        for i in reversed(chosen):
+            if sum(tokens) <= limit:
                 break
-            chosen.remove(last)
-            made = excerpts()
-        return made
+            n = int(owner[i])
+            piece = int(i - first[n])
+            if not cuts[n][piece].kept:
+                read[n].remove(piece)
+                excerpts[n] = made(n)
+                tokens[n] = self._tokens(excerpts[n])
+        return excerpts
+
+    def _tokens(self, made: Excerpt) -> int:
+        return self._count([made.text])[0] if made.text else 0
 
     def _cut(self, question: str, passages: Sequence[str]) -> list[list[Piece]]:
         """Pieces of each passage with their scores."""
@@ -131,15 +141,15 @@ class Excerpter:
 
     def _chosen(self, passages: Sequence[str], cuts: Sequence[Sequence[Piece]]) -> list[int]:
         """Indices of the pieces of all passages that are read, best first."""
-        texts = [
-            text[p.start : p.end]
-            for text, pieces in zip(passages, cuts, strict=True)
-            for p in pieces
-        ]
+        # With the white space before it, which most tokenizers make part of a word's first token.
+        texts = []
+        for text, pieces in zip(passages, cuts, strict=True):
+            starts = [p.start for p in pieces[:1]] + [p.end for p in pieces[:-1]]
+            texts += [text[start : p.end] for start, p in zip(starts, pieces, strict=True)]
         scores = np.array([p.score for pieces in cuts for p in pieces])
         kept = np.array([p.kept for pieces in cuts for p in pieces], dtype=bool)
         if self._budget == "auto":  # what is worth reading is read, however long it is
-            worth = np.where(scores >= falling_point(scores), 0, 1)
+            worth = np.where(kept | (scores >= falling_point(scores)), 0, 1)
             return best_pieces(scores, kept, worth, 0)
         return best_pieces(scores, kept, np.asarray(self._count(texts)), self._limit(passages))
 
@@ -157,7 +167,7 @@ def check_excerpts(budget: object, unit: object, protect: Sequence[str]) -> list
 
     Raises:
         BudgetError: If the budget is neither a number as ``Excerpter`` takes it nor "auto".
-        ValueError: If the unit is neither, or a regular expression is none.
+        ValueError: If the unit is neither, or a regular expression is none or not in a list.
     """
     known = budget == "auto"
     if isinstance(budget, int | float) and not isinstance(budget, bool):
@@ -170,6 +180,9 @@ def check_excerpts(budget: object, unit: object, protect: Sequence[str]) -> list
         raise BudgetError(msg)
     if unit not in UNITS:
         raise ValueError(f"unit {shown(unit)} is not {' or '.join(map(repr, UNITS))}")
+    if isinstance(protect, str):
+        msg = f"protect: {shown(protect)} is one text, give a list of regular expressions"
+        raise ValueError(msg)
     try:
         return [re.compile(pattern) for pattern in protect]
     except re.error as error:

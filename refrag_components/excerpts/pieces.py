@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -57,6 +57,10 @@ class Excerpt:
     spans: tuple[tuple[int, int], ...]
     score: float
 
+    def moved(self, by: int) -> Excerpt:
+        """The same of a passage with so many more characters at its beginning."""
+        return replace(self, spans=tuple((start + by, end + by) for start, end in self.spans))
+
 
 def cut(
     text: str,
@@ -78,7 +82,7 @@ def cut(
         The pieces in order. They hold whole words and cover all of them.
     """
     spans = sentence_spans(text) if unit == "sentences" else _words_of_chunks(text, bounds)
-    found = [match.span() for pattern in protected for match in pattern.finditer(text)]
+    found = [m.span() for pattern in protected for m in pattern.finditer(text) if m[0]]
     pieces = []
     for start, end in spans:
         # A piece between the characters of two chunks belongs to the earlier one.

@@ -11,13 +11,22 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 from refrag_components.excerpts.counting import tiktoken_counter
 from refrag_components.excerpts.excerpter import Excerpter, check_excerpts
 from refrag_components.excerpts.pieces import Excerpt, Unit
-from refrag_components.generation.shared_checkpoints import Checkpoint, load_checkpoint
+from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import DEFAULT_POLICY, Policy, check_policy
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["ExcerptSettings"]
 
 _logger = logging.getLogger(__name__)
+
+
+class _Kept:
+    """An excerpter and what it was made of; copied and pickled without them, as settings are."""
+
+    made: tuple[list[object], Excerpter] | None = None
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
 
 
 class ExcerptSettings(BaseModel):
@@ -51,7 +60,7 @@ class ExcerptSettings(BaseModel):
     protect: Sequence[str] = ()
     tokens_of: str | None = None
 
-    _made: tuple[Checkpoint, Excerpter] | None = PrivateAttr(default=None)
+    _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
     def _check_excerpts(self) -> None:
         """Not a validator: pydantic would wrap the library's own errors."""
@@ -75,7 +84,11 @@ class ExcerptSettings(BaseModel):
 
     def _excerpter(self, model: str) -> Excerpter:
         checkpoint = load_checkpoint(model, self.device)
-        if self._made is None or self._made[0] is not checkpoint:
+        # Settings may be changed, and copied with changes, after they were used.
+        made_of: list[object] = [checkpoint, self.store, self.policy, self.budget, self.unit]
+        made_of += [list(self.protect), self.tokens_of]
+        made = self._kept.made
+        if made is None or made[0] != made_of:
             excerpter = Excerpter(
                 checkpoint.model,
                 store=checkpoint.generator.store if self.store is None else self.store,
@@ -85,5 +98,5 @@ class ExcerptSettings(BaseModel):
                 protect=self.protect,
                 count_tokens=None if self.tokens_of is None else tiktoken_counter(self.tokens_of),
             )
-            self._made = (checkpoint, excerpter)
-        return self._made[1]
+            self._kept.made = made = (made_of, excerpter)
+        return made[1]

@@ -89,10 +89,11 @@ def joined_pages(
     """
     text, places = "", []
     for number, page in pages.items():
-        goes_on = page[:1].islower() and not _CLOSED.fullmatch(text[text.rfind("\n") + 1 :])
+        line = text.rfind("\n") + 1  # the last one
+        goes_on = page[:1].islower() and not _CLOSED.fullmatch(text[line:])
         begins = len(text) + (0 if not text else 1 if goes_on else 2)
         text += "\n" * (begins - len(text)) + page
-        if words is not None and goes_on and (cut := _CUT_WORD.search(text, 0, begins)):
+        if words is not None and goes_on and (cut := _CUT_WORD.search(text, line, begins)):
             whole = _HYPHENATED.match(text, cut.start())
             if whole is not None:
                 joined = words.joined(whole)

@@ -10,9 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refrag_components.exceptions import BudgetError, EmptyInputError, UnknownPolicyError
-from refrag_components.excerpts import Excerpter
+from refrag_components.excerpts import UNITS, Excerpter, Unit
+from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Policy, PolicyInputs
+from refrag_components.prompts.parts import PassagePart
+from refrag_components.stores.memory import MemoryStore
+from tests.tiny import TEXT
 
 PASSAGES = [
     "The harbour of Eastport was dug in 1907. It holds ten ships. Nobody swims there.",
@@ -80,12 +84,49 @@ def test_auto_reads_the_upper_group(tiny_model: RefragModel) -> None:
     assert sum(words([excerpt.text for excerpt in made])) < sum(words(PASSAGES))
 
 
+def test_auto_reads_the_upper_group_beside_what_is_protected(tiny_model: RefragModel) -> None:
+    alone = excerpter(tiny_model, budget="auto").extract("When?", PASSAGES)
+    made = excerpter(tiny_model, budget="auto", protect=["two metres"]).extract("When?", PASSAGES)
+    assert made[1].text.endswith("The river rose by two metres.")
+    assert made[0] == alone[0]
+
+
+def test_a_pattern_that_also_matches_nothing_protects_what_it_matches(
+    tiny_model: RefragModel,
+) -> None:
+    made = excerpter(tiny_model, budget=0.0, protect=[r"\d*"]).extract("When?", PASSAGES)
+    assert [excerpt.text for excerpt in made] == [
+        "The harbour of Eastport was dug in 1907.",
+        "",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_budget_of_all_tokens_reads_all_of_it(tiny_model: RefragModel, unit: Unit) -> None:
+    passages = [*TEXT, *PASSAGES]
+    made = Excerpter(tiny_model, budget=1.0, unit=unit).extract("When?", passages)
+    assert [excerpt.text for excerpt in made] == passages
+
+
 def test_tokens_are_those_of_the_decoder_by_default(tiny_model: RefragModel) -> None:
     ids = tiny_model.chunker.chunk([PASSAGES[1]])[0].token_ids
     whole = Excerpter(tiny_model, budget=len(ids)).extract("When?", [PASSAGES[1]])
     assert whole[0].text == PASSAGES[1]
     less = Excerpter(tiny_model, budget=len(ids) - 1).extract("When?", [PASSAGES[1]])
     assert less[0].text != PASSAGES[1]
+
+
+def test_chunk_vectors_are_found_where_a_retriever_put_them(tiny_model: RefragModel) -> None:
+    """It strips what it retrieves."""
+    store = MemoryStore()
+    PassageLoader(tiny_model, store, waits=True).load([PassagePart(PASSAGES[0])])
+    keys = [*store.yield_keys()]
+    padded = f"\n  {PASSAGES[0]}\n\n"
+    made = excerpter(tiny_model, store=store, budget=0.7).extract("When?", [padded])
+    assert [*store.yield_keys()] == keys
+    assert made[0].text
+    assert [padded[start:end] for start, end in made[0].spans] == made[0].text.split(" […] ")
 
 
 def test_no_passages_are_no_error(tiny_model: RefragModel) -> None:
@@ -104,6 +145,8 @@ def test_other_mistakes_are_named(tiny_model: RefragModel) -> None:
         excerpter(tiny_model, unit="pages")
     with pytest.raises(ValueError, match="not a regular expression"):
         excerpter(tiny_model, protect=["("])
+    with pytest.raises(ValueError, match="protect: '1907' is one text"):
+        excerpter(tiny_model, protect="1907")
     with pytest.raises(UnknownPolicyError):
         excerpter(tiny_model, policy="clairvoyance")
     with pytest.raises(EmptyInputError, match="question is empty"):

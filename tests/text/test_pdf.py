@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pypdf import PdfReader
 from pypdf.errors import DependencyError
@@ -64,6 +66,24 @@ def test_sentences_and_words_go_on_over_pages() -> None:
     joined, places = reader.joined_pages({1: "| a | b |", 2: "# History", 4: "is"})
     assert joined == "| a | b |\n\n# History\n\nis"
     assert places == [(0, 1), (11, 2), (22, 4)]
+
+
+def test_a_cut_word_is_looked_for_in_the_last_line_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the beginning of the text, a book of some hundred pages would take minutes."""
+    looked_at = []
+
+    class Counted:
+        def search(self, text: str, start: int, end: int) -> re.Match[str] | None:
+            looked_at.append(end - start)
+            return cut_word.search(text, start, end)
+
+    cut_word = reader._CUT_WORD
+    monkeypatch.setattr(reader, "_CUT_WORD", Counted())
+    pages = {number: "and so\nit goes on with an ex-" for number in range(1, 50)}
+    text, places = reader.joined_pages(pages, reader._Words(pages.values()))
+    assert text.count("with an exand so\n") == 48
+    assert [text[place : place + 3].strip() for place, _ in places] == ["and", *(48 * ["so"])]
+    assert max(looked_at) <= len("it goes on with an ex-\n")
 
 
 def test_what_was_typed_into_a_form_is_read() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,24 @@ def test_any_failure_passes_documents_on(
     with caplog.at_level(logging.WARNING):
         assert lost.compress_documents(DOCUMENTS, QUESTION) == DOCUMENTS
     assert "passed on whole" in caplog.text
+
+
+def test_settings_may_change_between_calls(tiny_folder: Path) -> None:
+    made = compressor(tiny_folder, budget=1.0)
+    assert len(made.compress_documents(DOCUMENTS, QUESTION)) == 2
+    assert not made.model_copy(update={"budget": 0.0}).compress_documents(DOCUMENTS, QUESTION)
+    made.budget = 0.0
+    assert not made.compress_documents(DOCUMENTS, QUESTION)
+    made.protect = ["1907"]
+    (found,) = made.compress_documents(DOCUMENTS, QUESTION)
+    assert "1907" in found.page_content
+
+
+def test_one_that_was_used_can_be_copied_and_pickled(tiny_folder: Path) -> None:
+    made = RefragDocumentCompressor(model=str(tiny_folder), budget=0.5)
+    found = made.compress_documents(DOCUMENTS, QUESTION)
+    for copied in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        assert copied.compress_documents(DOCUMENTS, QUESTION) == found
 
 
 def test_mistakes_are_named_before_a_model_is_loaded(tmp_path: Path) -> None:
