@@ -58,7 +58,8 @@ $(LOWEST)/.installed: pyproject.toml
 # every call stands in these rooms too. Left out are the notebooks and training, which take longest,
 # what needs databases, and what tries packages that are promised to nobody (langchain-classic,
 # langchain-tests, LangGraph's own savers, the openai client that drives the server's tests). Agents of
-# the lowest llama-index go on until the window is full if a model finds no end.
+# the lowest llama-index go on until the window is full if a model finds no end, and its streams lose a
+# space at the beginning.
 test-lowest: wheel $(LOWEST)/.installed  ## Run a fast part with the lowest versions that are promised
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(LOWEST)/bin/python -m pytest \
 		-n 2 --dist worksteal -m "not checkpoint" --ignore-glob "*/test_cookbook.py" \
@@ -71,6 +72,7 @@ test-lowest: wheel $(LOWEST)/.installed  ## Run a fast part with the lowest vers
 		--ignore tests/generation/test_remote.py --ignore-glob "*/integrations/*/test_server.py" \
 		--ignore tests/integrations/langchain/test_retrievers.py \
 		--deselect tests/integrations/llama_index/test_isolation.py::test_agents_that_run_at_the_same_time \
+		--deselect tests/integrations/llama_index/test_engines.py::TestQueryEngines::test_streams \
 		--ignore tests/integrations/langchain/test_chains.py \
 		--ignore tests/integrations/langchain/test_documents_chain.py \
 		--ignore tests/integrations/langchain/test_langgraph.py \
