@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
@@ -11,12 +10,10 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import ConfigDict, Field
 
 from refrag_components.excerpts import ExcerptSettings
+from refrag_components.excerpts.settings import SPANS_METADATA
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
-__all__ = ["SPANS_METADATA", "RefragDocumentCompressor"]
-
-#: Where the character offsets of what was taken are kept.
-SPANS_METADATA = "refrag_spans"
+__all__ = ["RefragDocumentCompressor"]
 
 
 class RefragDocumentCompressor(ExcerptSettings, BaseDocumentCompressor):
@@ -47,10 +44,6 @@ class RefragDocumentCompressor(ExcerptSettings, BaseDocumentCompressor):
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
     model_name: str = Field(default=DEFAULT_MODEL, alias="model")
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        self._check_excerpts()
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

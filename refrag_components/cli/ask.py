@@ -120,11 +120,10 @@ def ask(
         threads=threads,
     ) as asking:
         from refrag_components.engines import SamplingParams
-        from refrag_components.index.matching import found_nothing
 
         prompt = asking.prompt(asked)
         generator, hits = asking.generator, prompt.hits
-        if not anyway and found_nothing(asked, hits, generator.model.config.encoder):
+        if not anyway and asking.finds_nothing(asked, prompt):
             if as_json:
                 output.out(_as_json("", hits, None), highlight=False)
             else:

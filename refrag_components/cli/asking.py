@@ -159,6 +159,12 @@ class Asking:
                     raise
                 turns = turns[1:]
 
+    def finds_nothing(self, question: str, prompt: Prompt) -> bool:
+        """Whether no passage fits the question that a prompt asks."""
+        from refrag_components.index.matching import found_nothing
+
+        return found_nothing(question, prompt.hits, self.generator.model.config.encoder)
+
     def _search(self, question: str, turns: Sequence[Turn]) -> list[Hit]:
         hits = self._index.search(question, self._passages)
         if turns:  # a question such as "And who paid for it?" may need the one before it

@@ -20,15 +20,21 @@ __all__ = ["app"]
 app = typer.Typer(help="Measure how fast a model answers.", no_args_is_help=True)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write results to.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Bundled name, checkpoint folder or Hugging Face hub id.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", show_default="CUDA if available, else CPU")
+]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", show_default="bfloat16 on CUDA, float32 on CPU")
+]
 
 
 @app.command()
 def latency(
     out: OutOption,
-    model: Annotated[
-        str,
-        typer.Option("--model", help="Bundled name, checkpoint folder or Hugging Face hub id."),
-    ] = DEFAULT_MODEL,
+    model: ModelOption = DEFAULT_MODEL,
     shape: Annotated[
         str | None,
         typer.Option("--shape", help=f"Random weights instead of a model: {', '.join(SHAPES)}."),
@@ -112,13 +118,8 @@ def latency(
     attention: Annotated[
         str, typer.Option("--attention", help="How transformers computes attention.")
     ] = "sdpa",
-    device: Annotated[
-        str | None, typer.Option("--device", show_default="CUDA if available, else CPU")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", show_default="bfloat16 on CUDA, float32 on CPU"),
-    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures.")] = True,
 ) -> None:
     """Measure the time from retrieved passages to the first token, and what it is made of.
@@ -176,20 +177,12 @@ def latency(
 
 @app.command()
 def calibrate(
-    model: Annotated[
-        str,
-        typer.Option("--model", help="Bundled name, checkpoint folder or Hugging Face hub id."),
-    ] = DEFAULT_MODEL,
+    model: ModelOption = DEFAULT_MODEL,
     repeats: Annotated[
         int, typer.Option("--repeats", min=1, help="Measurements of each length.")
     ] = 5,
-    device: Annotated[
-        str | None, typer.Option("--device", show_default="CUDA if available, else CPU")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", show_default="bfloat16 on CUDA, float32 on CPU"),
-    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
 ) -> None:
     """Measure how much this machine reads in a time, for budgets such as 40ms.
 

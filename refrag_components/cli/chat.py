@@ -107,10 +107,9 @@ def _converse(asking: Asking) -> None:
 def _answer(asking: Asking, question: str, turns: list[Turn]) -> str:
     """Streams one answer, as far as it is not stopped, and tells what happened."""
     from refrag_components.engines import SamplingParams
-    from refrag_components.index.matching import found_nothing
 
     prompt = asking.prompt(question, turns)
-    if found_nothing(question, prompt.hits, asking.generator.model.config.encoder):
+    if asking.finds_nothing(question, prompt):
         say("No passage seems to fit this question", "yellow")
     answer, report = "", None
     stream = asking.generator.stream(prompt.request, SamplingParams(max_tokens=asking.max_tokens))

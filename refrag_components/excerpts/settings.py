@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 
@@ -15,7 +15,10 @@ from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import DEFAULT_POLICY, Policy, check_policy
 from refrag_components.stores.base import ChunkStore
 
-__all__ = ["ExcerptSettings"]
+__all__ = ["SPANS_METADATA", "ExcerptSettings"]
+
+#: Where frameworks' documents keep the character offsets of what was taken.
+SPANS_METADATA = "refrag_spans"
 
 _logger = logging.getLogger(__name__)
 
@@ -62,8 +65,9 @@ class ExcerptSettings(BaseModel):
 
     _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
-    def _check_excerpts(self) -> None:
-        """Not a validator: pydantic would wrap the library's own errors."""
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        # Not a validator: pydantic would wrap the library's own errors.
         check_excerpts(self.budget, self.unit, self.protect)
         check_policy(self.policy)
         if self.tokens_of is not None:

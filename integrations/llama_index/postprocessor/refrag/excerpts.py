@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 
 from refrag_components.excerpts import ExcerptSettings
+from refrag_components.excerpts.settings import SPANS_METADATA
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
-__all__ = ["SPANS_METADATA", "RefragExcerptPostprocessor"]
-
-#: Where the character offsets of what was taken are kept; hidden from prompts and embeddings.
-SPANS_METADATA = "refrag_spans"
+__all__ = ["RefragExcerptPostprocessor"]
 
 
 class RefragExcerptPostprocessor(ExcerptSettings, BaseNodePostprocessor):
@@ -42,10 +38,6 @@ class RefragExcerptPostprocessor(ExcerptSettings, BaseNodePostprocessor):
     """
 
     model: str = DEFAULT_MODEL
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        self._check_excerpts()
 
     @classmethod
     def class_name(cls) -> str:
