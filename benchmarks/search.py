@@ -100,7 +100,8 @@ def together(collections: list[Collection]) -> Collection:
 def printed(paragraphs: list[str]) -> str:
     """Text as PDFs give it."""
     lines = [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 90)]
-    return joined_pages(["\n".join(lines[i : i + 50]) for i in range(0, len(lines), 50)])
+    pages = {i: "\n".join(lines[i : i + 50]) for i in range(0, len(lines), 50)}
+    return joined_pages(pages)[0]
 
 
 # Section, what is asked, what is answered; the rest of a section says nothing of the kind.
