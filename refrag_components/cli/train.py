@@ -107,6 +107,14 @@ def run(
         str | None,
         typer.Option("--start-from", help="Checkpoint from which the first stage starts."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="Checkpoint whose decoder teaches the stages that the recipe says are taught; "
+            "by default the run's own twin.",
+        ),
+    ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option("--max-seconds", help="Time limit for each stage; by default the recipe's."),
@@ -140,6 +148,7 @@ def run(
             else None
         ),
         folder=out,
+        teacher=teacher,
     )
     for name in settings.stages if stage is None else (stage,):
         if speaks:

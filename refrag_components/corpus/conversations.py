@@ -79,7 +79,9 @@ def lay_out(
         rungs: All rungs of the checkpoint, ascending.
         rng: Draws what expands.
         form: How a chat goes on; needed if the conversation has further questions.
-        taught: Whether a reader of the full text says how likely each token of the first answer is.
+        taught: Whether a reader of the last turn's passages that answer, as text and without the
+            others, says how likely each token of the first answer is. It reads what matters, so
+            that it is right more often than a reader of everything.
     """
     run = run_tokens(rungs)
     expands, own_rungs = _choose(row, questions, kind, share, rungs, rng)
@@ -110,7 +112,21 @@ def lay_out(
         counted=np.concatenate(counted),
         imitated=len(row.answer) if taught else None,
         every=0,
+        read=_answering(row, questions) if taught else None,
     )
+
+
+def _answering(row: Conversation, questions: QuestionSet) -> np.ndarray:
+    """The prompt as text, with only those passages in its last turn that answer, if any does."""
+    *before, last = row.passages
+    needed = last[np.isin(last, row.needed)]
+    parts = [row.texts[0]]
+    for shown, text in zip([*before, needed if len(needed) else last], row.texts[1:], strict=True):
+        for i, number in enumerate(shown.tolist()):
+            parts += [questions.separator] if i else []
+            parts.append(questions.passage(number))
+        parts.append(text)
+    return np.concatenate(parts)
 
 
 def _shown(

@@ -65,6 +65,8 @@ class Row:
         imitated: How many of the tail's first tokens a reader of the full text predicts as well,
             to be compared, together with the expanded tokens of passages; None for no teacher.
         every: Of the expanded tokens only every n-th is compared; 0 for none.
+        read: Token ids that the teacher reads before the tail in place of the parts, shape (r,);
+            None for the parts as text. Expanded tokens are not compared then.
     """
 
     parts: Sequence[np.ndarray | ShownPassage]
@@ -72,6 +74,7 @@ class Row:
     counted: np.ndarray
     imitated: int | None = None
     every: int = 1
+    read: np.ndarray | None = None
 
     @property
     def positions(self) -> int:
@@ -179,6 +182,8 @@ def _lay_out(row: Row, table: _Table) -> _LaidOut:
         in_full = np.flatnonzero(is_text | by_token)
         in_passage = by_token[in_full]
         picked = slice(None, None, row.every) if row.every else slice(0)
+        if row.read is not None:
+            text, picked = row.read.astype(np.int64), slice(0)
         student = np.concatenate([len(ids) - 1 + after, own[in_passage][picked]])
         teacher = np.concatenate([len(text) - 1 + after, in_full[in_passage][picked]])
         text = np.concatenate([text, row.tail[: max(row.imitated - 1, 0)]])

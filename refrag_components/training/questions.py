@@ -43,6 +43,10 @@ class TwinSettings(StageSettings):
             none. They are new at every step, whereas a set of questions is learnt by heart after a
             few passes.
         cloze_tokens: Tokens of such questions and their answers about one context, at most.
+        taught: Whether the answers are also taught by a decoder that reads only the passages that
+            answer, as text: the one that the run is given as its teacher or, for the questions
+            stage, the plain twin, which has to be trained before. It also takes the base decoder's
+            place as the reader of running text.
     """
 
     positions: Steps = 40_000
@@ -59,6 +63,7 @@ class TwinSettings(StageSettings):
     text_weight: float = Field(default=0.3, ge=0)
     cloze: Mix | None = None
     cloze_tokens: Steps = 512
+    taught: bool = False
 
     @property
     def kinds(self) -> Mapping[Kind, float]:
@@ -74,14 +79,11 @@ class QuestionSettings(TwinSettings):
         expanded: Shares of the tokens that expand, where a kind has such a share; one drawn per
             conversation, half of it if the passages are many.
         rung_shares: Share of the conversations on each of the model's rungs.
-        taught: Whether the plain twin, which has to be trained before, is the teacher instead of
-            the base decoder, and teaches the answers too: it reads all passages as text.
     """
 
     kind_shares: dict[Kind, float] = Field(min_length=1)
     expanded: tuple[Share, ...] = (0.05, 0.1, 0.25)
     rung_shares: tuple[float, ...] = (1.0,)
-    taught: bool = False
 
     @property
     def kinds(self) -> Mapping[Kind, float]:
@@ -166,9 +168,8 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
         if many:
             room = settings.many_text_tokens if kind == "text" else settings.many_tokens
         count = int(rng.choice(settings.many_passages if many else settings.passages))
-        share, taught = 0.0, False
+        share = 0.0
         if isinstance(settings, QuestionSettings):
-            taught = settings.taught
             share = float(rng.choice(settings.expanded)) / (2 if many else 1)
         asked = int(rng.choice(settings.asked))
         return lay_out(
@@ -180,5 +181,5 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
             rungs=self.frame.rungs,
             rng=rng,
             form=self.frame.form,
-            taught=taught,
+            taught=settings.taught,
         )

@@ -45,6 +45,8 @@ class Run:
         validation: Held-out text.
         questions: Questions over passages, if there are any.
         folder: Of the whole run; each stage works in a folder of its name.
+        teacher: Checkpoint whose decoder teaches the stages that are ``taught``; None for the
+            plain twin that the run has trained.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Run:
     validation: TokenisedCorpus
     questions: QuestionSet | None
     folder: Path
+    teacher: str | Path | None = None
 
 
 class _Stage(ABC):
@@ -177,10 +180,13 @@ class _Questions(_WeightStage):
         if not self.settings.taught:
             return super().teacher(run, model)
         twin = run.folder / "twin" / "model"
-        if not twin.is_dir():
-            msg = f"the twin teaches the questions, and there is none in {twin}; run twin first"
+        if run.teacher is None and not twin.is_dir():
+            msg = (
+                f"the twin teaches the questions, and there is none in {twin}; run twin first or "
+                "pass --teacher"
+            )
             raise TrainingError(msg)
-        return RefragModel.for_training(twin).decoder
+        return RefragModel.for_training(run.teacher or twin).decoder
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,13 @@ class _Twin(_WeightStage):
     def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
         frame = Frame.of(model, [1.0] * len(model.config.rungs))
         return _question_batches(run, self.settings, model, frame, replicas)
+
+    def teacher(self, run: Run, model: RefragModel) -> Any:
+        if not self.settings.taught:
+            return super().teacher(run, model)
+        if run.teacher is None:
+            raise TrainingError("the recipe's twin is taught, but nobody teaches; pass --teacher")
+        return RefragModel.for_training(run.teacher).decoder
 
     def freeze(self, model: RefragModel) -> None:
         super().freeze(model)

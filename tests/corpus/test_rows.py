@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from unittest.mock import patch
 
@@ -98,6 +99,28 @@ def test_everything_expanded_is_plain_text(seed: int) -> None:
     flat = batch.token_ids.flatten()
     inside = batch.label_index + 1 < len(text)
     assert torch.equal(flat[batch.label_index[inside] + 1], batch.labels[inside])
+
+
+@settings(max_examples=40)
+@given(seeds=st.lists(st.integers(0, 999), min_size=1, max_size=3), p=st.sampled_from([0, 0.4, 1]))
+def test_a_teacher_can_read_something_else(seeds: list[int], p: float) -> None:
+    rows = [replace(random_row(seed, p), read=np.arange(3 + seed % 5)) for seed in seeds]
+    batch = build(rows)
+    assert batch.full_ids is not None
+    assert batch.student_index is not None
+    assert batch.teacher_index is not None
+    width = batch.full_ids.shape[1]
+    for i, row in enumerate(rows):
+        assert row.read is not None
+        text = [*row.read.tolist(), *row.tail[:4].tolist()]
+        assert batch.full_ids[i, : len(text)].tolist() == text
+        # What is compared is what predicts the first tokens of the tail, on either side.
+        compared = slice(5 * i, 5 * (i + 1))
+        first = len(row.read) - 1
+        assert (batch.teacher_index[compared] - i * width).tolist() == [*range(first, first + 5)]
+        mine = batch.student_index[compared] - i * batch.token_ids.shape[1]
+        start = row.positions - len(row.tail)
+        assert mine.tolist() == [*range(start, start + 5)]
 
 
 @settings(max_examples=40)

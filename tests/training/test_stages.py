@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,20 @@ def test_the_twin_teaches_the_questions(finished: Path, run_folder: Path, tmp_pa
     assert any(key.startswith("asked") and key.endswith("divergence") for key in seen)
     untaught = {key for entry in history(finished / "questions") for key in entry}
     assert not any(key.startswith("asked") and key.endswith("divergence") for key in untaught)
+
+
+def test_a_checkpoint_teaches_twin_and_questions(
+    finished: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    nobody = a_run(run_folder, tmp_path, twin={"taught": True}, questions={"taught": True})
+    with pytest.raises(TrainingError, match="pass --teacher"):
+        run_stage("twin", nobody)
+    run = replace(nobody, teacher=finished / "twin" / "model")
+    shutil.copytree(finished / "continual", tmp_path / "continual")
+    for stage in ("twin", "questions"):
+        run_stage(stage, run)
+        seen = {key for entry in history(tmp_path / stage) for key in entry}
+        assert any(key.startswith("asked") and key.endswith("divergence") for key in seen), stage
 
 
 def test_the_log_tells_what_the_loss_is_made_of(finished: Path) -> None:
