@@ -187,8 +187,9 @@ def test_a_teacher_reads_what_answers_and_is_asked_about_the_answer_alone(
         assert row.question in read
         answering = "\n".join(
             decoded(tiny_model, questions.passage(number))
-            for number in row.passages[-1].tolist()
-            if number in row.needed.tolist() or not len(row.needed)
+            for turn, shown in enumerate(row.passages, start=1)
+            for number in shown.tolist()
+            if turn < len(row.passages) or number in row.needed or not len(row.needed)
         )
         for number in row.passages[-1].tolist():
             text = decoded(tiny_model, questions.passage(number))
