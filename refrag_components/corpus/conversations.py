@@ -80,8 +80,8 @@ def lay_out(
         rng: Draws what expands.
         form: How a chat goes on; needed if the conversation has further questions.
         taught: Whether a reader of the last turn's passages that answer, as text and without the
-            others, says how likely each token of the first answer is. It reads what matters, so
-            that it is right more often than a reader of everything.
+            others, says how likely each token of the answers is. It reads what matters, so that
+            it is right more often than a reader of everything.
     """
     run = run_tokens(rungs)
     expands, own_rungs = _choose(row, questions, kind, share, rungs, rng)
@@ -106,11 +106,12 @@ def lay_out(
         between = np.concatenate([form.again[1:], form.without_space(question), form.reply])
         tail += [between, answer]
         counted += [np.zeros(len(between), dtype=bool), np.ones(len(answer), dtype=bool)]
+    predicted = np.concatenate(tail)
     return Row(
         parts,
-        tail=np.concatenate(tail),
+        tail=predicted,
         counted=np.concatenate(counted),
-        imitated=len(row.answer) if taught else None,
+        imitated=len(predicted) if taught else None,
         every=0,
         read=_answering(row, questions) if taught else None,
     )
@@ -119,9 +120,11 @@ def lay_out(
 def _answering(row: Conversation, questions: QuestionSet) -> np.ndarray:
     """The prompt as text, with only those passages in its last turn that answer, if any does."""
     *before, last = row.passages
-    needed = last[np.isin(last, row.needed)]
+    answering = last[np.isin(last, row.answering)]
     parts = [row.texts[0]]
-    for shown, text in zip([*before, needed if len(needed) else last], row.texts[1:], strict=True):
+    for shown, text in zip(
+        [*before, answering if len(answering) else last], row.texts[1:], strict=True
+    ):
         for i, number in enumerate(shown.tolist()):
             parts += [questions.separator] if i else []
             parts.append(questions.passage(number))

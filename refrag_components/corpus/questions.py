@@ -75,6 +75,7 @@ class Conversation:
         question: What the last turn asks.
         asked: Token ids of the last turn's question as they would stand in a text.
         further: More questions that the last turn's passages answer, and their answers, likewise.
+        answering: Numbers of the passages that answer these or are ``needed``.
     """
 
     texts: list[np.ndarray]
@@ -83,7 +84,8 @@ class Conversation:
     answer: np.ndarray
     question: str
     asked: np.ndarray
-    further: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    further: Sequence[tuple[np.ndarray, np.ndarray]]
+    answering: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +248,7 @@ class QuestionSet:
             shown.append(picked)
         needed = self._needed(n)
         about = self._about(shown[0], rng) if asked > 1 else []
+        further = [i for i in about if i != n][: asked - 1]
         return Conversation(
             segments,
             shown[::-1],
@@ -253,7 +256,8 @@ class QuestionSet:
             answer,
             self.meta.questions[n],
             self._asked(n),
-            [(self._asked(i), self._answer(i)) for i in about if i != n][: asked - 1],
+            [(self._asked(i), self._answer(i)) for i in further],
+            np.unique(np.concatenate([needed, *map(self._needed, further)])),
         )
 
     def _asked(self, n: int) -> np.ndarray:

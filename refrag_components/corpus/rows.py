@@ -62,8 +62,9 @@ class Row:
         parts: Text (token ids, shape (n,)) and passages in order; text comes first.
         tail: Token ids after them, shape (m,).
         counted: True for the tokens of the tail whose loss counts, shape (m,), bool.
-        imitated: How many of the tail's first tokens a reader of the full text predicts as well,
-            to be compared, together with the expanded tokens of passages; None for no teacher.
+        imitated: How many of the tail's first tokens a teacher reads as well. Its predictions of
+            those that count are compared, and of the expanded tokens of passages; None for no
+            teacher.
         every: Of the expanded tokens only every n-th is compared; 0 for none.
         read: Token ids that the teacher reads before the tail in place of the parts, shape (r,);
             None for the parts as text. Expanded tokens are not compared then.
@@ -176,7 +177,7 @@ def _lay_out(row: Row, table: _Table) -> _LaidOut:
     rest = row.tail[:-1].astype(np.int64)
     student = teacher = np.zeros(0, dtype=np.int64)
     if row.imitated is not None:
-        after = np.arange(row.imitated)
+        after = np.flatnonzero(row.counted[: row.imitated])
         own = np.flatnonzero(index == -1)  # text and expanded tokens, in text order
         is_text = ~by_token & ~_inside_passages(row)
         in_full = np.flatnonzero(is_text | by_token)

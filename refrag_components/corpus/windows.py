@@ -36,7 +36,8 @@ class WindowSpec:
             and its 16 tokens before; then 48 tokens count.
         shuffled: Fraction of the windows whose passages are in random order, as retrieved ones are.
         shown: Whether the context is shown at all. Spans are recalled in any case.
-        taught: Whether a teacher reads the full text.
+        taught: Whether a teacher reads the full text, to predict the output or, where there are
+            questions, their answers.
     """
 
     passages: int
@@ -131,13 +132,16 @@ def cut_windows(
             for ids, by_token in zip(context, expanded, strict=True)
             if spec.shown
         ]
+        compared, every = spec.output_tokens, _TEXT_EVERY if spec.expanded == 1 else 1
+        if spec.asked:
+            compared, every = len(tail), 0
         rows.append(
             Row(
                 parts=[np.array([separator]), *passages],
                 tail=tail,
                 counted=counted,
-                imitated=spec.output_tokens if spec.taught else None,
-                every=_TEXT_EVERY if spec.expanded == 1 else 1,
+                imitated=compared if spec.taught else None,
+                every=every,
             )
         )
     return build_batch(rows, chunk_size=chunk_size, rungs=rungs, weight=weight, name=name)

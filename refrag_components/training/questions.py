@@ -44,9 +44,9 @@ class TwinSettings(StageSettings):
             few passes.
         cloze_tokens: Tokens of such questions and their answers about one context, at most.
         taught: Whether the answers are also taught by a decoder that reads only the passages that
-            answer, as text: the one that the run is given as its teacher or, for the questions
-            stage, the plain twin, which has to be trained before. It also takes the base decoder's
-            place as the reader of running text.
+            answer, as text (of running text everything). It is the one that the run is given as
+            its teacher or, for the questions stage, the plain twin, which has to be trained
+            before, and also takes the base decoder's place as the reader of running text.
     """
 
     positions: Steps = 40_000
@@ -143,9 +143,12 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
         if settings.text_weight:
             step.append(self.source.batch(shape, mix, p, rng, settings.text_weight))
         if settings.cloze is not None:
-            cloze, tokens = settings.cloze, settings.cloze_tokens
+            cloze = settings.cloze
             p = float(together.choice(cloze.expanded))
-            step.append(self.source.cloze(shape, cloze, p, rng, cloze.weight, tokens))
+            gaps = self.source.cloze(
+                shape, cloze, p, rng, cloze.weight, settings.cloze_tokens, settings.taught
+            )
+            step.append(gaps)
         return tuple(step)
 
     def _rows(self, kind: Kind, many: bool, rng: np.random.Generator) -> list[Row]:

@@ -184,6 +184,7 @@ class TextSource:
         rng: np.random.Generator,
         weight: float,
         tokens: int,
+        taught: bool = False,
     ) -> Batch:
         """Cuts a batch that asks for words of its contexts, many of each.
 
@@ -194,6 +195,7 @@ class TextSource:
             rng: Draws windows, orders, runs and questions.
             weight: Of the batch in the loss of its step.
             tokens: Of the questions and answers about one context, at most.
+            taught: Whether a reader of the full text says how likely each token of an answer is.
         """
         spec = WindowSpec(
             passages=shape.passages,
@@ -203,6 +205,7 @@ class TextSource:
             run=run_tokens(self.frame.rungs),
             asked=tokens,
             shuffled=self.settings.shuffled,
+            taught=taught,
         )
         return self._cut(spec, mix, rng, weight, "cloze")
 

@@ -153,7 +153,7 @@ def test_further_questions_are_turns_of_the_chat_that_the_passages_answer(
     assert answered > 10
 
 
-def test_a_teacher_reads_what_answers_and_is_asked_about_the_answer_alone(
+def test_a_teacher_reads_what_answers_and_is_asked_about_the_answers_alone(
     tiny_model: RefragModel, questions: QuestionSet
 ) -> None:
     form = ClozeForm.of(tiny_model.tokenizer)
@@ -180,16 +180,16 @@ def test_a_teacher_reads_what_answers_and_is_asked_about_the_answer_alone(
         assert built.full_ids is not None
         assert built.student_index is not None
         assert built.teacher_index is not None
-        assert len(built.student_index) == len(built.teacher_index) == len(row.answer)
-        # Each place predicts the answer's next token.
-        assert built.student_index.tolist() == built.label_index[: len(row.answer)].tolist()
+        # Each place predicts an answer's next token, of further questions as well.
+        assert len(built.teacher_index) == len(built.labels)
+        assert built.student_index.tolist() == built.label_index.tolist()
         read = decoded(tiny_model, built.full_ids[0, : int(built.teacher_index[0]) + 1])
         assert row.question in read
         answering = "\n".join(
             decoded(tiny_model, questions.passage(number))
             for turn, shown in enumerate(row.passages, start=1)
             for number in shown.tolist()
-            if turn < len(row.passages) or number in row.needed or not len(row.needed)
+            if turn < len(row.passages) or number in row.answering or not len(row.answering)
         )
         for number in row.passages[-1].tolist():
             text = decoded(tiny_model, questions.passage(number))

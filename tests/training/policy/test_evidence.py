@@ -37,6 +37,8 @@ def conversation(
         answer=np.array([*ids, model.tokenizer.eos_token_id]),
         question="",
         asked=np.zeros(0, np.int64),
+        further=[],
+        answering=np.array(needed),
     )
 
 
