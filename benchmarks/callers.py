@@ -26,7 +26,7 @@ from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.policies import FractionBudget
-from refrag_components.prompts.parts import PassagePart, TextPart
+from refrag_components.prompts.parts import Part, PassagePart, TextPart
 from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 ANSWER, SHORT, LONG = (SamplingParams(max_tokens=count) for count in (16, 2, 150))
@@ -105,7 +105,7 @@ def times(waited: list[float]) -> str:
 def request(i: int, passages: int = 4) -> Request:
     """A prompt with everything compressed."""
     context = [PassagePart(TEXT[(i + j) % len(TEXT)]) for j in range(passages)]
-    parts = [TextPart("Read:\n"), *context, TextPart(f"\nQuestion {i}?")]
+    parts: list[Part] = [TextPart("Read:\n"), *context, TextPart(f"\nQuestion {i}?")]
     return Request(parts, f"Question {i}?", policy="none", budget=FractionBudget(0.0))
 
 

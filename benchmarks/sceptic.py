@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from results import DEFAULT, SETS, table
-
+from benchmarks.results import DEFAULT, SETS, table
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.answers.results import Result, join_results, read_result
 from refrag_components.evaluation.answers.summary import summarise

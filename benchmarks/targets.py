@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from results import DEFAULT, SETS, table
 
+from benchmarks.results import DEFAULT, SETS, table
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.answers.results import Result, read_result
 from refrag_components.evaluation.methods import (
