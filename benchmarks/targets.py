@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results import DEFAULT, SETS, table
+from benchmarks.results import DEFAULT, table
+from benchmarks.sets import SETS
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.answers.results import Result, read_result
 from refrag_components.evaluation.methods import (
