@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,7 +19,7 @@ from refrag_components.stores.client import ClientStore, key_id, pages
 from refrag_components.stores.limits import seconds
 from refrag_components.stores.qdrant_files import check_pickles
 from refrag_components.stores.url import local_path, split_options, split_url
-from refrag_components.vectors import ChunkVectors
+from refrag_components.vectors import CODECS, ChunkVectors, Codec
 
 try:
     from qdrant_client import QdrantClient, models
@@ -32,7 +32,11 @@ __all__ = ["QdrantStore"]
 
 _VECTORS = "chunks"
 _DEFAULT_COLLECTION = "refrag_chunk_vectors"
-_DATATYPES = {"float32": models.Datatype.FLOAT32, "float16": models.Datatype.FLOAT16}
+_DATATYPES = {
+    name: models.Datatype(codec.dtype)
+    for name, codec in CODECS.items()
+    if codec.dtype in [datatype.value for datatype in models.Datatype]
+}
 _KEYS_PER_PAGE = 1000
 
 
@@ -55,7 +59,7 @@ class QdrantStore(ClientStore[QdrantClient]):
     Args:
         client: The user's client.
         collection: The collection, created if missing.
-        codec: Values as stored. Qdrant has no counterpart of the other codecs.
+        codec: Values as stored: "float32" or "float16". Qdrant has no counterpart of the others.
         timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
     Raises:
@@ -69,11 +73,11 @@ class QdrantStore(ClientStore[QdrantClient]):
         client: QdrantClient,
         *,
         collection: str = _DEFAULT_COLLECTION,
-        codec: Literal["float32", "float16"] = "float16",
+        codec: Codec = "float16",
         timeout: float = 5.0,
     ) -> None:
         if codec not in _DATATYPES:
-            raise ValueError(f"Qdrant stores vectors as float32 or float16, not {codec!r}")
+            raise ValueError(f"Qdrant stores vectors as {' or '.join(_DATATYPES)}, not {codec!r}")
         super().__init__(client, f"Qdrant collection {collection}", codec, timeout)
         self.collection = collection
         local = client.init_options["path"] or client.init_options["location"] == ":memory:"
