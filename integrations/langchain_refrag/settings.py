@@ -144,8 +144,7 @@ class RefragSettings(AnswerSettings):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text by the decoder's own tokenizer, for counting."""
-        ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()
-        return ids
+        return self._token_ids(text)
 
     def _metadata(
         self, report: Report, finish_reason: str | None, warnings: Sequence[str]

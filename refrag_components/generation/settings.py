@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
 
 from refrag_components.engines.base import Engine
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import (
     SamplingError,
@@ -16,6 +17,7 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
     shown,
 )
+from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.named_engines import check_engine
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
 from refrag_components.generation.requests import Answering, Request
@@ -24,6 +26,7 @@ from refrag_components.generation.shared_checkpoints import (
     check_checkpoint,
     load_checkpoint,
 )
+from refrag_components.generation.tools import AnswerForm, Tools
 from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
@@ -33,12 +36,16 @@ from refrag_components.policies import (
     parse_budget,
     parse_rest,
 )
-from refrag_components.prompts.parts import Message, RenderedPart
+from refrag_components.prompts.parts import ControlPart, Message, Part, RenderedPart
+from refrag_components.prompts.rendering import render
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["AnswerSettings"]
+
+_NO_TOOLS = Tools()
+_FREE_TEXT = AnswerForm()
 
 
 class AnswerSettings(BaseModel):
@@ -247,7 +254,58 @@ class AnswerSettings(BaseModel):
             is_chat=is_chat,
         )
 
-    def _sampling_params(self) -> SamplingParams:
+    def _ask_conversation(
+        self,
+        messages: Sequence[Message],
+        question: str,
+        tools: Tools = _NO_TOOLS,
+        schema: AnswerSchema | None = None,
+    ) -> tuple[Request | RemoteRequest, AnswerForm]:
+        """A conversation as a request, and what its answer looks like.
+
+        Args:
+            messages: The conversation; its passages are resolved.
+            question: What the policy compares chunks with.
+            tools: What may be called.
+            schema: JSON that the answer has to be; None for free text.
+
+        Raises:
+            StructuredOutputError: If a tool's schema cannot be enforced.
+            ToolCallingError: If what answers cannot be told about the tools, or there is a schema
+                beside them.
+        """
+        if self.base_url is not None:
+            tools.refuse_server()
+            return self._ask_server(messages, question), AnswerForm(schema=schema)
+        tokenizer = self._checkpoint().model.tokenizer
+        parts = render(messages, tokenizer, tools=tools.schemas)
+        written = "".join(part.text for part in parts if isinstance(part, ControlPart))
+        form = tools.form(tokenizer, schema, written)
+        return self._ask([*parts, *form.prefix], question), form
+
+    def _ask_to_continue(self, parts: Sequence[Part], question: str) -> Request | RemoteRequest:
+        """A text as a request to continue it, without a chat template."""
+        if self.base_url is not None:
+            return self._ask_server([Message("user", tuple(parts))], question, is_chat=False)
+        return self._ask(parts, question)
+
+    def _explain(self, request: Request | RemoteRequest, max_tokens: int) -> Explanation:
+        """What would be made of each span of a prompt.
+
+        Raises:
+            ServerError: If a server answers, which does not tell.
+        """
+        generator = self._checkpoint().generator
+        assert isinstance(request, Request)
+        prepared = generator.prepare(request, max_tokens=max_tokens)
+        return generator.explain(prepared, request.question)
+
+    def _token_ids(self, text: str) -> list[int]:
+        """Token ids of a text by the decoder's own tokenizer."""
+        ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()
+        return ids
+
+    def _sampling_params(self, form: AnswerForm = _FREE_TEXT) -> SamplingParams:
         return SamplingParams(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
@@ -259,6 +317,8 @@ class AnswerSettings(BaseModel):
             reproducible=self.reproducible,
             top_logprobs=self._n_logprobs(),
             timeout=self.timeout,
+            answer_schema=form.schema,
+            skip_special_tokens=form.skip_special_tokens,
         )
 
     def _n_logprobs(self) -> int | None:
