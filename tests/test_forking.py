@@ -123,7 +123,6 @@ def test_a_server_that_loaded_its_model_before_it_forked(tiny_folder: Path) -> N
         capture_output=True,
         text=True,
         env=environment,
-        timeout=110,
     )
     assert result.stdout.strip() == "[0, 0, 0, 0, 0, 0]", result.stderr
 

@@ -199,7 +199,7 @@ async def test_time_is_limited(
     with pytest.raises(AnswerTimeoutError):
         remote.generate([ask()], replace(late, timeout=1e-9))
     steps.allow(None)
-    assert remote.generate([ask()], replace(late, timeout=60)) != []
+    assert remote.generate([ask()], replace(late, timeout=600)) != []
 
 
 def test_a_store_that_fails_sends_the_text(
@@ -278,7 +278,7 @@ async def test_who_goes_away_is_not_decoded_for(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    await asyncio.wait_for(left.wait(), 60)
+    await asyncio.wait_for(left.wait(), 300)
     steps.allow(None)
 
 
