@@ -2,8 +2,8 @@
 
     python benchmarks/callers.py [--model CHECKPOINT]
 
-Measures answers per second of 64 callers beside one call with 64 prompts, and how long an answer
-of two tokens takes alone and beside callers with long answers. Without a checkpoint a random
+Measures answers per second of 64 callers and of one call with 64 prompts, and how long an answer
+of two tokens takes alone and next to callers with long answers. Without a checkpoint a random
 decoder answers, which says as much about waiting.
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
             pool.submit(ask_long, i)
         beside, _ = callers(1, seconds, lambda i: answer(i, SHORT))
         over.set()
-        print(f"beside 4 long ones: {times(beside)}")
+        print(f"next to 4 long ones: {times(beside)}")
 
 
 def callers(count: int, seconds: float, ask: Callable[[int], float]) -> tuple[list[float], float]:

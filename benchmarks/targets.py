@@ -139,7 +139,7 @@ def compressed_rows(policy: str) -> Iterator[tuple[Method, Method, Method]]:
 
 
 def worth(ours: Measured, twin: Measured, policy: str, held_out: Sequence[str]) -> None:
-    """Each compressed row beside what a sceptic would do instead."""
+    """Each compressed row next to what a sceptic would do instead."""
     sets = [name for name in ours.sets(FULL) if name in twin.sets(FULL)]
     full = column(ours, FULL, of_columns("context_tokens"), sets)
     own = column(ours, FULL, f1, sets)
@@ -186,7 +186,7 @@ def worth(ours: Measured, twin: Measured, policy: str, held_out: Sequence[str]) 
 
 
 def many_passages(ours: Measured, twin: Measured, policy: str) -> None:
-    """Many retrieved passages in few positions, beside the best that the twin reads."""
+    """Many retrieved passages in few positions, next to the best that the twin reads."""
     settings = {count: Setting("strong", count) for count in COUNTS}
     sets = [s for s in SETS if any(twin.result(s, FULL, c) for c in settings.values())]
     if not sets:

@@ -54,7 +54,7 @@ class RefragSettings(AnswerSettings):
     ``top_k``, ``repetition_penalty``, ``seed``, ``reproducible``, ``stop``, ``n``, ``logprobs``,
     ``top_logprobs`` and ``timeout`` may also be given with a single call or through ``bind``. What
     only remote models offer (such as ``logit_bias``) is ignored with a warning. With ``logprobs``
-    they are beside the report, as OpenAI writes them.
+    they are next to the report, as OpenAI writes them.
 
     ``dumps`` writes the settings, without ``api_key``, ``store`` and ``engine``. ``loads``, told
     the class (``allowed_objects=[ChatRefrag]``) and its package

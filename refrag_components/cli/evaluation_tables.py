@@ -54,7 +54,7 @@ def qa_table(result: dict[str, Any]) -> Table:
 
 
 def keeping_table(result: dict[str, Any]) -> Table:
-    """What compressing the rest is worth beside dropping it."""
+    """What compressing the rest is worth, compared with dropping it."""
     score, name = ("f1", "F1") if result["judged"] == "answers" else ("refused", "refused")
     title = "value of keeping: the rest compressed less the rest dropped"
     headings = ("context", "of", "n", name, "by question", "by passage", "nats saved")

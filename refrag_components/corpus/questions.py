@@ -252,11 +252,11 @@ class QuestionSet:
             needed,
             answer,
             self.meta.questions[n],
-            self._asked(n),
-            [(self._asked(i), self._answer(i)) for i in about if i != n][: asked - 1],
+            self._question_ids(n),
+            [(self._question_ids(i), self._answer(i)) for i in about if i != n][: asked - 1],
         )
 
-    def _asked(self, n: int) -> np.ndarray:
+    def _question_ids(self, n: int) -> np.ndarray:
         end = int(self._asked_ends[n])
         return self.asked[end - int(self.asked_lengths[n]) : end]
 

@@ -32,13 +32,13 @@ class Piece:
         start: First character in the passage.
         end: The character after its last.
         score: Of its best chunk; higher is read first.
-        kept: True if it is read whatever its score, because something in it is protected.
+        protected: True if it is read whatever its score, because of what it holds.
     """
 
     start: int
     end: int
     score: float
-    kept: bool
+    protected: bool
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def cut(
         # A piece between the characters of two chunks belongs to the earlier one.
         first = max(int(np.searchsorted(bounds[:, 0], start, side="right")) - 1, 0)
         last = max(int(np.searchsorted(bounds[:, 0], end, side="left")), first + 1)
-        kept = any(left < end and start < right for left, right in found)
-        pieces.append(Piece(start, end, float(scores[first:last].max()), kept))
+        is_protected = any(left < end and start < right for left, right in found)
+        pieces.append(Piece(start, end, float(scores[first:last].max()), is_protected))
     return pieces
 
 

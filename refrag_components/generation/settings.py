@@ -80,7 +80,7 @@ class AnswerSettings(BaseModel):
         reproducible: Decode each answer by itself, so that nothing that is asked at the same time
             changes how it is rounded; slower where many ask at once, and on a GPU.
         logprobs: Whether to tell how likely the decoder held each token of the answer.
-        top_logprobs: With ``logprobs``, how many of the likeliest tokens to tell beside each, from
+        top_logprobs: With ``logprobs``, how many of the likeliest tokens to tell with each, from
             0 to 20.
         timeout: Seconds for an answer, from its preparation to its last token; then it ends with an
             ``AnswerTimeoutError``. Loading the model is not counted.
@@ -272,7 +272,7 @@ class AnswerSettings(BaseModel):
         Raises:
             StructuredOutputError: If a tool's schema cannot be enforced.
             ToolCallingError: If what answers cannot be told about the tools, or there is a schema
-                beside them.
+                as well.
         """
         if self.base_url is not None:
             tools.refuse_server()
@@ -325,7 +325,7 @@ class AnswerSettings(BaseModel):
         if not isinstance(self.logprobs, bool):
             msg = (
                 "logprobs must be True or False, and top_logprobs how many of the likeliest tokens "
-                f"are told beside each; got logprobs={shown(self.logprobs)}"
+                f"are told with each; got logprobs={shown(self.logprobs)}"
             )
             raise SamplingError(msg)
         if self.logprobs:

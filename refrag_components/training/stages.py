@@ -163,7 +163,7 @@ class _Continual(_WeightStage):
 
 @dataclass(frozen=True)
 class _Questions(_WeightStage):
-    """Questions over passages, beside running text."""
+    """Questions over passages, together with running text."""
 
     settings: QuestionSettings
     name: StageName = "questions"

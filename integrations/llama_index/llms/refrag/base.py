@@ -75,7 +75,7 @@ class RefragLLM(SchemaLLM, ToolCallingLLM):
     ``Settings.tokenizer = llm.token_ids`` makes LlamaIndex count tokens as this decoder does.
 
     Example:
-        In a query engine it stands beside a postprocessor: ``index.as_query_engine(llm=llm,
+        In a query engine it works with a postprocessor: ``index.as_query_engine(llm=llm,
         node_postprocessors=[RefragNodePostprocessor()])``. ``checkpoint`` is a bundled name, as the
         default is, a folder or a hub id.
 
