@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,7 @@ __all__ = ["UNITS", "Excerpt", "Piece", "Unit", "cut", "excerpt"]
 #: What is read or left out as a whole: a sentence, or the words that a chunk touches.
 Unit = Literal["sentences", "words"]
 
-UNITS: tuple[Unit, ...] = ("sentences", "words")
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 GAP = " […] "
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
@@ -43,6 +44,9 @@ from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["AnswerSettings"]
+
+# Settings that no call can set.
+_OF_THE_MODEL = frozenset({"api_key", "base_url", "device", "engine", "store"})
 
 _NO_TOOLS = Tools()
 _FREE_TEXT = AnswerForm()
@@ -123,18 +127,14 @@ class AnswerSettings(BaseModel):
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
 
     _model_field: ClassVar[str] = "model"
-    _by_call: ClassVar[tuple[str, ...]] = (
-        *("policy", "budget", "rest", "max_tokens", "max_completion_tokens", "temperature"),
-        *("top_p", "top_k", "repetition_penalty", "stop", "seed", "reproducible", "logprobs"),
-        *("top_logprobs", "timeout"),
-    )
+    _by_call: ClassVar[tuple[str, ...]]  # what a call may set
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
     def __init__(self, **values: Any) -> None:
         values = _by_our_names(values)
         super().__init__(**values)
-        fields = type(self).model_fields
-        known = {*fields, *(field.alias for field in fields.values() if field.alias)}
+        settings = type(self).model_fields
+        known = {*settings, *(field.alias for field in settings.values() if field.alias)}
         if self.base_url is None:
             known -= {"api_key"}  # that of another server, left behind by a swap
         if unknown := sorted(set(values) - known):
@@ -306,20 +306,18 @@ class AnswerSettings(BaseModel):
         return ids
 
     def _sampling_params(self, form: AnswerForm = _FREE_TEXT) -> SamplingParams:
-        return SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            repetition_penalty=self.repetition_penalty,
-            stop=() if self.stop is None else self.stop,
-            seed=self.seed,
-            reproducible=self.reproducible,
-            top_logprobs=self._n_logprobs(),
-            timeout=self.timeout,
-            answer_schema=form.schema,
-            skip_special_tokens=form.skip_special_tokens,
-        )
+        values: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in fields(SamplingParams)
+            if field.name in AnswerSettings.model_fields
+        }
+        values |= {
+            "stop": () if self.stop is None else self.stop,
+            "top_logprobs": self._n_logprobs(),
+            "answer_schema": form.schema,
+            "skip_special_tokens": form.skip_special_tokens,
+        }
+        return SamplingParams(**values)
 
     def _n_logprobs(self) -> int | None:
         if not isinstance(self.logprobs, bool):
@@ -334,6 +332,13 @@ class AnswerSettings(BaseModel):
             msg = f"top_logprobs={shown(self.top_logprobs)} needs logprobs=True"
             raise SamplingError(msg)
         return None
+
+
+# The fields are known when the class is complete.
+AnswerSettings._by_call = (
+    *(name for name in AnswerSettings.model_fields if name not in _OF_THE_MODEL),
+    "max_completion_tokens",
+)
 
 
 def _by_our_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -113,6 +113,11 @@ def test_how_an_answer_is_drawn_arrives_whole() -> None:
         seed=7,
         reproducible=True,
     )
+    default = SamplingParams()
+    names = [field.name for field in fields(params)]
+    alike = [name for name in names if getattr(params, name) == getattr(default, name)]
+    # Schemas and probabilities have tests of their own; time and parser stay with the caller.
+    assert alike == ["answer_schema", "skip_special_tokens", "top_logprobs", "timeout"]
     body = CompletionBody(model="tiny", prompt="?", **_sampling(params))
     assert sampling_params(body) == params
 
