@@ -237,7 +237,7 @@ def test_what_is_in_memory_is_there_in_a_child(elsewhere: Callable[[OwnLock], No
     assert in_child(work) == 0
 
 
-def test_a_guard_begins_anew_in_a_child() -> None:
+def test_a_guard_begins_again_in_a_child() -> None:
     store, guard = Hanging("mset", timeout=60), StoreGuard()
     guard.write(store, [("a", make(1))])
 
