@@ -10,7 +10,7 @@ __all__ = ["best_pieces", "falling_point"]
 
 
 def best_pieces(
-    scores: np.ndarray, protected: np.ndarray, tokens: np.ndarray, limit: float
+    scores: np.ndarray, kept: np.ndarray, tokens: np.ndarray, limit: float
 ) -> list[int]:
     """The best pieces that fit, those that must be read before all others.
 
@@ -19,7 +19,7 @@ def best_pieces(
 
     Args:
         scores: One per piece, (n,).
-        protected: True for pieces that are read even if they exceed the limit, (n,), bool.
+        kept: True for pieces that are read even if they exceed the limit, (n,), bool.
         tokens: Tokens of each piece, (n,).
         limit: Most tokens of all pieces together.
 
@@ -27,8 +27,8 @@ def best_pieces(
         Indices of pieces, best first.
     """
     chosen, used = [], 0
-    for i in np.lexsort((-scores, ~protected)).tolist():  # stable: the earlier of two equals
-        if protected[i] or used + tokens[i] <= limit:
+    for i in np.lexsort((-scores, ~kept)).tolist():  # stable: the earlier of two equals
+        if kept[i] or used + tokens[i] <= limit:
             chosen.append(i)
             used += int(tokens[i])
     return chosen

@@ -113,7 +113,7 @@ class Excerpter:
                 break
             n = int(owner[i])
             piece = int(i - first[n])
-            if not cuts[n][piece].protected:
+            if not cuts[n][piece].kept:
                 read[n].remove(piece)
                 excerpts[n] = made(n)
                 tokens[n] = self._tokens(excerpts[n])
@@ -147,11 +147,11 @@ class Excerpter:
             starts = [p.start for p in pieces[:1]] + [p.end for p in pieces[:-1]]
             texts += [text[start : p.end] for start, p in zip(starts, pieces, strict=True)]
         scores = np.array([p.score for pieces in cuts for p in pieces])
-        protected = np.array([p.protected for pieces in cuts for p in pieces], dtype=bool)
+        kept = np.array([p.kept for pieces in cuts for p in pieces], dtype=bool)
         if self._budget == "auto":  # what is worth reading is read, however long it is
-            worth = np.where(protected | (scores >= falling_point(scores)), 0, 1)
-            return best_pieces(scores, protected, worth, 0)
-        return best_pieces(scores, protected, np.asarray(self._count(texts)), self._limit(passages))
+            worth = np.where(kept | (scores >= falling_point(scores)), 0, 1)
+            return best_pieces(scores, kept, worth, 0)
+        return best_pieces(scores, kept, np.asarray(self._count(texts)), self._limit(passages))
 
     def _limit(self, passages: Sequence[str]) -> float:
         """Most tokens of all excerpts together."""

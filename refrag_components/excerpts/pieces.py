@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ __all__ = ["UNITS", "Excerpt", "Piece", "Unit", "cut", "excerpt"]
 #: What is read or left out as a whole: a sentence, or the words that a chunk touches.
 Unit = Literal["sentences", "words"]
 
-UNITS: tuple[Unit, ...] = get_args(Unit)
+UNITS: tuple[Unit, ...] = ("sentences", "words")
 
 GAP = " […] "
 
@@ -32,13 +32,13 @@ class Piece:
         start: First character in the passage.
         end: The character after its last.
         score: Of its best chunk; higher is read first.
-        protected: True if it is read whatever its score, because of what it holds.
+        kept: True if it is read whatever its score, because something in it is protected.
     """
 
     start: int
     end: int
     score: float
-    protected: bool
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def cut(
         # A piece between the characters of two chunks belongs to the earlier one.
         first = max(int(np.searchsorted(bounds[:, 0], start, side="right")) - 1, 0)
         last = max(int(np.searchsorted(bounds[:, 0], end, side="left")), first + 1)
-        is_protected = any(left < end and start < right for left, right in found)
-        pieces.append(Piece(start, end, float(scores[first:last].max()), is_protected))
+        kept = any(left < end and start < right for left, right in found)
+        pieces.append(Piece(start, end, float(scores[first:last].max()), kept))
     return pieces
 
 

@@ -57,8 +57,7 @@ def test_a_piece_has_the_score_of_its_best_chunk() -> None:
 
 def test_what_is_protected_is_kept() -> None:
     pieces = cut(TEXT, chunks(TEXT, 8), np.zeros(20), "sentences", [re.compile(r"\d{4}")])
-    read = [TEXT[p.start : p.end] for p in pieces if p.protected]
-    assert read == ["The harbour was dug in 1907."]
+    assert [TEXT[p.start : p.end] for p in pieces if p.kept] == ["The harbour was dug in 1907."]
 
 
 @pytest.mark.parametrize("unit", UNITS)
