@@ -127,8 +127,8 @@ def build_batch(
         full_width = -(-full_width // _ALIGNED) * _ALIGNED
         tensors["full_ids"] = _padded([row.full_ids for row in laid_out], full_width, 0)
         for side, stride in (("student", width), ("teacher", full_width)):
-            own_places = [i * stride + getattr(row, side) for i, row in enumerate(laid_out)]
-            tensors[f"{side}_index"] = torch.from_numpy(np.concatenate(own_places))
+            indices = [i * stride + getattr(row, side) for i, row in enumerate(laid_out)]
+            tensors[f"{side}_index"] = torch.from_numpy(np.concatenate(indices))
     return Batch(
         groups=table.groups,
         chunk_size=chunk_size,
