@@ -2,8 +2,8 @@
 
     python benchmarks/callers.py [--model CHECKPOINT]
 
-Measures answers per second of 64 callers beside one call with 64 prompts, and how long an answer
-of two tokens takes alone and beside callers with long answers. Without a checkpoint a random
+Measures answers per second of 64 callers and of one call with 64 prompts, and how long an answer
+of two tokens takes alone and next to callers with long answers. Without a checkpoint a random
 decoder answers, which says as much about waiting.
 """
 
@@ -26,7 +26,7 @@ from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.policies import FractionBudget
-from refrag_components.prompts.parts import PassagePart, TextPart
+from refrag_components.prompts.parts import Part, PassagePart, TextPart
 from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
 ANSWER, SHORT, LONG = (SamplingParams(max_tokens=count) for count in (16, 2, 150))
@@ -76,7 +76,7 @@ def main() -> None:
             pool.submit(ask_long, i)
         beside, _ = callers(1, seconds, lambda i: answer(i, SHORT))
         over.set()
-        print(f"beside 4 long ones: {times(beside)}")
+        print(f"next to 4 long ones: {times(beside)}")
 
 
 def callers(count: int, seconds: float, ask: Callable[[int], float]) -> tuple[list[float], float]:
@@ -105,7 +105,7 @@ def times(waited: list[float]) -> str:
 def request(i: int, passages: int = 4) -> Request:
     """A prompt with everything compressed."""
     context = [PassagePart(TEXT[(i + j) % len(TEXT)]) for j in range(passages)]
-    parts = [TextPart("Read:\n"), *context, TextPart(f"\nQuestion {i}?")]
+    parts: list[Part] = [TextPart("Read:\n"), *context, TextPart(f"\nQuestion {i}?")]
     return Request(parts, f"Question {i}?", policy="none", budget=FractionBudget(0.0))
 
 

@@ -52,7 +52,7 @@ def round_trip(vectors: np.ndarray, codec: Codec) -> np.ndarray:
     return np.array(read, np.float32).reshape(vectors.shape)
 
 
-def sizes(model: RefragModel, text: str) -> dict[int, dict[str, float]]:
+def sizes(model: RefragModel, text: str) -> dict[int, dict[Codec, float]]:
     """Bytes per token of a serialised passage of 256 tokens, by k and codec."""
     result = {}
     for k in (4, 8, 16):

@@ -27,6 +27,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from refrag_components.text.extraction import extract
+from refrag_components.text.tables import markdown_row, markdown_table
 from tests import made_files
 
 Read = Callable[[bytes, str], str]
@@ -256,14 +257,13 @@ def main() -> None:
     if arguments.before is not None:
         readers["before"] = (before(arguments.before), ("",))
     readers |= READERS
-    print(f"| document | {' | '.join(readers)} |")
-    print(f"|---|{'---|' * len(readers)}")
+    print(markdown_table([["document", *readers]]))
     for name, group in groups.items():
         cells = [
             result(read, group) if suffixes == ("",) or group[0].suffix in suffixes else ""
             for read, suffixes in readers.values()
         ]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        print(markdown_row([name, *cells]), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 
+from benchmarks.sets import GROUPS, SETS
+from refrag_components.corpus.question_files import KINDS
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.answers.results import (
     Cluster,
@@ -35,47 +38,23 @@ from refrag_components.evaluation.methods import (
     Keep,
     LastTokens,
     Method,
+    default_methods,
 )
 from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.selections import SELECTIONS
 from refrag_components.evaluation.statistics import interval, resample
 from refrag_components.modeling.policy_network import NETWORKS
 
-SETS = {
-    "squad": "SQuAD",
-    "sqshift_wiki": "SQuAD-shift, wiki",
-    "sqshift_reddit": "SQuAD-shift, reddit",
-    "sqshift_amazon": "SQuAD-shift, amazon",
-    "qamr": "QAMR",
-    "fairytale": "FairytaleQA",
-    "hybridqa": "HybridQA",
-    "ottqa": "OTT-QA",
-    "policyqa": "PolicyQA",
-    "wikitpl": "templates on Wikipedia pages",
-    "boolq": "BoolQ (yes/no)",
-    "strategyqa": "StrategyQA (yes/no)",
-    "tsqa": "TimeQA",
-    "covidqa": "COVID-QA",
-    "pubmedqa": "PubMedQA (yes/no)",
-}
 POOLED = {
     "all": list(SETS),
     "without yes/no": [name for name, label in SETS.items() if "(yes/no)" not in label],
 }
 DEFAULT = "learned-query"
-CHOICES = {name: f"`{name}`" for name in (*SELECTIONS, *NETWORKS)} | {
-    "perplexity-ascending": "ascending",
-    "recent": "the last ones",
-}
-PLAIN = {
-    LastTokens.kind: "the last tokens as plain text",
-    FewerPassages.kind: "fewer passages as plain text",
-}
 BUDGETS = (0.05, 0.1, 0.25, 0.5)
 MAIN = [NONE, FULL, COMPRESSED, Keep(DEFAULT, 0.1), Keep(DEFAULT, 0.25)]
 FEWER = [FewerPassages(p) for p in (0.0, 0.1, 0.25)]
-
-PLAIN_HEAD = ["fewer passages, as p=0", "as p=.1", "as p=.25"]
+CHOICES = default_methods((*SELECTIONS, *NETWORKS), BUDGETS, kinds=[Keep.kind])
+PLAIN = [kind(p) for kind in (LastTokens, FewerPassages) for p in BUDGETS]
 
 Cells = Sequence[str]
 Difference = tuple[float, float, float]
@@ -132,10 +111,36 @@ class Answers:
         return [(means[a] - means[b], *interval(draws[:, a] - draws[:, b])) for a, b in pairs]
 
 
-def method(way: str, p: float) -> Method:
-    """The row of a selection, or of plain text, at p."""
-    plain = {LastTokens.kind: LastTokens, FewerPassages.kind: FewerPassages}
-    return plain[way](p) if way in plain else Keep(way, p)
+def curves(methods: Sequence[Method]) -> dict[str, list[Method]]:
+    """Rows that differ only in p, by what they have in common, in order."""
+    found: dict[str, list[Method]] = {}
+    for method in methods:
+        name = f"{method.curve} as plain text" if method.selection is None else f"`{method.curve}`"
+        found.setdefault(name, []).append(method)
+    return found
+
+
+def at(methods: Sequence[Method], p: float) -> list[Method]:
+    """Those of some rows that expand a fraction p, or take as many positions."""
+    return [method for method in methods if method.fraction == p]
+
+
+def heads(methods: Sequence[Method]) -> list[str]:
+    """The names of rows as columns; short where the default policy chooses."""
+    names = []
+    for before, method in pairwise([NONE, *methods]):
+        p = "" if method.fraction is None else f"p={method.fraction:g}".replace("0.", ".")
+        if isinstance(method, FewerPassages):
+            names.append(
+                f"as {p}" if isinstance(before, FewerPassages) else f"{method.curve}, as {p}"
+            )
+        elif method == FULL:
+            names.append("all text")  # as the page calls it
+        elif method.selection in (None, DEFAULT):
+            names.append(p or method.label)
+        else:
+            names.append(f"{p}, {method.selection}")
+    return names
 
 
 def table(head: Cells, rows: Sequence[Cells]) -> None:
@@ -151,11 +156,16 @@ def groups() -> dict[str, list[str]]:
 def answers_table(out: Path, column: str, digits: int) -> None:
     """One row per set: fixed rows, the default policy, fewer passages at equal positions."""
     answers, methods = Answers(out), [*MAIN, *FEWER]
+    # Each row with chunk embeddings, and fewer passages in as many positions.
+    pairs = [
+        (methods.index(row), methods.index(FewerPassages(row.fraction or 0.0)))
+        for row in MAIN
+        if row.compresses
+    ]
     rows = []
     for label, sets in groups().items():
         values = answers.values(sets, methods, column)
         cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
-        pairs = ((2, 5), (3, 6), (4, 7))  # each p and fewer passages in as many positions
         found = answers.differences(sets, methods, column, pairs)
         for (column_index, _), (_, low, high) in zip(pairs, found, strict=True):
             if low > 0 if column == "f1" else high < 0:
@@ -164,7 +174,7 @@ def answers_table(out: Path, column: str, digits: int) -> None:
     if column == "f1":
         positions = answers.values(["squad"], methods, "positions").mean(axis=0)
         rows.append(["decoder positions, SQuAD", "", *(f"{mean:.0f}" for mean in positions)])
-    table(["set", "questions", "no context", "all text", "p=0", "p=.1", "p=.25", *PLAIN_HEAD], rows)
+    table(["set", "questions", *heads(methods)], rows)
 
 
 def f1(out: Path) -> None:
@@ -194,35 +204,38 @@ def shares(out: Path) -> None:
                 f"({100 * low:.0f}-{100 * high:.0f})"
             )
         rows.append(cells)
-    table(["set", "p=0", "p=.1", "p=.25", "fewer passages, as p=.1", "as p=.25"], rows)
+    table(["set", *heads(compared)], rows)
 
 
 def choices(out: Path) -> None:
     """F1 by selection: all questions at every budget, then set by set."""
     answers = Answers(out)
     rows = []
-    for way, label in (CHOICES | PLAIN).items():
-        methods = [method(way, p) for p in BUDGETS]
+    for label, methods in curves([*CHOICES, *PLAIN]).items():
         means = answers.values(POOLED["all"], methods, "f1").mean(axis=0)
         rows.append([label, *(f"{mean:.1f}" for mean in means)])
     table(["all sets", *(f"p={p:g}" for p in BUDGETS)], rows)
     for p in (0.1, 0.25):
-        rows = []
+        rows, shown = [], curves(at(CHOICES, p))
+        methods = [method for methods in shown.values() for method in methods]
         for label, sets in groups().items():
-            methods = [method(way, p) for way in CHOICES]
             means = answers.values(sets, methods, "f1").mean(axis=0)
             rows.append([label, *(f"{mean:.1f}" for mean in means)])
-        table([f"p={p:g}", *CHOICES.values()], rows)
+        table([f"p={p:g}", *shown], rows)
 
 
 def compared(out: Path) -> None:
     """The default policy less other selections, paired; on how many sets it is better, worse."""
     answers = Answers(out)
-    rivals = [name for name in SELECTIONS if name != "perplexity-ascending"]  # as wide as a page
-    others = (*rivals, FewerPassages.kind)
+    others = [
+        method
+        for method in (*CHOICES, *PLAIN)
+        if isinstance(method, FewerPassages)
+        or (method.selection in SELECTIONS and method.selection != "perplexity-ascending")
+    ]  # as wide as a page
     for column, digits in (("f1", 1), ("log_ppl", 3)):
         for p in (0.1, 0.25):
-            methods = [method(way, p) for way in (DEFAULT, *others)]
+            methods = [Keep(DEFAULT, p), *at(others, p)]
             pairs = [(0, i) for i in range(1, len(methods))]
             found = {
                 label: answers.differences(sets, methods, column, pairs)
@@ -242,7 +255,7 @@ def compared(out: Path) -> None:
             more, less = (of_sets[..., 1] > 0).sum(axis=0), (of_sets[..., 2] < 0).sum(axis=0)
             counts = [f"{a}, {b}" for a, b in zip(more, less, strict=True)]
             rows.append(["sets: more, less", *counts])
-            table([f"{column}, p={p:g}", *((CHOICES | PLAIN)[way] for way in others)], rows)
+            table([f"{column}, p={p:g}", *curves(methods[1:])], rows)
 
 
 def kinds(out: Path) -> None:
@@ -250,13 +263,13 @@ def kinds(out: Path) -> None:
     answers, rows = Answers(out), []
     found = np.array(answers.result(list(SETS), FULL).kinds)
     values = answers.values(list(SETS), MAIN, "f1")
-    for kind in ("number", "exact string", "phrase", "free text", "yes/no"):
+    for kind in KINDS:
         of_kind = values[found == kind]
         if not len(of_kind):
             continue
         means = of_kind.mean(axis=0)
         rows.append([kind, f"{len(of_kind):,}", *(f"{mean:.1f}" for mean in means)])
-    table(["answer", "questions", "no context", "all text", "p=0", "p=.1", "p=.25"], rows)
+    table(["answer", "questions", *heads(MAIN)], rows)
 
 
 def no_answer(out: Path) -> None:
@@ -266,7 +279,7 @@ def no_answer(out: Path) -> None:
     for name, label in SETS.items():
         said = answers.values([name], methods, "refused").mean(axis=0)
         rows.append([label, *(f"{100 * mean:.1f}" for mean in said)])
-    table(["set", "all text", "p=0", "p=.25"], rows)
+    table(["set", *heads(methods)], rows)
 
 
 def more(out: Path) -> None:
@@ -274,30 +287,29 @@ def more(out: Path) -> None:
     answers, rows = Answers(out), []
     some = [Keep(DEFAULT, p) for p in BUDGETS]
     fewer = [FewerPassages(p) for p in (BUDGETS[0], BUDGETS[-1])]
+    methods = [FULL, COMPRESSED, *some, *fewer]
     for label, sets in groups().items():
-        methods = [FULL, COMPRESSED, *some, *fewer]
         means = answers.values(sets, methods, "f1").mean(axis=0)
         rows.append([label, *(f"{mean:.1f}" for mean in means)])
-    head = ["p=0", "p=.05", "p=.1", "p=.25", "p=.5", "fewer passages, as p=.05", "as p=.5"]
-    table(["set", "all text", *head], rows)
+    table(["set", *heads(methods)], rows)
 
 
 def chunks_of_8(out: Path) -> None:
     """F1 at k = 8."""
     answers, rows = Answers(out, "k8"), []
     methods = [*MAIN[1:], *FEWER]
-    for name in ("squad", "sqshift_amazon", "fairytale", "hybridqa"):
+    for name in GROUPS["k8"]:
         means = answers.values([name], methods, "f1").mean(axis=0)
         rows.append([SETS[name], *(f"{mean:.1f}" for mean in means)])
     positions = answers.values(["squad"], methods, "positions").mean(axis=0)
     rows.append(["decoder positions, SQuAD", *(f"{mean:.0f}" for mean in positions)])
-    table(["set", "all text", "p=0", "p=.1", "p=.25", *PLAIN_HEAD], rows)
+    table(["set", *heads(methods)], rows)
 
 
 def searched(out: Path) -> None:
     """F1 with passages from a search, also with late-interaction."""
     methods = [*MAIN[1:], *FEWER[1:], *(Keep("late-interaction", p) for p in (0.1, 0.25))]
-    for name in ("squad", "hybridqa"):
+    for name in GROUPS["searched"]:
         rows = []
         for retrieval in ("strong", "weak"):
             for count in (2, 5, 10, 20):
@@ -307,9 +319,8 @@ def searched(out: Path) -> None:
                 cells = [f"{mean:.1f}" for mean in means]
                 rows.append([str(count), retrieval, *cells, f"{full:,.0f}", f"{tenth:,.0f}"])
         print(SETS[name])
-        head = ["retrieval", "all text", "p=0", "p=.1", "p=.25", "fewer passages, as p=.1"]
-        late = ["as p=.25", "p=.1, late", "p=.25, late", "positions of all text", "of p=.1"]
-        table(["passages", *head, *late], rows)
+        head = ["passages", "retrieval", *heads(methods), "positions of all text", "of p=.1"]
+        table(head, rows)
 
 
 def recovery(out: Path) -> None:

@@ -49,6 +49,11 @@ job() {
     printf '%s\t%s\n' "$name" "$(echo $* --out "$out/$name")"
 }
 
+# sets GROUP -- prints the names of a group's sets
+sets() {
+    python3 benchmarks/sets.py "$1"
+}
+
 # files SET... -- prints the question files of the sets
 files() {
     local set
@@ -64,16 +69,25 @@ questions() {
     job "$name-$set" $answers "$(files $set)" --items "${ITEMS:-500}" "$@"
 }
 
-# sceptic NAME ITEMS SETS OPTIONS... -- several sets per measurement: starting takes longer than answering
-sceptic() {
-    local name=$1 items=$2 sets=$3
-    shift 3
-    job "$name" $answers "$(files $sets)" --items "$items" $default $rivals "$@"
+# in_quarters NAME OPTIONS... -- all sets, in four measurements: starting takes longer than answering
+in_quarters() {
+    local name=$1 i
+    shift
+    for i in 1 2 3 4; do
+        job "$name-$i" $answers "$(files $(sets "quarter-$i"))" --items "${ITEMS:-500}" "$@"
+    done
+}
+
+# over_pool NAME OPTIONS... -- some sets, over passages that a search finds in the pool
+over_pool() {
+    local name=$1
+    shift
+    job "$name" $answers "$(files $(sets pool))" --items "${POOL_ITEMS:-100}" \
+        --pool "$work/qa/passages.jsonl.zst" --retrieval strong "$@"
 }
 
 jobs_of_answers() {
-    for set in squad sqshift_wiki sqshift_amazon sqshift_reddit wikitpl fairytale qamr hybridqa ottqa \
-        policyqa boolq strategyqa tsqa covidqa pubmedqa; do
+    for set in $(sets all); do
         questions qa $set $compared $many
     done
 }
@@ -84,44 +98,26 @@ jobs_of_recovery() {
 }
 
 jobs_of_searched() {
-    for set in squad hybridqa; do
+    for set in $(sets searched); do
         questions searched $set $compared $both $some --retrieval strong --retrieval weak \
             --passages 2 --passages 5 --passages 10 --passages 20
     done
 }
 
 jobs_of_k8() {
-    for set in squad sqshift_amazon fairytale hybridqa; do
+    for set in $(sets k8); do
         questions k8 $set $compared $default $some --chunk-size 8
     done
 }
 
 jobs_of_sceptic() {
-    local items=${ITEMS:-500} budgets="--expanded .05 $some"
-    sceptic sceptic-1 "$items" "squad qamr tsqa pubmedqa boolq" $budgets
-    sceptic sceptic-2 "$items" "sqshift_wiki wikitpl hybridqa covidqa" $budgets
-    sceptic sceptic-3 "$items" "sqshift_reddit fairytale ottqa strategyqa" $budgets
-    sceptic sceptic-4 "$items" "sqshift_amazon policyqa squad2_unans" $budgets
+    in_quarters sceptic $default $rivals --expanded .05 $some
 }
 
 jobs_of_sceptic-pool() {
-    sceptic sceptic-pool "${POOL_ITEMS:-100}" "squad hybridqa tsqa strategyqa" --expanded .1 \
-        --pool "$work/qa/passages.jsonl.zst" --retrieval strong \
+    over_pool sceptic-pool $default $rivals --expanded .1 \
         --passages 5 --passages 10 --passages 20 --passages 40 --passages 80
 }
-
-# in_quarters NAME OPTIONS... -- all sets, in four measurements
-in_quarters() {
-    local name=$1 i=0 sets
-    shift
-    for sets in "squad qamr tsqa pubmedqa" "sqshift_wiki wikitpl hybridqa covidqa" \
-        "sqshift_reddit fairytale ottqa strategyqa" "sqshift_amazon policyqa squad2_unans boolq"; do
-        i=$((i + 1))
-        job "$name-$i" $answers "$(files $sets)" --items "${ITEMS:-500}" "$@"
-    done
-}
-
-from_pool="--pool $work/qa/passages.jsonl.zst --retrieval strong"
 
 jobs_of_targets() {
     local k
@@ -130,16 +126,14 @@ jobs_of_targets() {
         job "targets-text-$k" $evaluate perplexity --model $model --text $work/valid --no-plots \
             --windows "${WINDOWS:-400}" --policy random --expanded .1 --chunk-size $k
     done
-    job targets-pool $answers "$(files squad hybridqa tsqa strategyqa)" $default $from_pool \
-        --items "${POOL_ITEMS:-100}" --method compressed --method none --method keep --method drop \
+    over_pool targets-pool $default --method compressed --method none --method keep --method drop \
         --method text --expanded .05 --expanded .1 --passages 40 --passages 80
 }
 
 jobs_of_twin() {
     local reads="--method none --method full --method gold"
     in_quarters twin $reads
-    job twin-pool $answers "$(files squad hybridqa tsqa strategyqa)" $from_pool $reads \
-        --items "${POOL_ITEMS:-100}" --passages 1 --passages 2 --passages 5 --passages 10 \
+    over_pool twin-pool $reads --passages 1 --passages 2 --passages 5 --passages 10 \
         --passages 20 --passages 40
 }
 

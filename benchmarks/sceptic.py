@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from results import DEFAULT, SETS, table
-
+from benchmarks.results import DEFAULT, table
+from benchmarks.sets import SETS, WITHOUT_ANSWER
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.answers.results import Result, join_results, read_result
 from refrag_components.evaluation.answers.summary import summarise
@@ -49,7 +49,6 @@ ROWS: list[Method] = [
         for row in (Keep(DEFAULT, p), Drop(DEFAULT, p), SameText(DEFAULT, p), FewerPassages(p))
     ),
 ]
-WITHOUT_ANSWER = {"squad2_unans": "SQuAD 2, no answer"}
 UNITS = {"question": "", "passage": "_passages", "article": "_articles"}
 # Score -> its name in tables, factor, digits.
 SCORES = {"f1": ("F1", 100, 2), "em": ("EM", 100, 2), "log_ppl": ("nats", 1, 3)}

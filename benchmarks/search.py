@@ -34,6 +34,7 @@ from refrag_components.evaluation.statistics import cluster_labels, interval, re
 from refrag_components.text.passages import document_passages
 from refrag_components.text.pdf import joined_pages
 from refrag_components.text.splitting import CountTokens, split_passages, token_counter
+from refrag_components.text.tables import markdown_row, markdown_table
 from refrag_components.weights.loading import load_tokenizer
 from refrag_components.weights.lookup import base_folder
 
@@ -224,10 +225,8 @@ def main() -> None:
     arguments = parser.parse_args()
     vectors = SearchVectors(arguments.vectors)
     count = token_counter(load_tokenizer(base_folder(DECODER)))
-    print(
-        "| documents | passages | first, % | of five, % | more of five than above | mid-sentence |"
-    )
-    print("|---|---|---|---|---|---|")
+    head = ["documents", "passages", "first, %", "of five, %", "more of five than above"]
+    print(markdown_table([[*head, "mid-sentence"]]))
     files = list(map(articles, arguments.files))
     for collection in (manuals(), *files, *([together(files)] if len(files) > 1 else [])):
         clusters = cluster_labels([[question.title] for question in collection.questions])
@@ -248,9 +247,7 @@ def main() -> None:
                 low, high = interval(resample([gained], [clusters])[:, 0])
                 more = f"{gained.mean():+.1f} ({low:+.1f} to {high:+.1f})"
             label = f"{collection.name}, {len(collection.questions)} questions"
-            print(
-                f"| {label} | {name} | {' | '.join(shown)} | {more} | {broken:.0f} % |", flush=True
-            )
+            print(markdown_row([label, name, *shown, more, f"{broken:.0f} %"]), flush=True)
             above = right
 
 

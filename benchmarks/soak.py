@@ -24,6 +24,7 @@ import torch
 
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
+from refrag_components.modeling.projector import TokenProjector
 from tests.integrations.soak import CALLERS, PATIENCE, ROUNDS, Soak
 from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
 
@@ -76,6 +77,7 @@ def save_checkpoint(folder: Path) -> str:
     encoder = save_tiny_encoder(folder / "encoder")
     refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
     model = RefragModel.from_base(refrag)
+    assert isinstance(model.projector, TokenProjector)
     torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
     model.save_pretrained(folder / "saved")
     return str(folder / "saved")

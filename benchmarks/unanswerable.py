@@ -29,6 +29,7 @@ from refrag_components.corpus.tokenised import open_text
 from refrag_components.evaluation.statistics import cluster_labels, interval, mean_of_sets, resample
 from refrag_components.index.matching import found_nothing, match
 from refrag_components.index.types import Hit
+from refrag_components.text.tables import markdown_row, markdown_table
 
 K = 5
 CONDITIONS = ("answered", "without passage", "without document", "other questions")
@@ -138,10 +139,8 @@ def main() -> None:
         print(f"cosine {limit(sets, lambda _, hits: hits[0].score):.3f}")
         return
     clusters = [cluster_labels([one.documents for one in set_]) for set_ in sets]
-    print(
-        "| set | questions | refused | answer lost | without passage | without document | others |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    head = ["set", "questions", "refused", "answer lost", "without passage", "without document"]
+    print(markdown_table([[*head, "others"]]))
     rules: dict[str, Refuse] = {"all": lambda q, hits: found_nothing(q, hits, ENCODER)}
     if arguments.cosine is not None:
         rules["all, cosine alone"] = lambda _, hits: hits[0].score < arguments.cosine
@@ -149,8 +148,8 @@ def main() -> None:
         strata = [refusals(s, more, refuse) for s, more in zip(sets, others, strict=True)]
         if label == "all":
             for name, values, groups in zip(names, strata, clusters, strict=True):
-                print(f"| {name} | {len(values)} | {' | '.join(cells([values], [groups]))} |")
-        print(f"| {label} | {sum(map(len, strata))} | {' | '.join(cells(strata, clusters))} |")
+                print(markdown_row([name, len(values), *cells([values], [groups])]))
+        print(markdown_row([label, sum(map(len, strata)), *cells(strata, clusters)]))
 
 
 if __name__ == "__main__":

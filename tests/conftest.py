@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from refrag_components.modeling import RefragModel
 from tests.adapters import attach_adapters
@@ -28,9 +28,11 @@ from tests.tiny import (
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# How long an example takes says something of the machine, not of the code.
-settings.register_profile("without deadline", deadline=None)
-settings.load_profile("without deadline")
+# How long an example takes, to make or to try, says something of the machine, not of the code.
+settings.register_profile(
+    "without a clock", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("without a clock")
 
 _numbers = count()
 

@@ -123,7 +123,6 @@ def test_a_server_that_loaded_its_model_before_it_forked(tiny_folder: Path) -> N
         capture_output=True,
         text=True,
         env=environment,
-        timeout=110,
     )
     assert result.stdout.strip() == "[0, 0, 0, 0, 0, 0]", result.stderr
 
@@ -238,7 +237,7 @@ def test_what_is_in_memory_is_there_in_a_child(elsewhere: Callable[[OwnLock], No
     assert in_child(work) == 0
 
 
-def test_a_guard_begins_anew_in_a_child() -> None:
+def test_a_guard_begins_again_in_a_child() -> None:
     store, guard = Hanging("mset", timeout=60), StoreGuard()
     guard.write(store, [("a", make(1))])
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from asyncio import to_thread
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
-from dataclasses import dataclass, replace
+from contextlib import aclosing
 from typing import Any, ClassVar, cast
 from warnings import warn
 
@@ -17,31 +16,27 @@ from langchain_core.language_models import (
     ModelProfile,
 )
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
-from langchain_refrag.errors import as_langchain_errors
+from langchain_refrag.calls import Call
 from langchain_refrag.messages import resolve_messages, without_media
 from langchain_refrag.runs import retrieved_in
-from langchain_refrag.settings import RefragSettings, told
+from langchain_refrag.settings import RefragSettings
 from langchain_refrag.structured import (
     answer_by_schema,
     call_by_schema,
     parse_json_answers,
     requested_schema,
 )
-from langchain_refrag.tools import AnswerReader, Tool, read_tools
-from refrag_components.engines.sampling import SamplingParams
+from langchain_refrag.tools import Tool, read_tools
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.explanation import Explanation
-from refrag_components.generation.report import Report
-from refrag_components.generation.requests import Answer, AnswerDelta, Answering, agenerate_all
+from refrag_components.generation.remote import RemoteRequest
+from refrag_components.generation.requests import Request
 from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
 from refrag_components.generation.tools import AnswerForm, calls_tools
-from refrag_components.prompts.parts import ControlPart
-from refrag_components.prompts.rendering import render
 from refrag_components.prompts.retrieved import Retrieved
 
 __all__ = ["ChatRefrag"]
@@ -229,9 +224,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         call = self._call(stop, kwargs)
         messages = self._convert_input(input).to_messages()
         request, _, _ = call._request(messages, kwargs, retrieved_in(None))
-        generator = call._checkpoint().generator
-        prepared = generator.prepare(request, max_tokens=call.max_tokens)
-        return generator.explain(prepared, request.question)
+        return call._explain(request, call.max_tokens)
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Tool] | None = None
@@ -247,7 +240,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         call: dict[str, Any] = {"tools": list(read_tools(tools).schemas)} if tools else {}
         try:
             request, _, _ = self._request(messages, call, retrieved_in(None))
-            return self._checkpoint().generator.prepare(request).layout.n_positions
+            generator = self._checkpoint().generator
+            assert isinstance(request, Request)
+            return generator.prepare(request).layout.n_positions
         except RefragError:
             return super().get_num_tokens_from_messages(messages)
 
@@ -258,11 +253,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        asked = self._asked(messages, stop, kwargs, retrieved_in(run_manager))
-        each = asked.call._each_params(asked.params)
-        with as_langchain_errors():
-            answers = asked.answering.generate([asked.request] * len(each), each)
-        return asked.result(answers)
+        return self._ready(messages, stop, kwargs, retrieved_in(run_manager)).generate()
 
     async def _agenerate(
         self,
@@ -272,11 +263,8 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         retrieved = retrieved_in(run_manager)
-        asked = await to_thread(self._asked, messages, stop, kwargs, retrieved)
-        each = asked.call._each_params(asked.params)
-        with as_langchain_errors():
-            answers = await agenerate_all(asked.answering, [asked.request] * len(each), each)
-        return asked.result(answers)
+        call = await to_thread(self._ready, messages, stop, kwargs, retrieved)
+        return await call.agenerate()
 
     def _stream(
         self,
@@ -285,15 +273,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        asked = self._asked(messages, stop, kwargs, retrieved_in(run_manager))
-        asked.call._refuse_several()
-        reader = AnswerReader(asked.form)
-        with (
-            as_langchain_errors(),  # a server's come with the first delta
-            closing(asked.answering.stream(asked.request, asked.params)) as deltas,
-        ):
-            for delta in deltas:
-                yield from asked.chunks(delta, reader)
+        yield from self._ready(messages, stop, kwargs, retrieved_in(run_manager)).stream()
 
     async def _astream(
         self,
@@ -303,15 +283,10 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         retrieved = retrieved_in(run_manager)
-        asked = await to_thread(self._asked, messages, stop, kwargs, retrieved)
-        asked.call._refuse_several()
-        reader = AnswerReader(asked.form)
-        with as_langchain_errors():
-            deltas = await asked.answering.astream(asked.request, asked.params)
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    for chunk in asked.chunks(delta, reader):
-                        yield chunk
+        call = await to_thread(self._ready, messages, stop, kwargs, retrieved)
+        async with aclosing(call.astream()) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     # LangChain asks for what identifies an answer in the event loop. The files of a checkpoint are
     # looked at for it, or a server is asked, so that is done in a thread before; it is then known.
@@ -353,28 +328,24 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         params = {**self._get_invocation_params(stop=stop, **kwargs), **kwargs}
         return str(sorted(params.items()))
 
-    def _asked(
+    def _ready(
         self,
         messages: Sequence[BaseMessage],
         stop: list[str] | None,
         kwargs: Mapping[str, Any],
         retrieved: Retrieved | None,
-    ) -> _Asked:
+    ) -> Call:
         call = self._call(stop, kwargs)
         request, form, warnings = call._request(messages, kwargs, retrieved)
-        params = replace(
-            call._sampling_params(),
-            answer_schema=form.schema,
-            skip_special_tokens=form.skip_special_tokens,
-        )
-        return _Asked(call, call._answering, request, form, params, warnings)
+        params = call._sampling_params(form)
+        return Call(call, call._answering, request, form, params, warnings)
 
     def _request(
         self,
         messages: Sequence[BaseMessage],
         call: Mapping[str, Any],
         retrieved: Retrieved | None = None,
-    ) -> tuple[Any, AnswerForm, Sequence[str]]:
+    ) -> tuple[Request | RemoteRequest, AnswerForm, Sequence[str]]:
         """The request that messages are, what its answer looks like, and warnings.
 
         Args:
@@ -389,67 +360,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
             messages, warnings = without_media(messages)
         conversation = resolve_messages(messages, call.get("documents"), self._resolver(retrieved))
         warnings += conversation.warnings
-        if self.base_url is not None:
-            tools.refuse_server()
-            asked = self._ask_server(conversation.messages, conversation.question)
-            return asked, AnswerForm(schema=schema), warnings
-        tokenizer = self._checkpoint().model.tokenizer
-        parts = render(conversation.messages, tokenizer, tools=tools.schemas)
-        written = "".join(part.text for part in parts if isinstance(part, ControlPart))
-        form = tools.form(tokenizer, schema, written)
-        request = self._ask([*parts, *form.prefix], conversation.question)
+        request, form = self._ask_conversation(
+            conversation.messages, conversation.question, tools, schema
+        )
         return request, form, warnings
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A call that is ready to be answered.
-
-    Attributes:
-        call: The settings of this call.
-        answering: What answers.
-        request: The request.
-        form: What an answer looks like.
-        params: How tokens are drawn.
-        warnings: About its passages.
-    """
-
-    call: ChatRefrag
-    answering: Answering
-    request: Any
-    form: AnswerForm
-    params: SamplingParams
-    warnings: Sequence[str]
-
-    def result(self, answers: Sequence[Answer]) -> ChatResult:
-        return ChatResult(generations=[self._generation(answer) for answer in answers])
-
-    def _generation(self, answer: Answer) -> ChatGeneration:
-        message = AnswerReader(self.form).message(answer.text)
-        metadata = self.call._metadata(answer.report, answer.finish_reason, self.warnings)
-        message.response_metadata = {**metadata, **told(answer.logprobs)}
-        message.usage_metadata = _usage(answer.report)
-        return ChatGeneration(message=message)
-
-    def chunks(self, delta: AnswerDelta, reader: AnswerReader) -> Iterator[ChatGenerationChunk]:
-        chunks = reader.chunks(delta.text, last=delta.report is not None)
-        if not chunks and (delta.logprobs or delta.report is not None):
-            chunks = [AIMessageChunk(content="")]
-        # Chunks are added up, so only one carries the totals.
-        if delta.report is not None:
-            chunks[-1].response_metadata = self.call._metadata(
-                delta.report, delta.finish_reason, self.warnings
-            )
-            chunks[-1].usage_metadata = _usage(delta.report)
-            chunks[-1].chunk_position = "last"
-        if delta.logprobs:
-            chunks[-1].response_metadata |= told(delta.logprobs)
-        return (ChatGenerationChunk(message=chunk) for chunk in chunks)
-
-
-def _usage(report: Report) -> UsageMetadata:
-    return UsageMetadata(
-        input_tokens=report.positions,
-        output_tokens=report.output_tokens,
-        total_tokens=report.positions + report.output_tokens,
-    )

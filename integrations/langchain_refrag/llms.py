@@ -25,7 +25,6 @@ from langchain_refrag.settings import RefragSettings, told
 from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.requests import Answer, AnswerDelta, Request, agenerate_all
 from refrag_components.prompts.conversation import resolve_prompt
-from refrag_components.prompts.parts import Message
 from refrag_components.prompts.retrieved import Retrieved
 
 __all__ = ["RefragLLM"]
@@ -208,8 +207,4 @@ class RefragLLM(RefragSettings, BaseLLM):
         runs = self._runs.get(prompt)
         retrieved = runs.pop(0) if runs else retrieved_in(run_manager)
         resolved = resolve_prompt(prompt, {}, self._resolver(retrieved))
-        if self.base_url is not None:
-            message = Message("user", resolved.parts)
-            asked = self._ask_server([message], resolved.question, is_chat=False)
-            return asked, resolved.warnings
-        return self._ask(resolved.parts, resolved.question), resolved.warnings
+        return self._ask_to_continue(resolved.parts, resolved.question), resolved.warnings

@@ -54,7 +54,7 @@ class RefragSettings(AnswerSettings):
     ``top_k``, ``repetition_penalty``, ``seed``, ``reproducible``, ``stop``, ``n``, ``logprobs``,
     ``top_logprobs`` and ``timeout`` may also be given with a single call or through ``bind``. What
     only remote models offer (such as ``logit_bias``) is ignored with a warning. With ``logprobs``
-    they are beside the report, as OpenAI writes them.
+    they are next to the report, as OpenAI writes them.
 
     ``dumps`` writes the settings, without ``api_key``, ``store`` and ``engine``. ``loads``, told
     the class (``allowed_objects=[ChatRefrag]``) and its package
@@ -144,8 +144,7 @@ class RefragSettings(AnswerSettings):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text by the decoder's own tokenizer, for counting."""
-        ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()
-        return ids
+        return self._token_ids(text)
 
     def _metadata(
         self, report: Report, finish_reason: str | None, warnings: Sequence[str]

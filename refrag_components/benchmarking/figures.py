@@ -28,7 +28,7 @@ _FRACTION = 0.1  # the expanded fraction that is drawn, or the one closest to it
 
 
 def draw_figures(results: Results, folder: Path) -> list[Path]:
-    """Draws a figure for each quantity that was measured, the paper's points dashed beside it.
+    """Draws a figure for each quantity that was measured, the paper's points dashed next to it.
 
     Returns:
         The files written.

@@ -33,7 +33,7 @@ def write_markdown(results: Results, folder: Path) -> Path:
 
 
 def latency_markdown(results: Results) -> str:
-    """Two tables: times beside those of the full text, and the stages before the first token."""
+    """Two tables: times next to those of the full text, and the stages before the first token."""
     settings = "\n".join(
         f"- {name.replace('_', ' ')}: {_setting(name, value)}"
         for name, value in results.settings.items()

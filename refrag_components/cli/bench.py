@@ -9,6 +9,7 @@ import typer
 
 from refrag_components.benchmarking.shapes import SHAPES, shape_named
 from refrag_components.cli.common import DEFAULT_MODEL, output, say
+from refrag_components.policies.budget import RESTS
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,9 @@ def latency(
     rest: Annotated[
         str | None,
         typer.Option(
-            "--rest", help="What becomes of other chunks: compress, drop.", show_default="both"
+            "--rest",
+            help=f"What becomes of other chunks: {' or '.join(RESTS)}.",
+            show_default="both",
         ),
     ] = None,
     policy: Annotated[
@@ -136,13 +139,10 @@ def latency(
     check_policy(policy)
     if plots:
         check_plotting()
-    rests: dict[str | None, tuple[Method, ...]] = {
-        None: ("compress", "drop"),
-        "compress": ("compress",),
-        "drop": ("drop",),
-    }
+    rests: dict[str | None, tuple[Method, ...]] = {None: RESTS} | {name: (name,) for name in RESTS}
     if rest not in rests:
-        raise typer.BadParameter(f"{rest!r} is not compress or drop", param_hint="--rest")
+        msg = f"{rest!r} is not {' or '.join(RESTS)}"
+        raise typer.BadParameter(msg, param_hint="--rest")
     where, kind = _device_and_dtype(device, dtype)
     chosen = cases(
         context or CONTEXTS,

@@ -39,7 +39,7 @@ def check_chain(name: str, question: str) -> None:
         logger.addHandler(heard)
         logger.setLevel(logging.DEBUG)
     try:
-        answer = _asked(chain, _input(question))
+        answer = _ask(chain, _input(question))
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.removeHandler(heard)
@@ -89,7 +89,7 @@ def _input(question: str) -> str | dict[str, Any]:
     return value if isinstance(value, dict) else question
 
 
-def _asked(chain: Any, question: str | dict[str, Any]) -> Any:
+def _ask(chain: Any, question: str | dict[str, Any]) -> Any:
     """Asks in the way of its framework."""
     for method in ("invoke", "query", "chat"):  # LangChain, then LlamaIndex' two kinds of engines
         if callable(ask := getattr(chain, method, None)):

@@ -7,23 +7,21 @@ from typing import Any
 
 from rich.table import Table
 
+from refrag_components.evaluation.reports.titles import answers_title, rate_cell, text_title
+
 __all__ = ["keeping_table", "perplexity_table", "qa_table"]
 
 
 def perplexity_table(result: dict[str, Any]) -> Table:
     """Rows of one variant of the context."""
-    title = (
-        f"k={result['chunk_size']}, s={result['context_tokens']}, "
-        f"o={result['output_tokens']}, {result['windows']} windows, {result['order']}"
-    )
     headings = ("context", "positions", "rate", "log-ppl", "recovery (95%)", "recall")
-    table = _table(title, headings)
+    table = _table(text_title(result), headings)
     for row in result["rows"]:
         low, high = row["recovery_interval"]
         table.add_row(
             row["label"],
             f"{row['positions']:.0f}",
-            "" if row["rate"] is None else f"{row['rate']:.2f}",
+            rate_cell(row),
             f"{row['log_ppl']:.3f}",
             f"{row['recovery']:.3f} ({low:.2f} to {high:.2f})",
             f"{row['recall_recovery']:.3f}",
@@ -34,18 +32,18 @@ def perplexity_table(result: dict[str, Any]) -> Table:
 def qa_table(result: dict[str, Any]) -> Table:
     """Rows of one set, or of the mean over sets."""
     answers = result["judged"] == "answers"
-    items = f"{result['items']} questions" + ("" if answers else " without an answer")
-    title = f"{result['set']}: {items}, {result['passages']} passages, {result['retrieval']}"
     score, name = ("f1", "F1") if answers else ("refused", "refused")
     cut = any(row["cut"] for row in result["rows"])
     headings = ["context", "positions", "rate", *(["EM"] if answers else []), name]
-    table = _table(title, (*headings, "95% interval", "log-ppl", *(["cut"] if cut else [])))
+    table = _table(
+        answers_title(result), (*headings, "95% interval", "log-ppl", *(["cut"] if cut else []))
+    )
     for row in result["rows"]:
         low, high = row[f"{score}_interval"]
         table.add_row(
             row["label"],
             f"{row['positions']:.0f}",
-            "" if row["rate"] is None else f"{row['rate']:.2f}",
+            rate_cell(row),
             *([f"{100 * row['em']:.1f}"] if answers else []),
             f"{100 * row[score]:.1f}",
             f"{100 * low:.1f} to {100 * high:.1f}",
@@ -56,7 +54,7 @@ def qa_table(result: dict[str, Any]) -> Table:
 
 
 def keeping_table(result: dict[str, Any]) -> Table:
-    """What compressing the rest is worth beside dropping it."""
+    """What compressing the rest is worth, compared with dropping it."""
     score, name = ("f1", "F1") if result["judged"] == "answers" else ("refused", "refused")
     title = "value of keeping: the rest compressed less the rest dropped"
     headings = ("context", "of", "n", name, "by question", "by passage", "nats saved")

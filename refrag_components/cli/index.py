@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.filesize import decimal
@@ -52,8 +52,8 @@ def index(
         typer.Option(
             "--codec",
             metavar="NAME",
-            help="How the folder stores chunk vectors: float32, float16, int8 or rotated4, with 4, "
-            "2, 1 or half a byte per value. For your own store, put it into the URL: ?codec=int8",
+            help=f"How the folder stores chunk vectors: {', '.join(get_args(Codec))}, from the "
+            "most bytes to the fewest. For your own store, put it into the URL: ?codec=int8",
         ),
     ] = "float16",
     exclude: Annotated[

@@ -16,7 +16,12 @@ from refrag_components.cli.common import (
     say,
 )
 from refrag_components.exceptions import RefragError
-from refrag_components.generation.named_engines import DEFAULT_ENGINE, check_engine, make_engine
+from refrag_components.generation.named_engines import (
+    DEFAULT_ENGINE,
+    ENGINES,
+    check_engine,
+    make_engine,
+)
 from refrag_components.serving.limits import Limits
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
@@ -51,7 +56,7 @@ def serve(
         str,
         typer.Option(
             "--engine",
-            help="Runs the decoder: transformers, vllm, or a server as vllm+http://host:8001/v1.",
+            help=f"Runs the decoder: {ENGINES}.",
         ),
     ] = DEFAULT_ENGINE,
     device: DeviceOption = None,

@@ -24,7 +24,7 @@ _MISSING = " what"  # stands in the gap
 _NAMED_SHARE = 0.7  # of the answers begin at a name or a number, the others at any word
 _MOST_WORDS = 4  # an answer
 _MOST_AROUND = 24  # tokens of the sentence on either side of the gap
-_FEWEST_ASKED = 5  # tokens that a question has beside the gap
+_FEWEST_ASKED = 5  # tokens that a question has besides the gap
 _DROPPED = (0.0, 0.2, 0.4)  # share of a question's words left out: people do not ask word by word
 
 

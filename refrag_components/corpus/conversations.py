@@ -94,7 +94,7 @@ def lay_out(
             else _shown(number, questions, rung, run, _nothing)
             for number in shown.tolist()
         ]
-        visible = [passage for passage in passages if passage.kept.any()]
+        visible = [passage for passage in passages if passage.has_position.any()]
         for i, passage in enumerate(visible):
             parts += [questions.separator] if i else []
             parts.append(passage)

@@ -1,4 +1,4 @@
-"""Passages that a search would return beside the right ones."""
+"""Passages that a search would return in addition to the right ones."""
 
 from __future__ import annotations
 

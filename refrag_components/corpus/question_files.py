@@ -35,9 +35,9 @@ class Question:
         answers: Right answers; none if the passages do not answer it.
         kind: One of ``KINDS``.
         needed: Passages that answer it, or that it was asked about.
-        others: Passages beside those that came with it: natural distractors.
+        others: Other passages that came with it: natural distractors.
         standalone: False if it makes no sense without its passage.
-        needed_ids: Ids of ``needed`` in their file: questions that share one are no independent
+        needed_ids: Ids of ``needed`` in their file: questions that share one are not independent
             evidence.
         titles: Titles of ``needed``, "" where a passage has none.
     """
@@ -90,7 +90,7 @@ def load_questions(path: str | Path, *, items: int | None = 500) -> list[Questio
         msg = f"cannot read questions from {path}: {error}"
         raise EvaluationError(msg) from error
     if not records:
-        msg = f"{path} holds no questions; pass a .jsonl file with one question a line"
+        msg = f"{path} holds no questions; pass a .jsonl file with one question per line"
         raise EvaluationError(msg)
     picked = range(len(records))
     if items is not None and items < len(records):

@@ -255,12 +255,12 @@ class QuestionSet:
             needed,
             answer,
             self.meta.questions[n],
-            self._asked(n),
-            [(self._asked(i), self._answer(i)) for i in further],
+            self._question_ids(n),
+            [(self._question_ids(i), self._answer(i)) for i in further],
             np.unique(np.concatenate([needed, *map(self._needed, further)])),
         )
 
-    def _asked(self, n: int) -> np.ndarray:
+    def _question_ids(self, n: int) -> np.ndarray:
         end = int(self._asked_ends[n])
         return self.asked[end - int(self.asked_lengths[n]) : end]
 

@@ -46,12 +46,12 @@ class ShownPassage:
         return self.rung > 0 and not bool(self.expanded.all())
 
     @property
-    def kept(self) -> np.ndarray:
+    def has_position(self) -> np.ndarray:
         """True for tokens that have a position: expanded ones and the first under each chunk."""
         if not self.rung:
             return self.expanded
-        kept: np.ndarray = self.expanded | (np.arange(len(self.expanded)) % self.rung == 0)
-        return kept
+        found: np.ndarray = self.expanded | (np.arange(len(self.expanded)) % self.rung == 0)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,9 @@ class Row:
     @property
     def positions(self) -> int:
         """Decoder positions that the row takes."""
-        context = (p.kept.sum() if isinstance(p, ShownPassage) else len(p) for p in self.parts)
+        context = (
+            p.has_position.sum() if isinstance(p, ShownPassage) else len(p) for p in self.parts
+        )
         return int(sum(context)) + len(self.tail) - 1
 
     @property
@@ -129,8 +131,8 @@ def build_batch(
         full_width = -(-full_width // _ALIGNED) * _ALIGNED
         tensors["full_ids"] = _padded([row.full_ids for row in laid_out], full_width, 0)
         for side, stride in (("student", width), ("teacher", full_width)):
-            own_places = [i * stride + getattr(row, side) for i, row in enumerate(laid_out)]
-            tensors[f"{side}_index"] = torch.from_numpy(np.concatenate(own_places))
+            indices = [i * stride + getattr(row, side) for i, row in enumerate(laid_out)]
+            tensors[f"{side}_index"] = torch.from_numpy(np.concatenate(indices))
     return Batch(
         groups=table.groups,
         chunk_size=chunk_size,
@@ -162,11 +164,12 @@ def _lay_out(row: Row, table: _Table) -> _LaidOut:
             full.append(part)
             expanded.append(np.zeros(len(part), dtype=bool))
             continue
-        kept, by_token = part.kept, part.expanded
-        place = np.arange(len(kept)) // part.rung if part.rung else np.zeros(len(kept), np.int64)
-        index = np.where(by_token, -1, table.start(part) + place)
-        token_ids.append(np.where(by_token, part.token_ids, 0)[kept])
-        chunk_index.append(index[kept])
+        in_use, by_token = part.has_position, part.expanded
+        count = len(in_use)
+        chunk = np.arange(count) // part.rung if part.rung else np.zeros(count, np.int64)
+        index = np.where(by_token, -1, table.start(part) + chunk)
+        token_ids.append(np.where(by_token, part.token_ids, 0)[in_use])
+        chunk_index.append(index[in_use])
         full.append(part.token_ids)
         expanded.append(by_token)
     ids = np.concatenate(token_ids).astype(np.int64)

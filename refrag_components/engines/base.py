@@ -28,7 +28,7 @@ class TokenLogprob:
     It is the decoder's own probability, whatever temperature, penalty or schema made of it.
 
     Attributes:
-        token: Its text; U+FFFD stands for what is no whole character.
+        token: Its text; U+FFFD stands for what is not a whole character.
         logprob: The natural logarithm of its probability, at most 0.
         top: The likeliest tokens at this place, the likeliest first, as texts with theirs.
     """

@@ -25,7 +25,7 @@ from refrag_components.exceptions import SamplingError, shown
 __all__ = ["Sampler", "SamplingParams", "params_by_row"]
 
 
-# Beyond these, logits in float32 are no numbers any more.
+# Beyond these, logits in float32 are not numbers any more.
 _WARMTH = (0.0001, 10_000.0)
 _PENALTY = (0.001, 1000.0)
 
@@ -51,12 +51,12 @@ class SamplingParams:
             one each time.
         reproducible: Decode this answer by itself. In a batch its sums are rounded differently, in
             bfloat16 and on a GPU enough to change a word, so that the same seed, or temperature 0,
-            gives the same answer beside other requests only with it. Slower if many ask at once,
+            gives the same answer among other requests only with it. Slower if many ask at once,
             and on a GPU, where it goes without CUDA graphs.
         answer_schema: JSON that the answer has to be; None for free text.
         skip_special_tokens: Leave special tokens out of the text; set it to False for a parser that
             needs them. End tokens are never part of the text.
-        top_logprobs: How many of the likeliest tokens are told beside each token of the answer,
+        top_logprobs: How many of the likeliest tokens are told with each token of the answer,
             from 0 to 20; None to tell no probabilities.
         timeout: Seconds within which the answer has to be complete; None for any time.
 

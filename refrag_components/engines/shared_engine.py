@@ -56,21 +56,7 @@ class SharedEngine(ABC, Generic[Growing]):
     def generate(
         self, layouts: Sequence[Layout], params: SamplingParams | Sequence[SamplingParams]
     ) -> list[EngineOutput]:
-        """Answers several layouts.
-
-        Args:
-            layouts: One per prompt.
-            params: One for each layout, or one for all; then row i samples with ``seed + i``, so
-                that equal prompts get different answers.
-
-        Returns:
-            One answer per layout, in order.
-
-        Raises:
-            AnswerTimeoutError: If an answer is not complete after the shortest ``timeout``.
-            ContextWindowError: If a layout leaves no room for an answer.
-            StructuredOutputError: If an answer cannot be made to fit its schema.
-        """
+        """Answers several layouts, see ``Engine.generate``; the shortest ``timeout`` is for all."""
         started = time.perf_counter()
         each = params_by_row(params, len(layouts))
         ended: SimpleQueue[_Answer] = SimpleQueue()
@@ -91,13 +77,7 @@ class SharedEngine(ABC, Generic[Growing]):
         return [answer.output() for answer in answers]
 
     def stream(self, layout: Layout, params: SamplingParams) -> Generator[EngineDelta]:
-        """Streams the answer to one layout; the texts joined are what ``generate`` returns.
-
-        Raises:
-            AnswerTimeoutError: If the answer is not complete after its ``timeout``.
-            ContextWindowError: If the layout leaves no room for an answer.
-            StructuredOutputError: If the answer cannot be made to fit its schema.
-        """
+        """Streams the answer to one layout, see ``Engine.stream``."""
         events: SimpleQueue[_Event] = SimpleQueue()
         growing = self._row(layout, params, events.put)
 

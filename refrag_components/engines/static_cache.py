@@ -140,7 +140,7 @@ class StaticCache:
             4, rows, dtype=torch.int64, device=device
         )
         self._longest_prompt = min(LONGEST_PROMPT, capacity, model.window)
-        self._prompt = _Prompt(model) if rows == 1 and self._call.accepts_places else None
+        self._prompt = _Prompt(model) if rows == 1 and self._call.can_choose_logits else None
         self._steps: dict[int, Callable[[], Tensor]] = {}
         self._uses: Counter[int] = Counter()
         self._prompts: dict[int, Callable[[], Tensor]] = {}

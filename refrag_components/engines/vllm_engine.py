@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["VllmEngine"]
 
 
-class _Asked(GrowingAnswer):
+class _VllmAnswer(GrowingAnswer):
     """An answer that vLLM is asked for.
 
     Args:
@@ -87,7 +87,7 @@ class _Asked(GrowingAnswer):
             self.fail(error)
 
 
-class VllmEngine(SharedEngine[_Asked]):
+class VllmEngine(SharedEngine[_VllmAnswer]):
     """Has vLLM decode layouts; tokens, stop strings and texts are those of the default engine.
 
     Chunk embeddings are made here and passed to vLLM as prompt embeddings, checked for shape and
@@ -167,14 +167,14 @@ class VllmEngine(SharedEngine[_Asked]):
     def _window(self) -> int:
         return self._source.window
 
-    def _begin(self, layout: Layout, params: SamplingParams, **common: Any) -> _Asked:
+    def _begin(self, layout: Layout, params: SamplingParams, **common: Any) -> _VllmAnswer:
         self._source.check(params)
         sampling = vllm_sampling(params, max_tokens=common["max_tokens"], end_ids=self._end_ids)
         schema = None if params.answer_schema is None else answer_format(params.answer_schema)
         request = VllmRequest(sampling, schema, self._salt)
-        return _Asked(layout, source=self._source, request=request, loop=self._loop, **common)
+        return _VllmAnswer(layout, source=self._source, request=request, loop=self._loop, **common)
 
-    def _submit(self, answers: Sequence[_Asked]) -> None:
+    def _submit(self, answers: Sequence[_VllmAnswer]) -> None:
         if not self._loop.is_running:
             msg = "this vLLM engine was closed, or made before a fork; make a new one"
             raise EngineError(msg)

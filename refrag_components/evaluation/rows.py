@@ -179,7 +179,7 @@ class Prompt:
         """
         chunks = self.chunks
         group = (choice.rungs // chunks.rungs[0])[chunks.passage]
-        positions = positions_per_chunk(choice.expanded, chunks.lengths, group, chunks.place)
+        positions = positions_per_chunk(choice.expanded, chunks.lengths, group, chunks.index)
         rows = np.full(len(chunks.lengths), -1)
         for rung, of_rung in self.chunk_rows.items():
             here = (choice.rungs == rung)[chunks.passage]

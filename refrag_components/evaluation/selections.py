@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SELECTIONS", "check_selection", "chunk_scores", "selections_of"]
 
-_BASELINES = ("perplexity-ascending", "recent")  # which are no policies
+_BASELINES = ("perplexity-ascending", "recent")  # which are not policies
 
 #: Selections that work with every checkpoint. What ``all`` and ``none`` do is a row of its own.
 SELECTIONS: tuple[str, ...] = tuple(

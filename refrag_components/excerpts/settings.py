@@ -23,13 +23,13 @@ SPANS_METADATA = "refrag_spans"
 _logger = logging.getLogger(__name__)
 
 
-class _Kept:
+class _Made:
     """An excerpter and what it was made of; copied and pickled without them, as settings are."""
 
-    made: tuple[list[object], Excerpter] | None = None
+    content: tuple[list[object], Excerpter] | None = None
 
-    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
-        return _Kept, ()
+    def __reduce__(self) -> tuple[type[_Made], tuple[()]]:
+        return _Made, ()
 
 
 class ExcerptSettings(BaseModel):
@@ -63,7 +63,7 @@ class ExcerptSettings(BaseModel):
     protect: Sequence[str] = ()
     tokens_of: str | None = None
 
-    _kept: _Kept = PrivateAttr(default_factory=_Kept)
+    _made: _Made = PrivateAttr(default_factory=_Made)
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -91,7 +91,7 @@ class ExcerptSettings(BaseModel):
         # Settings may be changed, and copied with changes, after they were used.
         made_of: list[object] = [checkpoint, self.store, self.policy, self.budget, self.unit]
         made_of += [list(self.protect), self.tokens_of]
-        made = self._kept.made
+        made = self._made.content
         if made is None or made[0] != made_of:
             excerpter = Excerpter(
                 checkpoint.model,
@@ -102,5 +102,5 @@ class ExcerptSettings(BaseModel):
                 protect=self.protect,
                 count_tokens=None if self.tokens_of is None else tiktoken_counter(self.tokens_of),
             )
-            self._kept.made = made = (made_of, excerpter)
+            self._made.content = made = (made_of, excerpter)
         return made[1]

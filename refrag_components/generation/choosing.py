@@ -58,7 +58,7 @@ class Chunks:
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @cached_property
-    def place(self) -> np.ndarray:
+    def index(self) -> np.ndarray:
         """Index of each chunk in its passage, shape (n_chunks,)."""
         return np.arange(len(self.lengths)) - (self.counts.cumsum() - self.counts)[self.passage]
 
@@ -68,7 +68,7 @@ class Chunks:
 
         A run expands as a whole, so that no rung's group is cut; with one rung it is a chunk.
         """
-        return np.flatnonzero(self.place % (self.rungs[-1] // self.rungs[0]) == 0)
+        return np.flatnonzero(self.index % (self.rungs[-1] // self.rungs[0]) == 0)
 
     def by_run(self, values: np.ndarray) -> np.ndarray:
         """Sums values of chunks, or counts True ones, over each run; shape (runs,)."""
@@ -89,13 +89,13 @@ class Chunks:
     def positions(self, choice: Choice) -> int:
         """Decoder positions that the passages take."""
         group = (choice.rungs // self.rungs[0])[self.passage]
-        return int(positions_per_chunk(choice.expanded, self.lengths, group, self.place).sum())
+        return int(positions_per_chunk(choice.expanded, self.lengths, group, self.index).sum())
 
     def embeddings(self, expanded: np.ndarray, rung: int) -> np.ndarray:
         """Chunk embeddings of each passage if its rest is on a rung, shape (passages,)."""
         group = rung // self.rungs[0]
         nothing = np.zeros_like(self.lengths)
-        positions = positions_per_chunk(expanded, nothing, group, self.place)
+        positions = positions_per_chunk(expanded, nothing, group, self.index)
         return np.bincount(self.passage, positions, len(self.counts)).astype(np.int64)
 
 
@@ -145,7 +145,7 @@ def choose(
     passages on a rung, a passage ranked by its best chunk) until half of the positions that are
     left (``STEP_SHARE``) are used; or more, as long as the next step can hold all that remains.
     The last step takes all positions that are left, and what it cannot hold is dropped. With the
-    rest dropped there is one step, text. A small budget is no error: it holds little or nothing.
+    rest dropped there is one step, text. A small budget is not an error; it may hold nothing.
 
     Args:
         scores: One per chunk; higher is better, and the earlier of two equals comes first.

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from refrag_components.engines.base import Engine
     from refrag_components.modeling import RefragModel
 
-__all__ = ["DEFAULT_ENGINE", "check_engine", "make_engine"]
+__all__ = ["DEFAULT_ENGINE", "ENGINES", "check_engine", "make_engine"]
 
 DEFAULT_ENGINE = "transformers"
 
 _VLLM = "vllm"
 _SERVER = "vllm+"
+#: What names an engine, in words.
+ENGINES = f"{DEFAULT_ENGINE}, {_VLLM}, or a vLLM server as {_SERVER}http://gpu:8000/v1"
+
 _KEY = "VLLM_API_KEY"  # vLLM's server has its key in the same variable
 
 
@@ -33,11 +36,7 @@ def check_engine(name: str) -> None:
 
         require_vllm()
     elif name != DEFAULT_ENGINE and not _is_server(name):
-        msg = (
-            f'engine must be "{DEFAULT_ENGINE}", "{_VLLM}", the URL of a vLLM server as '
-            f'"vllm+http://gpu:8000/v1", or an engine; got {shown(name)}'
-        )
-        raise EngineError(msg)
+        raise EngineError(f"engine must be {ENGINES}, or an engine; got {shown(name)}")
 
 
 def make_engine(name: str, model: RefragModel) -> Engine:

@@ -55,7 +55,7 @@ def read_logprobs(written: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]
 
 
 def utf8(token: str) -> list[int] | None:
-    """The bytes of a token; None if it is no whole character."""
+    """The bytes of a token; None if it is not a whole character."""
     return None if "\ufffd" in token else list(token.encode())
 
 

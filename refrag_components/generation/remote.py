@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # the server limits the time of a request itself
 _AT_ONCE = 16  # requests of one call
+
+# Of ``SamplingParams``: what has another name there, or is seen to here.
+_NOT_SENT_AS_IT_IS = frozenset({"answer_schema", "skip_special_tokens", "timeout", "top_logprobs"})
 
 
 @dataclass(frozen=True)
@@ -376,16 +379,8 @@ def _content(part: Part, marks: Mapping[str, Mapping[str, str]]) -> dict[str, An
 
 
 def _sampling(params: SamplingParams) -> dict[str, Any]:
-    sampling: dict[str, Any] = {
-        "max_tokens": params.max_tokens,
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "top_k": params.top_k,
-        "repetition_penalty": params.repetition_penalty,
-        "seed": params.seed,
-        "reproducible": params.reproducible,
-        "stop": list(params.stop),
-    }
+    names = {field.name for field in fields(params)} - _NOT_SENT_AS_IT_IS
+    sampling: dict[str, Any] = {name: getattr(params, name) for name in sorted(names)}
     if params.answer_schema is not None:
         schema = {"name": "answer", "schema": json.loads(params.answer_schema.text)}
         sampling["response_format"] = {"type": "json_schema", "json_schema": schema}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
 
 from refrag_components.engines.base import Engine
+from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import (
     SamplingError,
@@ -16,6 +18,7 @@ from refrag_components.exceptions import (
     UnknownPolicyError,
     shown,
 )
+from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.named_engines import check_engine
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
 from refrag_components.generation.requests import Answering, Request
@@ -24,6 +27,7 @@ from refrag_components.generation.shared_checkpoints import (
     check_checkpoint,
     load_checkpoint,
 )
+from refrag_components.generation.tools import AnswerForm, Tools
 from refrag_components.policies import (
     DEFAULT_POLICY,
     Budget,
@@ -33,12 +37,19 @@ from refrag_components.policies import (
     parse_budget,
     parse_rest,
 )
-from refrag_components.prompts.parts import Message, RenderedPart
+from refrag_components.prompts.parts import ControlPart, Message, Part, RenderedPart
+from refrag_components.prompts.rendering import render
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
 from refrag_components.stores.base import ChunkStore
 
 __all__ = ["AnswerSettings"]
+
+# Settings that no call can set.
+_OF_THE_MODEL = frozenset({"api_key", "base_url", "device", "engine", "store"})
+
+_NO_TOOLS = Tools()
+_FREE_TEXT = AnswerForm()
 
 
 class AnswerSettings(BaseModel):
@@ -73,7 +84,7 @@ class AnswerSettings(BaseModel):
         reproducible: Decode each answer by itself, so that nothing that is asked at the same time
             changes how it is rounded; slower where many ask at once, and on a GPU.
         logprobs: Whether to tell how likely the decoder held each token of the answer.
-        top_logprobs: With ``logprobs``, how many of the likeliest tokens to tell beside each, from
+        top_logprobs: With ``logprobs``, how many of the likeliest tokens to tell with each, from
             0 to 20.
         timeout: Seconds for an answer, from its preparation to its last token; then it ends with an
             ``AnswerTimeoutError``. Loading the model is not counted.
@@ -116,18 +127,14 @@ class AnswerSettings(BaseModel):
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
 
     _model_field: ClassVar[str] = "model"
-    _by_call: ClassVar[tuple[str, ...]] = (
-        *("policy", "budget", "rest", "max_tokens", "max_completion_tokens", "temperature"),
-        *("top_p", "top_k", "repetition_penalty", "stop", "seed", "reproducible", "logprobs"),
-        *("top_logprobs", "timeout"),
-    )
+    _by_call: ClassVar[tuple[str, ...]]  # what a call may set
     _call_only: ClassVar[tuple[str, ...]] = ()  # accepted with a call, but not settings
 
     def __init__(self, **values: Any) -> None:
         values = _by_our_names(values)
         super().__init__(**values)
-        fields = type(self).model_fields
-        known = {*fields, *(field.alias for field in fields.values() if field.alias)}
+        settings = type(self).model_fields
+        known = {*settings, *(field.alias for field in settings.values() if field.alias)}
         if self.base_url is None:
             known -= {"api_key"}  # that of another server, left behind by a swap
         if unknown := sorted(set(values) - known):
@@ -247,25 +254,76 @@ class AnswerSettings(BaseModel):
             is_chat=is_chat,
         )
 
-    def _sampling_params(self) -> SamplingParams:
-        return SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            repetition_penalty=self.repetition_penalty,
-            stop=() if self.stop is None else self.stop,
-            seed=self.seed,
-            reproducible=self.reproducible,
-            top_logprobs=self._n_logprobs(),
-            timeout=self.timeout,
-        )
+    def _ask_conversation(
+        self,
+        messages: Sequence[Message],
+        question: str,
+        tools: Tools = _NO_TOOLS,
+        schema: AnswerSchema | None = None,
+    ) -> tuple[Request | RemoteRequest, AnswerForm]:
+        """A conversation as a request, and what its answer looks like.
+
+        Args:
+            messages: The conversation; its passages are resolved.
+            question: What the policy compares chunks with.
+            tools: What may be called.
+            schema: JSON that the answer has to be; None for free text.
+
+        Raises:
+            StructuredOutputError: If a tool's schema cannot be enforced.
+            ToolCallingError: If what answers cannot be told about the tools, or there is a schema
+                as well.
+        """
+        if self.base_url is not None:
+            tools.refuse_server()
+            return self._ask_server(messages, question), AnswerForm(schema=schema)
+        tokenizer = self._checkpoint().model.tokenizer
+        parts = render(messages, tokenizer, tools=tools.schemas)
+        written = "".join(part.text for part in parts if isinstance(part, ControlPart))
+        form = tools.form(tokenizer, schema, written)
+        return self._ask([*parts, *form.prefix], question), form
+
+    def _ask_to_continue(self, parts: Sequence[Part], question: str) -> Request | RemoteRequest:
+        """A text as a request to continue it, without a chat template."""
+        if self.base_url is not None:
+            return self._ask_server([Message("user", tuple(parts))], question, is_chat=False)
+        return self._ask(parts, question)
+
+    def _explain(self, request: Request | RemoteRequest, max_tokens: int) -> Explanation:
+        """What would be made of each span of a prompt.
+
+        Raises:
+            ServerError: If a server answers, which does not tell.
+        """
+        generator = self._checkpoint().generator
+        assert isinstance(request, Request)
+        prepared = generator.prepare(request, max_tokens=max_tokens)
+        return generator.explain(prepared, request.question)
+
+    def _token_ids(self, text: str) -> list[int]:
+        """Token ids of a text by the decoder's own tokenizer."""
+        ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()
+        return ids
+
+    def _sampling_params(self, form: AnswerForm = _FREE_TEXT) -> SamplingParams:
+        values: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in fields(SamplingParams)
+            if field.name in AnswerSettings.model_fields
+        }
+        values |= {
+            "stop": () if self.stop is None else self.stop,
+            "top_logprobs": self._n_logprobs(),
+            "answer_schema": form.schema,
+            "skip_special_tokens": form.skip_special_tokens,
+        }
+        return SamplingParams(**values)
 
     def _n_logprobs(self) -> int | None:
         if not isinstance(self.logprobs, bool):
             msg = (
                 "logprobs must be True or False, and top_logprobs how many of the likeliest tokens "
-                f"are told beside each; got logprobs={shown(self.logprobs)}"
+                f"are told with each; got logprobs={shown(self.logprobs)}"
             )
             raise SamplingError(msg)
         if self.logprobs:
@@ -274,6 +332,13 @@ class AnswerSettings(BaseModel):
             msg = f"top_logprobs={shown(self.top_logprobs)} needs logprobs=True"
             raise SamplingError(msg)
         return None
+
+
+# The fields are known when the class is complete.
+AnswerSettings._by_call = (
+    *(name for name in AnswerSettings.model_fields if name not in _OF_THE_MODEL),
+    "max_completion_tokens",
+)
 
 
 def _by_our_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Tools:
         Raises:
             StructuredOutputError: If a tool's schema cannot be enforced.
             ToolCallingError: If the decoder cannot be told about the tools, or there is a schema
-                beside them.
+                as well.
         """
         if schema is not None and self.schemas:
             msg = (

@@ -27,7 +27,7 @@ class DecoderCall:
         self._cache_argument = cache_argument(decoder)
 
     @property
-    def accepts_places(self) -> bool:
+    def can_choose_logits(self) -> bool:
         """Whether it computes logits at chosen positions alone."""
         return "logits_to_keep" in self._accepted
 

@@ -64,7 +64,7 @@ def _compare(decoder: Any, ids: Tensor) -> None:
     plain = call(input_ids=ids)[0]
     spread = plain.std()
     tokens = decoder.get_input_embeddings()(ids)[0]
-    # Padding before all tokens but the last; a position that is no token among others.
+    # Padding before all tokens but the last; a position that is not a token among others.
     rows = torch.stack([tokens[[0, *range(_TOKENS - 1)]], tokens.clone()])
     rows[1, 2] = -rows[1, 1]
     mask = torch.ones(rows.shape[:2], dtype=torch.int64, device=ids.device)

@@ -139,16 +139,7 @@ class LayerEncoder(nn.Module):
         batch_size: int = 32,
         progress: Callable[[int], None] | None = None,
     ) -> list[np.ndarray]:
-        """Encodes passages, similar lengths together.
-
-        Args:
-            passages: Chunked passages, all with one chunk size of at most k.
-            batch_size: Windows per forward pass, at most; see ``batches``.
-            progress: Called with the number of windows done after each pass.
-
-        Returns:
-            One array of chunk vectors per passage, shape (n_chunks, d_enc), float32.
-        """
+        """Encodes passages of one chunk size of at most k, see ``ChunkEncoder.encode``."""
         if not passages:
             return []
         (chunk_size,) = {passage.chunk_size for passage in passages}

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar, Literal, TypeAlias, TypeGuard
+from typing import ClassVar, Literal, TypeAlias, TypeGuard, get_args
 
 from refrag_components.exceptions import BudgetError, shown
 
@@ -25,7 +25,7 @@ __all__ = [
 #: What becomes of the chunks that do not expand.
 Rest = Literal["compress", "drop"]
 
-RESTS: tuple[Rest, ...] = ("compress", "drop")
+RESTS: tuple[Rest, ...] = get_args(Rest)
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,7 @@ class Milliseconds:
 Budget: TypeAlias = FractionBudget | PositionBudget | Milliseconds
 
 #: The kinds of budget.
-BUDGETS: tuple[type[FractionBudget | PositionBudget | Milliseconds], ...] = (
-    FractionBudget,
-    PositionBudget,
-    Milliseconds,
-)
+BUDGETS: tuple[type[Budget], ...] = get_args(Budget)
 
 _MILLISECONDS = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?) ?ms", re.ASCII)
 

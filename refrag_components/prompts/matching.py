@@ -82,7 +82,7 @@ class PlainText:
         """Whether a passage stands anywhere in it."""
         return PlainText(passage.strip()).form.strip() in self.form
 
-    def places_of(self, passage: str) -> Iterator[tuple[int, int]]:
+    def spans_of(self, passage: str) -> Iterator[tuple[int, int]]:
         """First and one past the last character of each occurrence of a passage."""
         wanted = PlainText(passage.strip()).form.strip()
         place = self.form.find(wanted) if wanted else -1

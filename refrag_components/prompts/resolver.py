@@ -196,7 +196,7 @@ class Resolver:
         if matches := list(self._matches(text, documents)):
             plain = PlainText(text)
             quoting = [query for query in self._queries if self.passages_in(query, documents)]
-            asked = [place for query in quoting for place in plain.places_of(query)]
+            asked = [place for query in quoting for place in plain.spans_of(query)]
             for span in sorted(matches, key=_order):
                 quoted = any(start <= span.start and span.end <= end for start, end in asked)
                 if span.passage is not None and span.passage not in elsewhere and not quoted:
@@ -301,7 +301,7 @@ def _asked_for(retrievals: Sequence[Retrieval], prompt: PlainText) -> tuple[Retr
     matches = PassageFinder(passages).find(prompt.text)
 
     def stands(query: str) -> bool:
-        for start, end in prompt.places_of(query):
+        for start, end in prompt.spans_of(query):
             if not any(
                 match.start <= start and end <= match.end and end - start < match.end - match.start
                 for match in matches

@@ -1,4 +1,4 @@
-"""Who may be answered now: a limited number of places, given to clients in turn."""
+"""Who may be answered now: a limited number of slots, given to clients in turn."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Admission:
     To be used in one event loop.
 
     Args:
-        running: Number of places.
-        waiting: Requests that may wait for a place.
+        running: Number of slots.
+        waiting: Requests that may wait for a slot.
 
     Attributes:
-        running: Requests that have a place.
+        running: Requests that have a slot.
         waiting: Requests that wait.
     """
 
@@ -36,8 +36,8 @@ class Admission:
         self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def place(self, client: str) -> AsyncGenerator[None]:
-        """Waits for a place and holds it.
+    async def slot(self, client: str) -> AsyncGenerator[None]:
+        """Waits for a slot and holds it.
 
         Raises:
             CrowdedError: If too many wait already.
@@ -60,14 +60,14 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the place came with the cancellation
+            if turn.done() and not turn.cancelled():  # the slot came with the cancellation
                 self._leave()
             raise
         finally:
             self.waiting -= 1
 
     def _leave(self) -> None:
-        """Hands a place on to the client whose turn it is."""
+        """Hands a slot on to the client whose turn it is."""
         while self._queues:
             client, queue = self._queues.popitem(last=False)
             turn = queue.popleft()

@@ -227,7 +227,7 @@ class _Server:
         read: Callable[[], tuple[Request, Sequence[str]]],
         body: ChatBody | CompletionBody,
     ) -> AsyncGenerator[tuple[_Job, AnswerDelta]]:
-        """The answer, as soon as there is a place for it; ends in any case when time is up."""
+        """The answer, as soon as there is a slot for it; ends in any case when time is up."""
         events: asyncio.Queue[tuple[_Job, AnswerDelta] | Exception] = asyncio.Queue()
         # A task of its own, because time limits belong to one task, and generators may be read by
         # several.
@@ -253,7 +253,7 @@ class _Server:
     ) -> None:
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._limits.seconds), self._admission.place(client):
+            async with asyncio.timeout(self._limits.seconds), self._admission.slot(client):
                 request, warnings = await asyncio.to_thread(read)
                 engine = self._generator.engine
                 if isinstance(engine, VllmEngine):

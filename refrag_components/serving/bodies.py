@@ -161,7 +161,7 @@ class ChatBody(SettingsBody):
 
     @property
     def n_logprobs(self) -> int | None:
-        """How many of the likeliest tokens are told beside each token; None for no token."""
+        """How many of the likeliest tokens are told with each token; None for no token."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @model_validator(mode="after")

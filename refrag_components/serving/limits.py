@@ -15,7 +15,7 @@ class Limits:
         body_bytes: Bytes of a request.
         passages: Passages of a request.
         running: Requests that are answered at the same time.
-        waiting: Requests that wait for one of these places, all clients together.
+        waiting: Requests that wait for one of these slots, all clients together.
         seconds: Time for a request, waiting included.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,15 +153,13 @@ def sampling_params(body: ChatBody | CompletionBody) -> SamplingParams:
         StructuredOutputError: If the response format cannot be enforced.
     """
     longest = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    given = {
+    given: dict[str, Any] = {
+        field.name: getattr(body, field.name)
+        for field in fields(SamplingParams)
+        if field.name in SettingsBody.model_fields
+    }
+    given |= {
         "max_tokens": longest,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "repetition_penalty": body.repetition_penalty,
-        "seed": body.seed,
-        "reproducible": body.reproducible,
-        "stop": body.stop,
         "answer_schema": _schema(body.response_format),
         "top_logprobs": body.n_logprobs,
     }

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
-from urllib.parse import unquote
 
 from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.stores.client import ClientStore, client_errors, pages
 from refrag_components.stores.rows import pack_text, unpack_text
-from refrag_components.stores.url import local_path, split_options, split_url, without_password
-from refrag_components.vectors import ChunkVectors, Codec
+from refrag_components.stores.url import (
+    collection_of,
+    local_path,
+    split_options,
+    split_url,
+    without_password,
+)
+from refrag_components.vectors import ChunkVectors
 
 try:
     import chromadb
@@ -23,7 +28,6 @@ except ModuleNotFoundError as error:
 
 __all__ = ["ChromaStore"]
 
-_DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _MARK = {"content": "refrag chunk vectors"}
 _VALUE = "value"
 _KEYS_PER_PAGE = 1000
@@ -47,7 +51,7 @@ class ChromaStore(ClientStore[ClientAPI]):
 
     Args:
         client: The user's client.
-        collection: The collection, created if missing.
+        collection: The collection, created if missing; ``refrag_chunk_vectors`` if None.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
         timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
@@ -55,20 +59,8 @@ class ChromaStore(ClientStore[ClientAPI]):
         StoreError: If Chroma cannot be reached, or the collection holds something else.
     """
 
+    _database = "Chroma"
     _advice = "check the server, or that the folder is complete and writable"
-
-    def __init__(
-        self,
-        client: ClientAPI,
-        *,
-        collection: str = _DEFAULT_COLLECTION,
-        codec: Codec = "float16",
-        timeout: float = 5.0,
-    ) -> None:
-        super().__init__(client, f"Chroma collection {collection}", codec, timeout)
-        self._collection: Any = self._waited(lambda: self._open(collection))
-        if self._collection.metadata != _MARK:
-            raise StoreError(f"{self.label} holds something else; choose another collection")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -84,7 +76,7 @@ class ChromaStore(ClientStore[ClientAPI]):
             if parts.query:
                 msg = f"{without_password(url)} has an option other than codec; remove it"
                 raise StoreError(msg)
-            options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
+            options["collection"] = collection_of(parts)
             host, port = parts.hostname or "", parts.port or 8000
             with client_errors(f"Chroma at {host}:{port}", cls._advice):
                 client = chromadb.HttpClient(host=host, port=port, settings=settings)
@@ -95,11 +87,13 @@ class ChromaStore(ClientStore[ClientAPI]):
                 client = chromadb.PersistentClient(path=path, settings=settings)
         return cls._owning(client, **options)
 
-    def _open(self, collection: str) -> Any:
+    def _open(self) -> None:
         with self._errors():
-            return self.client.get_or_create_collection(
-                collection, metadata=dict(_MARK), embedding_function=None
+            self._collection: Any = self.client.get_or_create_collection(
+                self.collection, metadata=dict(_MARK), embedding_function=None
             )
+        if self._collection.metadata != _MARK:
+            raise StoreError(f"{self.label} holds something else; choose another collection")
 
     def _mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         values: dict[str, ChunkVectors | None] = {}

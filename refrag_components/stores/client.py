@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -27,22 +28,42 @@ _Item = TypeVar("_Item")
 
 
 class ClientStore(RemoteStore, Generic[_Client]):
-    """A store that talks to its database through a client, the user's or its own.
+    """A store in a collection of a database, with the user's client or its own.
 
     Args:
         client: The client; the user's, unless ``_owns_client`` is set.
-        label: Names the database in messages; holds no password.
+        collection: The collection, created if missing; the class's default if None.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
         timeout: Seconds that reading is waited for, see ``RemoteStore``.
     """
 
+    _database: ClassVar[str]  # its name in messages
+    _default_collection: ClassVar[str] = "refrag_chunk_vectors"
     _advice: ClassVar[str]  # what to do about errors of the client
 
-    def __init__(self, client: _Client, label: str, codec: Codec, timeout: float) -> None:
-        super().__init__(label, codec, timeout)
+    def __init__(
+        self,
+        client: _Client,
+        *,
+        collection: str | None = None,
+        codec: Codec = "float16",
+        timeout: float = 5.0,
+    ) -> None:
+        self.collection = collection or self._default_collection
+        # The label names the database in messages; it holds no password.
+        super().__init__(f"{self._database} collection {self.collection}", codec, timeout)
         self.client = client
         self._owns_client = False
         self._closed = False
+        self._waited(self._open)
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Looks at the collection; creates it, unless that is left to the first value.
+
+        Raises:
+            StoreError: If it holds something else.
+        """
 
     @classmethod
     def _owning(cls, client: _Client, **options: Any) -> Self:

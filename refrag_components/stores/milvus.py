@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote
 
 from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.stores.client import ClientStore, client_errors, key_id, pages
 from refrag_components.stores.rows import pack_text, unpack_text
-from refrag_components.stores.url import local_path, split_options, split_url, without_password
-from refrag_components.vectors import ChunkVectors, Codec
+from refrag_components.stores.url import (
+    collection_of,
+    local_path,
+    password_of,
+    split_options,
+    split_url,
+    without_password,
+)
+from refrag_components.vectors import ChunkVectors
 
 try:
     from pymilvus import DataType, MilvusClient
@@ -24,7 +29,6 @@ except ModuleNotFoundError as error:
 
 __all__ = ["MilvusStore"]
 
-_DEFAULT_COLLECTION = "refrag_chunk_vectors"
 _FIELDS = ("id", "key", "value", "placeholder")
 _KEYS_PER_PAGE = 1000
 _LONGEST_TEXT = 65_535  # bytes, of Milvus
@@ -47,7 +51,7 @@ class MilvusStore(ClientStore[MilvusClient]):
 
     Args:
         client: The user's client.
-        collection: The collection, created if missing.
+        collection: The collection, created if missing; ``refrag_chunk_vectors`` if None.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
         timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
@@ -55,19 +59,8 @@ class MilvusStore(ClientStore[MilvusClient]):
         StoreError: If Milvus cannot be reached, or the collection holds something else.
     """
 
+    _database = "Milvus"
     _advice = "check the server, or that no other process has the file open"
-
-    def __init__(
-        self,
-        client: MilvusClient,
-        *,
-        collection: str = _DEFAULT_COLLECTION,
-        codec: Codec = "float16",
-        timeout: float = 5.0,
-    ) -> None:
-        super().__init__(client, f"Milvus collection {collection}", codec, timeout)
-        self.collection = collection
-        self._waited(self._load)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -84,9 +77,9 @@ class MilvusStore(ClientStore[MilvusClient]):
             if parts.query:
                 msg = f"{without_password(url)} has options other than codec and https; remove them"
                 raise StoreError(msg)
-            options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
+            options["collection"] = collection_of(parts)
             address = f"{scheme}://{parts.hostname}:{parts.port or 19530}"
-            token = unquote(parts.password or "") or os.environ.get("MILVUS_TOKEN", "")
+            token = password_of(parts, "MILVUS_TOKEN") or ""
         else:
             address, named = local_path(rest, "collection")
             options |= named
@@ -138,7 +131,7 @@ class MilvusStore(ClientStore[MilvusClient]):
         finally:
             pages.close()
 
-    def _load(self) -> None:
+    def _open(self) -> None:
         with self._errors():
             self._create()
             self.client.load_collection(self.collection)

@@ -10,11 +10,13 @@ from refrag_components.stores.base import BaseChunkStore
 from refrag_components.stores.limits import Call
 from refrag_components.stores.url import without_password
 
-__all__ = ["open_store"]
+__all__ = ["STORES", "WITH_EXTRA", "open_store"]
 
-# Scheme -> module and class. Modules are named after the extra that they need, if they need one.
 _BUILT_IN = {"memory": ("memory", "MemoryStore"), "sqlite": ("sqlite", "SQLiteStore")}
-_WITH_EXTRA = {
+
+#: Stores that need an extra, by the scheme of their URLs: the module, named like the extra, and the
+#: class in it.
+WITH_EXTRA = {
     "chroma": ("chroma", "ChromaStore"),
     "lancedb": ("lancedb", "LanceDBStore"),
     "milvus": ("milvus", "MilvusStore"),
@@ -22,7 +24,9 @@ _WITH_EXTRA = {
     "qdrant": ("qdrant", "QdrantStore"),
     "weaviate": ("weaviate", "WeaviateStore"),
 }
-_STORES = _BUILT_IN | _WITH_EXTRA
+
+#: All stores, likewise.
+STORES = _BUILT_IN | WITH_EXTRA
 
 _OPENING = 60.0  # seconds; a server may accept a connection and never answer
 _LIBPQ = re.compile(
@@ -43,21 +47,21 @@ def open_store(url: str) -> BaseChunkStore:
         MissingExtraError: If the database's client is not installed.
         StoreError: If there is no such store or option, or if it cannot be opened.
     """
-    if "://" not in url and (_LIBPQ.match(url) or url.partition(":")[0] in _WITH_EXTRA):
+    if "://" not in url and (_LIBPQ.match(url) or url.partition(":")[0] in WITH_EXTRA):
         msg = (
             "this names a server, but not as a URL, and would be taken for a file; write "
             "postgresql://user@host/database, or scheme://host:port/collection"
         )
         raise StoreError(msg)
     scheme = "memory" if url == "memory:" else url.partition("://")[0] if "://" in url else "sqlite"
-    if scheme not in _STORES:
-        others = ", ".join(f"{name}:// [{extra}]" for name, (extra, _) in _WITH_EXTRA.items())
+    if scheme not in STORES:
+        others = ", ".join(f"{name}:// [{extra}]" for name, (extra, _) in WITH_EXTRA.items())
         msg = (
             f"{_shown(scheme)} does not name a store; use a path, memory:, sqlite:/// or, with the "
             f'extra in brackets, as in pip install "refrag-components[qdrant]": {others}'
         )
         raise StoreError(msg)
-    module, name = _STORES[scheme]
+    module, name = STORES[scheme]
     store = getattr(import_module(f"refrag_components.stores.{module}"), name)
     call = Call(lambda: store.from_url(url))
     call.start()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import unquote
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,8 +16,14 @@ from refrag_components.exceptions import CorruptVectorsError, MissingExtraError,
 from refrag_components.stores.client import ClientStore, key_id, pages
 from refrag_components.stores.limits import seconds
 from refrag_components.stores.qdrant_files import check_pickles
-from refrag_components.stores.url import local_path, split_options, split_url
-from refrag_components.vectors import ChunkVectors
+from refrag_components.stores.url import (
+    collection_of,
+    local_path,
+    password_of,
+    split_options,
+    split_url,
+)
+from refrag_components.vectors import CODECS, ChunkVectors, Codec
 
 try:
     from qdrant_client import QdrantClient, models
@@ -31,8 +35,11 @@ except ModuleNotFoundError as error:
 __all__ = ["QdrantStore"]
 
 _VECTORS = "chunks"
-_DEFAULT_COLLECTION = "refrag_chunk_vectors"
-_DATATYPES = {"float32": models.Datatype.FLOAT32, "float16": models.Datatype.FLOAT16}
+_DATATYPES = {
+    name: models.Datatype(codec.dtype)
+    for name, codec in CODECS.items()
+    if codec.dtype in [datatype.value for datatype in models.Datatype]
+}
 _KEYS_PER_PAGE = 1000
 
 
@@ -54,32 +61,31 @@ class QdrantStore(ClientStore[QdrantClient]):
 
     Args:
         client: The user's client.
-        collection: The collection, created if missing.
-        codec: Values as stored. Qdrant has no counterpart of the other codecs.
+        collection: The collection, created if missing; ``refrag_chunk_vectors`` if None.
+        codec: Values as stored: "float32" or "float16". Qdrant has no counterpart of the others.
         timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
     Raises:
         StoreError: If the collection exists but has another codec or is not one of chunk vectors.
     """
 
+    _database = "Qdrant"
     _advice = "check the server and its log"
 
     def __init__(
         self,
         client: QdrantClient,
         *,
-        collection: str = _DEFAULT_COLLECTION,
-        codec: Literal["float32", "float16"] = "float16",
+        collection: str | None = None,
+        codec: Codec = "float16",
         timeout: float = 5.0,
     ) -> None:
         if codec not in _DATATYPES:
-            raise ValueError(f"Qdrant stores vectors as float32 or float16, not {codec!r}")
-        super().__init__(client, f"Qdrant collection {collection}", codec, timeout)
-        self.collection = collection
+            raise ValueError(f"Qdrant stores vectors as {' or '.join(_DATATYPES)}, not {codec!r}")
         local = client.init_options["path"] or client.init_options["location"] == ":memory:"
         self._turn: AbstractContextManager[Any] = threading.RLock() if local else nullcontext()
         self._width = 0  # of the collection's vectors; 0 until there is a collection
-        self._waited(self._look_first)
+        super().__init__(client, collection=collection, codec=codec, timeout=timeout)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -106,11 +112,11 @@ class QdrantStore(ClientStore[QdrantClient]):
             client = QdrantClient(
                 host=parts.hostname,
                 port=parts.port or 6333,
-                api_key=unquote(parts.password or "") or os.environ.get("QDRANT_API_KEY"),
+                api_key=password_of(parts, "QDRANT_API_KEY"),
                 https=None if encrypted is None else False,
                 timeout=math.ceil(seconds(options.get("timeout", 5.0))),
             )
-            options["collection"] = unquote(parts.path.strip("/")) or _DEFAULT_COLLECTION
+            options["collection"] = collection_of(parts)
         return cls._owning(client, **options)
 
     def _mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
@@ -170,7 +176,7 @@ class QdrantStore(ClientStore[QdrantClient]):
             if offset is None:
                 return
 
-    def _look_first(self) -> None:
+    def _open(self) -> None:
         with self._errors():
             self._look()
 

@@ -44,7 +44,7 @@ def check_pickles(folder: Path) -> None:
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
                 if file.execute(_IS_TABLE).fetchone() != (1,):
-                    raise ValueError("its points are no table")
+                    raise ValueError("its points are not a table")
                 for (point,) in file.execute("SELECT point FROM points"):
                     _DataOnly(io.BytesIO(point)).load()
         except Exception as error:  # a damaged pickle raises almost anything

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from refrag_components.exceptions import StoreError
 
-__all__ = ["local_path", "split_options", "split_url", "without_password"]
+__all__ = [
+    "collection_of",
+    "local_path",
+    "password_of",
+    "split_options",
+    "split_url",
+    "without_password",
+]
 
 _HOSTS = re.compile(r"((\[[^\]]*\]|[^:\[\],]*)(:\d*)?(,|$))*")
 _SECRETS = frozenset({"api_key", "password", "sslpassword", "token"})
@@ -35,6 +43,16 @@ def split_url(url: str) -> SplitResult:
         msg = "the store's URL cannot be read; write special characters of its password as %XX"
         raise StoreError(msg)
     return parts
+
+
+def password_of(parts: SplitResult, variable: str) -> str | None:
+    """The password of a URL, else that of an environment variable; None if neither has one."""
+    return unquote(parts.password or "") or os.environ.get(variable) or None
+
+
+def collection_of(parts: SplitResult) -> str | None:
+    """The collection that a server's URL names; None if it names none."""
+    return unquote(parts.path.strip("/")) or None
 
 
 def without_password(url: str) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
-from urllib.parse import unquote
 
 from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.stores.client import ClientStore, client_errors, key_id, pages
 from refrag_components.stores.rows import pack_text, unpack_text
-from refrag_components.stores.url import split_options, split_url, without_password
-from refrag_components.vectors import ChunkVectors, Codec
+from refrag_components.stores.url import (
+    collection_of,
+    password_of,
+    split_options,
+    split_url,
+    without_password,
+)
+from refrag_components.vectors import ChunkVectors
 
 try:
     import weaviate
@@ -27,7 +31,6 @@ except ModuleNotFoundError as error:
 
 __all__ = ["WeaviateStore"]
 
-_DEFAULT_COLLECTION = "RefragChunkVectors"
 _PROPERTIES = {"key", "value"}
 _KEYS_PER_PAGE = 1000
 
@@ -49,7 +52,8 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
 
     Args:
         client: The user's client, connected.
-        collection: The collection, created if missing; begins with a capital letter.
+        collection: The collection, created if missing; begins with a capital letter;
+            ``RefragChunkVectors`` if None.
         codec: How vectors are stored; rows that are already stored are read whatever their codec.
         timeout: Seconds that reading is waited for; everything else may take twelve times as long.
 
@@ -57,25 +61,15 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         StoreError: If Weaviate cannot be reached, or the collection holds something else.
     """
 
+    _database = "Weaviate"
+    _default_collection = "RefragChunkVectors"
     _advice = "check the server and the connection"
 
-    def __init__(
-        self,
-        client: weaviate.WeaviateClient,
-        *,
-        collection: str = _DEFAULT_COLLECTION,
-        codec: Codec = "float16",
-        timeout: float = 5.0,
-    ) -> None:
-        super().__init__(client, f"Weaviate collection {collection}", codec, timeout)
-        self._collection: Any = None
-        self._waited(lambda: self._open(collection))
-
-    def _open(self, collection: str) -> None:
+    def _open(self) -> None:
         with self._errors():
-            if not self.client.collections.exists(collection):
-                self._create(collection)
-            self._collection = self.client.collections.use(collection)
+            if not self.client.collections.exists(self.collection):
+                self._create()
+            self._collection: Any = self.client.collections.use(self.collection)
             properties = self._collection.config.get(simple=True).properties
         if {found.name for found in properties} != _PROPERTIES:
             raise StoreError(f"{self.label} holds something else; choose another collection")
@@ -92,11 +86,11 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
         secure = options.pop("https", "false") == "true"
         grpc_port = options.pop("grpc_port", "50051")
         parts = split_url(rest)
-        host, name = parts.hostname, unquote(parts.path.strip("/"))
+        host = parts.hostname
         if not host or parts.query or not grpc_port.isdecimal():
             msg = f"{without_password(url)} must look like weaviate://host:8080/Collection"
             raise StoreError(msg)
-        key = unquote(parts.password or "") or os.environ.get("WEAVIATE_API_KEY")
+        key = password_of(parts, "WEAVIATE_API_KEY")
         with client_errors(f"Weaviate at {host}", cls._advice):
             client = weaviate.connect_to_custom(
                 http_host=host,
@@ -107,7 +101,7 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
                 grpc_secure=secure,
                 auth_credentials=Auth.api_key(key) if key else None,
             )
-        return cls._owning(client, collection=name or _DEFAULT_COLLECTION, **options)
+        return cls._owning(client, collection=collection_of(parts), **options)
 
     def _mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         by_id = {key_id(key): key for key in keys}
@@ -154,10 +148,10 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
             if key.startswith(prefix or ""):
                 yield key
 
-    def _create(self, collection: str) -> None:
+    def _create(self) -> None:
         try:
             self.client.collections.create(
-                collection,
+                self.collection,
                 properties=[
                     Property(
                         name="key",
@@ -170,5 +164,5 @@ class WeaviateStore(ClientStore[weaviate.WeaviateClient]):
                 vector_config=Configure.Vectors.self_provided(),
             )
         except Exception:  # unless another process was faster
-            if not self.client.collections.exists(collection):
+            if not self.client.collections.exists(self.collection):
                 raise

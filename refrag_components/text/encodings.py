@@ -61,7 +61,7 @@ def decode(data: bytes) -> tuple[str, str]:
         The text, and the encoding if that was guessed, or else "".
 
     Raises:
-        DocumentError: If it is no text, or in an encoding that cannot be told.
+        DocumentError: If it is not text, or in an encoding that cannot be told.
     """
     for mark, name in _MARKS:
         if data.startswith(mark):

@@ -50,7 +50,7 @@ def pdf_contents(data: bytes) -> tuple[str, str, list[tuple[int, int]], str]:
     with its number; pages without text are not there.
 
     Raises:
-        DocumentError: If it is no PDF, needs a password, or holds no text that can be read.
+        DocumentError: If it is not a PDF, needs a password, or holds no text that can be read.
     """
     title, pages = _read(data)
     words = _Words(page.text for page in pages)

@@ -67,7 +67,7 @@ def _cells(page: PdfTextPage, line: str, start: int) -> Iterator[_Cell]:
 
 
 def _table(rows: list[list[_Cell]]) -> str | None:
-    """Rows in Markdown, with empty cells where a column has none; None if it is no table."""
+    """Rows in Markdown, with empty cells where a column has none; None if it is not a table."""
     cells = [cell for row in rows for cell in row]
     if sum(len(cell.text) for cell in cells) > _MOST_CHARACTERS * len(cells):
         return None

@@ -12,7 +12,7 @@ __all__ = ["Clock"]
 
 
 class Clock(TrainerCallback):
-    """Reads the clock once a step, before the learning rates are set, and ends the stage on time.
+    """Reads the clock once per step, before the learning rates are set, and ends the stage on time.
 
     Args:
         progress: Of the stage.

@@ -13,7 +13,7 @@ _TOGETHER = 10  # steps between two looks at one clock; each makes all processes
 
 
 class Progress:
-    """Counts a stage's seconds beside its steps; whichever runs out first ends the stage.
+    """Counts a stage's seconds as well as its steps; whichever runs out first ends the stage.
 
     With a limit on the seconds, learning rates follow the clock, so that they reach zero when the
     time is over. Without one everything depends on the step alone, and a run can be repeated.
@@ -32,7 +32,7 @@ class Progress:
         self._ticks = 0
 
     def tick(self) -> None:
-        """Reads the clock once a step; processes that train together take the first one's time.
+        """Reads the clock once per step; processes that train together take the first one's time.
 
         The clock starts with the first reading.
         """

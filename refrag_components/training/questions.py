@@ -38,8 +38,8 @@ class TwinSettings(StageSettings):
         held_out: Names of sets that are not trained on.
         text: How running text is cut.
         mix: Kinds of running text, one drawn per step by their weights.
-        text_weight: Weight of running text beside the conversations, whose weight is 1.
-        cloze: Questions made of running text, beside both, with a weight of their own; None for
+        text_weight: Weight of running text, compared with the conversations, whose weight is 1.
+        cloze: Questions made of running text, in addition to both, with their own weight; None for
             none. They are new at every step, whereas a set of questions is learnt by heart after a
             few passes.
         cloze_tokens: Tokens of such questions and their answers about one context, at most.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from refrag_components.checking import checked
 from refrag_components.exceptions import TrainingError
@@ -16,11 +16,11 @@ from refrag_components.training.settings import Settings, unknown_entry
 
 __all__ = ["STAGES", "Recipe", "StageName"]
 
-StageName = Literal["continual", "twin", "questions", "policy"]
-
 #: In the order they run. The twin may teach the questions. The policies come last: their rewards
 #: must come from the decoder that they will choose for.
-STAGES: tuple[StageName, ...] = ("continual", "twin", "questions", "policy")
+StageName = Literal["continual", "twin", "questions", "policy"]
+
+STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
 class Recipe(Settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ class _Continual(_WeightStage):
 
 @dataclass(frozen=True)
 class _Questions(_WeightStage):
-    """Questions over passages, beside running text."""
+    """Questions over passages, together with running text."""
 
     settings: QuestionSettings
     name: StageName = "questions"
@@ -240,6 +241,11 @@ class _Policy(_Stage):
             )
 
 
+_KINDS: Mapping[StageName, Callable[[Any], _Stage]] = {
+    kind.name: kind for kind in (_Continual, _Questions, _Twin, _Policy)
+}
+
+
 def run_stage(
     name: StageName,
     run: Run,
@@ -275,14 +281,9 @@ def run_stage(
 
 
 def _stage(name: StageName, recipe: Recipe) -> _Stage:
-    if name == "continual" and recipe.continual is not None:
-        return _Continual(recipe.continual)
-    if name == "questions" and recipe.questions is not None:
-        return _Questions(recipe.questions)
-    if name == "twin" and recipe.twin is not None:
-        return _Twin(recipe.twin)
-    if name == "policy" and recipe.policy is not None:
-        return _Policy(recipe.policy)
+    settings = getattr(recipe, name)
+    if settings is not None:
+        return _KINDS[name](settings)
     msg = f"the recipe has no [{name}] table; add one to run this stage"
     raise TrainingError(msg)
 

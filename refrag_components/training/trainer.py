@@ -146,7 +146,7 @@ class StageTrainer(Trainer):
         return total
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs beside the loss what it is made of, means over the batches since the last time.
+        """Logs, with the loss, what it is made of, means over the batches since the last time.
 
         And the seconds since this process set up the stage: a step that waits for something shows.
         """

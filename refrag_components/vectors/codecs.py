@@ -37,11 +37,14 @@ class VectorCodec(ABC):
         name: Name by which it is chosen.
         number: Identifies it in serialised vectors, 0 to 255; never changes.
         summary: What it does, in one line.
+        dtype: Type of the values where they are stored one by one, which a database
+            may do natively; None if vectors are packed otherwise.
     """
 
     name: ClassVar[Codec]
     number: ClassVar[int]
     summary: ClassVar[str]
+    dtype: ClassVar[str | None] = None
 
     @abstractmethod
     def vector_bytes(self, width: int) -> int:
@@ -87,6 +90,7 @@ class _Float32(VectorCodec):
     name = "float32"
     number = 0
     summary = "nothing; exact"
+    dtype = "float32"
 
     def vector_bytes(self, width: int) -> int:
         return 4 * width
@@ -102,6 +106,7 @@ class _Float16(VectorCodec):
     name = "float16"
     number = 1
     summary = "the default; 11 significant bits"
+    dtype = "float16"
 
     def vector_bytes(self, width: int) -> int:
         return 2 * width

@@ -164,7 +164,7 @@ def test_on_a_real_terminal(index: Path) -> None:
 
     def wait_for(text: str, *, interrupting: bool = False) -> None:
         nonlocal seen
-        until = time.monotonic() + 100
+        until = time.monotonic() + 300
         while text not in seen:
             assert time.monotonic() < until, seen
             if select.select([screen], [], [], 1)[0]:
@@ -182,7 +182,7 @@ def test_on_a_real_terminal(index: Path) -> None:
         wait_for("Sources: ")
         wait_for("> ")
         os.write(screen, b"\x04")
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     finally:
         process.kill()
         os.close(screen)

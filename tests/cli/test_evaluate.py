@@ -197,7 +197,7 @@ def test_a_missing_matplotlib_is_told_before_the_work(
     ("arguments", "message"),
     [
         (("--policy", "clairvoyance"), "unknown selection"),
-        (("--method", "clairvoyance"), "choose from none, full, gold"),
+        (("--method", "clairvoyance"), f"choose from {METHODS[0].kind}, {METHODS[1].kind}"),
         (("--expanded", "1.5"), "from 0 to 1"),
         (("--retrieval", "psychic"), "given, strong, weak"),
         (("--passages", "0"), "got 0"),

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from refrag_components.cli import app
 from refrag_components.corpus import TokenisedCorpus
+from refrag_components.training.recipe import STAGES
 from tests.tiny import TEXT
 
 RECIPE = """
@@ -129,7 +130,7 @@ def test_wrong_names_are_named(folder: Path) -> None:
         *("--validation", folder / "nowhere", "--out", folder / "run", "--stage", "polishing"),
     )
     assert code == 1
-    assert "stages are continual, twin, questions, policy" in output
+    assert f"stages are {', '.join(STAGES)}" in output
     code, output = invoke("prepare", folder / "x", "--recipe", folder / "no.toml", "--out", folder)
     assert code == 1
     assert "cannot read the recipe" in output

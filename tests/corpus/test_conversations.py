@@ -203,7 +203,7 @@ def test_further_questions_need_no_passage_that_is_not_shown(questions: Question
         asked = {tuple(tokens) for tokens, _ in row.further}
         there = set(row.passages[-1].tolist())
         for n in range(len(questions)):
-            if tuple(questions._asked(n)) in asked:
+            if tuple(questions._question_ids(n)) in asked:
                 assert there.issuperset(questions._needed(n).tolist())
 
 

@@ -13,7 +13,7 @@ from refrag_components.engines.row import Row
 
 __all__ = ["Steps"]
 
-_PATIENCE = 60  # seconds, for a test that fails
+_PATIENCE = 300  # seconds, for a test that fails
 
 
 class Steps:

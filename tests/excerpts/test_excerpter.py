@@ -53,7 +53,10 @@ def test_the_best_sentences_are_read_in_order(tiny_model: RefragModel) -> None:
     assert first.score > second.score
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+)
 @given(
     budget=st.one_of(st.integers(2, 40), st.floats(0, 1)),
     unit=st.sampled_from(["words", "sentences"]),

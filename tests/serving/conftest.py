@@ -16,7 +16,7 @@ from refrag_components.serving.limits import Limits
 
 NAME = "tiny"
 TOKEN = "a-token"
-LIMITS = Limits(body_bytes=200_000, passages=8, running=4, waiting=4, seconds=60)
+LIMITS = Limits(body_bytes=200_000, passages=8, running=4, waiting=4, seconds=600)
 
 
 @pytest.fixture

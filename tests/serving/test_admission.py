@@ -17,7 +17,7 @@ class Visit:
         self.task = asyncio.create_task(self._stay(admission, client, order))
 
     async def _stay(self, admission: Admission, client: str, order: list[str]) -> None:
-        async with admission.place(client):
+        async with admission.slot(client):
             order.append(client)
             await self.leave.wait()
 
@@ -46,7 +46,7 @@ async def test_too_many_are_sent_away_at_once() -> None:
     visits = [Visit(admission, "a", order), Visit(admission, "a", order)]
     await settle()
     with pytest.raises(CrowdedError):
-        async with admission.place("b"):
+        async with admission.slot("b"):
             pass
     for visit in visits:
         visit.leave.set()

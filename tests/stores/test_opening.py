@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from refrag_components.stores.opening import _STORES, _WITH_EXTRA
+from refrag_components.stores.opening import STORES, WITH_EXTRA
 from tests.requirements import CLIENTS, PROJECT, ROOT, packages
 from tests.stores.processes import run
 
@@ -33,18 +33,18 @@ def test_tests_install_what_the_extra_installs(extra: str) -> None:
     assert [requirement for requirement in CLIENTS[extra] if requirement not in tools] == []
 
 
-@pytest.mark.parametrize("scheme", _STORES)
+@pytest.mark.parametrize("scheme", STORES)
 def test_every_store_is_under_contract(scheme: str) -> None:
-    module, name = _STORES[scheme]
+    module, name = STORES[scheme]
     text = (ROOT / "tests" / "stores" / f"test_{module}.py").read_text(encoding="utf-8")
     assert re.search(rf"^class Test{name}\((Store|Database)Contract\):", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("scheme", _STORES)
+@pytest.mark.parametrize("scheme", STORES)
 def test_every_store_has_its_row_in_the_documentation(scheme: str) -> None:
-    module, name = _STORES[scheme]
-    place = f"stores.{module}" if scheme in _WITH_EXTRA else "stores"
+    module, name = STORES[scheme]
+    place = f"stores.{module}" if scheme in WITH_EXTRA else "stores"
     text = (ROOT / "docs" / "stores.md").read_text(encoding="utf-8")
     (row,) = [line for line in text.splitlines() if f"`refrag_components.{place}.{name}`" in line]
     assert f"{scheme}:" in row
-    assert (f"`refrag-components[{module}]`" in row) == (scheme in _WITH_EXTRA)
+    assert (f"`refrag-components[{module}]`" in row) == (scheme in WITH_EXTRA)

@@ -169,7 +169,7 @@ def test_a_collection_has_one_width(memory_client: QdrantClient) -> None:
 
 def test_other_codecs_are_refused(memory_client: QdrantClient) -> None:
     with pytest.raises(ValueError, match="float32 or float16"):
-        QdrantStore(memory_client, codec="int8")  # type: ignore[arg-type]
+        QdrantStore(memory_client, codec="int8")
 
 
 @pytest.mark.filterwarnings("ignore:Failed to obtain server version")

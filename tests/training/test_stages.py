@@ -271,7 +271,6 @@ def test_what_training_cannot_do_is_refused(
         run_stage("continual", Run(run.recipe, text, run.validation, None, tmp_path))
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
     stage: StageName, finished: Path, run_folder: Path, tmp_path: Path
@@ -308,11 +307,10 @@ def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> No
     assert last_complete_checkpoint(tmp_path / "checkpoint-5") is None
 
 
-@pytest.mark.timeout(300)
 def test_two_processes_train_one_model(finished: Path, run_folder: Path, tmp_path: Path) -> None:
     """As on several GPUs: activations computed twice, and a clock that both must agree on."""
     recipe = (run_folder / "recipe.toml").read_text()
-    table = "[questions]\ngradient_checkpointing = true\nmax_seconds = 100\n"
+    table = "[questions]\ngradient_checkpointing = true\nmax_seconds = 3600\n"
     recipe = recipe.replace("[questions]\n", table)
     (tmp_path / "recipe.toml").write_text(recipe)
     start = str(finished / "continual" / "model")

@@ -39,7 +39,7 @@ def arrays(draw: st.DrawFn, largest: float = 2.0**120) -> np.ndarray:
 
 
 # The tests are the same functions for every codec; the codec alone differs.
-inherited = settings(suppress_health_check=[HealthCheck.differing_executors])
+inherited = settings(suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow])
 
 
 class CodecContract(ABC):

@@ -166,9 +166,7 @@ def attempt(environment: dict[str, str]) -> str:
         "except exceptions.DownloadError as error: print(error)\n"
     )
     process = [sys.executable, "-c", code]
-    result = subprocess.run(
-        process, env=os.environ | environment, capture_output=True, text=True, timeout=60
-    )
+    result = subprocess.run(process, env=os.environ | environment, capture_output=True, text=True)
     return result.stdout
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from refrag_components.evaluation.answers.contexts import RETRIEVALS
 from refrag_components.evaluation.methods import METHODS, Method
 from refrag_components.evaluation.reports.table import markdown_table
+from refrag_components.evaluation.reports.titles import answers_title, rate_cell, text_title
 
 __all__ = ["methods_table", "perplexity_markdown", "qa_markdown"]
 
@@ -40,7 +41,7 @@ def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
     ]
     for table in tables:
         answers = table["judged"] == "answers"
-        lines += ["", f"## {_title(table)}", ""]
+        lines += ["", f"## {answers_title(table)}", ""]
         lines += _qa_rows(table)
         if cut := {row["label"]: row["cut"] for row in table["rows"] if row["cut"]}:
             counts = ", ".join(f"{label}: {count}" for label, count in cut.items())
@@ -80,8 +81,7 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
     for table in tables:
         lines += [
             "",
-            f"## k={table['chunk_size']}, s={table['context_tokens']}, "
-            f"o={table['output_tokens']}, {table['windows']} windows, {table['order']}",
+            f"## {text_title(table)}",
             "",
         ]
         measured = ("log-ppl", "first 16 tokens", "recovery", "recalled, log-ppl", "recovery")
@@ -90,7 +90,7 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
             (
                 row["label"],
                 f"{row['positions']:.0f}",
-                _rate(row),
+                rate_cell(row),
                 _bracketed(row, "log_ppl"),
                 f"{row['log_ppl_first']:.3f}",
                 _bracketed(row, "recovery"),
@@ -113,14 +113,6 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _title(table: dict[str, Any]) -> str:
-    count = table["passages"]
-    passages = f"{count} passage" + ("s" if count > 1 else "")
-    items = f"{table['items']} questions"
-    items += " without an answer" if table["judged"] == "refusals" else ""
-    return f"{table['set']}: {items}, {passages}, {table['retrieval']}"
-
-
 def _qa_rows(table: dict[str, Any]) -> list[str]:
     clusters = table["clusters"]
     note = (
@@ -136,7 +128,7 @@ def _qa_rows(table: dict[str, Any]) -> list[str]:
 
 
 def _qa_row(row: dict[str, Any]) -> tuple[str, ...]:
-    cells = (row["label"], f"{row['positions']:.0f}", _rate(row))
+    cells = (row["label"], f"{row['positions']:.0f}", rate_cell(row))
     if "f1" not in row:
         return (*cells, _bracketed(row, "refused", 100), _bracketed(row, "log_ppl"))
     return (
@@ -194,10 +186,6 @@ def _pairs(table: dict[str, Any]) -> list[str]:
         "not corrected for multiple tests."
     )
     return [*lines, "", note]
-
-
-def _rate(row: dict[str, Any]) -> str:
-    return "" if row["rate"] is None else f"{row['rate']:.2f}"
 
 
 def _bracketed(row: dict[str, Any], name: str, factor: int = 1) -> str:

@@ -1,8 +1,10 @@
-"""Markdown tables."""
+"""Markdown tables of measurements, as lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from refrag_components.text import tables
 
 __all__ = ["markdown_table"]
 
@@ -17,5 +19,4 @@ def markdown_table(
         rows: Cells as they are printed, in rows as long as the headings.
         numbers: Whether all columns except the first hold numbers; otherwise none does.
     """
-    aligned = ["---", *["---:" if numbers else "---"] * (len(headings) - 1)]
-    return [f"| {' | '.join(map(str, cells))} |" for cells in (headings, aligned, *rows)]
+    return tables.markdown_table([headings, *rows], numbers=numbers).split("\n")

@@ -111,10 +111,10 @@ class PolicyBatches(Dataset[PolicyExamples]):
         k = int(rng.choice(self.settings.chunk_sizes))
         p = float(rng.choice(self.settings.expanded))
         if self.questions is not None and rng.random() < self.settings.question_share:
-            return self._asked(self.questions, k, p, rng)
+            return self._over_passages(self.questions, k, p, rng)
         return self._windows(k, p, rng)
 
-    def _asked(
+    def _over_passages(
         self, questions: QuestionSet, k: int, p: float, rng: np.random.Generator
     ) -> PolicyExamples:
         shown = int(rng.integers(1, self.settings.max_passages + 1))

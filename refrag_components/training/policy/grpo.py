@@ -47,7 +47,7 @@ def sample_picks(
 
 def picks_to_mask(picks: Tensor, chunks: int) -> Tensor:
     """True for picked chunks; (..., picks), -1 where there is none, to (..., chunks)."""
-    # What is no pick lands in a last column of its own, which is cut off.
+    # What is not a pick lands in a separate last column, which is cut off.
     mask = torch.zeros(*picks.shape[:-1], chunks + 1, dtype=torch.bool, device=picks.device)
     return mask.scatter(-1, torch.where(picks < 0, chunks, picks), True)[..., :chunks]
 

@@ -32,7 +32,7 @@ class PolicySettings(Settings):
         output_tokens: Tokens after it whose log-perplexity is the reward (o).
         question_share: Share of the steps that choose for questions over passages, where the
             answer's log-perplexity is the reward.
-        max_passages: Most passages a question; their number is drawn step by step.
+        max_passages: Most passages per question; their number is drawn step by step.
         positions: Decoder positions a forward pass, about; bounds the memory that rewards take.
         save_every: Steps between states that a killed run goes on from.
         evaluate_every: Steps between evaluations.

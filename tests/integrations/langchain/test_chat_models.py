@@ -22,6 +22,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 
 from langchain_refrag import ChatRefrag, RefragLLM, RefragRetriever
+from langchain_refrag.settings import RefragSettings
 from refrag_components.engines import TransformersEngine
 from refrag_components.engines.layout import TextSegment
 from refrag_components.exceptions import (
@@ -317,6 +318,11 @@ class TestSettings:
         assert chat.invoke(QUESTION).content != "Aye."
         with pytest.raises(UnknownPolicyError):
             chat.invoke(QUESTION, policy=RandomPolicy)
+
+    def test_all_that_a_call_may_set_is_documented(self) -> None:
+        assert RefragSettings.__doc__ is not None
+        for name in {*ChatRefrag._by_call} - {"max_completion_tokens"}:  # another name of one
+            assert f"``{name}``" in RefragSettings.__doc__
 
     def test_none_stands_for_the_default(self, chat: ChatRefrag) -> None:
         settings: dict[str, Any] = {

@@ -31,7 +31,7 @@ def outputs(notebook: nbformat.NotebookNode) -> Outputs:
 
 
 def run(notebook: nbformat.NotebookNode) -> Outputs:
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=None, kernel_name="python3").execute()
     return outputs(notebook)
 
 

@@ -98,7 +98,6 @@ def resume(folder: str, store: str, checkpoints: str) -> None:
         print(json.dumps([report, kinds, len(state["messages"])]))  # noqa: T201
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("strict", ["false", "true"])
 def test_resumes_in_another_process(roomy_folder: Path, tmp_path: Path, strict: str) -> None:
     arguments = [str(roomy_folder / "tiny"), str(tmp_path / "chunks"), str(tmp_path / "graph")]

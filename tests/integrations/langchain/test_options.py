@@ -199,7 +199,7 @@ class TestTimeout:
                 async for _ in model.astream(QUESTION):
                     pass
         steps.allow(None)
-        assert late.invoke(QUESTION, timeout=60, max_tokens=8).text == chat.invoke(QUESTION).text
+        assert late.invoke(QUESTION, timeout=600, max_tokens=8).text == chat.invoke(QUESTION).text
 
     async def test_at_a_server(self, options: dict[str, Any]) -> None:
         with pytest.raises(AnswerTimeoutError):

@@ -26,7 +26,7 @@ from tests.stores.contract import StoreContract, key, make
 redis = pytest.importorskip("redis")
 pytest.importorskip("langchain_community", exc_type=ImportError)
 
-_PATIENCE = 30.0  # seconds, for a server that does not start
+_PATIENCE = 300.0  # seconds, for a server that does not start
 
 
 def _binary() -> str | None:

@@ -16,7 +16,7 @@ MODEL = "refrag-smollm2-135m"
 
 def run(notebook: nbformat.NotebookNode) -> tuple[str, str]:
     """Runs every cell and returns all that was printed, and the picture at the end."""
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=None, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs)
     return printed, outputs[-1]["data"]["text/html"]

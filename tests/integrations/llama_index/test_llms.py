@@ -256,9 +256,15 @@ class TestSettings:
             late.complete(QUESTION)
         with pytest.raises(TimeoutError):
             await late.acomplete(QUESTION)
-        assert late.complete(QUESTION, timeout=60).text == llm.complete(QUESTION).text
+        assert late.complete(QUESTION, timeout=600).text == llm.complete(QUESTION).text
         with pytest.raises(SamplingError, match="timeout must be"):
             RefragLLM(model=llm.model, timeout=0)
+
+    def test_all_that_a_call_may_set_is_documented(self) -> None:
+        assert RefragLLM.__doc__ is not None
+        others = {"max_completion_tokens"}  # another name of one of them
+        for name in {*RefragLLM._by_call, *RefragLLM._call_only} - others:
+            assert f"``{name}``" in RefragLLM.__doc__
 
     def test_none_stands_for_the_default(self, llm: RefragLLM) -> None:
         with warnings.catch_warnings(action="error"):

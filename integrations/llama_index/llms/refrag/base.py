@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from llama_index.core.base.llms.types import (
@@ -19,26 +18,22 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools import BaseTool
-from llama_index.core.types import Model, PydanticProgramMode, TokenAsyncGen
+from llama_index.core.types import TokenAsyncGen
 
 from llama_index.llms.refrag.calls import Call, Reply
 from llama_index.llms.refrag.messages import resolve_completion, resolve_messages, without_media
 from llama_index.llms.refrag.runs import retrieved_in_run
-from llama_index.llms.refrag.tools import first_call_only, schemas_of, selections
+from llama_index.llms.refrag.structured import SchemaLLM
+from llama_index.llms.refrag.tool_calling import ToolCallingLLM
+from llama_index.llms.refrag.tools import schemas_of
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.remote import RemoteRequest
 from refrag_components.generation.requests import Request
-from refrag_components.generation.settings import AnswerSettings
 from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
 from refrag_components.generation.tools import AnswerForm, Tools
-from refrag_components.generation.tools import calls_tools as can_call_tools
-from refrag_components.prompts.parts import ControlPart, Message
-from refrag_components.prompts.rendering import render
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
 __all__ = ["RefragLLM"]
@@ -46,7 +41,7 @@ __all__ = ["RefragLLM"]
 _UNCOUNTED = 32  # one part of the window in so many
 
 
-class RefragLLM(AnswerSettings, FunctionCallingLLM):
+class RefragLLM(SchemaLLM, ToolCallingLLM):
     """LLM that replaces any other in a query engine or chat engine.
 
     Passages of the prompt enter the decoder as chunk embeddings, one position per k tokens;
@@ -80,7 +75,7 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
     ``Settings.tokenizer = llm.token_ids`` makes LlamaIndex count tokens as this decoder does.
 
     Example:
-        In a query engine it stands beside a postprocessor: ``index.as_query_engine(llm=llm,
+        In a query engine it works with a postprocessor: ``index.as_query_engine(llm=llm,
         node_postprocessors=[RefragNodePostprocessor()])``. ``checkpoint`` is a bundled name, as the
         default is, a folder or a hub id.
 
@@ -157,8 +152,7 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text by the decoder's own tokenizer, for ``Settings.tokenizer``."""
-        ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()
-        return ids
+        return self._token_ids(text)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -248,67 +242,7 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         """
         self._checkpoint()  # a server does not tell
         call = self._complete_call(prompt, False, **kwargs)
-        assert isinstance(call.request, Request)
-        generator = self._checkpoint().generator
-        prepared = generator.prepare(call.request, max_tokens=call.params.max_tokens)
-        return generator.explain(prepared, call.request.question)
-
-    def structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """As ``LLM.structured_predict``; the answer is kept to the schema that the prompt is given.
-
-        A decoder that calls tools is given the schema as a tool, unless
-        ``pydantic_program_mode`` is "llm".
-
-        Raises:
-            StructuredOutputError: If the schema cannot be enforced, or ``max_tokens`` cuts off the
-                answer.
-            ValueError: If it fails a validator of the class.
-        """
-        llm, llm_kwargs = self._kept_to(output_cls, llm_kwargs)
-        return super(RefragLLM, llm).structured_predict(
-            output_cls, prompt, llm_kwargs, **prompt_args
-        )
-
-    async def astructured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """As ``structured_predict``, without blocking the event loop."""
-        llm, llm_kwargs = await asyncio.to_thread(self._kept_to, output_cls, llm_kwargs)
-        return await super(RefragLLM, llm).astructured_predict(
-            output_cls, prompt, llm_kwargs, **prompt_args
-        )
-
-    def _structured_stream_call(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Model]:
-        # One object, when it is whole: half of one need not be an object of its class.
-        yield self.structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-
-    async def _structured_astream_call(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Model]:
-        async def only() -> AsyncGenerator[Model]:
-            yield await self.astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-
-        return only()
+        return self._explain(call.request, call.params.max_tokens)
 
     # The next two ask for the metadata in the event loop, which may have to be looked up.
 
@@ -321,55 +255,6 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         """As ``LLM.astream``."""
         await asyncio.to_thread(lambda: self.metadata)
         return await super().astream(prompt, **prompt_args)
-
-    def get_tool_calls_from_response(
-        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
-    ) -> list[ToolSelection]:
-        """The calls in a response.
-
-        Args:
-            response: What ``chat_with_tools`` and the like returned.
-            error_on_no_tool_call: Whether there has to be one.
-            **kwargs: Not used.
-
-        Raises:
-            ValueError: If there is none and there has to be one.
-        """
-        found = selections(response)
-        if not found and error_on_no_tool_call:
-            msg = (
-                f"the answer calls no tool: {response.message.content!r}; ask with "
-                "tool_required=True, or pass error_on_no_tool_call=False"
-            )
-            raise ValueError(msg)
-        return found
-
-    def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        messages = [*(chat_history or ())]
-        if isinstance(user_msg, str):
-            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
-        if user_msg is not None:
-            messages.append(user_msg)
-        choice = kwargs.pop("tool_choice", None) or ("required" if tool_required else None)
-        return {"messages": messages, "tools": schemas_of(tools), "tool_choice": choice, **kwargs}
-
-    def _validate_chat_with_tools_response(
-        self,
-        response: ChatResponse,
-        tools: Sequence[BaseTool],
-        allow_parallel_tool_calls: bool = False,
-        **kwargs: Any,
-    ) -> ChatResponse:
-        return response if allow_parallel_tool_calls else first_call_only(response)
 
     def _chat_call(
         self,
@@ -391,15 +276,8 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         conversation = resolve_messages(messages, documents, self._resolver(retrieved_in_run()))
         question = question or conversation.question
         warnings += conversation.warnings
-        if self.base_url is not None:
-            allowed.refuse_server()
-            asked = settings._ask_server(conversation.messages, question)
-            return settings._call(asked, warnings, AnswerForm(schema=schema))
-        tokenizer = self._checkpoint().model.tokenizer
-        parts = render(conversation.messages, tokenizer, tools=allowed.schemas)
-        written = "".join(part.text for part in parts if isinstance(part, ControlPart))
-        form = allowed.form(tokenizer, schema, written)
-        return settings._call(settings._ask([*parts, *form.prefix], question), warnings, form)
+        request, form = settings._ask_conversation(conversation.messages, question, allowed, schema)
+        return settings._call(request, warnings, form)
 
     def _complete_call(
         self,
@@ -423,35 +301,15 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         settings = self._for_call(overrides)
         resolved = resolve_completion(prompt, documents, self._resolver(retrieved_in_run()))
         question = question or resolved.question
-        request: Request | RemoteRequest
-        if self.base_url is None:
-            request = settings._ask(resolved.parts, question)
-        else:
-            turn = Message("user", resolved.parts)
-            request = settings._ask_server([turn], question, is_chat=False)
+        request = settings._ask_to_continue(resolved.parts, question)
         schema = None if json_schema is None else AnswerSchema.of(json_schema)
         return settings._call(request, resolved.warnings, AnswerForm(schema=schema))
 
     def _call(
         self, request: Request | RemoteRequest, warnings: Sequence[str], form: AnswerForm
     ) -> Call:
-        params = replace(
-            self._sampling_params(),
-            answer_schema=form.schema,
-            skip_special_tokens=form.skip_special_tokens,
-        )
+        params = self._sampling_params(form)
         return Call(self._answering, request, params, self.model, warnings, form)
-
-    def _kept_to(
-        self, output_cls: type[Model], llm_kwargs: dict[str, Any] | None
-    ) -> tuple[RefragLLM, dict[str, Any]]:
-        """The LLM and the keywords of its call with which LlamaIndex gets an object of a class."""
-        modes = (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION)
-        may_call = self.base_url is None and self.pydantic_program_mode in modes
-        if may_call and can_call_tools(self._checkpoint().model.tokenizer, by_schema=True):
-            return self, dict(llm_kwargs or {})
-        llm = self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
-        return llm, {"json_schema": output_cls.model_json_schema(), **(llm_kwargs or {})}
 
 
 def _chat_response(reply: Reply) -> ChatResponse:

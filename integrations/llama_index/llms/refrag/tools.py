@@ -105,7 +105,7 @@ def first_call_only(response: ChatResponse) -> ChatResponse:
 
 
 def called(block: ToolCallBlock) -> ToolCall:
-    """The call of a block; arguments that are no JSON object are kept as text."""
+    """The call of a block; arguments that are not a JSON object are kept as text."""
     arguments: Any = block.tool_kwargs
     if isinstance(arguments, str):
         try:
