@@ -141,11 +141,12 @@ def _row(layout: Layout, first_row: Mapping[int, int]) -> tuple[np.ndarray, np.n
     """
     tokens = [np.zeros(0, dtype=np.int64)]
     # Chunks of all passages, and each text as one that is expanded.
-    lengths, expanded, is_position, row = [], [], [], []
+    lengths: list[np.ndarray] = []
+    expanded, is_position, row = [], [], []
     for segment in layout.segments:
         if isinstance(segment, TextSegment):
             tokens.append(segment.token_ids)
-            lengths.append((len(segment.token_ids),))
+            lengths.append(np.array([len(segment.token_ids)]))
             expanded.append(_TRUE)
             is_position.append(_TRUE)
             row.append(_NONE)

@@ -43,8 +43,9 @@ def test_passages_for_a_tokenizer_that_cuts_words(tiny_model: RefragModel) -> No
 
 def test_what_surrounds_the_passages_has_a_token_for_each_word(tiny_subject: ShapeSubject) -> None:
     tokenizer = tiny_subject.at(8).tokenizer
-    text = "".join(part.text for part in prompt(["", ""], "text"))
-    assert len(tokenizer(text)["input_ids"]) == len(text.split()) + 2 == 10 + 32 + 2  # two breaks
+    text = "".join(part.text for part in prompt([" the"], "text"))
+    assert len(text.split()) == 10 + 1 + 32
+    assert len(tokenizer(text)["input_ids"]) == 10 + 1 + 32 + 3  # breaks
 
 
 def test_the_text_baseline_has_the_same_words() -> None:
