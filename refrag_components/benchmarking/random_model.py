@@ -19,7 +19,7 @@ __all__ = ["random_decoder", "random_model"]
 
 _WINDOW = 131_072  # positions; random weights have no window of their own
 _NAME = "random weights"
-_SPACE, _NEWLINE = "\u0120", "\u010a"  # as byte-level vocabularies write them
+_SPACE = "\u0120"  # as byte-level vocabularies write it
 
 
 def random_decoder(shape: Shape, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -98,7 +98,7 @@ def _tokenizer(count: int) -> PreTrainedTokenizerFast:
     """
     words = dict.fromkeys(WORDS)
     known = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    known += [*words, *(f"{_SPACE}{word}" for word in words), 2 * _NEWLINE]
+    known += [*words, *(f"{_SPACE}{word}" for word in words)]
     known = list(dict.fromkeys(known))
     vocabulary = {word: i for i, word in enumerate(known)}
     vocabulary |= {f"w{i}": i for i in range(len(known), count)}

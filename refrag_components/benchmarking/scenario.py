@@ -103,6 +103,6 @@ def prompt(passages: Sequence[str], method: Method) -> list[RenderedPart]:
     Nothing stands between two passages, as in the paper, so that the text alone counts.
     """
     make = TextPart if method == "text" else PassagePart
-    parts: list[RenderedPart] = [TextPart("there are two or more known people in this book\n\n")]
+    parts: list[RenderedPart] = [TextPart("there are two of the known people in this book\n")]
     parts += [make(passage) for passage in passages]
-    return [*parts, TextPart(f"\n\n{QUESTION}\n")]
+    return [*parts, TextPart(f"\n{QUESTION}\n")]

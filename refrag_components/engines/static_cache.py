@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from refrag_components.engines.fused_layers import fused_layers
 from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
 from refrag_components.modeling.decoder_call import DecoderCall
@@ -328,7 +329,8 @@ class StaticCache:
         dtype = embeds.weight.dtype
         scores = torch.zeros_like(used, dtype=dtype)
         scores.masked_fill_(~used, _MASKED)
-        with static_attention(self._call.decoder, "step"), fused_norms(self._call.decoder):
+        decoder = self._call.decoder
+        with static_attention(decoder, "step"), fused_norms(decoder), fused_layers(decoder):
             return self._call(
                 scores[:, None, None],
                 self._cache,
@@ -345,6 +347,7 @@ class StaticCache:
             self._model.chunk_mask.using(chunks),
             static_attention(decoder, "prompt"),
             fused_norms(decoder),
+            fused_layers(decoder),
         ):
             return self._call(
                 prompt.mask,
