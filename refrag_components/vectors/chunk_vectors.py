@@ -99,6 +99,7 @@ class ChunkVectors:
         if not (self.fingerprint.isascii() and 1 <= len(self.fingerprint) <= 255):
             msg = f"fingerprint must be 1 to 255 ASCII characters, got {self.fingerprint!r}"
             raise InvalidVectorsError(msg)
+        self.__dict__["n_chunks"] = len(vectors)
         needed = -(-self.n_tokens // self.chunk_size)
         if self.n_chunks != needed:
             msg = (
@@ -229,8 +230,11 @@ class ChunkVectors:
         object.__setattr__(found, "chunk_size", chunk_size)
         object.__setattr__(found, "fingerprint", str(body[_HEADER.size : tokens_at], "ascii"))
         if vectors.dtype.kind == "f" and vectors.dtype.itemsize == 2:
-            vectors = vectors.astype(np.float16)  # a copy: what came in may still change
-        found._fill(_vectors_of(vectors), _token_ids_of(token_ids).copy())
+            # Bytes never change and can be shared; whatever else came in may.
+            shared = type(body.obj) is bytes and vectors.flags.aligned
+            vectors = vectors.astype(np.float16, copy=not shared)
+        own_ids = _token_ids_of(token_ids)
+        found._fill(_vectors_of(vectors), own_ids if token_bytes == 2 else own_ids.copy())
         return found
 
 
@@ -288,7 +292,7 @@ def _vectors_of(values: np.ndarray) -> np.ndarray:
 
 def _finite(vectors: np.ndarray) -> bool:
     if vectors.dtype == np.float16:  # whose arithmetic NumPy does one by one
-        return not (vectors.view(np.uint16) & _INFINITE >= _INFINITE).any()
+        return not vectors.size or bool((vectors.view(np.uint16) & _INFINITE).max() < _INFINITE)
     return bool(np.isfinite(vectors).all())
 
 
