@@ -13,7 +13,7 @@ from refrag_components.benchmarking.roofline import Rates, Work
 from refrag_components.benchmarking.scenario import Case, make_passages, prompt
 from refrag_components.benchmarking.stages import measure_stages
 from refrag_components.benchmarking.throughput import measure_throughput
-from refrag_components.benchmarking.timing import Timing, enough, synchronise
+from refrag_components.benchmarking.timing import Timing, enough, free_memory, synchronise
 from refrag_components.benchmarking.words import QUESTION
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
@@ -43,7 +43,7 @@ class LatencySettings:
     Attributes:
         passage_tokens: Tokens per passage.
         policy: Chooses the chunks to expand.
-            repeats: Measurements of each time.
+        repeats: Measurements of each time.
         new_tokens: Tokens that are generated after the first one to measure their time; 0 leaves
             it out.
         batch_tokens: Tokens per answer when throughput is measured; 0 leaves it out.
@@ -89,9 +89,7 @@ def measure_case(
         not fit the decoder's window or the device's memory, it has ``failed`` with the reason.
     """
     row: Row = asdict(case)
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(model.device)
+    free_memory(model.device)
     try:
         row |= _Measurement(model, case, settings, store).row(rates)
     except ContextWindowError:
@@ -126,6 +124,8 @@ class _Measurement:
     def row(self, rates: Rates) -> Row:
         model, case, settings = self._model, self._case, self._settings
         prepared = self._generator.prepare(self._request)  # encodes what the store does not have
+        if case.cached:  # their encoding is no part of the case, and its memory neither
+            free_memory(model.device)
         layout = self._engine.layout(prepared.layout)
         work = Work(model)
         positions = layout.n_positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -19,6 +19,7 @@ __all__ = ["random_decoder", "random_model"]
 
 _WINDOW = 131_072  # positions; random weights have no window of their own
 _NAME = "random weights"
+_SPACE = "\u0120"  # as byte-level vocabularies write it
 
 
 def random_decoder(shape: Shape, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -91,12 +92,17 @@ def _fill(*parameters: Tensor) -> None:
 
 
 def _tokenizer(count: int) -> PreTrainedTokenizerFast:
-    """A tokenizer whose first tokens are ``WORDS``; the others are "w100", "w101", ..."""
-    known = ["<|endoftext|>", *dict.fromkeys(WORDS)]
+    """A byte-level tokenizer, as most decoders have, with a token for each of ``WORDS``.
+
+    Its vocabulary is filled up with "w0", "w1", ...
+    """
+    words = dict.fromkeys(WORDS)
+    known = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    known += [*words, *(f"{_SPACE}{word}" for word in words)]
+    known = list(dict.fromkeys(known))
     vocabulary = {word: i for i, word in enumerate(known)}
     vocabulary |= {f"w{i}": i for i in range(len(known), count)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=known[0]))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=known[0], model_max_length=_WINDOW
-    )
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=_WINDOW)

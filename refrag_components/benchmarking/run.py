@@ -31,6 +31,7 @@ def measure_latency(
     description: dict[str, Any],
     store: str = "memory:",
     progress: Callable[[str], None] = lambda line: None,
+    over: Callable[[], bool] = lambda: False,
 ) -> Results:
     """Measures cases that a folder does not have yet; ``latency.json`` and ``.md`` grow with each.
 
@@ -42,6 +43,7 @@ def measure_latency(
         description: More of what they share, to be recorded: model, device, dtype, ...
         store: URL of the store for passages that are cached.
         progress: Called with a line for each case.
+        over: Asked before each case; no further one is measured once it says so.
 
     Returns:
         All results in the folder.
@@ -63,6 +65,8 @@ def measure_latency(
         for number, case in enumerate(chosen, start=1):
             if results.has(case):
                 continue
+            if over():
+                break
             row = measure_case(subject.at(case.k), case, settings, rates, opened)
             results.add(row)
             results.write(folder)

@@ -90,16 +90,19 @@ def make_passages(tokenizer: Any, context: int, passage_tokens: int) -> list[str
     passages = []
     for start in range(0, context, passage_tokens):
         count = min(passage_tokens, context - start)
-        text = " ".join(draw.choices(WORDS, k=count))  # a word has at least one token
+        words = draw.choices(WORDS, k=count)  # a word has at least one token
+        text = "".join(f" {word}" for word in words)
         offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         passages.append(text[: offsets["offset_mapping"][count - 1][1]])
     return passages
 
 
 def prompt(passages: Sequence[str], method: Method) -> list[RenderedPart]:
-    """A prompt: an instruction, the passages (as ordinary text for "text"), the question."""
+    """A prompt: an instruction, the passages (as ordinary text for "text"), the question.
+
+    Nothing stands between two passages, as in the paper, so that the text alone counts.
+    """
     make = TextPart if method == "text" else PassagePart
-    parts: list[RenderedPart] = [TextPart("there are two or more known names in this text\n\n")]
-    for passage in passages:
-        parts += [make(passage), TextPart("\n\n")]
-    return [*parts, TextPart(f"{QUESTION}\n")]
+    parts: list[RenderedPart] = [TextPart("there are two of the known people in this book\n")]
+    parts += [make(passage) for passage in passages]
+    return [*parts, TextPart(f"\n{QUESTION}\n")]

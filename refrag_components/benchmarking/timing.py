@@ -1,7 +1,8 @@
-"""Times of work on a device: warm-up, synchronisation, medians and spread."""
+"""Times and memory of work on a device: warm-up, synchronisation, medians and spread."""
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Timing", "enough", "measure", "synchronise"]
+__all__ = ["Timing", "enough", "free_memory", "measure", "synchronise"]
 
 _LONG = 3.0  # seconds after which two measurements are enough: long ones hardly vary
 
@@ -40,6 +41,18 @@ def synchronise(device: torch.device) -> None:
     """Waits until a device has done all that it was given; nothing to do on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives back what nobody uses any longer, and counts the peak of the memory from here on.
+
+    Transformers' caches and modules refer to each other, so what they hold of an earlier
+    measurement waits for the garbage collector.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def enough(seconds: list[float], repeats: int) -> bool:

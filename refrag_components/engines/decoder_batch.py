@@ -210,7 +210,11 @@ class DecoderBatch:
 
     def _begin(self, inputs: DecoderInputs) -> Tensor | None:
         """Reads the prompts into a static cache; None if that is not possible."""
-        return self._in_static(inputs.position_ids.shape[1], lambda static: static.begin(inputs))
+        caches = self._caches
+        if caches is None:
+            return None
+        length = inputs.position_ids.shape[1]
+        return self._in_static(length, lambda static: static.begin(inputs, caches.agrees))
 
     def _enter(self) -> None:
         """Moves to a static cache with enough room, unless rows have just joined or left."""

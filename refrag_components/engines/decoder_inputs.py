@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["DecoderInputs", "Rows", "embed_layouts", "embed_rows", "lay_out_rows"]
 
 
+_TRUE, _NONE = np.ones(1, dtype=bool), np.full(1, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class DecoderInputs:
     """A left-padded batch for the decoder.
@@ -89,7 +92,7 @@ def lay_out_rows(model: RefragModel, layouts: Sequence[Layout]) -> Rows:
             first_row[id(segment)] = n_rows
             n_rows += -(-segment.vectors.n_chunks // segment.group)
     rows = [_row(layout, first_row) for layout in layouts]
-    chunks = torch.cat(tables) if tables else None
+    chunks = (tables[0] if len(tables) == 1 else torch.cat(tables)) if tables else None
     return Rows([ids for ids, _ in rows], [index for _, index in rows], chunks)
 
 
@@ -136,19 +139,29 @@ def _row(layout: Layout, first_row: Mapping[int, int]) -> tuple[np.ndarray, np.n
         first_row: Row of the first chunk embedding of each passage segment that has any, by the
             segment's identity.
     """
-    tokens: list[np.ndarray] = []
-    index: list[np.ndarray] = []
+    tokens = [np.zeros(0, dtype=np.int64)]
+    # Chunks of all passages, and each text as one that is expanded.
+    lengths: list[np.ndarray] = []
+    expanded, is_position, row = [], [], []
     for segment in layout.segments:
         if isinstance(segment, TextSegment):
-            tokens.append(np.asarray(segment.token_ids, dtype=np.int64))
-            index.append(np.full(len(segment.token_ids), -1))
+            tokens.append(segment.token_ids)
+            lengths.append(np.array([len(segment.token_ids)]))
+            expanded.append(_TRUE)
+            is_position.append(_TRUE)
+            row.append(_NONE)
             continue
-        vectors, lengths = segment.vectors, segment.vectors.chunk_lengths
-        by_token = np.repeat(segment.expanded, lengths)
-        is_position = by_token.copy()
-        is_position[:: vectors.chunk_size] |= segment.positions > 0
-        chunk = np.arange(vectors.n_chunks) // max(segment.group, 1)
-        row = np.repeat(first_row.get(id(segment), 0) + chunk, lengths)
-        tokens.append(np.asarray(vectors.token_ids, dtype=np.int64)[is_position])
-        index.append(np.where(by_token, -1, row)[is_position])
-    return np.concatenate(tokens), np.concatenate(index)
+        tokens.append(segment.vectors.token_ids)
+        lengths.append(segment.vectors.chunk_lengths)
+        expanded.append(segment.expanded)
+        is_position.append(segment.positions > 0)
+        chunk = np.arange(segment.vectors.n_chunks) // max(segment.group, 1)
+        row.append(first_row.get(id(segment), 0) + chunk)
+    n_tokens = np.concatenate(lengths)
+    as_tokens = np.concatenate(expanded)
+    by_token = np.repeat(as_tokens, n_tokens)
+    index = np.repeat(np.where(as_tokens, -1, np.concatenate(row)), n_tokens)
+    used = by_token.copy()
+    embedded = np.concatenate(is_position) & ~as_tokens
+    used[(n_tokens.cumsum() - n_tokens)[embedded]] = True  # a chunk embedding at its first token
+    return np.concatenate(tokens).astype(np.int64)[used], index[used]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,14 @@ import numpy as np
 
 from refrag_components.vectors import ChunkVectors
 
-__all__ = ["Layout", "PassageSegment", "Segment", "TextSegment", "positions_per_chunk"]
+__all__ = [
+    "Layout",
+    "PassageSegment",
+    "Segment",
+    "TextSegment",
+    "passage_segments",
+    "positions_per_chunk",
+]
 
 
 def positions_per_chunk(
@@ -105,15 +113,62 @@ class PassageSegment:
         place = np.arange(self.vectors.n_chunks)
         return positions_per_chunk(self.expanded, self.vectors.chunk_lengths, self.group, place)
 
-    @property
+    @cached_property
     def n_positions(self) -> int:
         """Decoder positions of the passage."""
         return int(self.positions.sum())
 
+    @cached_property
+    def n_expanded(self) -> int:
+        """Chunks that enter as tokens."""
+        return int(self.expanded.sum())
+
     @property
     def n_compressed(self) -> int:
         """Chunks that enter within a chunk embedding."""
-        return int((~self.expanded).sum()) if self.group else 0
+        return self.vectors.n_chunks - self.n_expanded if self.group else 0
+
+
+def passage_segments(
+    passages: Sequence[ChunkVectors], expanded: np.ndarray, rungs: np.ndarray
+) -> list[PassageSegment]:
+    """Makes the segments of many passages, and counts the positions of all of them at once.
+
+    Args:
+        passages: The passages.
+        expanded: True where a chunk enters as tokens, for the chunks of all passages in order.
+        rungs: Tokens per chunk embedding of each passage, as in ``PassageSegment``; shape
+            (passages,).
+
+    Raises:
+        ValueError: As ``PassageSegment``.
+    """
+    counts = np.array([passage.n_chunks for passage in passages], dtype=np.int64)
+    ends = counts.cumsum()
+    segments = [
+        PassageSegment(passage, expanded[end - count : end], rung)
+        for passage, end, count, rung in zip(
+            passages, ends.tolist(), counts.tolist(), rungs.tolist(), strict=True
+        )
+    ]
+    if not segments:
+        return segments
+    groups = np.array([segment.group for segment in segments])
+    place = np.arange(len(expanded)) - np.repeat(ends - counts, counts)
+    lengths = np.concatenate([passage.chunk_lengths for passage in passages])
+    positions = positions_per_chunk(expanded, lengths, np.repeat(groups, counts), place)
+    passage = np.repeat(np.arange(len(counts)), counts)
+    n_positions, n_expanded = (
+        np.bincount(passage, weights, len(counts)).astype(np.int64).tolist()
+        for weights in (positions, expanded)
+    )
+    for i, (segment, end) in enumerate(zip(segments, ends.tolist(), strict=True)):
+        vars(segment).update(  # where they would be kept once somebody asks
+            positions=positions[end - segment.vectors.n_chunks : end],
+            n_positions=n_positions[i],
+            n_expanded=n_expanded[i],
+        )
+    return segments
 
 
 Segment = TextSegment | PassageSegment
@@ -145,7 +200,7 @@ class Layout:
             msg = "a layout must begin with a token; put model.first_token_id before the passage"
             raise ValueError(msg)
 
-    @property
+    @cached_property
     def passages(self) -> list[PassageSegment]:
         """The passage segments, in order."""
         return [segment for segment in self.segments if isinstance(segment, PassageSegment)]
@@ -173,7 +228,7 @@ class Layout:
     @property
     def n_expanded(self) -> int:
         """Chunks that enter as tokens."""
-        return sum(int(segment.expanded.sum()) for segment in self.passages)
+        return sum(segment.n_expanded for segment in self.passages)
 
     @property
     def n_compressed(self) -> int:

@@ -201,7 +201,8 @@ class Sampler:
         else:
             probabilities = scores.softmax(dim=-1)
             token = torch.multinomial(probabilities, 1, generator=self._generator)[0]
-        self._seen = torch.cat([self._seen, token])
+        if self._processors:  # nobody else looks at it
+            self._seen = torch.cat([self._seen, token])
         return token
 
     def logprobs(self, token_id: int) -> tuple[float, list[tuple[int, float]]] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from refrag_components.engines.fused_layers import fused_layers
 from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
 from refrag_components.modeling.decoder_call import DecoderCall
@@ -47,18 +48,44 @@ def prompt_bucket(length: int) -> int:
     return -(-length // step) * step
 
 
+class _Place:
+    """Where the next pass writes and reads, in all layers of a cache.
+
+    Layers refer to it and not to their cache: gigabytes would have to wait for the garbage
+    collector if the two referred to each other.
+
+    Args:
+        rows: Rows at most.
+        capacity: Positions at most.
+        device: Where the cache is.
+
+    Attributes:
+        rows: As above.
+        capacity: As above.
+        window: Positions that the next pass reads; 0 for a prompt.
+        ends: Where each row's next key goes, shape (rows,), int64.
+        row_index: 0, 1, ..., shape (rows,), int64.
+    """
+
+    def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.window = 0
+        self.ends = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.row_index = torch.arange(rows, device=device)
+
+
 class _Layer(CacheLayerMixin):
     """Keys and values of one layer, shape (rows, heads, capacity, width) each."""
 
     is_sliding = False
 
-    def __init__(self, cache: StaticCache) -> None:
+    def __init__(self, place: _Place) -> None:
         super().__init__()
-        self._cache = cache
+        self._place = place
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Reserves the memory."""
-        rows, capacity = self._cache.rows, self._cache.capacity
+        rows, capacity = self._place.rows, self._place.capacity
         # Zeros: masked positions are multiplied by zero, which no NaN would survive.
         self.keys, self.values = (
             states.new_zeros(rows, states.shape[1], capacity, states.shape[3])
@@ -73,15 +100,19 @@ class _Layer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
-        cache = self._cache
-        if not cache.window:
+        place = self._place
+        if not place.window:
             n, length = len(key_states), key_states.shape[2]
             self.keys[:n, :, :length] = key_states
             self.values[:n, :, :length] = value_states
             return key_states, value_states
-        self.keys[cache.row_index, :, cache.ends] = key_states[:, :, 0]
-        self.values[cache.row_index, :, cache.ends] = value_states[:, :, 0]
-        return self.keys[:, :, : cache.window], self.values[:, :, : cache.window]
+        if place.rows == 1:  # one row's place is one index: the plainer kernel
+            self.keys.index_copy_(2, place.ends, key_states)
+            self.values.index_copy_(2, place.ends, value_states)
+        else:
+            self.keys[place.row_index, :, place.ends] = key_states[:, :, 0]
+            self.values[place.row_index, :, place.ends] = value_states[:, :, 0]
+        return self.keys[:, :, : place.window], self.values[:, :, : place.window]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Positions and offset for which transformers makes a mask, for a prompt."""
@@ -93,7 +124,7 @@ class _Layer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Positions that there is room for."""
-        return self._cache.capacity
+        return self._place.capacity
 
     get_max_cache_shape = get_max_length  # before transformers 5.18
 
@@ -106,15 +137,10 @@ class StaticCache:
         rows: Rows at most.
         capacity: Positions at most.
         record: Records steps and prompts.
-        agrees: Told of the logits after a recorded prompt, and of those that the decoder gives
-            without a record; says whether they are alike.
 
     Attributes:
         rows: As above.
         capacity: As above.
-        window: Positions that the next pass reads; 0 for a prompt.
-        ends: Where each row's next key goes, shape (rows,), int64.
-        row_index: 0, 1, ..., shape (rows,), int64.
     """
 
     def __init__(
@@ -123,21 +149,19 @@ class StaticCache:
         rows: int,
         capacity: int,
         record: Record,
-        agrees: Callable[[Tensor, Tensor], bool],
     ) -> None:
         self._model = model
         self._call = DecoderCall(model.decoder)
-        self._record, self._agrees = record, agrees
+        self._record = record
         self.rows, self.capacity = rows, capacity
-        self.window = 0
         device = model.device
+        self._place = _Place(rows, capacity, device)
         count = model.decoder.config.get_text_config().num_hidden_layers
-        self._layers = [_Layer(self) for _ in range(count)]
+        self._layers = [_Layer(self._place) for _ in range(count)]
         self._cache = Cache(layers=list(self._layers))
-        self.row_index = torch.arange(rows, device=device)
         self._index = torch.arange(capacity, device=device)
-        self._starts, self.ends, self._positions, self._tokens = torch.zeros(
-            4, rows, dtype=torch.int64, device=device
+        self._starts, self._positions, self._tokens = torch.zeros(
+            3, rows, dtype=torch.int64, device=device
         )
         self._longest_prompt = min(LONGEST_PROMPT, capacity, model.window)
         self._prompt = _Prompt(model) if rows == 1 and self._call.can_choose_logits else None
@@ -159,8 +183,17 @@ class StaticCache:
             if states is not None
         )
 
-    def begin(self, inputs: DecoderInputs) -> Tensor:
-        """Reads prompts; returns the logits after them, shape (rows of the prompts, vocabulary)."""
+    def begin(self, inputs: DecoderInputs, agrees: Callable[[Tensor, Tensor], bool]) -> Tensor:
+        """Reads prompts.
+
+        Args:
+            inputs: The prompts.
+            agrees: Told of the logits after a recorded prompt, and of those that the decoder gives
+                without a record; says whether they are alike.
+
+        Returns:
+            The logits after them, shape (rows of the prompts, vocabulary).
+        """
         length = inputs.position_ids.shape[1]
         mask = inputs.attention_mask if inputs.padded else None
         self._set(length, mask, inputs.position_ids[:, -1] + 1)
@@ -175,7 +208,7 @@ class StaticCache:
             self._prompt.set(inputs)
             prompt = self._prompt
             recorded = self._record(lambda: self._read(prompt, bucket))
-            if self._agrees(recorded(), expected):
+            if agrees(recorded(), expected):
                 self._prompts[bucket] = recorded
             else:  # what it has written here is as wrong
                 self._plain(inputs, mask)
@@ -183,7 +216,7 @@ class StaticCache:
         return expected
 
     def _plain(self, inputs: DecoderInputs, mask: Tensor | None) -> Tensor:
-        self.window = 0
+        self._place.window = 0
         with self._model.chunk_mask.using(inputs.chunk_mask):
             return self._call(
                 mask,
@@ -201,7 +234,7 @@ class StaticCache:
             mask: 1 for positions in use, shape (rows, positions); None if all are.
             positions: Each row's next position, shape (rows,).
         """
-        self.window = 0
+        self._place.window = 0
         for own, layer in zip(self._layers, layers, strict=True):
             own.update(layer.keys, layer.values)
         self._set(layers[0].keys.shape[2], mask, positions)
@@ -213,8 +246,8 @@ class StaticCache:
         self._starts.zero_()
         if mask is not None:  # padding is on the left
             self._starts[:count] = mask.argmax(dim=1)
-        self.ends.zero_()
-        self.ends[:count] = length
+        self._place.ends.zero_()
+        self._place.ends[:count] = length
         self._positions.zero_()
         self._positions[:count] = positions
 
@@ -284,19 +317,20 @@ class StaticCache:
         step = self._steps.get(window)
         logits = self._step(window) if step is None else step()
         self.length += 1
-        self.ends.add_(1)
+        self._place.ends.add_(1)
         self._positions.add_(1)
         return self._of_batch(logits, count).clone()
 
     def _step(self, window: int) -> Tensor:
-        self.window = window
+        self._place.window = window
         index = self._index[:window]
-        used = (index >= self._starts[:, None]) & (index <= self.ends[:, None])
+        used = (index >= self._starts[:, None]) & (index <= self._place.ends[:, None])
         embeds = self._model.decoder.get_input_embeddings()
         dtype = embeds.weight.dtype
         scores = torch.zeros_like(used, dtype=dtype)
         scores.masked_fill_(~used, _MASKED)
-        with static_attention(self._call.decoder, "step"), fused_norms(self._call.decoder):
+        decoder = self._call.decoder
+        with static_attention(decoder, "step"), fused_norms(decoder), fused_layers(decoder):
             return self._call(
                 scores[:, None, None],
                 self._cache,
@@ -306,13 +340,14 @@ class StaticCache:
             )[:, -1]
 
     def _read(self, prompt: _Prompt, bucket: int) -> Tensor:
-        self.window = 0
+        self._place.window = 0
         chunks = prompt.chunk_mask[:, :bucket]
         decoder = self._call.decoder
         with (
             self._model.chunk_mask.using(chunks),
             static_attention(decoder, "prompt"),
             fused_norms(decoder),
+            fused_layers(decoder),
         ):
             return self._call(
                 prompt.mask,

@@ -79,7 +79,7 @@ class StaticCaches:
             return cache
         if self._record is None:
             self._record = GraphRecorder(self._model.device)
-        return StaticCache(self._model, rows, capacity, self._record, self.agrees)
+        return StaticCache(self._model, rows, capacity, self._record)
 
     def put_back(self, cache: StaticCache) -> None:
         """Takes a cache back that nobody reads any longer."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from refrag_components.engines.json_schema import JsonGrammars
 from refrag_components.engines.layout import Layout, TextSegment
@@ -41,7 +42,10 @@ class TransformersEngine(SharedEngine[Row]):
         self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
 
     def _begin(self, layout: Layout, params: SamplingParams, **common: Any) -> Row:
-        ids = joined_on_device([_visible_ids(layout)], self._model.device)
+        device = self._model.device
+        ids = torch.zeros(0, dtype=torch.int64, device=device)
+        if params.repetition_penalty != 1:
+            ids = joined_on_device([_visible_ids(layout)], device)
         schema = params.answer_schema
         constraint = None if schema is None else self._grammars.processor(schema)
         sampler = Sampler(params, ids, constraint)

@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakSet
-
-import numpy as np
+from weakref import WeakSet, WeakValueDictionary
 
 from refrag_components.forking import OwnLock
 from refrag_components.generation.store_guard import StoreGuard, guard_of, time_limit
@@ -85,6 +83,9 @@ class PassageLoader:
         self._waits = waits
         self._guards: WeakSet[StoreGuard] = WeakSet()
         self._encoding = OwnLock()
+        # What was found sound under a key. A store in memory returns the same objects again, and
+        # comparing the tokens of a long context with its text takes milliseconds.
+        self._sound: WeakValueDictionary[str, ChunkVectors] = WeakValueDictionary()
 
     def load(
         self,
@@ -139,7 +140,7 @@ class PassageLoader:
         guard = guard_of(store)
         self._guards.add(guard)
         rows, error = guard.read(store, keys)
-        flaws = self._flaws(texts, rows)
+        flaws = self._flaws(texts, keys, rows)
         usable = [None if flaw else row for row, flaw in zip(rows, flaws, strict=True)]
         return _Found(store, guard, texts, keys, usable, flaws, error)
 
@@ -156,21 +157,27 @@ class PassageLoader:
             for passage, row, flaw in zip(vectors, found.rows, found.flaws, strict=True)
         ]
 
-    def _flaws(self, texts: list[str], rows: list[ChunkVectors | None]) -> list[str | None]:
+    def _flaws(
+        self, texts: list[str], keys: list[str], rows: list[ChunkVectors | None]
+    ) -> list[str | None]:
         """Why each of a store's rows cannot be used; None where it can, or where there is none."""
-        flaws = [None if row is None else self._flaw(row) for row in rows]
-        sound = [
-            (i, row)
-            for i, (row, flaw) in enumerate(zip(rows, flaws, strict=True))
-            if row is not None and flaw is None
-        ]
+        flaws: list[str | None] = [None] * len(rows)
+        unsure: list[tuple[int, ChunkVectors]] = []
+        for i, row in enumerate(rows):
+            if row is None or self._sound.get(keys[i]) is row:
+                continue
+            flaws[i] = self._flaw(row)
+            if flaws[i] is None:
+                unsure.append((i, row))
         differ = self._model.token_check.differ(
-            [texts[i] for i, _ in sound], [row.token_ids for _, row in sound]
+            [texts[i] for i, _ in unsure], [row.token_ids for _, row in unsure]
         )
-        for (i, _), differs in zip(sound, differ, strict=True):
+        for (i, row), differs in zip(unsure, differ, strict=True):
             if differs:
                 flaws[i] = "their token ids say something else than the passage"
                 logger.warning("a store holds other token ids than the passage's own")
+            else:
+                self._sound[keys[i]] = row
         return flaws
 
     def _encode(self, texts: list[str]) -> list[ChunkVectors]:
@@ -194,6 +201,6 @@ class PassageLoader:
                 f"they have width {row.width} and chunks of {row.chunk_size} tokens, the model "
                 f"width {model.encoder.width} and chunks of {model.config.chunk_size}"
             )
-        if not np.isfinite(row.vectors).all():
+        if not row.finite:
             return "they hold NaN or infinite values"
         return None

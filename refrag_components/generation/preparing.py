@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
+from refrag_components.engines.layout import Layout, TextSegment, passage_segments
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
 from refrag_components.generation.choosing import Choice, Chunks, choose, only_choice
 from refrag_components.generation.cost_model import CostModel
@@ -209,12 +209,8 @@ class Preparer:
 
     def _lay_out(self, draft: _Draft, choice: Choice, scores: np.ndarray | None = None) -> Prepared:
         warnings = list(choice.warnings)
-        ends = draft.chunks.counts.cumsum()
-        masks = np.split(choice.expanded, ends)
-        passages = iter(
-            PassageSegment(passage.vectors, mask, int(rung))
-            for passage, mask, rung in zip(draft.loaded, masks, choice.rungs, strict=False)
-        )
+        vectors = [passage.vectors for passage in draft.loaded]
+        passages = iter(passage_segments(vectors, choice.expanded, choice.rungs))
         segments = without_separators(
             [
                 TextSegment(content) if isinstance(content, np.ndarray) else next(passages)
@@ -244,7 +240,7 @@ class Preparer:
             layout,
             tuple(text for text, _ in draft.spans),
             report,
-            () if scores is None else tuple(np.split(scores, ends[:-1])),
+            () if scores is None else tuple(np.split(scores, draft.chunks.counts.cumsum()[:-1])),
         )
 
     def _spans(
@@ -258,8 +254,7 @@ class Preparer:
             if isinstance(part, (TextPart, ControlPart)):
                 run.append(part)
                 continue
-            ids = self._prompts.encode(run)
-            if len(ids):
+            if run and len(ids := self._prompts.encode(run)):
                 spans.append(("".join(text_part.text for text_part in run), ids))
             run = []
             if part is not None:

@@ -23,7 +23,7 @@ from refrag_components.modeling.layer_encoder import LayerEncoder
 from refrag_components.modeling.projector import Ladder, make_projector, whole_groups
 from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.modeling.trained_weights import LoadedWeights
-from refrag_components.modeling.transfer import joined_on_device
+from refrag_components.modeling.transfer import vectors_on_device
 from refrag_components.text.chunking import Chunker
 from refrag_components.text.token_check import TokenCheck
 from refrag_components.text.tokenization import separator_id, tokenizer_digest
@@ -151,7 +151,7 @@ class ModelParts(nn.Module):
         encoded = self.encoder.encode(passages, batch_size=batch_size, progress=progress)
         return [
             ChunkVectors(
-                vectors=rows.astype(np.float16).astype(np.float32),
+                vectors=rows.astype(np.float16),
                 token_ids=passage.token_ids,
                 chunk_size=passage.chunk_size,
                 fingerprint=self.fingerprint,
@@ -208,7 +208,7 @@ class ModelParts(nn.Module):
                 )
                 raise FingerprintMismatchError(msg)
         dtype = next(self.projector.parameters()).dtype
-        vectors = joined_on_device([p.vectors for p in passages], self.device).to(dtype)
+        vectors = vectors_on_device(passages, self.device).to(dtype)
         ids = used = None
         if self.config.token_mlp:
             ids, used = (torch.from_numpy(a).to(self.device) for a in padded_token_ids(passages))

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 
+from refrag_components.forking import computing
 from refrag_components.modeling.policy_features import (
     COSINE_PER_SHARED_TOKEN,
     COSINE_PER_TOKEN,
 )
+from refrag_components.modeling.transfer import vectors_on_device
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
 from refrag_components.text.chunking import QUESTION_PART
@@ -33,10 +36,16 @@ class LateInteractionPolicy(Policy):
     (MaxSim of ColBERT, arXiv 2004.12832), by vectors and by words, less a cost of distance, so that
     neighbours mostly expand together: scattered chunks seldom hold an answer, and a decoder reads
     contiguous text best.
+
+    Args:
+        device: Where the vectors are multiplied.
     """
 
     name: ClassVar[str] = "late-interaction"
     revision: ClassVar[int] = 2
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """At most 1.3; 0 everywhere for a blank question."""
@@ -44,19 +53,25 @@ class LateInteractionPolicy(Policy):
         if not (len(question) and inputs.n_chunks):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
         passages = [passage for passage in inputs.passages if passage.n_chunks]
-        matches = np.concatenate([_cosines(question, p.vectors) for p in passages], axis=1)
+        matches = _cosines(question, passages, self._device)
         matches += COSINE_PER_SHARED_TOKEN * _shared(inputs.question, passages)
         return nearby(matches, passages, COSINE_PER_TOKEN).mean(axis=0).astype(np.float32)
 
 
-def _cosines(unit: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Cosines of unit rows to vectors, (rows, vectors), float32; 0 for a vector of zeros.
+@computing()
+@torch.inference_mode()
+def _cosines(
+    unit: np.ndarray, passages: Sequence[ChunkVectors], device: torch.device
+) -> np.ndarray:
+    """Cosines of unit rows to all chunk vectors, (rows, chunks), float32; 0 for one of zeros.
 
     The vectors of a long context are tens of megabytes: they are read, but no copy is scaled.
     """
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    cosines: np.ndarray = unit @ vectors.T / np.where(lengths > 0, lengths, 1)
-    return cosines.astype(np.float32)
+    vectors = vectors_on_device(passages, device).float()
+    lengths = vectors.norm(dim=1)
+    products = torch.from_numpy(unit).to(device) @ vectors.T
+    cosines: np.ndarray = (products / torch.where(lengths > 0, lengths, 1)).cpu().numpy()
+    return cosines
 
 
 def _shared(question: EncodedQuestion, passages: Sequence[ChunkVectors]) -> np.ndarray:
@@ -68,8 +83,14 @@ def _shared(question: EncodedQuestion, passages: Sequence[ChunkVectors]) -> np.n
     """
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
     tokens = np.concatenate([passage.token_ids for passage in passages])
-    first = np.cumsum(lengths) - lengths
-    has = np.logical_or.reduceat(tokens[:, None] == question.token_ids, first, axis=0)
+    asked, columns = np.unique(question.token_ids, return_inverse=True)
+    column = np.full(max(int(tokens.max()), int(asked[-1])) + 1, -1)
+    real = np.flatnonzero(asked >= 0)
+    column[asked[real]] = real
+    found = column[tokens]
+    shared = np.flatnonzero(found >= 0)
+    has = np.zeros((len(lengths), len(asked)), dtype=bool)
+    has[np.repeat(np.arange(len(lengths)), lengths)[shared], found[shared]] = True
     rarity = np.log(len(has) / has.sum(axis=0).clip(min=1)) / np.log(max(len(has), 2))
-    parts = np.arange(0, len(question.token_ids), QUESTION_PART)
-    return np.maximum.reduceat(has * rarity, parts, axis=1).T
+    parts = np.arange(0, len(columns), QUESTION_PART)
+    return np.maximum.reduceat((has * rarity)[:, columns], parts, axis=1).T

@@ -13,7 +13,7 @@ import torch
 
 from refrag_components.forking import computing
 from refrag_components.modeling.policy_features import Observation
-from refrag_components.modeling.transfer import joined_on_device
+from refrag_components.modeling.transfer import vectors_on_device
 from refrag_components.policies.base import Policy, PolicyInputs
 from refrag_components.policies.nearby import nearby
 from refrag_components.vectors import padded_token_ids
@@ -86,7 +86,7 @@ def observe(inputs: PolicyInputs, device: torch.device | str = "cpu") -> Observa
     ids, used = padded_token_ids(passages)
     question = inputs.question
     device = torch.device(device)
-    vectors = joined_on_device([passage.vectors for passage in passages], device)
+    vectors = vectors_on_device(passages, device).float()
     arrays = (
         ids,
         used,

@@ -24,7 +24,7 @@ __all__ = ["check_policy", "make_policy"]
 
 _MAKERS: Mapping[str, Callable[[RefragModel], Policy]] = {
     AllPolicy.name: lambda _: AllPolicy(),
-    LateInteractionPolicy.name: lambda _: LateInteractionPolicy(),
+    LateInteractionPolicy.name: lambda model: LateInteractionPolicy(model.device),
     LearnedPolicy.name: lambda model: LearnedPolicy(_network(model, LearnedPolicy.name)),
     LearnedQueryPolicy.name: lambda model: LearnedQueryPolicy(
         _network(model, LearnedQueryPolicy.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["PromptTokenizer"]
+
+# What separates passages is short, and the same between all of them.
+_SHORT = 64  # characters
+_REMEMBERED = 256
 
 
 class PromptTokenizer:
@@ -32,6 +37,7 @@ class PromptTokenizer:
         self._guarded = GuardedTokenizer(tokenizer, finds_control=True)
         opening = self._guarded.plain.encode("", add_special_tokens=True).ids[:1]
         self._opening = opening if opening == [tokenizer.bos_token_id] else []
+        self._short = lru_cache(_REMEMBERED)(self._encode)
 
     @property
     def opening(self) -> list[int]:
@@ -42,11 +48,18 @@ class PromptTokenizer:
         """Tokenises neighbouring parts; no special token comes out of a ``TextPart``.
 
         Returns:
-            Token ids, shape (n,), int64.
+            Token ids, shape (n,), int64, read only.
         """
+        if len(parts) == 1 and len(parts[0].text) <= _SHORT:
+            return self._short(parts[0])
+        return self._encode(*parts)
+
+    def _encode(self, *parts: TextPart | ControlPart) -> np.ndarray:
         text = encodable("".join(part.text for part in parts))
         content = np.concatenate(
             [np.full(len(part.text), isinstance(part, TextPart)) for part in parts]
             or [np.zeros(0, dtype=bool)]
         )
-        return np.asarray(self._guarded.encode(text, content).ids, dtype=np.int64)
+        ids = np.asarray(self._guarded.encode(text, content).ids, dtype=np.int64)
+        ids.flags.writeable = False
+        return ids

@@ -19,6 +19,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunk_vectors (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
 _KEYS_PER_PAGE = 1000
+_KEYS_PER_QUERY = 100
 
 
 class SQLiteStore(RowStore):
@@ -69,9 +70,11 @@ class SQLiteStore(RowStore):
 
     def mget(self, keys: Sequence[str]) -> list[ChunkVectors | None]:
         """Returns one entry per key, in order; None for unknown keys and damaged rows."""
+        rows: dict[str, bytes | None] = {}
         with self.database.read() as connection:
-            rows = [self._fetch(connection, key) for key in keys]
-        return [self._decode(key, row) for key, row in zip(keys, rows, strict=True)]
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                rows |= self._fetch(connection, keys[start : start + _KEYS_PER_QUERY])
+        return [self._decode(key, rows.get(key)) for key in keys]
 
     def mset(self, pairs: Iterable[tuple[str, ChunkVectors]]) -> None:
         """Stores values in one transaction; a key's earlier value is replaced.
@@ -104,16 +107,23 @@ class SQLiteStore(RowStore):
         with self.database.read() as connection:
             return [found for (found,) in connection.execute(query, (key, size))]
 
-    def _fetch(self, connection: sqlite3.Connection, key: str) -> bytes | None:
-        """The row's bytes; None without a row; b"" where SQLite finds the page damaged."""
-        query = "SELECT CAST(value AS BLOB) FROM chunk_vectors WHERE key = ?"
+    def _fetch(
+        self, connection: sqlite3.Connection, keys: Sequence[str]
+    ) -> dict[str, bytes | None]:
+        """Bytes of rows by their keys; b"" where SQLite finds a page damaged."""
+        places = ",".join("?" * len(keys))
+        query = f"SELECT key, CAST(value AS BLOB) FROM chunk_vectors WHERE key IN ({places})"
         try:
-            row = connection.execute(query, (key,)).fetchone()
+            return {key: data or b"" for key, data in connection.execute(query, tuple(keys))}
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
                 raise
-            return b""
-        return None if row is None else row[0] or b""
+        if len(keys) == 1:
+            return {keys[0]: b""}
+        found: dict[str, bytes | None] = {}
+        for key in keys:  # which of them are damaged
+            found |= self._fetch(connection, (key,))
+        return found
 
     def _decode(self, key: str, data: bytes | None) -> ChunkVectors | None:
         # SQLite does not notice damage that makes its index of keys point to another row.

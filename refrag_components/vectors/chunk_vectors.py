@@ -7,12 +7,14 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
 from refrag_components.vectors.codec_names import Codec
-from refrag_components.vectors.codecs import codec_named, codec_numbered
+from refrag_components.vectors.codecs import codec_named, codec_numbered, single
 
 __all__ = ["ChunkVectors", "padded_token_ids", "passage_key", "unit_rows"]
 
@@ -25,15 +27,20 @@ _BLAKE2B_BYTES = 16
 _CRC = struct.Struct("<I")
 _TOKEN_TYPES = {2: "<u2", 4: "<i4"}
 
+_INFINITE = np.uint16(0x7C00)  # the exponent of NaN and infinity in half precision
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChunkVectors:
     """The chunk vectors of one passage and the decoder tokens that they represent.
 
-    Both arrays are private read-only copies, so an object can be shared by threads and caches.
+    All arrays are private read-only copies, so an object can be shared by threads and caches.
+    Vectors that come in half precision, as encoders and stores have them, stay so (``halves``):
+    half the memory, and nothing is converted on their way to a device.
 
     Attributes:
-        vectors: Encoder outputs, shape (n_chunks, d_enc), float32, finite.
+        vectors: Encoder outputs, shape (n_chunks, d_enc), float32, finite; made at each access if
+            there are ``halves``.
         token_ids: Decoder token ids of the passage, shape (n_tokens,), int32, not negative.
         chunk_size: Tokens per chunk (k); n_chunks == ceil(n_tokens / k).
         fingerprint: Identifies the encoder, chunk size and tokenizer that made them; 1 to 255 ASCII
@@ -49,21 +56,50 @@ class ChunkVectors:
     fingerprint: str
 
     def __post_init__(self) -> None:
+        given = self.__dict__.pop("vectors")
         # Made here, and nobody else's: what came in may still change.
-        self._fill(_vectors_of(self.vectors).copy(), _token_ids_of(self.token_ids).copy())
+        self._fill(_vectors_of(given).copy(), _token_ids_of(self.token_ids).copy())
+
+    if not TYPE_CHECKING:  # else every name would count as one that there is
+
+        def __getattr__(self, name: str) -> np.ndarray:
+            """The vectors in float32, if they are kept in half precision."""
+            if name == "vectors" and (halves := self.halves) is not None:
+                vectors = single(halves)
+                vectors.flags.writeable = False
+                return vectors
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def halves(self) -> np.ndarray | None:
+        """The vectors in float16, shape (n_chunks, d_enc), if that is how they came; else None."""
+        return self.__dict__.get("_halves")
+
+    @property
+    def finite(self) -> bool:
+        """Whether no value is NaN or infinite; checked when made, and again if since altered."""
+        return not self._kept.flags.writeable or _finite(self._kept)
+
+    @property
+    def _kept(self) -> np.ndarray:
+        """The vectors as they are kept."""
+        kept: np.ndarray | None = self.halves
+        return self.vectors if kept is None else kept
 
     def _fill(self, vectors: np.ndarray, token_ids: np.ndarray) -> None:
         """Takes over both arrays and checks that all fits."""
-        if not np.isfinite(vectors).all():
+        if not _finite(vectors):
             raise InvalidVectorsError("vectors contain NaN or infinite values")
-        for name, array in (("vectors", vectors), ("token_ids", token_ids)):
+        name = "_halves" if vectors.dtype == np.float16 else "vectors"
+        for key, array in ((name, vectors), ("token_ids", token_ids)):
             array.flags.writeable = False
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, key, array)
         if not 1 <= self.chunk_size < 2**32:
             raise InvalidVectorsError(f"chunk_size must be at least 1, got {self.chunk_size}")
         if not (self.fingerprint.isascii() and 1 <= len(self.fingerprint) <= 255):
             msg = f"fingerprint must be 1 to 255 ASCII characters, got {self.fingerprint!r}"
             raise InvalidVectorsError(msg)
+        self.__dict__["n_chunks"] = len(vectors)
         needed = -(-self.n_tokens // self.chunk_size)
         if self.n_chunks != needed:
             msg = (
@@ -72,10 +108,10 @@ class ChunkVectors:
             )
             raise InvalidVectorsError(msg)
 
-    @property
+    @cached_property
     def n_chunks(self) -> int:
         """Number of chunks."""
-        return len(self.vectors)
+        return len(self._kept)
 
     @property
     def n_tokens(self) -> int:
@@ -85,18 +121,20 @@ class ChunkVectors:
     @property
     def width(self) -> int:
         """Values per vector (d_enc)."""
-        return int(self.vectors.shape[1])
+        return int(self._kept.shape[1])
 
     @property
     def nbytes(self) -> int:
         """Bytes that both arrays take in memory."""
-        return self.vectors.nbytes + self.token_ids.nbytes
+        return self._kept.nbytes + self.token_ids.nbytes
 
-    @property
+    @cached_property
     def chunk_lengths(self) -> np.ndarray:
         """Tokens in each chunk, shape (n_chunks,), int32; only the last may be less than k."""
-        starts = np.arange(self.n_chunks, dtype=np.int64) * self.chunk_size
-        return np.minimum(self.n_tokens - starts, self.chunk_size).astype(np.int32)
+        lengths = np.full(self.n_chunks, self.chunk_size, dtype=np.int32)
+        lengths[-1:] -= self.n_chunks * self.chunk_size - self.n_tokens
+        lengths.flags.writeable = False
+        return lengths
 
     def chunk_token_ids(self, index: int) -> np.ndarray:
         """Token ids of chunk ``index`` (0 to n_chunks - 1), shape (chunk length,), int32."""
@@ -149,7 +187,7 @@ class ChunkVectors:
                 ),
                 self.fingerprint.encode("ascii"),
                 self.token_ids.astype(_TOKEN_TYPES[token_bytes]).tobytes(),
-                chosen.pack(self.vectors),
+                chosen.pack(self._kept if chosen.name == "float16" else self.vectors),
             )
         )
         return body + _CRC.pack(zlib.crc32(body))
@@ -191,7 +229,12 @@ class ChunkVectors:
         found = cls.__new__(cls)
         object.__setattr__(found, "chunk_size", chunk_size)
         object.__setattr__(found, "fingerprint", str(body[_HEADER.size : tokens_at], "ascii"))
-        found._fill(_vectors_of(vectors), _token_ids_of(token_ids).copy())
+        if vectors.dtype.kind == "f" and vectors.dtype.itemsize == 2:
+            # Bytes never change and can be shared; whatever else came in may.
+            shared = type(body.obj) is bytes and vectors.flags.aligned
+            vectors = vectors.astype(np.float16, copy=not shared)
+        own_ids = _token_ids_of(token_ids)
+        found._fill(_vectors_of(vectors), own_ids if token_bytes == 2 else own_ids.copy())
         return found
 
 
@@ -232,7 +275,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 
 
 def _vectors_of(values: np.ndarray) -> np.ndarray:
-    """Values as vectors in float32; a copy only if they are something else."""
+    """Values as vectors in float16 or float32; a copy only if they are something else."""
     values = np.asarray(values)
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind != "f":
         msg = (
@@ -241,9 +284,16 @@ def _vectors_of(values: np.ndarray) -> np.ndarray:
         )
         raise InvalidVectorsError(msg)
     if values.dtype.itemsize <= 4:
-        return np.asarray(values, dtype=np.float32, order="C")
+        kept = np.float16 if values.dtype.itemsize == 2 else np.float32
+        return np.asarray(values, dtype=kept, order="C")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
         return np.asarray(values, dtype=np.float32, order="C")
+
+
+def _finite(vectors: np.ndarray) -> bool:
+    if vectors.dtype == np.float16:  # whose arithmetic NumPy does one by one
+        return not vectors.size or bool((vectors.view(np.uint16) & _INFINITE).max() < _INFINITE)
+    return bool(np.isfinite(vectors).all())
 
 
 def _token_ids_of(values: np.ndarray) -> np.ndarray:

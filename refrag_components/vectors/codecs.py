@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
@@ -16,7 +17,7 @@ from refrag_components.vectors.rotation import rotate, unrotate
 #: Packed vectors; read as they lie.
 Packed = bytes | memoryview
 
-__all__ = ["CODECS", "GAUSSIAN_LEVELS", "VectorCodec", "codec_named", "codec_numbered"]
+__all__ = ["CODECS", "GAUSSIAN_LEVELS", "VectorCodec", "codec_named", "codec_numbered", "single"]
 
 # Coordinates of a rotated vector are nearly normally distributed. These are the 16 values with the
 # least error on a standard normal distribution (Lloyd-Max). On chunk vectors of the bundled
@@ -69,7 +70,7 @@ class VectorCodec(ABC):
             shape: (n, width) of the vectors, width at least 1.
 
         Returns:
-            Floating point values of that shape, aligned; a view of ``data`` only in half precision.
+            Floating point values of that shape; a view of ``data`` only in half precision.
 
         Raises:
             ValueError: If there are too few or too many bytes, or they are not packed vectors.
@@ -120,13 +121,7 @@ class _Float16(VectorCodec):
         return halves.tobytes()
 
     def _unpack(self, data: Packed, shape: tuple[int, int]) -> np.ndarray:
-        torch = sys.modules.get("torch")
-        if torch is None or sys.byteorder != "little" or not data:
-            return np.frombuffer(data, dtype="<f2").reshape(shape)
-        # NumPy converts halves one by one. Not worth loading torch, but whoever decodes has it.
-        halves = torch.frombuffer(bytearray(data), dtype=torch.float16)
-        values: np.ndarray = halves.float().numpy().reshape(shape)
-        return values
+        return np.frombuffer(data, dtype="<f2").reshape(shape)
 
 
 class _Int8(VectorCodec):
@@ -220,6 +215,19 @@ def _nearest_levels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         better = gain > gains
         codes[better], gains[better], scales[better] = chosen[better], gain[better], halves[better]
     return codes, scales
+
+
+def single(halves: np.ndarray) -> np.ndarray:
+    """Vectors in float16, shape (n, width), as float32."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return halves.astype(np.float32)
+    # NumPy converts halves one by one. Not worth loading torch, but whoever decodes has it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about arrays that are read only
+        given = torch.from_numpy(halves)
+    values: np.ndarray = given.float().numpy()
+    return values
 
 
 #: All codecs by name, from the most bytes to the fewest.

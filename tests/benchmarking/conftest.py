@@ -12,7 +12,7 @@ TINY = Shape(
     layers=2,
     heads=4,
     key_value_heads=2,
-    vocabulary=300,
+    vocabulary=512,
     encoder_layers=1,
 )
 

@@ -12,7 +12,22 @@ from refrag_components.exceptions import UnknownModelError
 def test_a_word_is_a_token(tiny_subject: ShapeSubject) -> None:
     (passage,) = tiny_subject.at(4).chunker.chunk([" ".join([*WORDS, QUESTION])])
     assert len(passage.token_ids) == len(WORDS) + 32
-    assert 0 not in passage.token_ids  # the unknown word
+    assert 0 not in passage.token_ids  # the end of a text
+
+
+def test_stored_passages_are_checked_without_cutting_them_again(
+    tiny_subject: ShapeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with most decoders, whose tokens are bytes: else it would be part of the measurement."""
+    model = tiny_subject.at(4)
+    texts = [f" {QUESTION}", "the house\n\nof the river"]
+    ids = [passage.token_ids for passage in model.chunker.chunk(texts)]
+    cut: list[str] = []
+    monkeypatch.setattr(
+        model.token_check._guarded, "encode_content", lambda texts: cut.extend(texts) or []
+    )
+    assert model.token_check.differ(texts, ids) == [False, False]
+    assert not cut
 
 
 def test_chunk_sizes_share_one_decoder(tiny_subject: ShapeSubject) -> None:

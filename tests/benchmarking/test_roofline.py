@@ -33,7 +33,7 @@ def test_matrix_products_bound_long_prompts(work: Work, tiny_subject: ShapeSubje
     """By hand: 2 operations per weight and position, 4 d n^2 / 2 of attention per layer."""
     layer = 2 * 32**2 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32
     weights = 2 * layer + 32
-    expected = 2 * (100 * weights + 300 * 32) + 2 * 2 * 32 * 100**2
+    expected = 2 * (100 * weights + 512 * 32) + 2 * 2 * 32 * 100**2
     assert work.first_token(Rates(1.0, 1e30), 100) == pytest.approx(expected)
 
 

@@ -96,6 +96,15 @@ def test_a_measurement_continues_where_it_stopped(
     assert lines[0].startswith("2/2 32 tokens, k=4, p=0, rest compressed: first token after")
 
 
+def test_no_case_begins_once_the_time_is_over(tiny_subject: ShapeSubject, tmp_path: Path) -> None:
+    chosen = [Case(32, "text"), Case(32, "compress", 4)]
+    answers = iter((False, True))
+    found = run(tiny_subject, chosen, tmp_path, over=lambda: next(answers))
+    assert [row["method"] for row in found.rows] == ["text"]
+    found = run(tiny_subject, chosen, tmp_path)
+    assert [row["method"] for row in found.rows] == ["text", "compress"]
+
+
 def test_rows_with_other_settings_are_not_mixed(tiny_subject: ShapeSubject, tmp_path: Path) -> None:
     run(tiny_subject, [Case(32, "text")], tmp_path)
     with pytest.raises(EvaluationError, match="model='tiny', not 'other'"):

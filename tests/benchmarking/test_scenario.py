@@ -41,6 +41,13 @@ def test_passages_for_a_tokenizer_that_cuts_words(tiny_model: RefragModel) -> No
     assert all(abs(length - 32) <= 1 for length in lengths)
 
 
+def test_what_surrounds_the_passages_has_a_token_for_each_word(tiny_subject: ShapeSubject) -> None:
+    tokenizer = tiny_subject.at(8).tokenizer
+    text = "".join(part.text for part in prompt([" the"], "text"))
+    assert len(text.split()) == 10 + 1 + 32
+    assert len(tokenizer(text)["input_ids"]) == 10 + 1 + 32 + 3  # breaks
+
+
 def test_the_text_baseline_has_the_same_words() -> None:
     compressed, text = prompt(["one", "two"], "compress"), prompt(["one", "two"], "text")
     assert [part.text for part in compressed] == [part.text for part in text]

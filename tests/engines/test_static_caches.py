@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -293,6 +295,25 @@ def test_caches_that_are_not_lent_any_more_take_no_memory(
     caches.refuse("its logits differ")
     batch.close()
     assert not caches._idle
+
+
+def test_what_an_engine_leaves_behind_does_not_wait_for_the_garbage_collector(
+    tiny_model: RefragModel, layouts: list[Layout]
+) -> None:
+    """Gigabytes on a GPU, and nothing that would make Python look for them."""
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    batch = DecoderBatch(tiny_model, embed_layouts(tiny_model, layouts[:1]), caches)
+    batch.step(torch.tensor([20]))
+    batch.close()
+    (idle,) = caches._idle
+    held = [weakref.ref(states) for layer in idle._layers for states in (layer.keys, layer.values)]
+    assert all(reference() is not None for reference in held)
+    gc.disable()
+    try:
+        del batch, caches, idle
+        assert not any(reference() is not None for reference in held)
+    finally:
+        gc.enable()
 
 
 def test_a_batch_ends_without_memory_for_a_copy(

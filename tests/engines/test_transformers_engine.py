@@ -122,7 +122,7 @@ def test_repetition_penalty_ignores_what_the_decoder_did_not_see(
 
     monkeypatch.setattr(transformers_engine, "Sampler", Recording)
     layout = prompt(tiny_model, TEXT[:1], every_other, "?")
-    engine.generate([layout], SamplingParams(max_tokens=1))
+    engine.generate([layout], SamplingParams(max_tokens=1, repetition_penalty=1.5))
     passage = layout.passages[0].vectors
     expanded = [int(i) for j in range(1, passage.n_chunks, 2) for i in passage.chunk_token_ids(j)]
     before, between, after = (

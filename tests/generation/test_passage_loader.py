@@ -96,10 +96,19 @@ def _other_chunk_size(row: ChunkVectors) -> ChunkVectors:
 
 
 def _nan(row: ChunkVectors) -> ChunkVectors:
+    assert row.halves is not None
+    values = row.halves.copy()
+    values[0, 0] = np.nan
+    object.__setattr__(row, "_halves", values)  # no store can build such a value by itself
+    return row
+
+
+def _nan_in_single_precision(row: ChunkVectors) -> ChunkVectors:
+    made = ChunkVectors(row.vectors, row.token_ids, row.chunk_size, row.fingerprint)
     values = row.vectors.copy()
     values[0, 0] = np.nan
-    object.__setattr__(row, "vectors", values)  # no store can build such a value by itself
-    return row
+    object.__setattr__(made, "vectors", values)
+    return made
 
 
 def _other_words(row: ChunkVectors) -> ChunkVectors:
@@ -122,6 +131,7 @@ def _beyond_the_vocabulary(row: ChunkVectors) -> ChunkVectors:
         (_other_width, "width 23"),
         (_other_chunk_size, "chunks of"),
         (_nan, "NaN"),
+        (_nan_in_single_precision, "NaN"),
     ],
 )
 def test_a_row_of_something_else_is_encoded_again_and_replaced(
@@ -136,6 +146,28 @@ def test_a_row_of_something_else_is_encoded_again_and_replaced(
     assert flaw in loaded.flaw
     assert loaded.vectors == good
     assert store.mget([key]) == [good]
+
+
+def test_what_was_compared_once_is_not_compared_again_while_it_is_the_same_object(
+    tiny_model: RefragModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, part = MemoryStore(), PassagePart(TEXT[0])
+    loader = PassageLoader(tiny_model, store)
+    loader.load([part])
+    compared: list[int] = []
+    differ = tiny_model.token_check.differ
+
+    def counting(texts: Sequence[str], token_ids: Sequence[np.ndarray]) -> list[bool]:
+        compared.append(len(texts))
+        return differ(texts, token_ids)
+
+    monkeypatch.setattr(tiny_model.token_check, "differ", counting)
+    assert all(loader.load([part])[0].cached for _ in range(3))
+    assert compared == [1, 0, 0]
+    (row,) = store.mget([passage_key(TEXT[0], tiny_model.fingerprint)])
+    assert row is not None
+    store.mset([(passage_key(TEXT[0], tiny_model.fingerprint), _other_words(row))])
+    assert not loader.load([part])[0].cached
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,34 @@ def spaces() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """As LLaMA-2's: a mark before each word, and bytes for characters that are no token."""
+    pieces = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"etaoinshrdlu"]
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "▁"), ("i", "n")]
+    pieces += [left + right for left, right in merges]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>")
+
+
 TOKENIZERS: tuple[Callable[[], PreTrainedTokenizerFast], ...] = (
     tiny_decoder_tokenizer,
     normalising,
     spaces,
+    sentencepiece,
     tiny_encoder_tokenizer,
 )
 CHECKS = {make.__name__: (TokenCheck(make()), Chunker(make(), 4)) for make in TOKENIZERS}
@@ -73,6 +97,22 @@ def test_other_tokens_are_not(name: str, data: st.DataObject) -> None:
         if np.array_equal(ids, passage.token_ids):
             return
     assert differs(name, text, ids)
+
+
+@pytest.mark.parametrize("name", ["tiny_decoder_tokenizer", "sentencepiece"])
+@given(text=st.sampled_from([*TEXT, "the\nrain  in", " naïve 北京", "a\u2581b"]))
+def test_what_tokens_spell_is_not_cut_again(name: str, text: str) -> None:
+    check, chunker = CHECKS[name]
+    (passage,) = chunker.chunk([text])
+    if "\u2581" not in text or name != "sentencepiece":  # a space, or itself
+        assert check._spells(text, passage.token_ids)
+    assert not check._spells(text[1:], passage.token_ids)
+    assert not check.differ([text], [passage.token_ids])[0]
+
+
+def test_a_control_token_of_sentencepiece_is_not_what_it_is_written_as() -> None:
+    assert differs("sentencepiece", "<s>", np.array([1], np.int32))
+    assert differs("sentencepiece", "<s>", np.array([258, 1], np.int32))  # a space before it
 
 
 def test_a_control_token_is_not_what_it_is_written_as() -> None:

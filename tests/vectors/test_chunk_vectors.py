@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import hashlib
+import pickle
 import struct
 import sys
 import zlib
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
-from refrag_components.vectors import CODECS, ChunkVectors, Codec, codec_named, passage_key
+from refrag_components.vectors import CODECS, ChunkVectors, Codec, passage_key
 
 
 def make(n_tokens: int = 20, chunk_size: int = 8, width: int = 6, seed: int = 0) -> ChunkVectors:
@@ -114,13 +116,46 @@ def test_bytes_of_the_first_format_version_are_read(codec: Codec) -> None:
 )
 def test_halves_are_read_alike_with_and_without_torch(values: np.ndarray) -> None:
     halves = values.reshape(4, 16)
+    kept = ChunkVectors(halves, np.arange(4), chunk_size=1, fingerprint="abc")
     with pytest.MonkeyPatch.context() as patch:
-        read = [codec_named("float16").unpack(halves.tobytes(), halves.shape)]
+        read = [kept.vectors, ChunkVectors.from_bytes(kept.to_bytes()).vectors]
         patch.delitem(sys.modules, "torch")
-        read.append(codec_named("float16").unpack(halves.tobytes(), halves.shape))
-    assert read[0].dtype == np.float32
-    assert read[1].dtype == np.float16
-    assert read[0].tobytes() == read[1].astype(np.float32).tobytes()
+        read += [kept.vectors, ChunkVectors.from_bytes(kept.to_bytes()).vectors]
+    for vectors in read:
+        assert vectors.dtype == np.float32
+        assert vectors.tobytes() == halves.astype(np.float32).tobytes()
+
+
+def test_half_precision_is_kept_as_it_is_and_read_as_single() -> None:
+    halves = np.array([[0.5, -1.0], [2.0, 0.25]], np.float16)
+    kept = ChunkVectors(halves, np.arange(2), chunk_size=1, fingerprint="abc")
+    exact = halves.astype(np.float32)
+    halves[:] = 0  # the caller's own
+    for value in (kept, ChunkVectors.from_bytes(kept.to_bytes()), copy.copy(kept)):
+        assert value.halves is not None
+        assert value.vectors.dtype == np.float32
+        assert value.vectors.tolist() == exact.tolist()
+        assert not value.vectors.flags.writeable
+        assert not value.halves.flags.writeable
+        assert value.nbytes == 2 * 2 * 2 + 2 * 4
+        assert value == ChunkVectors(exact, np.arange(2), chunk_size=1, fingerprint="abc")
+    assert ChunkVectors(exact, np.arange(2), chunk_size=1, fingerprint="abc").halves is None
+    assert pickle.loads(pickle.dumps(kept)) == kept
+    for codec in CODECS:
+        again = ChunkVectors.from_bytes(kept.to_bytes(codec))
+        np.testing.assert_allclose(again.vectors, exact, rtol=0.2, atol=0.2)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_halves_that_are_no_numbers_are_refused(wrong: float) -> None:
+    halves = np.ones((2, 3), np.float16)
+    kept = ChunkVectors(halves, np.arange(2), chunk_size=1, fingerprint="abc")
+    assert kept.finite
+    halves[1, 2] = wrong
+    with pytest.raises(InvalidVectorsError, match="NaN"):
+        ChunkVectors(halves, np.arange(2), chunk_size=1, fingerprint="abc")
+    object.__setattr__(kept, "_halves", halves)
+    assert not kept.finite
 
 
 @given(st.binary(min_size=20, max_size=60))
