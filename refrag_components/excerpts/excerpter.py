@@ -16,6 +16,7 @@ from refrag_components.excerpts.choosing import best_pieces, falling_point
 from refrag_components.excerpts.pieces import UNITS, Excerpt, Piece, Unit, cut, excerpt, in_words
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.policies import DEFAULT_POLICY, Policy, PolicyInputs, make_policy
+from refrag_components.policies.encoding import encode_questions
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.text.splitting import CountTokens, token_counter
@@ -70,7 +71,7 @@ class Excerpter:
         self._protected = check_excerpts(budget, unit, protect)
         self._model, self._budget, self._unit = model, budget, unit
         self._loader = PassageLoader(model, MemoryStore() if store is None else store)
-        self._policy = policy if isinstance(policy, Policy) else make_policy(policy, model)
+        self._policy = make_policy(policy, model)
         self._count = token_counter(model.tokenizer) if count_tokens is None else count_tokens
 
     def extract(self, question: str, passages: Sequence[str]) -> list[Excerpt]:
@@ -136,7 +137,7 @@ class Excerpter:
         loaded = [each.vectors for each in self._loader.load([PassagePart(t) for t in passages])]
         if not sum(vectors.n_chunks for vectors in loaded):
             return [[] for _ in passages]
-        (encoded,) = self._model.encode_questions([question])
+        (encoded,) = encode_questions(self._model, [(question, self._policy)])
         scores = self._policy.scores(PolicyInputs(loaded, encoded))
         ends = np.cumsum([vectors.n_chunks for vectors in loaded])
         of_passages = np.split(scores, ends[:-1])
