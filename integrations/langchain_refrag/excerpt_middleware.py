@@ -108,8 +108,9 @@ class RefragExcerptMiddleware(AgentMiddleware[Any, Any, Any]):
         for message in messages:
             if isinstance(message, HumanMessage):
                 question = message.text
-            cut = isinstance(message, ToolMessage) and question.strip()
-            read.append(self._cut(message, question) if cut else message)
+            if isinstance(message, ToolMessage) and question.strip():
+                message = self._cut(message, question)
+            read.append(message)
         position = latest_question(messages)
         if position is None or not documents:
             return read
@@ -119,7 +120,7 @@ class RefragExcerptMiddleware(AgentMiddleware[Any, Any, Any]):
         return with_passages(read, position, [d.page_content for d in documents])
 
     def _cut(self, message: ToolMessage, question: str) -> ToolMessage:
-        text = message.text
+        text = str(message.text)
         if (
             len(text) < self.shortest
             or message.status == "error"
