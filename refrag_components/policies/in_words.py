@@ -41,7 +41,7 @@ class NaturalLanguagePolicy(Policy):
     names nothing.
 
     It reads every passage, so it costs what the compression saves, and is for measurements, for
-    strong cheap models, and for teaching: ``refrag_components.training.instructions`` looks for a
+    strong cheap models, and for teaching. ``refrag_components.training.instructions`` looks for a
     better instruction.
 
     Example:
@@ -139,9 +139,12 @@ class NaturalLanguagePolicy(Policy):
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """Above 1 for what the model names, in 0..1 for all else."""
-        otherwise = self._otherwise.scores(inputs)
-        named = self.named(inputs)
-        return ranked_scores(named, self.stretches(inputs) if named else [], otherwise)
+        return self.scores_of(inputs, self.named(inputs))
+
+    def scores_of(self, inputs: PolicyInputs, named: list[list[int]]) -> np.ndarray:
+        """The scores if these stretches are named."""
+        parts = self.stretches(inputs) if named else []
+        return ranked_scores(named, parts, self._otherwise.scores(inputs))
 
     def _prompt(self, question: str, parts: Sequence[Stretch]) -> str:
         numbered = "\n".join(f"[{i}] {part.text}" for i, part in enumerate(parts, start=1))
