@@ -1,175 +1,338 @@
 """What excerpts leave of an answer, at equal tokens with what a sceptic would do instead.
 
     python benchmarks/excerpts.py QUESTIONS... --out excerpts.md
+    python benchmarks/excerpts.py QUESTIONS... --out times.md --items 5 --timed 20   # on a CPU
 
-QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them. The checkpoint's decoder
-reads everything as text, so no row depends on chunk embeddings. Rivals: all passages; the passages
-most similar to the question, as many whole ones as fit (what a reranker does); the first sentences
-of all passages; sentences drawn at random. Brackets hold 95% bootstrap intervals over clusters of
-questions on one passage, of the difference to excerpts in whole sentences. Times are with stored
-chunk vectors, and with passages that a search has ordered by similarity.
+QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them, or folders of them, of
+which the files *.valid.jsonl* are read. The checkpoint's decoder reads everything as text, so no
+row depends on chunk embeddings; it answers greedily, and tells how likely the right answer is
+(log-perplexity). Sets count the same. Brackets hold 95% bootstrap intervals over clusters of
+questions on one passage; differences are paired. Left out: questions without an answer, those
+answered by a summary, and contexts that do not fit the decoder's window as a whole.
+
+LLMLingua-2 and open pruners need weights of a hub and are not among the rivals. "Surprising words"
+is the idea before them, Selective Context (arXiv 2310.06201): the words that a language model, here
+the decoder, predicts worst. Times are of one caller on a CPU, with stored chunk vectors, and with
+passages that a search has ordered by similarity.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from refrag_components.corpus.question_files import load_questions
-from refrag_components.engines.sampling import SamplingParams
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.excerpt_rivals import Read, Rivals, remembered, surprising
+from refrag_components.corpus.question_files import load_questions, set_name
 from refrag_components.evaluation.answers.contexts import Context, Setting, draw_contexts
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.evaluation.answers.prompts import messages
 from refrag_components.evaluation.answers.squad import occurs_in, score
+from refrag_components.evaluation.decoding import decode
 from refrag_components.evaluation.reports.table import markdown_table
-from refrag_components.evaluation.statistics import cluster_labels, interval, resample
+from refrag_components.evaluation.rows import Row
+from refrag_components.evaluation.statistics import (
+    cluster_labels,
+    interval,
+    mean_of_sets,
+    resample,
+)
 from refrag_components.excerpts import Excerpter
-from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.passage_loader import PassageLoader
-from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
-from refrag_components.prompts.parts import Message, PassagePart, TextPart
+from refrag_components.policies import PerplexityPolicy, Policy, make_policy
+from refrag_components.prompts.parts import Message, TextPart
+from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
-from refrag_components.text.splitting import CountTokens, sentence_spans, token_counter
+from refrag_components.stores.memory import MemoryStore
+from refrag_components.text.splitting import token_counter
 
 TIMES = (2, 4, 8)
-_AT_ONCE = 64
-_ANSWER = SamplingParams(max_tokens=32)
-
-Read = Callable[[Context], list[str]]
-
-
-def whole_passages(times: int, count: CountTokens) -> Read:
-    """The most similar passages that fit, in prompt order."""
-
-    def read(context: Context) -> list[str]:
-        tokens = count(list(context.passages))
-        room, kept = sum(tokens) / times, []
-        for i in context.similar:
-            if tokens[i] <= room:
-                kept.append(i)
-                room -= tokens[i]
-        return [context.passages[i] for i in sorted(kept)]
-
-    return read
+ANSWER_TOKENS = 32
+_READERS = 8  # tokenizers let others compute
+ALL, NONE = "all passages", "no passages"
+OURS = "excerpts in sentences"
 
 
-def sentences(times: int, count: CountTokens, *, drawn: bool) -> Read:
-    """Sentences that fit: the first ones of each passage in turn, or any."""
+@dataclass(frozen=True)
+class Measured:
+    """One way to read, over all contexts in order.
 
-    def read(context: Context) -> list[str]:
-        spans = [sentence_spans(text) for text in context.passages]
-        places = [(n, i) for i, own in enumerate(spans) for n in range(len(own))]
-        if drawn:
-            np.random.default_rng(context.question.seed).shuffle(places)
-        else:
-            places.sort()
-        room, kept = sum(count(list(context.passages))) / times, set()
-        for n, i in places:
-            start, end = spans[i][n]
-            (tokens,) = count([context.passages[i][start:end]])
-            if tokens <= room:
-                kept.add((i, n))
-                room -= tokens
-        texts = [
-            " ".join(text[slice(*spans[i][n])] for n in range(len(spans[i])) if (i, n) in kept)
-            for i, text in enumerate(context.passages)
+    Attributes:
+        tokens: What is read of the passages, and what there is of them; (contexts, 2).
+        f1: In percent, (contexts,).
+        log_ppl: Of the right answer in nats per token, (contexts,).
+        shown: Whether the answer occurs in what is read, (contexts,).
+    """
+
+    tokens: np.ndarray
+    f1: np.ndarray
+    log_ppl: np.ndarray
+    shown: np.ndarray
+
+
+def drawn(
+    paths: Sequence[Path], model: RefragModel, items: int, passages: int
+) -> dict[str, list[Context]]:
+    """The contexts of each set."""
+    contexts = {}
+    for path in paths:
+        asked = [
+            q
+            for q in load_questions(path, items=None)
+            if q.answers and max(map(len, q.answers)) < 200  # not a summary
         ]
-        return [text for text in texts if text]
-
-    return read
-
-
-def excerpts(generator: RefragGenerator, **options: object) -> Read:
-    """What the policy would expand, as text."""
-    excerpter = Excerpter(generator.model, store=generator.store, **options)  # type: ignore[arg-type]
-
-    def read(context: Context) -> list[str]:
-        made = excerpter.extract(context.question.text, context.passages)
-        return [excerpt.text for excerpt in made if excerpt.text]
-
-    return read
+        chosen = np.linspace(0, len(asked) - 1, min(items, len(asked))).astype(int)
+        questions = [asked[i] for i in chosen]
+        if not questions:
+            print(f"{path}: no question with a short answer", flush=True)
+            continue
+        pool = PassagePool(model, [])
+        pool.add([text for q in questions for text in (*q.needed, *q.others)])
+        (contexts[set_name(path)],) = draw_contexts(questions, [Setting("given", passages)], pool)
+    return contexts
 
 
-def answers(generator: RefragGenerator, contexts: Sequence[Context], read: list[list[str]]) -> list:
-    """Answers from plain text."""
-    tokenizer = generator.model.tokenizer
-    requests = []
-    for context, texts in zip(contexts, read, strict=True):
+def reading(
+    model: RefragModel, store: MemoryStore, rivals: Rivals, ours: Policy, surprise: Policy, n: int
+) -> dict[str, Read]:
+    """The ways to read a share 1/n of the tokens, by name."""
+
+    def excerpts(policy: Policy, unit: str) -> Read:
+        made = Excerpter(model, store=store, policy=policy, budget=1 / n, unit=unit)  # type: ignore[arg-type]
+
+        def read(context: Context) -> list[str]:
+            found = made.extract(context.question.text, context.passages)
+            return [each.text for each in found if each.text]
+
+        return read
+
+    return {
+        OURS: excerpts(ours, "sentences"),
+        "excerpts in words": excerpts(ours, "words"),
+        "best passages by the policy": rivals.ranked_passages(n),
+        "most similar passages": rivals.similar_passages(n),
+        "most similar sentences": rivals.similar_sentences(n),
+        "surprising words": excerpts(surprise, "words"),
+        "first sentences": rivals.first_sentences(n),
+        "any sentences": rivals.any_sentences(n),
+    }
+
+
+def rows_of(
+    model: RefragModel, contexts: Sequence[Context], reads: Sequence[Sequence[str]]
+) -> list[Row]:
+    """Decoder inputs, all of them text."""
+    tokenizer = PromptTokenizer(model.tokenizer)
+    rows = []
+    for context, texts in zip(contexts, reads, strict=True):
         asked = messages(context.question.text, texts)
         plain = [Message(m.role, tuple(TextPart(part.text) for part in m.parts)) for m in asked]
-        requests.append(Request(render(plain, tokenizer), context.question.text))
-    starts = range(0, len(requests), _AT_ONCE)
-    return [a for i in starts for a in generator.generate(requests[i : i + _AT_ONCE], _ANSWER)]
+        ids = tokenizer.encode(render(plain, model.tokenizer))  # type: ignore[arg-type]
+        answer = tokenizer.encode([TextPart(context.question.target)])[:64]
+        outside = np.full(len(ids), -1)
+        rows.append(Row(ids, outside, answer, outside))
+    return rows
+
+
+def measured(
+    model: RefragModel, contexts: Sequence[Context], reads: Mapping[str, list[list[str]]]
+) -> dict[str, Measured]:
+    """What becomes of the answers; every way to read is decoded together with all others."""
+    count = token_counter(model.tokenizer)
+    rows = [row for each in reads.values() for row in rows_of(model, contexts, each)]
+    table = torch.zeros(0, model.decoder.config.hidden_size, device=model.device)
+    outputs = iter(decode(model, table, rows, max_new_tokens=ANSWER_TOKENS))
+    found = {}
+    for name, each in reads.items():
+        own = [next(outputs) for _ in contexts]
+        said = [model.tokenizer.decode(o.token_ids, skip_special_tokens=True) for o in own]
+        asked = [context.question for context in contexts]
+        found[name] = Measured(
+            np.array(
+                [
+                    (sum(count(texts)) if texts else 0, sum(count(list(context.passages))))
+                    for texts, context in zip(each, contexts, strict=True)
+                ]
+            ),
+            np.array(
+                [
+                    100 * score(a, q.answers, yes_no=q.kind == "yes/no")[1]
+                    for a, q in zip(said, asked, strict=True)
+                ]
+            ),
+            np.array([o.log_ppl for o in own]),
+            np.array([occurs_in(q.answers, t) for q, t in zip(asked, each, strict=True)]),
+        )
+    return found
+
+
+class Report:
+    """Tables of what was measured.
+
+    Args:
+        sets: Contexts of each set; ``found`` has them one set after the other.
+        found: What was measured, by name.
+    """
+
+    def __init__(
+        self, sets: Mapping[str, Sequence[Context]], found: Mapping[str, Measured]
+    ) -> None:
+        self._ends = np.cumsum([len(own) for own in sets.values()])[:-1]
+        self._names, self._found = list(sets), found
+        self._clusters = [
+            cluster_labels([list(each.question.needed_ids) for each in own])
+            for own in sets.values()
+        ]
+
+    def text(self) -> str:
+        """One table per budget, and one of the sets."""
+        parts = ["\n".join(self._table("", [ALL, NONE, 'excerpts in sentences, "auto"']))]
+        for n in TIMES:
+            names = [name for name in self._found if name.endswith(f", 1/{n}")]
+            parts.append("\n".join([f"1/{n} of the tokens:", "", *self._table(f", 1/{n}", names)]))
+        parts.append("\n".join(["F1 by set:", "", *self._by_set()]))
+        return "\n\n".join(parts) + "\n"
+
+    def _table(self, suffix: str, names: Sequence[str]) -> list[str]:
+        head = ["what is read", "tokens", "over", "F1", "log-ppl", "answer in it"]
+        ours = self._found.get(OURS + suffix)
+        head += ["F1 of excerpts less this", "log-ppl of excerpts less this"] if ours else []
+        body = []
+        for name in names:
+            own = self._found[name]
+            share = own.tokens[:, 0].sum() / own.tokens[:, 1].sum()
+            limit = own.tokens[:, 1] / int(suffix[4:]) if suffix else np.inf
+            cells = [
+                name.removesuffix(suffix),
+                f"{100 * share:.1f} %",
+                f"{100 * np.mean(own.tokens[:, 0] > limit):.0f} %" if suffix else "-",
+                self._mean(own.f1, 1),
+                self._mean(own.log_ppl, 3),
+                f"{100 * own.shown.mean():.0f} %",
+            ]
+            if ours is not None:
+                same = own is ours
+                cells.append("-" if same else self._mean(ours.f1 - own.f1, 1, sign="+"))
+                cells.append("-" if same else self._mean(ours.log_ppl - own.log_ppl, 3, sign="+"))
+            body.append(cells)
+        return markdown_table(head, body)
+
+    def _mean(self, values: np.ndarray, digits: int, *, sign: str = "") -> str:
+        strata = np.split(values[:, None], self._ends)
+        (mean,) = mean_of_sets(strata)
+        low, high = interval(resample(strata, self._clusters)[:, 0])
+        form = f"{sign}.{digits}f"
+        return f"{mean:{form}} ({low:{form}} to {high:{form}})"
+
+    def _by_set(self) -> list[str]:
+        names = [ALL, *(f"{OURS}, 1/{n}" for n in TIMES), f"most similar passages, 1/{TIMES[1]}"]
+        each = [np.split(self._found[name].f1, self._ends) for name in names]
+        body = [
+            [name, str(len(each[0][i])), *(f"{own[i].mean():.1f}" for own in each)]
+            for i, name in enumerate(self._names)
+        ]
+        return markdown_table(["set", "questions", *names], body)
+
+
+def times(
+    model: RefragModel, store: MemoryStore, loader: PassageLoader, contexts: Sequence[Context]
+) -> str:
+    """Milliseconds per call of each way to read a quarter."""
+    ours = make_policy("auto", model)
+    rivals = Rivals(model, ours, loader, ())
+    body = []
+    for name, read in reading(model, store, rivals, ours, PerplexityPolicy(model), 4).items():
+        read(contexts[0])
+        took = []
+        for context in contexts[1:]:
+            started, computed = time.perf_counter(), time.process_time()
+            read(context)
+            took.append([time.perf_counter() - started, time.process_time() - computed])
+        body.append([name, *(f"{1000 * seconds:.1f}" for seconds in np.median(took, axis=0))])
+    head = ["what is read, 1/4 of the tokens", "ms", "ms of all cores' work"]
+    table = markdown_table(head, body)
+    return f"{len(contexts) - 1} calls, {torch.get_num_threads()} threads.\n\n" + "\n".join(table)
+
+
+def files(places: Sequence[Path]) -> list[Path]:
+    """The files of questions."""
+    return [
+        path
+        for place in places
+        for path in (sorted(place.glob("*.valid.jsonl*")) if place.is_dir() else [place])
+    ]
 
 
 def main() -> None:
-    """Measures all sets together and writes one table."""
+    """Measures all sets together and writes the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("questions", nargs="+", type=Path)
     parser.add_argument("--model", default="refrag-smollm2-135m")
+    parser.add_argument("--device", help="the GPU if there is one")
     parser.add_argument("--passages", type=int, default=5)
-    parser.add_argument("--items", type=int, default=100)
+    parser.add_argument("--items", type=int, default=20, help="questions per set")
+    parser.add_argument("--timed", type=int, default=0, help="calls to time, on this device")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    model = RefragModel.from_pretrained(options.model)
-    generator = RefragGenerator(model)
+    started = time.perf_counter()
+    pool = ThreadPoolExecutor(_READERS)
+
+    def tell(what: str) -> None:
+        print(f"{time.perf_counter() - started:6.1f} s  {what}", flush=True)
+
+    model = RefragModel.from_pretrained(options.model, device=options.device)
+    tell(f"{options.model} on {model.device}")
+    sets = drawn(files(options.questions), model, options.items, options.passages)
     count = token_counter(model.tokenizer)
-    contexts: list[Context] = []
-    passages: list[list[str]] = []  # ids of those that each question is about
-    for path in options.questions:
-        questions = [q for q in load_questions(path, items=options.items) if q.answers]
-        pool = PassagePool(model, [])
-        pool.add([text for q in questions for text in (*q.needed, *q.others)])
-        (drawn,) = draw_contexts(questions, [Setting("given", options.passages)], pool)
-        contexts += drawn
-        passages += [[f"{path} {own}" for own in each.question.needed_ids] for each in drawn]
-    texts = dict.fromkeys(text for context in contexts for text in context.passages)
-    loader = PassageLoader(model, generator.store, waits=True)
-    loader.load([PassagePart(text) for text in texts])
-    rows: dict[str, Read] = {"all passages": lambda context: list(context.passages)}
-    for times in TIMES:
-        of = f", 1/{times} of the tokens"
-        rows[f"excerpts in sentences{of}"] = excerpts(generator, budget=1 / times)
-        rows[f"excerpts in words{of}"] = excerpts(generator, budget=1 / times, unit="words")
-        rows[f"most similar passages{of}"] = whole_passages(times, count)
-        rows[f"first sentences{of}"] = sentences(times, count, drawn=False)
-        rows[f"any sentences{of}"] = sentences(times, count, drawn=True)
-    rows['excerpts in sentences, "auto"'] = excerpts(generator, budget="auto")
-    clusters = [cluster_labels(passages)]
-    every = sum(sum(count(list(context.passages))) for context in contexts)
-    body, reference = [], np.zeros(len(contexts))
-    for name, read in rows.items():
-        for context in contexts[:1]:
-            read(context)
-        started = time.perf_counter()
-        reads = [read(context) for context in contexts]
-        took = (time.perf_counter() - started) / len(contexts)
-        taken = sum(sum(count(each)) for each in reads if each)
-        said = answers(generator, contexts, reads)
-        f1 = np.array(
-            [
-                100 * score(a.text, c.question.answers, yes_no=c.question.kind == "yes/no")[1]
-                for a, c in zip(said, contexts, strict=True)
-            ]
-        )
-        shown = [occurs_in(c.question.answers, t) for c, t in zip(contexts, reads, strict=True)]
-        if "in sentences" in name or name == "all passages":
-            reference, less = f1, "-"
-        else:
-            low, high = interval(resample([(reference - f1)[:, None]], clusters)[:, 0])
-            less = f"{(reference - f1).mean():+.1f} ({low:+.1f} to {high:+.1f})"
-        cells = [f"{100 * taken / every:.1f} %", f"{f1.mean():.1f}", less]
-        body.append([name, *cells, f"{100 * np.mean(shown):.0f} %", f"{1000 * took:.1f}"])
-        print(body[-1], flush=True)
-    head = ["tokens", "F1", "excerpts in sentences less this", "answer in it", "ms per call"]
-    lines = markdown_table(["what is read", *head], body)
-    text = f"{len(contexts):,} questions, {options.passages} passages each.\n\n"
-    options.out.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
+    room = model.window - 400  # template, question and answer
+    sets = {
+        name: [each for each in own if sum(count(list(each.passages))) <= room]
+        for name, own in sets.items()
+    }
+    sets = {name: own for name, own in sets.items() if own}
+    contexts = [each for own in sets.values() for each in own]
+    tell(f"{len(contexts)} questions of {', '.join(sets)}")
+    store = MemoryStore(max_bytes=None)
+    loader = PassageLoader(model, store, waits=True)
+    ours = remembered(make_policy("auto", model), contexts, model, loader)
+    surprise = surprising(contexts, model, loader)
+    tell("scores")
+    rivals = Rivals(model, ours, loader, contexts)
+    reads: dict[str, list[list[str]]] = {
+        ALL: [list(each.passages) for each in contexts],
+        NONE: [[] for _ in contexts],
+    }
+    auto = Excerpter(model, store=store, policy=ours, budget="auto")
+    reads['excerpts in sentences, "auto"'] = [
+        [e.text for e in auto.extract(each.question.text, each.passages) if e.text]
+        for each in contexts
+    ]
+    for n in TIMES:
+        for name, read in reading(model, store, rivals, ours, surprise, n).items():
+            reads[f"{name}, 1/{n}"] = list(pool.map(read, contexts))
+        tell(f"read 1/{n}")
+    report = Report(sets, measured(model, contexts, reads)).text()
+    tell("answers")
+    about = (
+        f"{len(contexts):,} questions of {len(sets)} sets, {options.passages} passages each.\n\n"
+    )
+    timed = ""
+    if options.timed:
+        step = max(len(contexts) // (options.timed + 1), 1)
+        timed = "\n" + times(model, store, loader, contexts[::step][: options.timed + 1]) + "\n"
+        tell("times")
+    options.out.write_text(about + report + timed, encoding="utf-8")
+    print(about + report + timed)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from langchain_refrag.retrievers import RefragRetriever
 from langchain_refrag.stores import ByteChunkStore, RefragStore
 
 if TYPE_CHECKING:
+    from langchain_refrag.excerpt_middleware import RefragExcerptMiddleware
     from langchain_refrag.middleware import RefragMiddleware
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "RefragDocument",
     "RefragDocumentCompressor",
     "RefragEmbeddings",
+    "RefragExcerptMiddleware",
     "RefragLLM",
     "RefragMiddleware",
     "RefragRetriever",
@@ -31,11 +33,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> type[RefragMiddleware]:
-    # The one class that needs the package langchain, and not only langchain-core.
+def __getattr__(name: str) -> type[RefragMiddleware | RefragExcerptMiddleware]:
+    # The classes that need the package langchain, and not only langchain-core.
     if name == "RefragMiddleware":
         from langchain_refrag.middleware import RefragMiddleware
 
         return RefragMiddleware
+    if name == "RefragExcerptMiddleware":
+        from langchain_refrag.excerpt_middleware import RefragExcerptMiddleware
+
+        return RefragExcerptMiddleware
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

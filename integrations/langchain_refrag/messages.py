@@ -24,7 +24,10 @@ from refrag_components.prompts.resolver import Resolver
 if TYPE_CHECKING:
     from refrag_components.stores.base import ChunkStore
 
-__all__ = ["Conversation", "resolve_messages", "without_media"]
+__all__ = ["LITERAL", "Conversation", "resolve_messages", "without_media"]
+
+#: Under this name in ``additional_kwargs``: whether a message is read as tokens as it stands.
+LITERAL = "refrag_literal"
 
 _ROLES: Mapping[type[BaseMessage], str] = {
     AIMessage: "assistant",
@@ -91,6 +94,7 @@ def _turn(message: BaseMessage, resolver: Resolver) -> Turn:
         mentioned=_documents_or_none(getattr(message, "artifact", None), resolver),
         calls=tuple(ToolCall(call["name"], call["args"]) for call in calls),
         tool=message.name if isinstance(message, (FunctionMessage, ToolMessage)) else None,
+        literal=message.additional_kwargs.get(LITERAL) is True,
     )
 
 

@@ -10,8 +10,8 @@ __all__ = ["best_pieces", "falling_point"]
 
 
 def best_pieces(
-    scores: np.ndarray, kept: np.ndarray, tokens: np.ndarray, limit: float
-) -> list[int]:
+    scores: np.ndarray, kept: np.ndarray, tokens: np.ndarray, heads: np.ndarray, limit: float
+) -> list[tuple[int, ...]]:
     """The best pieces that fit, those that must be read before all others.
 
     A piece that does not fit is passed over, so that a long sentence at the top does not leave the
@@ -21,16 +21,26 @@ def best_pieces(
         scores: One per piece, (n,).
         kept: True for pieces that are read even if they exceed the limit, (n,), bool.
         tokens: Tokens of each piece, (n,).
+        heads: Index of the piece that must be read with each, -1 if there is none, (n,). By
+            itself such a piece is read only if it is kept.
         limit: Most tokens of all pieces together.
 
     Returns:
-        Indices of pieces, best first.
+        Indices of pieces, best first; a piece and its head together, the head once.
     """
-    chosen, used = [], 0
+    leading = {*heads[heads >= 0].tolist()}
+    chosen: list[tuple[int, ...]] = []
+    read: set[int] = set()
+    used = 0
     for i in np.lexsort((-scores, ~kept)).tolist():  # stable: the earlier of two equals
-        if kept[i] or used + tokens[i] <= limit:
-            chosen.append(i)
-            used += int(tokens[i])
+        if i in read or (i in leading and not kept[i]):
+            continue
+        new = tuple(j for j in (int(heads[i]), i) if j >= 0 and j not in read)
+        needed = sum(int(tokens[j]) for j in new)
+        if kept[i] or used + needed <= limit:
+            chosen.append(new)
+            read.update(new)
+            used += needed
     return chosen
 
 

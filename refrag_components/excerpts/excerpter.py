@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from refrag_components.exceptions import BudgetError, EmptyInputError, shown
 from refrag_components.excerpts.choosing import best_pieces, falling_point
-from refrag_components.excerpts.pieces import UNITS, Excerpt, Piece, Unit, cut, excerpt
+from refrag_components.excerpts.pieces import UNITS, Excerpt, Piece, Unit, cut, excerpt, in_words
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.policies import DEFAULT_POLICY, Policy, PolicyInputs, make_policy
+from refrag_components.policies.encoding import encode_questions
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.text.splitting import CountTokens, token_counter
@@ -23,13 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Excerpter", "check_excerpts"]
 
+logger = logging.getLogger(__name__)
+
 
 class Excerpter:
     """Finds what of some passages a question needs, for any model that reads text.
 
     A policy scores the passages' chunks by their vectors, which a store has ready; nothing is
     generated and no decoder runs. What it would expand is given as text: whole words or whole
-    sentences, in order, with marks where something was left out.
+    sentences, in order, with marks where something was left out. A row of a table comes with the
+    table's head. Of a sentence that is longer than the whole budget, words are read.
 
     Safe to use from several threads if its store is.
 
@@ -64,7 +71,7 @@ class Excerpter:
         self._protected = check_excerpts(budget, unit, protect)
         self._model, self._budget, self._unit = model, budget, unit
         self._loader = PassageLoader(model, MemoryStore() if store is None else store)
-        self._policy = policy if isinstance(policy, Policy) else make_policy(policy, model)
+        self._policy = make_policy(policy, model)
         self._count = token_counter(model.tokenizer) if count_tokens is None else count_tokens
 
     def extract(self, question: str, passages: Sequence[str]) -> list[Excerpt]:
@@ -76,7 +83,8 @@ class Excerpter:
 
         Returns:
             One excerpt per passage, in order; "" for a passage of which nothing is read. Their
-            tokens together are within the budget, except for what is protected.
+            tokens together are within the budget, except for what is protected. A budget that
+            holds nothing at all is logged as a warning.
 
         Raises:
             EmptyInputError: If the question is empty.
@@ -89,15 +97,16 @@ class Excerpter:
         return [each.moved(by) for each, by in zip(made, before, strict=True)]
 
     def _extract(self, question: str, passages: Sequence[str]) -> list[Excerpt]:
-        cuts = self._cut(question, passages)
+        limit = self._limit(passages)
+        cuts = self._cut(question, passages, limit)
         scores = [piece.score for pieces in cuts for piece in pieces]
         if not scores:
             return [Excerpt("", (), 0.0) for _ in passages]
         owner = np.repeat(np.arange(len(cuts)), [len(pieces) for pieces in cuts])
         first = owner.searchsorted(np.arange(len(cuts)))
-        chosen = self._chosen(passages, cuts)
+        chosen = self._chosen(passages, cuts, limit)
         read: list[list[int]] = [[] for _ in passages]
-        for i in chosen:
+        for i in itertools.chain(*chosen):
             read[owner[i]].append(int(i - first[owner[i]]))
 
         def made(n: int) -> Excerpt:
@@ -105,29 +114,30 @@ class Excerpter:
             return excerpt(passages[n], cuts[n], read[n], best)
 
         # Pieces are counted alone; joined, with their gaps, they may take a few tokens more.
-        limit = self._limit(passages)
         excerpts = [made(n) for n in range(len(passages))]
         tokens = [self._tokens(each) for each in excerpts]
-        for i in reversed(chosen):
+        for together in reversed(chosen):
             if sum(tokens) <= limit:
                 break
-            n = int(owner[i])
-            piece = int(i - first[n])
-            if not cuts[n][piece].kept:
-                read[n].remove(piece)
-                excerpts[n] = made(n)
-                tokens[n] = self._tokens(excerpts[n])
+            n = int(owner[together[0]])
+            for piece in (int(i - first[n]) for i in together):
+                if not cuts[n][piece].kept:
+                    read[n].remove(piece)
+            excerpts[n] = made(n)
+            tokens[n] = self._tokens(excerpts[n])
+        if limit > 0 and not any(read):
+            logger.warning("a budget of %g tokens holds nothing of the passages", limit)
         return excerpts
 
     def _tokens(self, made: Excerpt) -> int:
         return self._count([made.text])[0] if made.text else 0
 
-    def _cut(self, question: str, passages: Sequence[str]) -> list[list[Piece]]:
+    def _cut(self, question: str, passages: Sequence[str], limit: float) -> list[list[Piece]]:
         """Pieces of each passage with their scores."""
         loaded = [each.vectors for each in self._loader.load([PassagePart(t) for t in passages])]
         if not sum(vectors.n_chunks for vectors in loaded):
             return [[] for _ in passages]
-        (encoded,) = self._model.encode_questions([question])
+        (encoded,) = encode_questions(self._model, [(question, self._policy)])
         scores = self._policy.scores(PolicyInputs(loaded, encoded))
         ends = np.cumsum([vectors.n_chunks for vectors in loaded])
         of_passages = np.split(scores, ends[:-1])
@@ -136,22 +146,61 @@ class Excerpter:
             first, last = chunked.bounds.T
             bounds = np.stack([chunked.offsets[first, 0], chunked.offsets[last, 1]], axis=1)
             pieces = cut(chunked.text, bounds, own, self._unit, self._protected) if len(own) else []
-            cuts.append(pieces)
+            cuts.append(self._fitting(pieces, chunked.text, bounds, own, limit))
         return cuts
 
-    def _chosen(self, passages: Sequence[str], cuts: Sequence[Sequence[Piece]]) -> list[int]:
-        """Indices of the pieces of all passages that are read, best first."""
+    def _fitting(
+        self,
+        pieces: list[Piece],
+        text: str,
+        bounds: np.ndarray,
+        scores: np.ndarray,
+        limit: float,
+    ) -> list[Piece]:
+        """The pieces, with words in place of those that could never be read as a whole.
+
+        The sentence that answers is worth more in part than others are as a whole.
+        """
+        heads = {piece.head for piece in pieces}
+        rooms = [limit / 2 if piece.start in heads else limit for piece in pieces]
+        # A token has at least a byte.
+        long = [
+            piece
+            for piece, room in zip(pieces, rooms, strict=True)
+            if not piece.kept and len(text[piece.start : piece.end].encode()) > room
+        ]
+        counts = self._count([text[piece.start : piece.end] for piece in long]) if long else ()
+        of_long = dict(zip(long, counts, strict=True))
+        fitting: list[Piece] = []
+        let_go = set()  # a head that leaves its rows no room
+        for piece, room in zip(pieces, rooms, strict=True):
+            if of_long.get(piece, 0) <= room:
+                fitting.append(piece)
+            else:
+                let_go.add(piece.start)
+                fitting += in_words(piece, text, bounds, scores)
+        return [replace(p, head=None) if p.head in let_go else p for p in fitting]
+
+    def _chosen(
+        self, passages: Sequence[str], cuts: Sequence[Sequence[Piece]], limit: float
+    ) -> list[tuple[int, ...]]:
+        """Indices of the pieces of all passages that are read, see ``best_pieces``."""
         # With the white space before it, which most tokenizers make part of a word's first token.
-        texts = []
+        texts: list[str] = []
+        heads: list[int] = []
         for text, pieces in zip(passages, cuts, strict=True):
             starts = [p.start for p in pieces[:1]] + [p.end for p in pieces[:-1]]
+            places: dict[int | None, int] = {p.start: len(texts) + i for i, p in enumerate(pieces)}
+            heads += [-1 if p.head is None else places[p.head] for p in pieces]
             texts += [text[start : p.end] for start, p in zip(starts, pieces, strict=True)]
         scores = np.array([p.score for pieces in cuts for p in pieces])
         kept = np.array([p.kept for pieces in cuts for p in pieces], dtype=bool)
         if self._budget == "auto":  # what is worth reading is read, however long it is
             worth = np.where(kept | (scores >= falling_point(scores)), 0, 1)
-            return best_pieces(scores, kept, worth, 0)
-        return best_pieces(scores, kept, np.asarray(self._count(texts)), self._limit(passages))
+            worth[[head for head in heads if head >= 0]] = 0
+            return best_pieces(scores, kept, worth, np.array(heads), 0)
+        tokens = np.asarray(self._count(texts))
+        return best_pieces(scores, kept, tokens, np.array(heads), limit)
 
     def _limit(self, passages: Sequence[str]) -> float:
         """Most tokens of all excerpts together."""

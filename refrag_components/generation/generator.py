@@ -273,7 +273,7 @@ class RefragGenerator:
 
     def _policy(self, policy: str | Policy) -> Policy:
         if isinstance(policy, Policy):
-            return policy
+            return make_policy(policy, self.model)
         if policy not in self._named_policies:  # kept, because a policy may remember passages
             self._named_policies[policy] = make_policy(policy, self.model)
         return self._named_policies[policy]

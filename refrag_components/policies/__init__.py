@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         parse_budget,
         parse_rest,
     )
+    from refrag_components.policies.comparing import ComparisonPolicy
+    from refrag_components.policies.in_words import NaturalLanguagePolicy
     from refrag_components.policies.late_interaction import LateInteractionPolicy
     from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
     from refrag_components.policies.making import check_policy, make_policy
@@ -36,11 +38,13 @@ __all__ = [
     "POLICIES",
     "AllPolicy",
     "Budget",
+    "ComparisonPolicy",
     "FractionBudget",
     "LateInteractionPolicy",
     "LearnedPolicy",
     "LearnedQueryPolicy",
     "Milliseconds",
+    "NaturalLanguagePolicy",
     "NonePolicy",
     "PerplexityPolicy",
     "Policy",
@@ -62,6 +66,7 @@ __getattr__, __dir__ = hand_on(
         "AllPolicy": "all",
         "Budget": "budget",
         "check_policy": "making",
+        "ComparisonPolicy": "comparing",
         "DEFAULT_POLICY": "names",
         "FractionBudget": "budget",
         "LateInteractionPolicy": "late_interaction",
@@ -69,6 +74,7 @@ __getattr__, __dir__ = hand_on(
         "LearnedQueryPolicy": "learned",
         "make_policy": "making",
         "Milliseconds": "budget",
+        "NaturalLanguagePolicy": "in_words",
         "NonePolicy": "none",
         "parse_budget": "budget",
         "parse_rest": "budget",

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.policies.budget import Budget
 from refrag_components.vectors import ChunkVectors
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
 
 __all__ = ["Policy", "PolicyInputs"]
 
@@ -54,6 +57,14 @@ class Policy(ABC):
         Returns:
             Shape (total chunks,), float32, finite; higher expands first.
         """
+
+    def of(self, model: RefragModel) -> Policy:
+        """The policy for a model whose passages it is to score; itself unless it needs the model.
+
+        Args:
+            model: The model.
+        """
+        return self
 
     def budget(self, requested: Budget) -> Budget:
         """The budget that this policy works with; the requested one unless it has its own."""

@@ -49,7 +49,7 @@ def check_policy(policy: str | Policy) -> None:
 
 
 def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
-    """Returns the policy of that name; a policy object is returned as it is.
+    """Returns the policy of that name; a policy object is returned as ``Policy.of`` the model.
 
     Args:
         policy: ``DEFAULT_POLICY``, one of ``POLICIES``, or a policy.
@@ -60,7 +60,7 @@ def make_policy(policy: str | Policy, model: RefragModel) -> Policy:
         UnknownPolicyError: If no policy has that name, or the checkpoint does not carry it.
     """
     if isinstance(policy, Policy):
-        return policy
+        return policy.of(model)
     check_policy(policy)
     if policy == DEFAULT_POLICY:
         trained = LearnedQueryPolicy.name in model.policies

@@ -63,6 +63,7 @@ class Turn:
         mentioned: Its passages, compressed where its text contains them.
         calls: Tool calls, for an assistant.
         tool: Name of the tool that answers.
+        literal: Whether its text is read as tokens, whatever passages it holds.
     """
 
     role: str
@@ -71,6 +72,7 @@ class Turn:
     mentioned: Documents = field(default_factory=dict)
     calls: tuple[ToolCall, ...] = ()
     tool: str | None = None
+    literal: bool = False
 
     @property
     def text(self) -> str:
@@ -162,7 +164,11 @@ def resolve_turns(turns: Sequence[Turn], documents: Documents, resolver: Resolve
     everything = "\n".join(turn.text for turn in turns)
     resolver = resolver.for_prompt(everything)
     resolved = {
-        index: [_resolve_block(block, _known(turn, documents), resolver) for block in turn.blocks]
+        index: (
+            [Resolved((TextPart(turn.text),))]
+            if turn.literal
+            else [_resolve_block(block, _known(turn, documents), resolver) for block in turn.blocks]
+        )
         for index, turn in enumerate(turns)
         if index != question_index
     }

@@ -17,7 +17,10 @@ def test_nothing_better_is_left_out_that_would_fit(
     pieces: list[tuple[int, bool, int]], limit: int
 ) -> None:
     scores, kept, tokens = (np.array([p[i] for p in pieces]) for i in range(3))
-    chosen = best_pieces(scores, kept.astype(bool), tokens, limit)
+    alone = np.full(len(pieces), -1)
+    found = best_pieces(scores, kept.astype(bool), tokens, alone, limit)
+    assert all(len(together) == 1 for together in found)
+    chosen = [i for (i,) in found]
     assert len({*chosen}) == len(chosen)
     must = {i for i, p in enumerate(pieces) if p[1]}
     assert must <= {*chosen}
@@ -27,6 +30,17 @@ def test_nothing_better_is_left_out_that_would_fit(
     for i in {*range(len(pieces))} - {*chosen}:
         better = [j for j in chosen if j in must or (-pieces[j][0], j) < (-pieces[i][0], i)]
         assert sum(pieces[j][2] for j in better) + pieces[i][2] > limit
+
+
+def test_a_head_is_read_with_the_first_that_needs_it() -> None:
+    scores, kept = np.array([9.0, 1.0, 2.0, 3.0]), np.zeros(4, dtype=bool)
+    heads, tokens = np.array([-1, 0, 0, -1]), np.array([4, 2, 2, 3])
+    assert best_pieces(scores, kept, tokens, heads, 11) == [(3,), (0, 2), (1,)]
+    # The head by itself is worth nothing, and a row has to pay for it.
+    assert best_pieces(scores, kept, tokens, heads, 5) == [(3,)]
+    assert best_pieces(scores, kept, tokens, heads, 6) == [(3,)]
+    kept[0] = True
+    assert best_pieces(scores, kept, tokens, heads, 0) == [(0,)]
 
 
 def test_scores_are_parted_where_they_fall() -> None:

@@ -132,6 +132,53 @@ def test_chunk_vectors_are_found_where_a_retriever_put_them(tiny_model: RefragMo
     assert [padded[start:end] for start, end in made[0].spans] == made[0].text.split(" […] ")
 
 
+TABLE = "| day | fare |\n|---|---|\n| Monday | 3 |\n| Tuesday | 4 |\n| Wednesday | 5 |"
+
+
+class LastChunks(FirstChunks):
+    """The later a chunk, the better."""
+
+    def scores(self, inputs: PolicyInputs) -> np.ndarray:
+        return -super().scores(inputs)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_rows_of_a_table_come_with_its_head(tiny_model: RefragModel, unit: Unit) -> None:
+    found = excerpter(tiny_model, policy=LastChunks(), budget=20, unit=unit)
+    (made,) = found.extract("How much?", [TABLE])
+    assert made.text.startswith("| day | fare |\n|---|---|\n| […] |\n")
+    assert made.text.endswith("| Wednesday | 5 |")
+    assert "Monday" not in made.text
+    (made,) = excerpter(tiny_model, policy=LastChunks(), budget="auto").extract("How?", [TABLE])
+    assert made.text.startswith("| day | fare |")
+
+
+def test_a_head_that_leaves_no_room_is_let_go(tiny_model: RefragModel) -> None:
+    long = f"| {'day of the week ' * 9} | fare |\n|---|---|\n| Monday | 3 |"
+    (made,) = excerpter(tiny_model, policy=LastChunks(), budget=5).extract("How much?", [long])
+    assert made.text == "| Monday | 3 |"
+
+
+def test_of_a_best_sentence_that_does_not_fit_words_are_read(tiny_model: RefragModel) -> None:
+    (made, *others) = excerpter(tiny_model, budget=5).extract("When?", PASSAGES)
+    assert made.text
+    assert "1907. It" not in made.text
+    assert PASSAGES[0].startswith(made.text.split(" […] ")[0])
+    assert sum(words([made.text, *(each.text for each in others)])) <= 5
+
+
+def test_a_budget_that_holds_nothing_is_said(
+    tiny_model: RefragModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        made = excerpter(tiny_model, budget=0.001).extract("When?", PASSAGES)
+        assert "holds nothing of the passages" in caplog.text
+    assert [each.text for each in made] == ["", "", ""]
+    caplog.clear()
+    excerpter(tiny_model, budget=0.0).extract("When?", PASSAGES)  # that was asked for
+    assert not caplog.text
+
+
 def test_no_passages_are_no_error(tiny_model: RefragModel) -> None:
     assert excerpter(tiny_model).extract("When?", []) == []
     assert excerpter(tiny_model).extract("When?", [" "])[0].text == ""

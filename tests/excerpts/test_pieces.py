@@ -9,10 +9,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refrag_components.excerpts.pieces import GAP, UNITS, Unit, cut, excerpt
+from refrag_components.excerpts.pieces import (
+    GAP,
+    LINE_GAP,
+    ROW_GAP,
+    UNITS,
+    Excerpt,
+    Piece,
+    Unit,
+    cut,
+    excerpt,
+    in_words,
+)
 
 TEXT = "The harbour was dug in 1907. It holds ten ships.\n\n# Weather\nRain fell for 3 days"
-TEXTS = st.text(st.sampled_from("ab1 .\n#|-\u3002"), max_size=80)
+TABLE = """Fares by day.
+
+| day | fare |
+|---|---|
+| Monday | 3 |
+| Tuesday | 4 |
+| Wednesday | 5 |
+Children ride free."""
+# Tables in them are likelier than by characters alone.
+TEXTS = st.lists(
+    st.one_of(
+        st.text(st.sampled_from("ab1 .\n#|-\u3002"), max_size=20),
+        st.sampled_from(["\n| a | b |\n|---|---|\n", "| 1 | 2 |\n"]),
+    ),
+    max_size=8,
+).map("".join)
+GAPS = f"(?:{'|'.join(map(re.escape, (GAP, ROW_GAP, LINE_GAP)))})"
 
 
 def chunks(text: str, size: int) -> np.ndarray:
@@ -38,9 +65,9 @@ def test_pieces_cover_all_words_once_and_excerpts_quote(
             assert not text[piece.end : piece.end + 1].strip()
     read = data.draw(st.sets(st.sampled_from(range(len(pieces))))) if pieces else set()
     made = excerpt(text, pieces, read, 0.0)
-    assert made.text == GAP.join(text[start:end] for start, end in made.spans)
-    shown = "".join(made.text.replace(GAP, "").split())
-    assert shown == "".join(
+    quoted = [text[start:end] for start, end in made.spans]
+    assert re.fullmatch(GAPS.join(map(re.escape, quoted)), made.text)
+    assert "".join("".join(quoted).split()) == "".join(
         "".join(text[pieces[i].start : pieces[i].end].split()) for i in sorted(read)
     )
 
@@ -67,3 +94,43 @@ def test_neighbours_are_joined_as_they_stand(unit: Unit) -> None:
     ends = excerpt(TEXT, pieces, {0, len(pieces) - 1}, 1.0)
     assert len(ends.spans) == 2
     assert GAP in ends.text
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_tables_head_is_a_piece_that_its_rows_name(unit: Unit) -> None:
+    pieces = cut(TABLE, chunks(TABLE, 4), np.zeros(99), unit, [re.compile("Tuesday")])
+    texts = [TABLE[p.start : p.end] for p in pieces]
+    head = texts.index("| day | fare |\n|---|---|")
+    for i, (piece, text) in enumerate(zip(pieces, texts, strict=True)):
+        in_rows = pieces[head].end < piece.start < TABLE.index("Children")
+        assert piece.head == (pieces[head].start if in_rows else None), (i, text)
+    # What is kept of a table can be understood.
+    assert pieces[head].kept
+    assert any(p.kept and "Tuesday" in text for p, text in zip(pieces, texts, strict=True))
+
+
+def test_a_table_without_some_rows_is_a_table() -> None:
+    made = _shown(TABLE, "Fares", "day | fare", "Wednesday", "Children")
+    assert made.text == TABLE.replace("| Monday | 3 |\n| Tuesday | 4 |", "| […] |")
+    made = _shown(TABLE, "Fares", "Children")
+    assert made.text == "Fares by day. […] Children ride free."
+    made = _shown(TABLE + " One more. And the last.", "day | fare", "Monday", "the last")
+    assert made.text.endswith("| Monday | 3 |\n[…]\nAnd the last.")
+
+
+def _shown(text: str, *holding: str) -> Excerpt:
+    """The excerpt of the sentences that hold these texts."""
+    pieces = cut(text, chunks(text, 4), np.zeros(99), "sentences", [])
+    read = [
+        i for i, p in enumerate(pieces) if any(each in text[p.start : p.end] for each in holding)
+    ]
+    return excerpt(text, pieces, read, 0.0)
+
+
+def test_a_sentence_can_be_read_in_words() -> None:
+    scores = np.arange(20.0)
+    second = cut(TEXT, chunks(TEXT, 8), scores, "sentences", [])[1]
+    words = in_words(second, TEXT, chunks(TEXT, 8), scores)
+    assert [TEXT[p.start : p.end] for p in words] == ["It", "holds ten", "ships."]
+    assert words[-1].score == second.score == max(p.score for p in words)
+    assert all(isinstance(p, Piece) and not p.kept for p in words)

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from refrag_components.policies import POLICIES
+import re
+
+from refrag_components.modeling import RefragModel
+from refrag_components.policies import (
+    POLICIES,
+    ComparisonPolicy,
+    NaturalLanguagePolicy,
+    Policy,
+    make_policy,
+)
 from tests.policies.contract import PolicyContract
+
+
+def shortest_first(prompt: str) -> str:
+    """A model that names all parts whose numbers it reads, shorter ones first."""
+    parts = re.findall(r"^\[(\d+)\] (.*)$", prompt, flags=re.MULTILINE)
+    return ", ".join(number for number, _ in sorted(parts, key=lambda part: len(part[1])))
 
 
 class TestAll(PolicyContract):
     name = "all"
     keeps_order, each_alone, depends_on_question, share = True, True, False, 1.0
+
+
+class TestComparison(PolicyContract):
+    """The order of passages decides between equals; the question, what is compared at first."""
+
+    name = "comparison"
+    keeps_order, each_alone, depends_on_question = False, False, True
+
+    def made(self, model: RefragModel) -> Policy:
+        return make_policy(ComparisonPolicy(shortest_first, comparisons=3), model)
 
 
 class TestLateInteraction(PolicyContract):
@@ -28,6 +53,16 @@ class TestLearned(PolicyContract):
 class TestLearnedQuery(PolicyContract):
     name = "learned-query"
     keeps_order, each_alone, depends_on_question = False, False, True
+
+
+class TestNaturalLanguage(PolicyContract):
+    """The order of passages decides between equals."""
+
+    name = "natural-language"
+    keeps_order, each_alone, depends_on_question = False, False, True
+
+    def made(self, model: RefragModel) -> Policy:
+        return make_policy(NaturalLanguagePolicy(shortest_first, at_once=3), model)
 
 
 class TestNone(PolicyContract):
@@ -53,4 +88,6 @@ class TestSimilarity(PolicyContract):
 
 
 def test_every_policy_is_under_contract() -> None:
-    assert tuple(sorted(own.name for own in PolicyContract.__subclasses__())) == POLICIES
+    given_a_model = ("comparison", "natural-language")
+    under_contract = sorted(own.name for own in PolicyContract.__subclasses__())
+    assert under_contract == sorted([*POLICIES, *given_a_model])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,70 @@ class TestMiddleware:
         agent = create_agent(chat, middleware=[RefragMiddleware()])
         state = agent.invoke({"messages": [HumanMessage(QUESTION), call, result]})
         assert state["messages"][-1].response_metadata["refrag"]["chunks"] > 0
+
+
+class TestExpand:
+    """``context_expand``: the model asks for the text of what came in compressed."""
+
+    @pytest.fixture
+    def model(
+        self, tool_folder: Path, scripted: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> ChatRefrag:
+        def reply(prompt: str) -> str:
+            if "<|im_start|>tool" not in prompt.split("<|im_start|>user")[-1]:
+                numbers = re.findall(r"Show (.*?)\.", prompt)[-1]
+                arguments = {"numbers": json.loads(numbers)}
+                call = {"name": "context_expand", "arguments": arguments}
+                return f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
+            return "That is what it says."
+
+        monkeypatch.setattr(scripted, "_reply", reply)
+        return ChatRefrag(model=str(tool_folder), device="cpu", max_tokens=100, budget=0.0)
+
+    def test_a_passage_comes_back_as_text(
+        self, model: ChatRefrag, list_retriever: ListRetriever
+    ) -> None:
+        agent = create_agent(model, middleware=[RefragMiddleware(list_retriever, expand=True)])
+        state = agent.invoke(asked("Show [2, 2, 9]."))
+        shown = state["messages"][2]
+        assert shown.text == f"[2] {RAIN}\n\nThere is no number 9."
+        before, after = reports(state)
+        # Compressed where it was retrieved, and read as tokens where it was asked for.
+        for key in ("context_tokens", "context_positions", "compressed", "expanded"):
+            assert before[key] == after[key]
+        assert before["compressed"] > 0
+        assert after["positions"] - before["positions"] > len(RAIN.split())
+        assert HARBOUR not in str(state["messages"])
+
+    async def test_results_of_tools_have_the_numbers_that_follow(
+        self, model: ChatRefrag, list_retriever: ListRetriever, scripted: ScriptedEngine
+    ) -> None:
+        middleware = RefragMiddleware(list_retriever, expand=True)
+        agent = create_agent(model, [archive], middleware=[middleware])
+        turn = [
+            HumanMessage("Where?"),
+            AIMessage("", tool_calls=[{"name": "archive", "args": {"words": "a"}, "id": "1"}]),
+            ToolMessage(f"{HARBOUR} {RAIN}", tool_call_id="1", name="archive"),
+            AIMessage("In the north."),
+            HumanMessage("Show [4, 1]."),
+        ]
+        state = await agent.ainvoke({"messages": turn})
+        assert state["messages"][-2].text == f"[4] {HARBOUR} {RAIN}\n\n[1] {HARBOUR}"
+        assert f"[4] {HARBOUR} {RAIN}" in scripted.prompts[0]
+        assert f"[1] {HARBOUR}" in scripted.prompts[0]
+
+    def test_without_a_retriever_results_are_all_there_is(self, model: ChatRefrag) -> None:
+        agent = create_agent(model, [archive], middleware=[RefragMiddleware(expand=True)])
+        state = agent.invoke(asked("Show [1]."))
+        assert state["messages"][2].text == "There is no number 1."
+        state = agent.invoke(asked("Show []."))
+        assert "Name the numbers" in state["messages"][2].text
+
+    def test_the_tool_is_there_only_if_asked_for(self, list_retriever: ListRetriever) -> None:
+        assert RefragMiddleware(list_retriever).tools == []
+        (expand,) = RefragMiddleware(list_retriever, expand=True).tools
+        assert expand.name == "context_expand"
+        assert [*expand.tool_call_schema.model_json_schema()["properties"]] == ["numbers"]
 
 
 def test_without_the_package_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
