@@ -169,9 +169,8 @@ class QdrantRecords:
         )
 
     def _point(self, record: Record) -> models.PointStruct:
-        vectors: dict[str, Any]
-        vectors, payload = point_parts(record.key, record.chunk_vectors, "float16")
-        vectors[_PASSAGE] = record.vector.tolist()
+        chunks, payload = point_parts(record.key, record.chunk_vectors, "float16")
+        vectors: dict[str, Any] = {**chunks, _PASSAGE: record.vector.tolist()}
         if record.token_vectors is not None:
             vectors[_TOKENS] = record.token_vectors.tolist()
         payload |= {
