@@ -46,7 +46,12 @@ def make_records(
 
     Yields:
         A record per text, in order.
+
+    Raises:
+        ValueError: If there is not metadata for each text; or if a text is blank.
     """
+    if metadata is not None and len(metadata) != len(texts):
+        raise ValueError(f"{len(texts)} texts need as many metadata, got {len(metadata)}")
     about = iter(repeat({}) if metadata is None else metadata)
     for start in range(0, len(texts), _AT_ONCE):
         page = texts[start : start + _AT_ONCE]

@@ -8,6 +8,8 @@ import pytest
 from refrag_components.exceptions import InvalidVectorsError
 from refrag_components.vectors import passage_key
 from tests.records.contract import FINGERPRINT, WIDTH, record
+from tests.requirements import CLIENTS, packages
+from tests.stores.processes import run
 
 
 def test_the_key_is_that_of_the_stores() -> None:
@@ -40,3 +42,19 @@ def test_what_is_no_vector_is_refused(values: dict[str, Any]) -> None:
 def test_a_record_needs_a_text() -> None:
     with pytest.raises(ValueError, match="text"):
         record(1, text=" \n")
+
+
+@pytest.mark.parametrize("extra", ["lancedb", "postgres", "qdrant"])
+def test_a_client_that_is_not_installed_is_named_with_its_extra(extra: str) -> None:
+    code = """
+        from importlib import import_module
+        from refrag_components.exceptions import MissingExtraError
+        sys.modules |= dict.fromkeys(sys.argv[2:])
+        try:
+            import_module(f"refrag_components.records.{sys.argv[1]}")
+        except MissingExtraError as error:
+            assert f'pip install "refrag-components[{sys.argv[1]}]"' in str(error)
+        else:
+            raise AssertionError
+    """
+    run(code, extra, *packages(CLIENTS[extra]))
