@@ -44,7 +44,7 @@ def test_a_record_needs_a_text() -> None:
         record(1, text=" \n")
 
 
-@pytest.mark.parametrize("extra", ["lancedb", "postgres", "qdrant"])
+@pytest.mark.parametrize("extra", ["lancedb", "milvus", "postgres", "qdrant"])
 def test_a_client_that_is_not_installed_is_named_with_its_extra(extra: str) -> None:
     code = """
         from importlib import import_module
