@@ -37,6 +37,7 @@ NAMES = {
     "faiss": "SQLite and FAISS",
     "lancedb": "LanceDB",
     "postgres": "PostgreSQL, pgvector",
+    "milvus": "Milvus Lite",
     "qdrant": "Qdrant, the client's local mode",
 }
 HEAD = [
@@ -119,7 +120,25 @@ def qdrant(folder: Path, *, quantised: bool) -> Iterator[Opened]:
     client.close()
 
 
-OPEN = {"faiss": faiss, "lancedb": lancedb, "postgres": postgres, "qdrant": qdrant}
+@contextmanager
+def milvus(folder: Path, *, quantised: bool) -> Iterator[Opened]:
+    """A file of Milvus Lite, and how large it is."""
+    from pymilvus import MilvusClient
+
+    from refrag_components.records.milvus import MilvusRecords
+
+    client = MilvusClient(str(folder / "records.db"))
+    yield MilvusRecords(client, quantised=quantised), lambda: _bytes(folder)
+    client.close()
+
+
+OPEN = {
+    "faiss": faiss,
+    "lancedb": lancedb,
+    "postgres": postgres,
+    "milvus": milvus,
+    "qdrant": qdrant,
+}
 
 
 def measure(name: str, tokens: str, records: list[Record], asked: list[Asked]) -> list[str]:
