@@ -133,7 +133,7 @@ class FaissRecords:
             ]
             scores = maxsim(tokens, passages).tolist()
         best = sorted(range(len(rows)), key=lambda i: -scores[i])[:k]
-        return [self._found(*rows[i][0], scores[i]) for i in best]
+        return [self._found(rows[i][0], scores[i]) for i in best]
 
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets records; unknown keys are ignored."""
@@ -202,9 +202,8 @@ class FaissRecords:
             None if tokens is None else pack_tokens(tokens, quantised=self._quantised),
         )
 
-    def _found(
-        self, key: str, text: str, metadata: str, chunks: bytes, _: bytes | None, score: float
-    ) -> FoundRecord:
+    def _found(self, row: tuple[Any, ...], score: float) -> FoundRecord:
+        key, text, metadata, chunks, _ = row
         return found_record(
             self._label,
             text=text,

@@ -61,7 +61,7 @@ class VectorIndex:
         step = max(1, len(ids) // (_TRAINED_WITH * n_lists))
         index.train(np.ascontiguousarray(vectors[::step]))
         index.nprobe = max(1, math.ceil(n_lists * _PART_PROBED))
-        index.set_direct_map_type(faiss.DirectMap.Hashtable)
+        index.set_direct_map_type(index.direct_map.Hashtable)
         index.add_with_ids(vectors, ids)
         self._index = index
         self._rebuilt_at = _GROWTH * len(ids)

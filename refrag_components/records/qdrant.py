@@ -51,8 +51,8 @@ class QdrantRecords:
         client: The user's client; it stays open.
         collection: The collection, created with the first records if missing.
         tenant: Whose records are written and read.
-        quantised: Whether a new collection's token vectors are compared by one bit per value, which
-            the server keeps in memory; it keeps the others on disk.
+        quantised: Whether a new collection keeps its token vectors in memory too, as one bit per
+            value, to compare these before it reads others from its disk.
     """
 
     def __init__(
