@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ NAMES = {
     "lancedb": "LanceDB",
     "postgres": "PostgreSQL, pgvector",
     "milvus": "Milvus Lite",
-    "qdrant": "Qdrant, the client's local mode",
+    "qdrant": "Qdrant's engine, JSON over HTTP",
 }
 HEAD = [
     "collection",
@@ -79,7 +80,8 @@ def lancedb(folder: Path, *, quantised: bool) -> Iterator[Opened]:
     connection = database.connect(folder)
 
     def size() -> int:
-        connection.open_table("refrag_records").optimize()
+        table = connection.open_table("refrag_records")
+        table.optimize(cleanup_older_than=timedelta(milliseconds=1))
         return _bytes(folder)
 
     yield LanceDBRecords(connection, quantised=quantised), size
@@ -110,14 +112,24 @@ def postgres(folder: Path, *, quantised: bool) -> Iterator[Opened]:
 
 @contextmanager
 def qdrant(folder: Path, *, quantised: bool) -> Iterator[Opened]:
-    """A folder of Qdrant's client, and how large it is."""
+    """Qdrant's engine behind a server of the tests, and how large its folder is."""
     from qdrant_client import QdrantClient
 
     from refrag_components.records.qdrant import QdrantRecords
+    from tests.records.qdrant_server import QdrantServer
+    from tests.serving.running import running
 
-    client = QdrantClient(path=str(folder))
-    yield QdrantRecords(client, quantised=quantised), lambda: _bytes(folder)
-    client.close()
+    server = QdrantServer(folder)
+    with running(server.app) as url:
+        client = QdrantClient(url.removesuffix("/v1"), check_compatibility=False, timeout=600)
+
+        def size() -> int:
+            server.optimise()
+            return _bytes(folder)
+
+        yield QdrantRecords(client, quantised=quantised), size
+        client.close()
+    server.close()
 
 
 @contextmanager
@@ -209,26 +221,40 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     arguments = parser.parse_args()
     records, asked = load(arguments.data, arguments.passages, arguments.questions, arguments.cache)
-    rows = []
-    for name in arguments.collections or OPEN:
-        # Quantisation has no effect in the client's own implementation of Qdrant.
-        kinds = ["none", "float16", "1 bit"] if name != "qdrant" else ["none", "float16"]
-        for kind in kinds:
-            rows.append(measure(name, kind, records, asked))
-            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     n_tokens = sum(len(each.token_vectors) for each in records if each.token_vectors is not None)
-    text = (
+    about = (
         f"`python benchmarks/records.py`: {len(records):,} passages of "
         f"{n_tokens / len(records):.0f} tokens on average, {len(asked)} questions (95% intervals), "
-        "2 cores that others were using too.\n\n"
-        + "\n".join(markdown_table(HEAD, rows, numbers=False))
+        "2 cores that others were using too."
     )
-    print(text)
-    if arguments.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, _, rest = page.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    rows: list[list[str]] = []
+    for name in arguments.collections or OPEN:
+        for kind in ("none", "float16", "1 bit"):
+            rows.append(measure(name, kind, records, asked))
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+        if arguments.write:
+            write(about, rows)
+    print(f"{about}\n\n{table(rows)}")
+
+
+def table(rows: list[list[str]]) -> str:
+    """The rows in Markdown."""
+    return "\n".join(markdown_table(HEAD, rows, numbers=False))
+
+
+def write(about: str, rows: list[list[str]]) -> None:
+    """Changes the page; what it has of collections that were not measured stays."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    old, _, after = rest.partition(END)
+    lines = [line.split("|")[1:-1] for line in old.splitlines() if line.startswith("|")]
+    known = [[cell.strip() for cell in line] for line in lines if len(line) == len(HEAD)]
+    measured = {row[0] for row in rows}
+    kept = [row for row in known if row[0] in NAMES.values() and row[0] not in measured]
+    order = list(NAMES.values())
+    together = sorted(kept + rows, key=lambda row: order.index(row[0]))
+    text = f"{before}{BEGIN}\n{about}\n\n{table(together)}\n{END}{after}"
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

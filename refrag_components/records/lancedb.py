@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Self
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = ["LanceDBRecords"]
 
 _ADVICE = "check that the table is not another program's and that its folder is whole and writable"
 _PUTS_PER_COMPACTION = 50  # every put adds a file and a version, which readers pay for
+_OLD = timedelta(seconds=10)  # versions that are older than any read takes
 
 
 class LanceDBRecords:
@@ -103,7 +105,7 @@ class LanceDBRecords:
             )
             self._puts += 1
             if self._puts % _PUTS_PER_COMPACTION == 0:
-                table.optimize()
+                table.optimize(cleanup_older_than=_OLD)
 
     def search(
         self,
