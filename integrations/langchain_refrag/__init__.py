@@ -10,6 +10,7 @@ from langchain_refrag.compressors import RefragDocumentCompressor
 from langchain_refrag.documents import RefragDocument
 from langchain_refrag.embeddings import RefragEmbeddings
 from langchain_refrag.llms import RefragLLM
+from langchain_refrag.records import RecordRetriever
 from langchain_refrag.retrievers import RefragRetriever
 from langchain_refrag.stores import ByteChunkStore, RefragStore
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ByteChunkStore",
     "ChatRefrag",
+    "RecordRetriever",
     "RefragDocument",
     "RefragDocumentCompressor",
     "RefragEmbeddings",

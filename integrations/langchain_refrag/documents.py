@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,9 @@ from refrag_components.prompts.conversation import read_documents
 from refrag_components.prompts.resolver import Resolver, document_text
 from refrag_components.stores.base import ChunkStore
 from refrag_components.stores.memory import MemoryStore
-from refrag_components.vectors import ChunkVectors
+from refrag_components.vectors import ChunkVectors, passage_key
 
-__all__ = ["KEY_METADATA", "RefragDocument", "document_stores"]
+__all__ = ["KEY_METADATA", "RefragDocument", "carried_stores", "document_stores"]
 
 KEY_METADATA = "refrag_key"
 
@@ -27,13 +28,13 @@ class RefragDocument(Document):
     travel; it names the vectors in a store.
 
     Attributes:
-        vectors: Chunk vectors of ``page_content``, if they are known.
+        chunk_vectors: Chunk vectors of ``page_content``, if they are known.
         store: Where they are kept otherwise; the answering model's store if None.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    vectors: InstanceOf[ChunkVectors] | None = Field(default=None, exclude=True, repr=False)
+    chunk_vectors: InstanceOf[ChunkVectors] | None = Field(default=None, exclude=True, repr=False)
     store: SkipValidation[ChunkStore | None] = Field(default=None, exclude=True, repr=False)
 
     @classmethod
@@ -69,15 +70,36 @@ def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkSto
     return read_documents(documents, partial(_text_and_store, resolver=resolver))
 
 
+def carried_stores(documents: Iterable[Document]) -> dict[str, ChunkStore]:
+    """The chunk vectors that documents carry, whatever model made them.
+
+    Returns:
+        For the text, without white space around it, of each document that carries the chunk vectors
+        of this text, a store of these.
+    """
+    carried: dict[str, ChunkStore] = {}
+    for document in documents:
+        if isinstance(document, RefragDocument) and (vectors := document.chunk_vectors) is not None:
+            text, key = document.page_content.strip(), document.metadata.get(KEY_METADATA)
+            # Somebody may have copied the document with another text; its vectors are worthless
+            # then.
+            if key == passage_key(text, vectors.fingerprint):
+                carried[text] = _store_of(key, vectors)
+    return carried
+
+
 def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, ChunkStore | None]:
     if not isinstance(document, Document):
         return document_text(document), None
     text, key = document.page_content, document.metadata.get(KEY_METADATA)
     if not isinstance(document, RefragDocument):
         return text, None
-    # Somebody may have copied the document with another text; its vectors are worthless then.
-    if document.vectors is None or not resolver.is_key_of(key, text):
+    if document.chunk_vectors is None or not resolver.is_key_of(key, text):
         return text, document.store
+    return text, _store_of(str(key), document.chunk_vectors)
+
+
+def _store_of(key: str, vectors: ChunkVectors) -> MemoryStore:
     store = MemoryStore(max_bytes=None)
-    store.mset([(str(key), document.vectors)])
-    return text, store
+    store.mset([(key, vectors)])
+    return store

@@ -53,5 +53,10 @@ class RefragEmbeddings(BaseModel, Embeddings):
         row: list[float] = self._loaded().search_vector(text).tolist()
         return row
 
+    def embed_query_tokens(self, text: str) -> list[list[float]]:
+        """Embeds every token of a question, for late interaction; each vector has length 1."""
+        rows: list[list[float]] = self._loaded().search_token_vectors([text])[1][0].tolist()
+        return rows
+
     def _loaded(self) -> RefragModel:
         return load_checkpoint(self.model_name, self.device).model

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config, ru
 from langchain_core.runnables.config import patch_config
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
 
-from langchain_refrag.documents import KEY_METADATA, RefragDocument
+from langchain_refrag.documents import KEY_METADATA, RefragDocument, carried_stores
 from langchain_refrag.runs import note_documents
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
@@ -37,7 +37,8 @@ class RefragRetriever(BaseRetriever):
 
     With a ``model`` the chunk vectors are made here, unless the store has them, and the documents
     are ``RefragDocument`` that carry them, with their key in the metadata. Without one, the model
-    makes them when it first reads a passage.
+    makes them when it first reads a passage. Documents that carry them already, as those of a
+    ``RecordRetriever`` do, hand them on to the model, here or on a server: no store is asked.
 
     Example:
         >>> from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -130,7 +131,9 @@ class RefragRetriever(BaseRetriever):
         generator = load_checkpoint(self.model_name, self.device).generator
         store = generator.store if self.store is None else self.store
         note_documents(query, documents, store, run_manager)
-        passages = [PassagePart(document.page_content.strip()) for document in documents]
+        carried = carried_stores(documents)
+        texts = [document.page_content.strip() for document in documents]
+        passages = [PassagePart(text, carried.get(text)) for text in texts]
         loaded = PassageLoader(generator.model, store, waits=True).load(passages)
         return [
             RefragDocument(
@@ -140,7 +143,7 @@ class RefragRetriever(BaseRetriever):
                     **document.metadata,
                     KEY_METADATA: passage_key(passage.text, generator.model.fingerprint),
                 },
-                vectors=known.vectors,
+                chunk_vectors=known.vectors,
             )
             for document, passage, known in zip(documents, passages, loaded, strict=True)
         ]

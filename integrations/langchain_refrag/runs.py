@@ -7,7 +7,7 @@ from a retriever to a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,6 +16,7 @@ from langchain_core.documents import Document
 from langchain_core.runnables import ensure_config
 from langchain_core.tracers.context import register_configure_hook
 
+from langchain_refrag.documents import carried_stores
 from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
 from refrag_components.stores.base import ChunkStore
 
@@ -71,17 +72,18 @@ def retrieved_in(callbacks: object) -> Retrieved | None:
 
 
 def note_documents(
-    query: object, documents: Iterable[Document], store: ChunkStore | None, callbacks: object
+    query: object, documents: Sequence[Document], store: ChunkStore | None, callbacks: object
 ) -> None:
     """Notes what was retrieved for the models of a run.
 
     Args:
         query: What was searched for; anything but a string counts as unknown.
         documents: What was found.
-        store: Where their chunk vectors are kept, if anywhere.
+        store: Where the chunk vectors are kept of those that do not carry them, if anywhere.
         callbacks: As for ``retrieved_in``.
     """
     retrieved = retrieved_in(callbacks)
     if retrieved is not None:
         texts = (document.page_content for document in documents)
-        retrieved.add(Retrieval.of(query if isinstance(query, str) else "", texts, store))
+        asked = query if isinstance(query, str) else ""
+        retrieved.add(Retrieval.of(asked, texts, store, carried_stores(documents)))

@@ -277,6 +277,18 @@ class ModelParts(nn.Module):
         """
         return self.retriever.embed(texts, device=self.device, progress=progress)
 
+    def search_token_vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Embeds passages or questions for late interaction.
+
+        Args:
+            texts: Any number of passages or questions.
+
+        Returns:
+            Their search vectors as ``search_vectors`` returns them; and of each text the vectors
+            of its tokens, shape (tokens, retriever.width), float32, each of length 1.
+        """
+        return self.retriever.embed_tokens(texts, device=self.device)
+
     def search_vector(self, text: str) -> np.ndarray:
         """Search vector of one text, shape (retriever.width,), float32, of length 1."""
         row: np.ndarray = self.search_vectors([text])[0]

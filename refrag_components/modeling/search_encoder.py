@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,49 @@ class SearchEncoder:
         Returns:
             Shape (n, width), float32, each row of length 1.
         """
+        rows = np.zeros((len(texts), self.width), dtype=np.float32)
+        for picked, ids, states in self._states(texts, device, batch_size):
+            with computing():
+                rows[picked] = _means(ids, states)
+            if progress is not None:
+                progress(len(picked))
+        return rows
+
+    @torch.inference_mode()
+    def embed_tokens(
+        self, texts: Sequence[str], *, device: torch.device | str, batch_size: int | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Embeds texts and each of their tokens, for late interaction.
+
+        Args:
+            texts: Passages or questions.
+            device: Device that computes them.
+            batch_size: As for ``embed``.
+
+        Returns:
+            What ``embed`` returns; and of each text the states of its tokens, shape (tokens,
+            width), float32, each of length 1. Special tokens, such as those at both ends, are left
+            out, unless there are no others.
+        """
+        rows = np.zeros((len(texts), self.width), dtype=np.float32)
+        tokens: dict[int, np.ndarray] = {}
+        # An unknown word is a word.
+        ends = {*self._tokenizer.all_special_ids} - {self._tokenizer.unk_token_id}
+        special = torch.tensor(sorted(ends), dtype=torch.int64)
+        for picked, ids, states in self._states(texts, device, batch_size):
+            with computing():
+                rows[picked] = _means(ids, states)
+                units = nn.functional.normalize(states, dim=-1).cpu()
+            for i, own, unit in zip(picked, ids, units, strict=True):
+                words = ~torch.isin(own, special)
+                tokens[i] = unit[: len(own)][words if words.any() else ...].numpy()
+        return rows, [tokens[i] for i in range(len(texts))]
+
+    def _states(
+        self, texts: Sequence[str], device: torch.device | str, batch_size: int | None
+    ) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
+        """Yields the places of some texts, their token ids, and the states of these, padded."""
         model = self._model.to(device)
-        rows = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
         size = batch_size or (256 if model.device.type == "cuda" else 32)
         # Similar lengths together from the start, so that little is padded.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -89,23 +130,30 @@ class SearchEncoder:
             group = order[start : start + _TOKENISED_AT_ONCE]
             tokens = self._tokens([texts[i] for i in group])
             for picked in batches([len(ids) for ids in tokens], size, model.device):
+                ids = [torch.tensor(tokens[i]) for i in picked]
                 with computing():
-                    vectors = self._forward(model, [torch.tensor(tokens[i]) for i in picked])
-                rows[[group[i] for i in picked]] = vectors
-                if progress is not None:
-                    progress(len(picked))
-        return rows
+                    states = self._forward(model, ids)
+                yield [group[i] for i in picked], ids, states
 
-    def _forward(self, model: Any, inputs: list[Tensor]) -> np.ndarray:
-        mask = pad_sequence([torch.ones_like(ids) for ids in inputs], batch_first=True)
+    def _forward(self, model: Any, inputs: list[Tensor]) -> Tensor:
         ids = pad_sequence(inputs, batch_first=True, padding_value=self._pad_id)
-        mask = mask.to(model.device)
-        states = model(input_ids=ids.to(model.device), attention_mask=mask).last_hidden_state
-        weights = mask.unsqueeze(-1)
-        mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        vectors: np.ndarray = nn.functional.normalize(mean, dim=-1).cpu().numpy()
-        return vectors
+        states: Tensor = model(
+            input_ids=ids.to(model.device), attention_mask=_mask(inputs).to(model.device)
+        ).last_hidden_state
+        return states
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         read = self._tokenizer([encodable(text) for text in texts], truncation=True).input_ids
         return [ids or [self._pad_id] for ids in read]  # not every tokenizer has special tokens
+
+
+def _mask(inputs: list[Tensor]) -> Tensor:
+    return pad_sequence([torch.ones_like(ids) for ids in inputs], batch_first=True)
+
+
+def _means(inputs: list[Tensor], states: Tensor) -> np.ndarray:
+    """The mean of each text's states, scaled to length 1."""
+    weights = _mask(inputs).to(states.device).unsqueeze(-1)
+    mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    vectors: np.ndarray = nn.functional.normalize(mean, dim=-1).cpu().numpy()
+    return vectors

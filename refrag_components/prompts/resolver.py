@@ -287,9 +287,9 @@ def _cut(text: str, spans: Sequence[_Span]) -> tuple[Part, ...]:
 
 
 def _store_of(text: str, retrievals: Sequence[Retrieval]) -> ChunkStore | None:
-    """The store of the retriever that returned a passage last and has one."""
+    """The store that came with a passage, or its retriever's: of the last that has one."""
     for retrieval in reversed(retrievals):
-        if text in retrieval.passages and (store := retrieval.store) is not None:
+        if text in retrieval.passages and (store := retrieval.store_of(text)) is not None:
             return store
     return None
 

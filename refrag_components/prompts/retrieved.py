@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -30,28 +30,43 @@ class Retrieval:
     Attributes:
         query: What was searched for; "" if that is unknown.
         passages: The texts, without white space around them.
+        carried: Of passages that brought their chunk vectors, by their texts, a store of these; it
+            is kept as long as this is.
     """
 
     query: str
     passages: tuple[str, ...]
     _store: weakref.ref[ChunkStore] | None = None
+    carried: Mapping[str, ChunkStore] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, query: str, passages: Iterable[str], store: ChunkStore | None = None) -> Self:
+    def of(
+        cls,
+        query: str,
+        passages: Iterable[str],
+        store: ChunkStore | None = None,
+        carried: Mapping[str, ChunkStore] | None = None,
+    ) -> Self:
         """A search's results.
 
         Args:
             query: What was searched for; "" if that is unknown.
             passages: Texts; blank ones are left out.
             store: Where their chunk vectors are kept, if anywhere. It is not kept alive.
+            carried: Of passages that brought their chunk vectors, a store of these.
         """
         texts = tuple(filter(None, (passage.strip() for passage in passages)))
-        return cls(query.strip(), texts, None if store is None else weakref.ref(store))
+        kept = None if store is None else weakref.ref(store)
+        return cls(query.strip(), texts, kept, {} if carried is None else carried)
 
     @property
     def store(self) -> ChunkStore | None:
         """Where the chunk vectors are kept; None if there is no such store, or no longer."""
         return None if self._store is None else self._store()
+
+    def store_of(self, passage: str) -> ChunkStore | None:
+        """Where the chunk vectors of one of the passages are; None if nobody says."""
+        return self.carried.get(passage, self.store)
 
     @property
     def n_characters(self) -> int:

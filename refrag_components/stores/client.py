@@ -108,8 +108,8 @@ def key_id(key: str) -> uuid.UUID:
     return uuid.UUID(bytes=hashlib.blake2b(key.encode(), digest_size=16).digest())
 
 
-def pages(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    """Yields items in lists that each fit one request."""
+def pages(items: Iterable[_Item], size: int = _ROWS_PER_REQUEST) -> Iterator[list[_Item]]:
+    """Yields items in lists of at most ``size``, which each fit one request."""
     remaining = iter(items)
-    while page := list(islice(remaining, _ROWS_PER_REQUEST)):
+    while page := list(islice(remaining, size)):
         yield page

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
-from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
+from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.stores.client import ClientStore, key_id, pages
 from refrag_components.stores.limits import seconds
 from refrag_components.stores.qdrant_files import check_pickles
+from refrag_components.stores.qdrant_points import CHUNKS, point_parts, read_point
 from refrag_components.stores.url import (
     collection_of,
     local_path,
@@ -34,7 +32,6 @@ except ModuleNotFoundError as error:
 
 __all__ = ["QdrantStore"]
 
-_VECTORS = "chunks"
 _DATATYPES = {
     name: models.Datatype(codec.dtype)
     for name, codec in CODECS.items()
@@ -129,13 +126,13 @@ class QdrantStore(ClientStore[QdrantClient]):
                 point
                 for page in pages(distinct)
                 for point in self.client.retrieve(
-                    self.collection, [_point_id(key) for key in page], with_vectors=[_VECTORS]
+                    self.collection, [_point_id(key) for key in page], with_vectors=[CHUNKS]
                 )
             ]
         found = {str(point.id): point for point in points}
         for key in distinct:
             if (point := found.get(_point_id(key))) is not None:
-                values[key] = self._read(key, _parse, point.payload or {}, point.vector or {})
+                values[key] = self._read(key, read_point, point.payload or {}, point.vector or {})
         return [values.get(key) for key in keys]
 
     def _mset(self, pairs: Sequence[tuple[str, ChunkVectors]]) -> None:
@@ -184,7 +181,7 @@ class QdrantStore(ClientStore[QdrantClient]):
         """Whether the collection exists; if so, checks once that it is ours."""
         if not self._width and self.client.collection_exists(self.collection):
             vectors = self.client.get_collection(self.collection).config.params.vectors
-            ours = vectors.get(_VECTORS) if isinstance(vectors, dict) else None
+            ours = vectors.get(CHUNKS) if isinstance(vectors, dict) else None
             if ours is None or ours.datatype != _DATATYPES[self.codec]:
                 msg = (
                     f"{self.label} does not hold {self.codec} chunk vectors; choose another "
@@ -207,7 +204,7 @@ class QdrantStore(ClientStore[QdrantClient]):
         )
         try:
             self.client.create_collection(
-                self.collection, vectors_config={_VECTORS: settings}, on_disk_payload=True
+                self.collection, vectors_config={CHUNKS: settings}, on_disk_payload=True
             )
         except Exception:  # unless another process was faster
             if not self._look():
@@ -215,19 +212,8 @@ class QdrantStore(ClientStore[QdrantClient]):
         self._look()
 
     def _point(self, key: str, value: ChunkVectors) -> models.PointStruct:
-        data = value.to_bytes(self.codec)
-        stored = ChunkVectors.from_bytes(data)
-        payload = {
-            "key": key,
-            "token_ids": stored.token_ids.tolist(),
-            "fingerprint": stored.fingerprint,
-            "chunk_size": stored.chunk_size,
-            "width": stored.width,
-            "codec": self.codec,
-            "checksum": _checksum(key, data),
-        }
-        # A passage without tokens has no vectors, and Qdrant takes no empty multivector.
-        vectors: Any = {_VECTORS: stored.vectors.tolist()} if stored.n_chunks else {}
+        vectors: Any
+        vectors, payload = point_parts(key, value, self.codec)
         return models.PointStruct(id=_point_id(key), vector=vectors, payload=payload)
 
     @contextmanager
@@ -235,28 +221,6 @@ class QdrantStore(ClientStore[QdrantClient]):
         """Takes a turn."""
         with self._turn, super()._errors():
             yield
-
-
-def _parse(key: str, payload: Mapping[str, Any], vectors: Any) -> ChunkVectors:
-    """The value of a point; its checksum is computed again from every part of it."""
-    try:
-        rows = np.array(vectors.get(_VECTORS) or [], dtype=np.float32)
-        value = ChunkVectors(
-            rows.reshape(-1, payload["width"]),
-            np.array(payload["token_ids"], dtype=np.int64),
-            payload["chunk_size"],
-            payload["fingerprint"],
-        )
-        intact = _checksum(key, value.to_bytes(payload["codec"])) == payload["checksum"]
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CorruptVectorsError(f"its parts do not fit together: {error}") from error
-    if not intact:
-        raise CorruptVectorsError("it was altered, or is another key's")
-    return value
-
-
-def _checksum(key: str, data: bytes) -> str:
-    return hashlib.blake2b(data + key.encode(), digest_size=16).hexdigest()
 
 
 def _point_id(key: str) -> str:

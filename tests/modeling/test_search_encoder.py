@@ -51,3 +51,18 @@ def test_many_texts_keep_their_order_and_are_counted(
 
 def test_no_texts_have_no_vectors(encoder: SearchEncoder) -> None:
     assert encoder.embed([], device="cpu").shape == (0, 24)
+
+
+def test_token_vectors_are_the_states_of_all_but_special_tokens(
+    encoder: SearchEncoder, tiny_base: tuple[Path, Path]
+) -> None:
+    texts = [TEXT[0], f"[CLS]{TEXT[1]}[SEP]", ""]  # the tiny tokenizer adds no ends of its own
+    rows, tokens = encoder.embed_tokens(texts, device="cpu", batch_size=2)
+    np.testing.assert_allclose(rows, encoder.embed(texts, device="cpu"), atol=1e-6)
+    inputs = AutoTokenizer.from_pretrained(tiny_base[1])(texts[1], return_tensors="pt")
+    with torch.inference_mode():
+        states = load_encoder(tiny_base[1])(**inputs).last_hidden_state[0]
+    expected = torch.nn.functional.normalize(states[1:-1], dim=-1)
+    np.testing.assert_allclose(tokens[1], expected, atol=1e-5)
+    assert len(tokens[2]) == 1  # a text without tokens has one
+    assert encoder.embed_tokens([], device="cpu")[1] == []

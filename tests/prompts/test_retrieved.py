@@ -103,3 +103,14 @@ async def test_tasks_and_threads_do_not_see_each_other() -> None:
         assert pool.submit(retrieved_by_hand).result() == ()
         copied = contextvars.copy_context()
         assert pool.submit(copied.run, retrieved_by_hand).result()[-1].query == "before"
+
+
+def test_what_a_passage_carries_comes_before_the_retriever_s_store() -> None:
+    store, own = MemoryStore(), MemoryStore()
+    retrieval = Retrieval.of("why?", [LAKE, "Zug"], store, {LAKE: own})
+    assert retrieval.store_of(LAKE) is own
+    assert retrieval.store_of("Zug") is store
+    own_alive = weakref.ref(own)
+    del own
+    gc.collect()
+    assert own_alive() is not None  # nobody else keeps it

@@ -66,6 +66,18 @@ def check_database(shown: Outputs) -> None:
     check_closing(shown)
 
 
+def check_records(shown: Outputs) -> None:
+    assert "6 points with chunks, passage, tokens\n" in shown.printed
+    assert "3 passages brought their vectors, 0 were encoded" in shown.printed
+    assert "in a trace: False\n" in shown.printed
+    assert len(re.findall(r"paragraphs \[\d, \d, \d\]\n", shown.printed)) == 2
+    assert "6 of 6 for their owner\n0 of 6 for another tenant\n" in shown.printed
+    kept = re.findall(r"([\d,]+) bytes per record  same: True\n", shown.printed)
+    none, half, bits = (int(size.replace(",", "")) for size in kept)
+    assert none <= bits < half
+    check_closing(shown)
+
+
 def check_agents(shown: Outputs) -> None:
     assert "use a checkpoint whose decoder calls tools" in shown.printed
     by_hand = re.search(r"^(\d+) tokens took (\d+) positions$", shown.printed, flags=re.MULTILINE)
@@ -89,6 +101,7 @@ ALL = pytest.mark.parametrize(
         ("01_swap_into_langchain.ipynb", check_swap),
         ("03_your_vector_database.ipynb", check_database),
         ("04_agents_and_multi_turn.ipynb", check_agents),
+        ("06_one_record_per_object.ipynb", check_records),
     ],
 )
 

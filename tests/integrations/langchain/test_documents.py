@@ -33,7 +33,7 @@ def vectors() -> ChunkVectors:
 @pytest.fixture
 def document(vectors: ChunkVectors) -> RefragDocument:
     key = passage_key(HARBOUR, FINGERPRINT)
-    return RefragDocument(page_content=HARBOUR, metadata={KEY_METADATA: key}, vectors=vectors)
+    return RefragDocument(page_content=HARBOUR, metadata={KEY_METADATA: key}, chunk_vectors=vectors)
 
 
 def test_vectors_stay_out_of_text_and_traces(document: RefragDocument) -> None:
@@ -69,13 +69,13 @@ def test_loads_as_a_plain_document(document: RefragDocument) -> None:
 )
 def test_copies_keep_the_vectors(document: RefragDocument, duplicate: Any) -> None:
     copied = duplicate(document)
-    assert copied.vectors == document.vectors
+    assert copied.chunk_vectors == document.chunk_vectors
     assert copied == document
 
 
 def test_other_values_are_no_vectors() -> None:
     with pytest.raises(ValueError, match="ChunkVectors"):
-        RefragDocument(page_content=HARBOUR, vectors=[[0.1]])  # type: ignore[arg-type]
+        RefragDocument(page_content=HARBOUR, chunk_vectors=[[0.1]])  # type: ignore[arg-type]
 
 
 class TestStores:

@@ -24,6 +24,12 @@ def test_are_the_search_vectors_of_the_checkpoint(
     assert np.linalg.norm(rows, axis=1) == pytest.approx(1)
 
 
+def test_tokens_are_those_of_the_checkpoint(tiny_folder: Path, tiny_model: RefragModel) -> None:
+    rows = RefragEmbeddings(model=str(tiny_folder), device="cpu").embed_query_tokens(RAIN)
+    np.testing.assert_allclose(rows, tiny_model.search_token_vectors([RAIN])[1][0], atol=1e-5)
+    assert len(rows) > 10
+
+
 def test_serve_a_vector_store(tiny_folder: Path) -> None:
     store = InMemoryVectorStore.from_texts(
         [HARBOUR, RAIN, PRICES], RefragEmbeddings(model=str(tiny_folder))

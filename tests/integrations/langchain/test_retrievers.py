@@ -77,7 +77,7 @@ def test_with_a_model_the_vectors_are_made(
     documents = retriever.invoke("x")
     keys = [document.metadata["refrag_key"] for document in documents]
     assert store.mget(keys) == [
-        document.vectors for document in documents if isinstance(document, RefragDocument)
+        document.chunk_vectors for document in documents if isinstance(document, RefragDocument)
     ]
     assert len(store) == 3
 
