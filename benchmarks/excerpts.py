@@ -22,8 +22,8 @@ import numpy as np
 from refrag_components.corpus.question_files import load_questions
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.evaluation.answers.contexts import Context, Setting, draw_contexts
+from refrag_components.evaluation.answers.messages import messages
 from refrag_components.evaluation.answers.pool import PassagePool
-from refrag_components.evaluation.answers.prompts import messages
 from refrag_components.evaluation.answers.squad import occurs_in, score
 from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.statistics import cluster_labels, interval, resample

@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 
 from refrag_components.corpus.question_files import Question
+from refrag_components.evaluation.answers.messages import messages
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.exceptions import EvaluationError
+from refrag_components.prompts.parts import Message
 
 __all__ = ["RETRIEVALS", "Context", "Setting", "draw_contexts"]
 
@@ -73,6 +75,22 @@ class Context:
     question: Question
     passages: tuple[str, ...]
     similar: tuple[int, ...]
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """All texts that an answer depends on, for a digest."""
+        question = self.question
+        return (
+            question.id,
+            question.text,
+            *question.answers,
+            *self.passages,
+            *question.needed,
+        )
+
+    def messages(self, *, shown: bool = True) -> list[Message]:
+        """The prompt, with its passages in order or without any."""
+        return messages(self.question.text, self.passages if shown else ())
 
 
 def draw_contexts(
