@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["keeping_table", "perplexity_table", "qa_table"]
+__all__ = ["keeping_table", "parts_table", "perplexity_table", "qa_table"]
 
 
 def perplexity_table(result: dict[str, Any]) -> Table:
@@ -36,6 +36,7 @@ def qa_table(result: dict[str, Any]) -> Table:
     answers = result["judged"] == "answers"
     items = f"{result['items']} questions" + ("" if answers else " without an answer")
     title = f"{result['set']}: {items}, {result['passages']} passages, {result['retrieval']}"
+    title += f", answer at the {result['place']}" if result["place"] else ""
     score, name = ("f1", "F1") if answers else ("refused", "refused")
     cut = any(row["cut"] for row in result["rows"])
     headings = ["context", "positions", "rate", *(["EM"] if answers else []), name]
@@ -74,6 +75,20 @@ def keeping_table(result: dict[str, Any]) -> Table:
             ),
             f"{row['log_ppl']:+.3f}",
         )
+    return table
+
+
+def parts_table(result: dict[str, Any]) -> Table:
+    """One row per method of ``summarise_parts``, with its last part: all of them together."""
+    from refrag_components.evaluation.reports.parts import METRICS, shown
+
+    part, metrics = result["parts"][-1], result["metrics"]
+    title = f"{result['set']}: {part['items']} questions"
+    headings = [METRICS[metric][0] for metric in metrics]
+    table = _table(title, ["context", "positions", *headings])
+    for row in part["rows"]:
+        figures = [shown(row, metric) for metric in metrics]
+        table.add_row(row["label"], f"{row['positions']:.0f}", *figures)
     return table
 
 

@@ -178,6 +178,23 @@ def test_passages_of_a_pool_fill_the_window_and_what_does_not_fit_is_cut(
     assert "cut" in output
 
 
+def test_the_passage_that_answers_is_placed(
+    tiny_folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    code, output = invoke(
+        *("qa", questions, "--model", tiny_folder, "--out", tmp_path, "--items", 2),
+        *("--gold", "start", "--gold", "end", "--passages", 2, "--passages", 3),
+        *("--method", "full", "--method", "compressed"),
+    )
+    assert code == 0, output
+    assert "answer at the end" in output
+    tables = json.loads((tmp_path / "qa.json").read_text())["tables"]
+    assert {(table["passages"], table["place"]) for table in tables} == {
+        (count, place) for count in (2, 3) for place in ("start", "end")
+    }
+    assert (tmp_path / "f1-passages-harbour.valid-given-end.png").is_file()
+
+
 def test_a_missing_matplotlib_is_told_before_the_work(
     tiny_folder: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from refrag_components.evaluation.methods import (
     Keep,
     Ladder,
     LadderText,
+    Latest,
     LastTokens,
     SameText,
     default_methods,
@@ -46,7 +47,8 @@ def test_a_ladder_adds_rows_for_its_rungs_and_numbers_of_positions() -> None:
         Keep("random", 0.1, 32),
         *(SameText("random", p, rung) for rung in (16, 32) for p in (0.0, 0.1)),
     ]
-    assert [m for m in methods if m.positions] == [Ladder("random", 50), LadderText("random", 50)]
+    filled = [Ladder("random", 50), LadderText("random", 50), Latest(50)]
+    assert [m for m in methods if m.positions] == filled
     assert Keep("random", 0.1, 16).name == "random-0.1-rung-16"
     assert SameText("random", 0.1, 16).name == "random-0.1-text-rung-16"
     assert Ladder("random", 50).label == "50 positions, random"

@@ -14,9 +14,10 @@ from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.exceptions import EvaluationError
 from refrag_components.prompts.parts import Message
 
-__all__ = ["RETRIEVALS", "Context", "Setting", "draw_contexts"]
+__all__ = ["PLACES", "RETRIEVALS", "Context", "Place", "Setting", "draw_contexts"]
 
-Retrieval = Literal["given", "strong", "weak"]
+Retrieval = Literal["given", "strong", "weak", "turn", "document", "examples"]
+Place = Literal["start", "middle", "end"]
 
 _WEAK_FROM = 50  # the paper draws from the best 200 of 400M passages; pools here are smaller
 
@@ -27,6 +28,11 @@ RETRIEVALS: Mapping[Retrieval, str] = {
     "weak": f"random of the {_WEAK_FROM} most similar",
 }
 
+#: Where the passages that answer a question may stand.
+PLACES: tuple[Place, ...] = ("start", "middle", "end")
+
+_BUILT = ("turn", "document", "examples")  # contexts that nothing is retrieved for
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -35,8 +41,12 @@ class Setting:
     Attributes:
         retrieval: "given": the passages that answer the question and distractors (those that came
             with it, then the most similar in the pool), shuffled. "strong": the most similar in
-            the pool, best first. "weak": as many at random from the 50 most similar.
-        passages: Passages per context, at least 1; fewer if the pool is smaller.
+            the pool, best first. "weak": as many at random from the 50 most similar. "turn",
+            "document" and "examples": nothing is retrieved; the context is a conversation, a whole
+            document, or examples of answers.
+        passages: Passages per context, at least 1; fewer if the pool is smaller. The number of a
+            turn or of examples; 1 for a document.
+        place: Where the passages that answer stand among given ones; None for anywhere.
 
     Raises:
         EvaluationError: If either is out of range.
@@ -44,10 +54,11 @@ class Setting:
 
     retrieval: Retrieval = "given"
     passages: int = 5
+    place: Place | None = None
 
     def __post_init__(self) -> None:
-        """Checks both values."""
-        if self.retrieval not in RETRIEVALS:
+        """Checks all values."""
+        if self.retrieval not in (*RETRIEVALS, *_BUILT):
             choices = ", ".join(RETRIEVALS)
             msg = f"retrieval must be one of {choices}, got {self.retrieval!r}"
             raise EvaluationError(msg)
@@ -55,11 +66,18 @@ class Setting:
         if not 1 <= self.passages <= limit:
             msg = f"{self.retrieval} retrieval takes 1 to {limit} passages, got {self.passages}"
             raise EvaluationError(msg)
+        if self.place not in (None, *PLACES):
+            choices = ", ".join(PLACES)
+            raise EvaluationError(f"a place must be one of {choices}, got {self.place!r}")
+        if self.place is not None and self.retrieval != "given":
+            msg = "passages that answer can be placed only among given ones, not among found ones"
+            raise EvaluationError(msg)
 
     @property
     def name(self) -> str:
-        """Both in one word."""
-        return f"{self.retrieval}-{self.passages}"
+        """All in one word."""
+        name = f"{self.retrieval}-{self.passages}"
+        return name if self.place is None else f"{name}-{self.place}"
 
 
 @dataclass(frozen=True)
@@ -150,4 +168,9 @@ def _choose(question: Question, setting: Setting, candidates: Sequence[str]) -> 
     rng.shuffle(others)
     passages = list(dict.fromkeys([*question.needed, *others, *candidates]))[:count]
     rng.shuffle(passages)
-    return passages
+    if setting.place is None:
+        return passages
+    answering = [text for text in passages if text in question.needed]
+    others = [text for text in passages if text not in question.needed]
+    before = {"start": 0, "middle": len(others) // 2, "end": len(others)}[setting.place]
+    return [*others[:before], *answering, *others[before:]]

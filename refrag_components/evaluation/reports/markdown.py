@@ -118,7 +118,8 @@ def _title(table: dict[str, Any]) -> str:
     passages = f"{count} passage" + ("s" if count > 1 else "")
     items = f"{table['items']} questions"
     items += " without an answer" if table["judged"] == "refusals" else ""
-    return f"{table['set']}: {items}, {passages}, {table['retrieval']}"
+    placed = f", answer at the {table['place']}" if table.get("place") else ""
+    return f"{table['set']}: {items}, {passages}, {table['retrieval']}{placed}"
 
 
 def _qa_rows(table: dict[str, Any]) -> list[str]:

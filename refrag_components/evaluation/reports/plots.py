@@ -65,6 +65,7 @@ def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
     written = []
     for table in tables:
         stem = f"{table['set']}-{table['retrieval']}-{table['passages']}".replace(" ", "-")
+        stem += f"-{table['place']}" if table.get("place") else ""
         stem += "-refusals" if table["judged"] == "refusals" else ""
         score = ("f1", _F1) if table["judged"] == "answers" else ("refused", _REFUSED)
         for metric, y_label in (score, ("log_ppl", f"answer's {_LOG_PPL}")):
@@ -94,19 +95,24 @@ def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
 def _plot_passages(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
     """F1 against the number of passages, one plot per kind of retrieval."""
     written = []
-    for retrieval in dict.fromkeys(table["retrieval"] for table in tables):
-        counts = _by_count(table for table in tables if table["retrieval"] == retrieval)
+    kinds = dict.fromkeys((table["retrieval"], table.get("place")) for table in tables)
+    for retrieval, place in kinds:
+        counts = _by_count(
+            t for t in tables if (t["retrieval"], t.get("place")) == (retrieval, place)
+        )
+        kind = retrieval if place is None else f"{retrieval}-{place}"
         if len(counts) < 2:
             continue
         rows = [row for row in counts[0]["rows"] if _is_shown(row, counts[0])]
         written.append(
             draw(
-                folder / f"f1-passages-{name.replace(' ', '-')}-{retrieval}.png",
+                folder / f"f1-passages-{name.replace(' ', '-')}-{kind}.png",
                 [
                     Curve(row["label"], _over(counts, row["method"]), i, _is_plain(row))
                     for i, row in enumerate(rows)
                 ],
-                title=f"{name}: passages are {RETRIEVALS[retrieval]}",
+                title=f"{name}: passages are {RETRIEVALS[retrieval]}"
+                + (f", at the {place}" if place else ""),
                 x_label="passages in the prompt",
                 y_label=_F1,
                 note=_PLAIN,
