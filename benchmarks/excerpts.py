@@ -153,7 +153,7 @@ def main() -> None:
         said = answers(generator, contexts, reads)
         f1 = np.array(
             [
-                100 * score(a.text, c.question.answers, yes_no=c.question.kind == "yes/no")[1]
+                100 * score(a.text, c.question.answers, by_word=c.question.kind == "yes/no")[1]
                 for a, c in zip(said, contexts, strict=True)
             ]
         )

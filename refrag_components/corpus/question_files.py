@@ -16,10 +16,13 @@ from refrag_components.corpus.conversations import UNANSWERABLE
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.exceptions import EvaluationError
 
-__all__ = ["KINDS", "Question", "Turn", "load_questions", "set_name"]
+__all__ = ["KINDS", "LABEL", "Question", "Turn", "load_questions", "set_name"]
 
 #: What an answer is, in the order in which they are told apart.
 KINDS = ("unanswerable", "yes/no", "free text", "number", "exact string", "phrase")
+
+#: The kind of a text that is to be labelled.
+LABEL = "label"
 
 _SMALL_WORDS = {"a", "an", "and", "de", "for", "in", "of", "on", "or", "the", "to", "von"}
 _CODE = re.compile(r"[A-Za-z][._/\\-][A-Za-z]|[a-z][A-Z]|[_@/\\]")
@@ -48,7 +51,7 @@ class Question:
         id: Unique in its set.
         text: The question.
         answers: Right answers; none if the passages do not answer it.
-        kind: One of ``KINDS``.
+        kind: One of ``KINDS``, or ``LABEL``.
         needed: Passages that answer it, or that it was asked about.
         others: Passages beside those that came with it: natural distractors.
         standalone: False if it makes no sense without its passage.

@@ -50,6 +50,7 @@ __all__ = [
     "Choices",
     "Drop",
     "FewerPassages",
+    "FirstTokens",
     "Keep",
     "Ladder",
     "LadderText",
@@ -179,6 +180,22 @@ class LastTokens(_AsManyPositions):
         return prompt.as_text(_last(prompt, self._room(prompt)))
 
 
+class FirstTokens(_AsManyPositions):
+    """The beginning of the context."""
+
+    kind = "first"
+    reads = (
+        "the first tokens of the context as text, as many as the context takes positions with p "
+        "expanded"
+    )
+    curve = "first tokens"
+
+    def row(self, prompt: Prompt) -> Row:
+        """The first tokens; later passages are left out."""
+        inside = prompt.in_context
+        return prompt.as_text(inside & (np.cumsum(inside) <= self._room(prompt)))
+
+
 @dataclass(frozen=True)
 class Latest(Method):
     """The end of the context, as much as a number of positions holds.
@@ -247,6 +264,7 @@ METHODS: tuple[type[Method], ...] = (
     AnsweringPassages,
     AllCompressed,
     LastTokens,
+    FirstTokens,
     FewerPassages,
     Keep,
     Drop,

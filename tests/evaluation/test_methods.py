@@ -15,8 +15,8 @@ from refrag_components.evaluation.methods import (
     Keep,
     Ladder,
     LadderText,
-    Latest,
     LastTokens,
+    Latest,
     SameText,
     default_methods,
 )

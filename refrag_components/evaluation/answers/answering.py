@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refrag_components.corpus.question_files import Question
+from refrag_components.corpus.question_files import LABEL, Question
 from refrag_components.evaluation.answers.contexts import Context, Setting
 from refrag_components.evaluation.answers.encoded import EncodedPassages
 from refrag_components.evaluation.answers.prompts import PromptBuilder, Prompts
@@ -196,7 +196,7 @@ class _Answering:
         predictions = [text.strip() for text in texts]
         questions = [context.question for context in contexts]
         marks = [
-            score(prediction, question.answers, yes_no=question.kind == "yes/no")
+            score(prediction, question.answers, by_word=question.kind in ("yes/no", LABEL))
             for prediction, question in zip(predictions, questions, strict=True)
         ]
         columns: dict[str, Sequence[float]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from refrag_components.evaluation.methods import (
     FULL,
     AllCompressed,
     FewerPassages,
+    FirstTokens,
     Keep,
     Ladder,
     LadderText,
@@ -67,11 +67,6 @@ def summarise_parts(results: Sequence[Result], metrics: Sequence[str]) -> list[d
     return tables
 
 
-def with_columns(result: Result, columns: Mapping[str, np.ndarray]) -> Result:
-    """The result with more columns, each of shape (questions,)."""
-    return replace(result, columns={**result.columns, **columns})
-
-
 def _figures(found: Found, metrics: Sequence[str]) -> dict[str, Any]:
     methods = list(found)
     first = found[methods[0]]
@@ -118,7 +113,7 @@ def _rivals(method: Method, methods: Sequence[Method]) -> list[Method]:
     if isinstance(method, AllCompressed | Keep):
         p = method.fraction or 0.0
         if method.rung is None:
-            rivals += [LastTokens(p), FewerPassages(p)]
+            rivals += [LastTokens(p), FirstTokens(p), FewerPassages(p)]
         named = [method.selection] if method.selection else [m.selection for m in methods]
         rivals += [SameText(name, p, method.rung) for name in dict.fromkeys(named) if name]
     if isinstance(method, Ladder):

@@ -125,5 +125,5 @@ def _pairs(part: dict[str, Any], metrics: Sequence[str]) -> list[str]:
 def _name(part: dict[str, Any]) -> str:
     if part["number"] is None:
         return str(part["part"])
-    names = {"turn": "turn {}", "examples": "{} examples", "document": "document"}
+    names = {"turn": "turn {}", "examples": "{} examples", "document": "{} documents"}
     return names[part["part"]].format(part["number"])
