@@ -16,6 +16,7 @@ from refrag_components.cli.common import (
     output,
 )
 from refrag_components.cli.evaluate_chat import chat
+from refrag_components.cli.evaluate_coverage import coverage
 from refrag_components.cli.evaluate_examples import examples
 from refrag_components.cli.evaluate_summary import summary
 from refrag_components.cli.evaluating import (
@@ -35,7 +36,7 @@ from refrag_components.cli.evaluation_tables import keeping_table, perplexity_ta
 __all__ = ["app"]
 
 app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
-for measurement in (chat, summary, examples):
+for measurement in (chat, summary, examples, coverage):
     app.command()(measurement)
 
 

@@ -138,3 +138,33 @@ def test_labels_are_measured_after_few_and_many_examples(
     code, output = invoke(*arguments, *few[:4], "--count", 99)
     assert code == 1
     assert "there are 18" in output
+
+
+def test_coverage_is_the_share_of_questions_with_all_their_passages(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Two near copies of one passage push the second that is needed out, unless they may not."""
+    asked = "The harbour was dug in 1907."
+    copies = [f"The harbour was dug in 1907{mark}" for mark in (".", "!", "?", ";")]
+    record = {
+        "id": "q",
+        "question": asked,
+        "answers": ["1907"],
+        "passages": [{"id": str(i), "text": text} for i, text in enumerate([*copies, *TEXT])],
+        "gold": ["0", "5"],
+    }
+    path = tmp_path / "two.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    code, output = invoke(
+        *("coverage", path, "--model", tiny_folder, "--out", tmp_path),
+        *("--passages", 2, "--passages", 9, "--diversity", 0, "--diversity", 0.9),
+    )
+    assert code == 0, output
+    (table,) = json.loads((tmp_path / "coverage.json").read_text())["tables"]
+    rows = {(row["diversity"], row["passages"]): row for row in table["rows"]}
+    assert rows[0, 2]["all"] == 0
+    assert rows[0, 9]["all"] == rows[0.9, 9]["all"] == 1
+    assert rows[0, 9]["any"] == 1
+    assert rows[0, 9]["all_as_text_4"] == 0  # nine passages compressed take little text
+    assert rows[0, 9]["positions_4"] < rows[0, 9]["tokens"] / 3
+    assert "# Coverage" in (tmp_path / "coverage.md").read_text()

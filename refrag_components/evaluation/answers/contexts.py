@@ -16,15 +16,19 @@ from refrag_components.prompts.parts import Message
 
 __all__ = ["PLACES", "RETRIEVALS", "Context", "Place", "Setting", "draw_contexts"]
 
-Retrieval = Literal["given", "strong", "weak", "turn", "document", "examples"]
+Retrieval = Literal["given", "strong", "diverse", "weak", "turn", "document", "examples"]
 Place = Literal["start", "middle", "end"]
 
 _WEAK_FROM = 50  # the paper draws from the best 200 of 400M passages; pools here are smaller
+
+_CANDIDATES = 100
+_DIVERSITY = 0.3
 
 #: What each kind of retrieval puts into a context, in words.
 RETRIEVALS: Mapping[Retrieval, str] = {
     "given": "the right ones among distractors",
     "strong": "the most similar",
+    "diverse": f"those of the {_CANDIDATES} most similar that differ most (MMR, {_DIVERSITY:g})",
     "weak": f"random of the {_WEAK_FROM} most similar",
 }
 
@@ -41,7 +45,8 @@ class Setting:
     Attributes:
         retrieval: "given": the passages that answer the question and distractors (those that came
             with it, then the most similar in the pool), shuffled. "strong": the most similar in
-            the pool, best first. "weak": as many at random from the 50 most similar. "turn",
+            the pool, best first. "diverse": of the 100 most similar as many as differ most, by
+            maximal marginal relevance. "weak": as many at random from the 50 most similar. "turn",
             "document" and "examples": nothing is retrieved; the context is a conversation, a whole
             document, or examples of answers.
         passages: Passages per context, at least 1; fewer if the pool is smaller. The number of a
@@ -141,14 +146,18 @@ def draw_contexts(
     # Enough candidates even if all of the question's passages are among them.
     with_question = max((len(q.needed) + len(q.others) for q in questions), default=0)
     wanted = max((setting.passages for setting in settings), default=0)
-    found = pool.search(vectors, max(_WEAK_FROM, wanted + with_question))
+    found = pool.search(vectors, max(_CANDIDATES, wanted + with_question))
     drawn: list[list[Context]] = []
     for setting in settings:
         contexts = []
         for question, vector, candidates in zip(questions, vectors, found, strict=True):
             if setting.retrieval != "given" and not question.standalone:
                 continue
-            passages = _choose(question, setting, candidates)
+            if setting.retrieval == "diverse":
+                best = candidates[: max(_CANDIDATES, setting.passages)]
+                passages = pool.differing(vector, best, setting.passages, _DIVERSITY)
+            else:
+                passages = _choose(question, setting, candidates)
             order = np.argsort(-pool.similarity(vector, passages), kind="stable")
             contexts.append(Context(question, tuple(passages), tuple(order.tolist())))
         drawn.append(contexts)
