@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,8 @@ from refrag_components.cli.evaluation_tables import keeping_table, perplexity_ta
 
 __all__ = ["app"]
 
+_CONTEXT_AT_ONCE = 1 << 14  # tokens of the contexts in one forward pass
+
 app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
 for measurement in (chat, summary, examples, coverage):
     app.command()(measurement)
@@ -51,12 +54,19 @@ def perplexity(
         list[int] | None,
         typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
-    context: Annotated[int, typer.Option("--context", help="Context tokens, s.")] = 1024,
+    context: Annotated[
+        list[int] | None,
+        typer.Option("--context", help="Context tokens, s.", show_default="1024"),
+    ] = None,
     out_tokens: Annotated[int, typer.Option("--output", help="Continuation tokens, o.")] = 256,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Also with the context's paragraphs shuffled.")
+    ] = False,
+    replug: Annotated[
+        bool,
+        typer.Option("--replug", help="Also with each passage read by itself (REPLUG)."),
     ] = False,
     windows: Annotated[
         int | None, typer.Option("--windows", help="Number of windows to measure; all by default.")
@@ -75,20 +85,25 @@ def perplexity(
     methods = rows(loaded, None, policy, expanded, None, running_text=True)
     tables = []
     with Bars() as bars:
-        for k in chunk_size or [loaded.config.chunk_size]:
-            for order in (False, True) if shuffled else (False,):
-                table = measure_contexts(
-                    loaded,
-                    corpus,
-                    methods,
-                    chunk_size=k,
-                    context_tokens=context,
-                    output_tokens=out_tokens,
-                    shuffled=order,
-                    max_windows=windows,
-                    progress=bars.advance,
-                )
-                tables.append(table)
+        for s, k, order in product(
+            context or [1024],
+            chunk_size or [loaded.config.chunk_size],
+            (False, True) if shuffled else (False,),
+        ):
+            table = measure_contexts(
+                loaded,
+                corpus,
+                methods,
+                chunk_size=k,
+                context_tokens=s,
+                output_tokens=out_tokens,
+                shuffled=order,
+                max_windows=windows,
+                batch_size=max(_CONTEXT_AT_ONCE // s, 1),
+                ensemble=replug,
+                progress=bars.advance,
+            )
+            tables.append(table)
     written = write_perplexity(out, model, tables)
     for table in tables:
         output.print(perplexity_table(table))

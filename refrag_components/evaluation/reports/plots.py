@@ -32,9 +32,10 @@ def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
     Returns:
         The files written.
     """
+    several = len({table["context_tokens"] for table in tables}) > 1
     return [
         draw(
-            folder / f"perplexity-k{table['chunk_size']}-{table['order'].replace(' ', '-')}.png",
+            folder / f"perplexity-{_stem(table, several)}.png",
             _curves(table["rows"], "rate", "log_ppl"),
             levels=_levels(table["rows"], "log_ppl"),
             title=(
@@ -48,6 +49,12 @@ def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
         )
         for table in tables
     ]
+
+
+def _stem(table: Table, several: bool) -> str:
+    """What tells a table of running text from others, with its context if these differ."""
+    context = f"-s{table['context_tokens']}" if several else ""
+    return f"k{table['chunk_size']}{context}-{table['order'].replace(' ', '-')}"
 
 
 def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
