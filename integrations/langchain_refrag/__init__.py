@@ -9,6 +9,7 @@ from langchain_refrag.chat_models import ChatRefrag
 from langchain_refrag.compressors import RefragDocumentCompressor
 from langchain_refrag.documents import RefragDocument
 from langchain_refrag.embeddings import RefragEmbeddings
+from langchain_refrag.examples import RefragExampleSelector
 from langchain_refrag.llms import RefragLLM
 from langchain_refrag.retrievers import RefragRetriever
 from langchain_refrag.stores import ByteChunkStore, RefragStore
@@ -22,6 +23,7 @@ __all__ = [
     "RefragDocument",
     "RefragDocumentCompressor",
     "RefragEmbeddings",
+    "RefragExampleSelector",
     "RefragLLM",
     "RefragMiddleware",
     "RefragRetriever",
