@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from langchain_refrag.chains import create_refrag_documents_chain, format_refrag_documents
 from langchain_refrag.chat_models import ChatRefrag
+from langchain_refrag.collections import RefragCollections
 from langchain_refrag.compressors import RefragDocumentCompressor
 from langchain_refrag.documents import RefragDocument
 from langchain_refrag.embeddings import RefragEmbeddings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ByteChunkStore",
     "ChatRefrag",
+    "RefragCollections",
     "RefragDocument",
     "RefragDocumentCompressor",
     "RefragEmbeddings",
