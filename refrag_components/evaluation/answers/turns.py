@@ -129,14 +129,13 @@ def where_shown(results: Sequence[Result], turns: Mapping[str, Sequence[Question
         turns: The questions of each set.
 
     Returns:
-        Results of sets with longer names; a turn of which one kind lacks is in neither.
+        Results of sets with longer names.
     """
     now = {name: {q.id for q in own if {*q.needed} & {*q.now}} for name, own in turns.items()}
     apart = []
     for result in results:
         here = np.array([name in now[result.set] for name in result.ids])
-        if here.all() or not here.any():
-            continue
         for mask, where in ((~here, "in the history"), (here, "in the last turn")):
-            apart.append(replace(result.part(mask), set=f"{result.set}, passage {where}"))
+            if mask.any():
+                apart.append(replace(result.part(mask), set=f"{result.set}, passage {where}"))
     return apart

@@ -136,8 +136,7 @@ def test_figures_are_by_turn_and_positions_stay_flat(
     assert low <= every["pairs"][0]["log_ppl"] <= high
 
     apart = where_shown(results, {"harbour": made})
-    earlier = [r for r in apart if r.set == "harbour, passage in the history"]
-    if earlier:
-        now = {q.id: {*q.needed} & {*q.now} for q in made}
-        assert not any(now[name] for result in earlier for name in result.ids)
+    earlier = {name for r in apart if r.set == "harbour, passage in the history" for name in r.ids}
+    assert earlier == {q.id for q in made if q.history and not {*q.needed} & {*q.now}}
+    assert sum(len(r.ids) for r in apart) == sum(len(r.ids) for r in results)
     assert not np.isnan(results[0].columns["f1"]).any()
