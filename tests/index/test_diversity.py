@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refrag_components.index import RefragIndex
 from refrag_components.index.diversity import (
     MarginalRelevance,
     merge_collections,
@@ -21,6 +22,20 @@ def test_without_diversity_the_most_similar_come_first() -> None:
 def test_a_passage_like_one_before_it_waits() -> None:
     assert most_diverse(QUESTION, PASSAGES, 2, 0.4) == [0, 2]
     assert sorted(most_diverse(QUESTION, PASSAGES, 9, 0.4)) == [0, 1, 2, 3]
+
+
+def test_an_index_returns_passages_that_differ(index: RefragIndex) -> None:
+    copies = [f"the harbour was dug in 1907 {i}" for i in range(3)]
+    index.add_texts([*copies, "rain fell for three days"])
+    question = "when was the harbour dug"
+    similar = [hit.text for hit in index.search(question, 2)]
+    assert {*similar} < {*copies}
+    first, second = index.search(question, 2, diversity=0.8)
+    assert first.text == similar[0]
+    assert second.text == "rain fell for three days"
+    assert first.score > second.score
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        index.search(question, 2, diversity=2)
 
 
 def test_a_diversity_outside_its_range_is_refused() -> None:
