@@ -12,6 +12,7 @@ from refrag_components.evaluation.methods import (
     AllCompressed,
     Drop,
     FewerPassages,
+    FirstTokens,
     Keep,
     Ladder,
     LadderText,
@@ -31,11 +32,12 @@ def test_all_rows_are_there_once() -> None:
     assert methods[:4] == [NONE, FULL, GOLD, COMPRESSED]
     for p in FRACTIONS:
         at_p = [method for method in methods if method.fraction == p]
-        assert {m.kind for m in at_p} == {"last", "fewer", "keep", "drop", "text"}
+        assert {m.kind for m in at_p} == {"last", "first", "fewer", "keep", "drop", "text"}
         for kind in (Keep, Drop, SameText):
             assert {m.selection for m in at_p if isinstance(m, kind)} == {*SELECTIONS}
     at_0 = [method for method in methods if method.fraction == 0]
-    assert at_0 == [LastTokens(), FewerPassages(), *(SameText(name, 0.0) for name in SELECTIONS)]
+    plain = [LastTokens(), FirstTokens(), FewerPassages()]
+    assert at_0 == [*plain, *(SameText(name, 0.0) for name in SELECTIONS)]
 
 
 def test_a_ladder_adds_rows_for_its_rungs_and_numbers_of_positions() -> None:

@@ -28,8 +28,8 @@ _DIVERSITY = 0.3
 RETRIEVALS: Mapping[Retrieval, str] = {
     "given": "the right ones among distractors",
     "strong": "the most similar",
-    "diverse": f"those of the {_CANDIDATES} most similar that differ most (MMR, {_DIVERSITY:g})",
     "weak": f"random of the {_WEAK_FROM} most similar",
+    "diverse": f"those of the {_CANDIDATES} most similar that differ most (MMR, {_DIVERSITY:g})",
 }
 
 #: Where the passages that answer a question may stand.

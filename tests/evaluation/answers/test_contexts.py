@@ -46,6 +46,9 @@ def test_strong_retrieval_takes_the_best_and_weak_a_part_of_the_50_best(
     ((strong,),) = draw_contexts([question], [Setting("strong", 3)], pool)
     assert list(strong.passages) == ranked[:3]
     assert strong.similar == (0, 1, 2)
+    ((diverse,),) = draw_contexts([question], [Setting("diverse", 3)], pool)
+    assert diverse.passages[0] == ranked[0]
+    assert len({*diverse.passages}) == 3
     ((weak,),) = draw_contexts([question], [Setting("weak", 10)], pool)
     assert len({*weak.passages}) == 10
     assert {*weak.passages} <= {*ranked}
