@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.excerpt_rivals import Read, Rivals, remembered, surprising
 from refrag_components.corpus.question_files import load_questions, set_name
 from refrag_components.evaluation.answers.contexts import Context, Setting, draw_contexts
+from refrag_components.evaluation.answers.messages import messages
 from refrag_components.evaluation.answers.pool import PassagePool
-from refrag_components.evaluation.answers.prompts import messages
 from refrag_components.evaluation.answers.squad import occurs_in, score
 from refrag_components.evaluation.decoding import decode
 from refrag_components.evaluation.reports.table import markdown_table
@@ -166,7 +166,7 @@ def measured(
             ),
             np.array(
                 [
-                    100 * score(a, q.answers, yes_no=q.kind == "yes/no")[1]
+                    100 * score(a, q.answers, by_word=q.kind == "yes/no")[1]
                     for a, q in zip(said, asked, strict=True)
                 ]
             ),

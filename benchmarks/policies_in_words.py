@@ -166,7 +166,7 @@ def measured(
         * score(
             model.tokenizer.decode(output.token_ids),
             context.question.answers,
-            yes_no=context.question.kind == "yes/no",
+            by_word=context.question.kind == "yes/no",
         )[1]
         for output, context in zip(outputs, contexts, strict=True)
     ]

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from langchain_refrag import ChatRefrag, RefragRetriever
+from langchain_refrag import (
+    ChatRefrag,
+    RefragCollections,
+    RefragExampleSelector,
+    RefragRetriever,
+)
 from llama_index.llms.refrag import RefragLLM
 from refrag_components.index import RefragIndex
 from refrag_components.modeling import RefragModel
@@ -17,7 +22,16 @@ from refrag_components.stores import SQLiteStore
 
 
 @pytest.mark.parametrize(
-    "public", [ChatRefrag, RefragIndex, RefragLLM, RefragRetriever, SQLiteStore]
+    "public",
+    [
+        ChatRefrag,
+        RefragCollections,
+        RefragExampleSelector,
+        RefragIndex,
+        RefragLLM,
+        RefragRetriever,
+        SQLiteStore,
+    ],
 )
 def test_the_example_does_what_it_says(
     public: Any, tiny_folder: Path, tiny_model: RefragModel, tmp_path: Path

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from langchain_refrag.chains import create_refrag_documents_chain, format_refrag_documents
 from langchain_refrag.chat_models import ChatRefrag
+from langchain_refrag.collections import RefragCollections
 from langchain_refrag.compressors import RefragDocumentCompressor
 from langchain_refrag.documents import RefragDocument
 from langchain_refrag.embeddings import RefragEmbeddings
+from langchain_refrag.examples import RefragExampleSelector
 from langchain_refrag.llms import RefragLLM
 from langchain_refrag.records import RecordRetriever
 from langchain_refrag.retrievers import RefragRetriever
@@ -22,9 +24,11 @@ __all__ = [
     "ByteChunkStore",
     "ChatRefrag",
     "RecordRetriever",
+    "RefragCollections",
     "RefragDocument",
     "RefragDocumentCompressor",
     "RefragEmbeddings",
+    "RefragExampleSelector",
     "RefragExcerptMiddleware",
     "RefragLLM",
     "RefragMiddleware",

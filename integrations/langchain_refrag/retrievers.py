@@ -25,7 +25,22 @@ from refrag_components.prompts.parts import PassagePart
 from refrag_components.stores.base import ChunkStore
 from refrag_components.vectors import passage_key
 
-__all__ = ["RefragRetriever"]
+__all__ = ["RefragRetriever", "k_argument"]
+
+
+def k_argument(retriever: object, k: int | None, search: str) -> dict[str, int]:
+    """The keyword that makes a retriever return k documents, if it takes one.
+
+    Args:
+        retriever: A retriever or another Runnable.
+        k: Number of documents; None for as many as it returns.
+        search: Name of the method that searches.
+    """
+    if k is None or not isinstance(retriever, BaseRetriever):
+        return {}
+    parameters = inspect.signature(getattr(retriever, search)).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return {"k": k} if "k" in parameters or takes_any else {}
 
 
 class RefragRetriever(BaseRetriever):
@@ -93,7 +108,7 @@ class RefragRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         k = self.k if k is None else k
-        arguments = kwargs | self._k_argument(k, "_get_relevant_documents")
+        arguments = kwargs | k_argument(self.retriever, k, "_get_relevant_documents")
         inner = patch_config(given, callbacks=run_manager.get_child())
         found = self.retriever.invoke(query, inner, **arguments)
         return self._noted(query, found[:k], run_manager)
@@ -108,18 +123,10 @@ class RefragRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         k = self.k if k is None else k
-        arguments = kwargs | self._k_argument(k, "_aget_relevant_documents")
+        arguments = kwargs | k_argument(self.retriever, k, "_aget_relevant_documents")
         inner = patch_config(given, callbacks=run_manager.get_child())
         found = await self.retriever.ainvoke(query, inner, **arguments)
         return await run_in_executor(None, self._noted, query, found[:k], run_manager)
-
-    def _k_argument(self, k: int | None, search: str) -> dict[str, int]:
-        """The keyword that makes the retriever return k documents, if it takes one."""
-        if k is None or not isinstance(self.retriever, BaseRetriever):
-            return {}
-        parameters = inspect.signature(getattr(self.retriever, search)).parameters
-        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-        return {"k": k} if "k" in parameters or takes_any else {}
 
     def _noted(
         self, query: str, documents: Sequence[Document], run_manager: BaseRunManager

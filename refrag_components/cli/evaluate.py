@@ -2,60 +2,45 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from refrag_components.cli.common import (
     DEFAULT_MODEL,
     BfloatOption,
     ModelOption,
-    errors,
     load_model,
     output,
-    say,
+)
+from refrag_components.cli.evaluate_chat import chat
+from refrag_components.cli.evaluate_coverage import coverage
+from refrag_components.cli.evaluate_examples import examples
+from refrag_components.cli.evaluate_summary import summary
+from refrag_components.cli.evaluating import (
+    Bars,
+    ExpandedOption,
+    MethodOption,
+    OutOption,
+    PlotsOption,
+    PolicyOption,
+    PositionsOption,
+    check,
+    finish,
+    rows,
 )
 from refrag_components.cli.evaluation_tables import keeping_table, perplexity_table, qa_table
 
-if TYPE_CHECKING:
-    from refrag_components.evaluation.methods import Method
-    from refrag_components.modeling import RefragModel
-
 __all__ = ["app"]
 
-app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
+_CONTEXT_AT_ONCE = 1 << 14  # tokens of the contexts in one forward pass
 
-OutOption = Annotated[Path, typer.Option("--out", help="Folder for JSON, Markdown and plots.")]
-PolicyOption = Annotated[
-    list[str] | None,
-    typer.Option("--policy", help="Policies to compare; by default all that the model has."),
-]
-ExpandedOption = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--expanded", help="Fractions p of chunks that expand.", show_default=".05 .1 .25 .5"
-    ),
-]
-MethodOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method", help="Rows to compare, as `refrag eval methods` lists them; all by default."
-    ),
-]
-PositionsOption = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--positions",
-        help="Numbers of decoder positions to fill (ladder, ladder-text).",
-        show_default="64 128",
-    ),
-]
-PlotsOption = Annotated[
-    bool, typer.Option("--plots/--no-plots", help="Draw PNG files (needs matplotlib).")
-]
+app = typer.Typer(help="Measure a checkpoint.", no_args_is_help=True)
+for measurement in (chat, summary, examples, coverage):
+    app.command()(measurement)
 
 
 @app.command()
@@ -69,12 +54,19 @@ def perplexity(
         list[int] | None,
         typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
     ] = None,
-    context: Annotated[int, typer.Option("--context", help="Context tokens, s.")] = 1024,
+    context: Annotated[
+        list[int] | None,
+        typer.Option("--context", help="Context tokens, s.", show_default="1024"),
+    ] = None,
     out_tokens: Annotated[int, typer.Option("--output", help="Continuation tokens, o.")] = 256,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Also with the context's paragraphs shuffled.")
+    ] = False,
+    replug: Annotated[
+        bool,
+        typer.Option("--replug", help="Also with each passage read by itself (REPLUG)."),
     ] = False,
     windows: Annotated[
         int | None, typer.Option("--windows", help="Number of windows to measure; all by default.")
@@ -87,30 +79,35 @@ def perplexity(
     from refrag_components.evaluation.continuation.comparison import measure_contexts
     from refrag_components.evaluation.reports.files import draw_plots, write_perplexity
 
-    _check(None, policy, expanded, None, plots=plots)
+    check(None, policy, expanded, None, plots=plots)
     corpus = TokenisedCorpus.load(text)
     loaded = load_model(model, bfloat16=bf16)
-    methods = _methods(loaded, None, policy, expanded, None, running_text=True)
+    methods = rows(loaded, None, policy, expanded, None, running_text=True)
     tables = []
-    with _Bars() as bars:
-        for k in chunk_size or [loaded.config.chunk_size]:
-            for order in (False, True) if shuffled else (False,):
-                table = measure_contexts(
-                    loaded,
-                    corpus,
-                    methods,
-                    chunk_size=k,
-                    context_tokens=context,
-                    output_tokens=out_tokens,
-                    shuffled=order,
-                    max_windows=windows,
-                    progress=bars.advance,
-                )
-                tables.append(table)
+    with Bars() as bars:
+        for s, k, order in product(
+            context or [1024],
+            chunk_size or [loaded.config.chunk_size],
+            (False, True) if shuffled else (False,),
+        ):
+            table = measure_contexts(
+                loaded,
+                corpus,
+                methods,
+                chunk_size=k,
+                context_tokens=s,
+                output_tokens=out_tokens,
+                shuffled=order,
+                max_windows=windows,
+                batch_size=max(_CONTEXT_AT_ONCE // s, 1),
+                ensemble=replug,
+                progress=bars.advance,
+            )
+            tables.append(table)
     written = write_perplexity(out, model, tables)
     for table in tables:
         output.print(perplexity_table(table))
-    _finish(out, written, draw_plots(out) if plots else [])
+    finish(out, written, draw_plots(out) if plots else [])
 
 
 @app.command()
@@ -132,6 +129,14 @@ def qa(
             "--retrieval",
             help="Which passages a question is asked over; `refrag eval methods` lists them.",
             show_default="given",
+        ),
+    ] = None,
+    gold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gold",
+            help="Where the passages that answer stand among given ones: start, middle or end.",
+            show_default="anywhere",
         ),
     ] = None,
     chunk_size: Annotated[
@@ -159,17 +164,18 @@ def qa(
     from refrag_components.evaluation.answers.summary import summarise
     from refrag_components.evaluation.reports.files import draw_plots, write_qa
 
-    _check(method, policy, expanded, positions, plots=plots)
+    check(method, policy, expanded, positions, plots=plots)
     settings = [
-        Setting(kind, count)  # type: ignore[arg-type]
+        Setting(kind, count, place)  # type: ignore[arg-type]
         for kind in retrieval or ["given"]
         for count in passages or [5]
+        for place in gold or [None]  # type: ignore[list-item]
     ]
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
     texts = [] if pool is None else read_pool(pool)
     loaded = load_model(model, bfloat16=bf16, chunk_size=chunk_size)
-    methods = _methods(loaded, method, policy, expanded, positions)
-    with _Bars() as bars:
+    methods = rows(loaded, method, policy, expanded, positions)
+    with Bars() as bars:
         results = evaluate_questions(
             loaded,
             questions,
@@ -186,7 +192,7 @@ def qa(
         output.print(qa_table(table))
         if table["keeping"]:
             output.print(keeping_table(table))
-    _finish(out, written, draw_plots(out) if plots else [])
+    finish(out, written, draw_plots(out) if plots else [])
 
 
 @app.command()
@@ -214,79 +220,3 @@ def methods() -> None:
         for name, meaning in entries.items():
             table.add_row(name, meaning)
         output.print(table)
-
-
-def _check(
-    kinds: list[str] | None,
-    policies: list[str] | None,
-    fractions: list[float] | None,
-    positions: list[int] | None,
-    *,
-    plots: bool,
-) -> None:
-    """Refuses what cannot be measured or drawn before anything is loaded."""
-    from refrag_components.evaluation.methods import FRACTIONS, POSITIONS, default_methods
-    from refrag_components.evaluation.reports.chart import check_plotting
-
-    if plots:
-        check_plotting()
-    default_methods(
-        policies or ("random",),
-        fractions or FRACTIONS,
-        positions=positions or POSITIONS,
-        kinds=kinds or (),
-    )
-
-
-def _methods(
-    model: RefragModel,
-    kinds: list[str] | None,
-    policies: list[str] | None,
-    fractions: list[float] | None,
-    positions: list[int] | None,
-    *,
-    running_text: bool = False,
-) -> list[Method]:
-    from refrag_components.evaluation.methods import FRACTIONS, POSITIONS, default_methods
-    from refrag_components.evaluation.selections import selections_of
-
-    return default_methods(
-        policies or selections_of(model),
-        fractions or FRACTIONS,
-        positions=positions or POSITIONS,
-        rungs=() if running_text else model.config.rungs[1:],
-        kinds=kinds or (),
-        running_text=running_text,
-    )
-
-
-class _Bars:
-    """One progress bar per piece of work, made when it begins."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=errors,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total)
-        self._progress.advance(self._tasks[what], done)
-
-
-def _finish(out: Path, written: list[Path], plots: list[Path]) -> None:
-    names = ", ".join(path.name for path in written)
-    drawn = f" and {len(plots)} plots" if plots else ""
-    say(f"Wrote {names}{drawn} to {out}")

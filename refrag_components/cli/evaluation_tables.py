@@ -9,7 +9,7 @@ from rich.table import Table
 
 from refrag_components.evaluation.reports.titles import answers_title, rate_cell, text_title
 
-__all__ = ["keeping_table", "perplexity_table", "qa_table"]
+__all__ = ["keeping_table", "parts_table", "perplexity_table", "qa_table"]
 
 
 def perplexity_table(result: dict[str, Any]) -> Table:
@@ -72,6 +72,20 @@ def keeping_table(result: dict[str, Any]) -> Table:
             ),
             f"{row['log_ppl']:+.3f}",
         )
+    return table
+
+
+def parts_table(result: dict[str, Any]) -> Table:
+    """One row per method of ``summarise_parts``, with its last part: all of them together."""
+    from refrag_components.evaluation.reports.parts import METRICS, shown
+
+    part, metrics = result["parts"][-1], result["metrics"]
+    title = f"{result['set']}: {part['items']} questions"
+    headings = [METRICS[metric][0] for metric in metrics]
+    table = _table(title, ["context", "positions", *headings])
+    for row in part["rows"]:
+        figures = [shown(row, metric) for metric in metrics]
+        table.add_row(row["label"], f"{row['positions']:.0f}", *figures)
     return table
 
 

@@ -9,20 +9,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from refrag_components.checking import checked, parse_json
 from refrag_components.corpus.conversations import UNANSWERABLE
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.exceptions import EvaluationError
 
-__all__ = ["KINDS", "Question", "load_questions", "set_name"]
+__all__ = ["KINDS", "LABEL", "Question", "Turn", "load_questions", "set_name"]
 
 #: What an answer is, in the order in which they are told apart.
 KINDS = ("unanswerable", "yes/no", "free text", "number", "exact string", "phrase")
 
+#: The kind of a text that is to be labelled.
+LABEL = "label"
+
 _SMALL_WORDS = {"a", "an", "and", "de", "for", "in", "of", "on", "or", "the", "to", "von"}
 _CODE = re.compile(r"[A-Za-z][._/\\-][A-Za-z]|[a-z][A-Z]|[_@/\\]")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An earlier turn of a conversation.
+
+    Attributes:
+        question: What was asked.
+        answer: What was answered.
+        passages: Passages that were shown with it.
+    """
+
+    question: str
+    answer: str
+    passages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,13 +51,14 @@ class Question:
         id: Unique in its set.
         text: The question.
         answers: Right answers; none if the passages do not answer it.
-        kind: One of ``KINDS``.
+        kind: One of ``KINDS``, or ``LABEL``.
         needed: Passages that answer it, or that it was asked about.
         others: Other passages that came with it: natural distractors.
         standalone: False if it makes no sense without its passage.
         needed_ids: Ids of ``needed`` in their file: questions that share one are not independent
             evidence.
         titles: Titles of ``needed``, "" where a passage has none.
+        history: The turns before it, if it was asked in a conversation.
     """
 
     id: str
@@ -51,6 +70,13 @@ class Question:
     standalone: bool = True
     needed_ids: tuple[str, ...] = ()
     titles: tuple[str, ...] = ()
+    history: tuple[Turn, ...] = ()
+
+    @property
+    def now(self) -> tuple[str, ...]:
+        """Its passages that no earlier turn has shown."""
+        earlier = {text for turn in self.history for text in turn.passages}
+        return tuple(text for text in (*self.needed, *self.others) if text not in earlier)
 
     @property
     def target(self) -> str:
@@ -73,8 +99,9 @@ def load_questions(path: str | Path, *, items: int | None = 500) -> list[Questio
 
     A line is an object with ``id``, ``question``, ``answers`` (none for an unanswerable one),
     ``passages`` (``id``, ``text`` and perhaps ``title``) and ``gold`` (ids of those that answer);
-    ``type`` ("yesno", "extractive", "abstractive", "summary") and ``meta`` ("standalone",
-    "related") are optional.
+    ``type`` ("yesno", "extractive", "abstractive", "summary"), ``meta`` ("standalone", "related")
+    and ``history`` are optional. The history is a list of earlier turns, the first one first, each
+    with ``question``, ``answer`` and perhaps ``passages``, ids of those that it showed.
 
     Args:
         path: The file.
@@ -129,6 +156,14 @@ class _Meta(BaseModel):
     related: tuple[int | str, ...] = ()
 
 
+class _Turn(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    question: str = Field(pattern=r"\S")
+    answer: str | int | float
+    passages: tuple[int | str, ...] = ()
+
+
 class _Record(BaseModel):
     """A line of a file; other entries are ignored."""
 
@@ -141,6 +176,7 @@ class _Record(BaseModel):
     gold: tuple[int | str, ...]
     type: str | None = None
     meta: _Meta | None = None
+    history: tuple[_Turn, ...] = ()
 
 
 def _question(record: _Record) -> Question:
@@ -162,7 +198,13 @@ def _question(record: _Record) -> Question:
         standalone=meta.standalone is not False,
         needed_ids=tuple(str(p.id) for p in own.values()),
         titles=tuple(p.title or "" for p in own.values()),
+        history=tuple(_turn(turn, passages) for turn in record.history),
     )
+
+
+def _turn(turn: _Turn, passages: Sequence[_Passage]) -> Turn:
+    shown = dict.fromkeys(p.text for p in passages if p.id in turn.passages)
+    return Turn(turn.question.strip(), str(turn.answer).strip() or UNANSWERABLE, tuple(shown))
 
 
 def _kind(answers: Sequence[str], kind: str) -> str:

@@ -7,10 +7,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from refrag_components.evaluation.method import Choices, Method, check_fraction
+from refrag_components.evaluation.method import Choices, Method, check_fraction, check_positions
 from refrag_components.evaluation.rows import Prompt, Row
 from refrag_components.evaluation.selections import check_selection
-from refrag_components.exceptions import EvaluationError
 from refrag_components.generation.choosing import Choice
 from refrag_components.policies import FractionBudget, PositionBudget, Rest
 
@@ -210,9 +209,7 @@ class _Filled(Method):
     def __post_init__(self) -> None:
         """Checks the name and the range."""
         check_selection(self.selection)
-        if self.positions < 2:
-            msg = f"a number of positions must be at least 2, got {self.positions}"
-            raise EvaluationError(msg)
+        check_positions(self.positions)
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from refrag_components.modeling.huggingface import end_token_ids
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["Output", "batch_positions", "decode"]
+__all__ = ["Output", "batch_positions", "cache_bytes", "decode"]
 
 _MAX_ROWS = 2048
 _LOGITS = 1 << 14  # answer tokens whose logits, tokens x vocabulary, are in memory at once
@@ -39,18 +39,22 @@ class Output:
     log_ppl: float
 
 
+def cache_bytes(model: RefragModel) -> int:
+    """Bytes that one decoder position takes in the key-value cache."""
+    config = model.decoder.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
+
+
 def batch_positions(model: RefragModel) -> int:
     """Decoder positions per batch that fit into memory."""
     device = model.device
     if device.type != "cuda":
         return 1 << 13
-    config = model.decoder.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
     # The cache exists twice for a moment, and activations need memory as well.
     free, _ = torch.cuda.mem_get_info(device)
-    return int(max(min(free // 5 // cached, 1 << 19), model.window))
+    return int(max(min(free // 5 // cache_bytes(model), 1 << 19), model.window))
 
 
 def decode(

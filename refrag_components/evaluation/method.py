@@ -11,7 +11,15 @@ from refrag_components.evaluation.rows import Prompt, Row
 from refrag_components.evaluation.selections import SELECTIONS
 from refrag_components.exceptions import EvaluationError
 
-__all__ = ["FRACTIONS", "POSITIONS", "Choices", "Method", "check_fraction", "describe"]
+__all__ = [
+    "FRACTIONS",
+    "POSITIONS",
+    "Choices",
+    "Method",
+    "check_fraction",
+    "check_positions",
+    "describe",
+]
 
 #: Expanded fractions p at which selections are compared.
 FRACTIONS = (0.05, 0.1, 0.25, 0.5)
@@ -110,3 +118,13 @@ def check_fraction(fraction: float) -> None:
     """
     if not 0 <= fraction <= 1:
         raise EvaluationError(f"the expanded fraction must be from 0 to 1, got {fraction!r}")
+
+
+def check_positions(number: int) -> None:
+    """Refuses a number of positions outside its range.
+
+    Raises:
+        EvaluationError: If it is.
+    """
+    if number < 2:
+        raise EvaluationError(f"a number of positions must be at least 2, got {number}")

@@ -27,6 +27,7 @@ from refrag_components.evaluation.method import (
     Choices,
     Method,
     check_fraction,
+    check_positions,
     describe,
 )
 from refrag_components.evaluation.rows import Prompt, Row
@@ -49,10 +50,12 @@ __all__ = [
     "Choices",
     "Drop",
     "FewerPassages",
+    "FirstTokens",
     "Keep",
     "Ladder",
     "LadderText",
     "LastTokens",
+    "Latest",
     "Method",
     "NoContext",
     "SameText",
@@ -174,9 +177,61 @@ class LastTokens(_AsManyPositions):
 
     def row(self, prompt: Prompt) -> Row:
         """The last tokens; earlier passages are left out."""
-        in_context = prompt.in_context
-        from_the_end = np.cumsum(in_context[::-1])[::-1]
-        return prompt.as_text(in_context & (from_the_end <= self._room(prompt)))
+        return prompt.as_text(_last(prompt, self._room(prompt)))
+
+
+class FirstTokens(_AsManyPositions):
+    """The beginning of the context."""
+
+    kind = "first"
+    reads = (
+        "the first tokens of the context as text, as many as the context takes positions with p "
+        "expanded"
+    )
+    curve = "first tokens"
+
+    def row(self, prompt: Prompt) -> Row:
+        """The first tokens; later passages are left out."""
+        inside = prompt.in_context
+        return prompt.as_text(inside & (np.cumsum(inside) <= self._room(prompt)))
+
+
+@dataclass(frozen=True)
+class Latest(Method):
+    """The end of the context, as much as a number of positions holds.
+
+    Raises:
+        EvaluationError: If the number is less than 2.
+    """
+
+    kind = "latest"
+    reads = "the last tokens of the context as text, as many as a number of positions holds"
+    fraction = None
+    selection = None
+    positions: int
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        check_positions(self.positions)
+
+    @property
+    def name(self) -> str:
+        """The kind and the positions."""
+        return f"{self.kind}-{self.positions}"
+
+    @property
+    def label(self) -> str:
+        """The positions, and what fills them."""
+        return f"{self.positions} positions, last tokens"
+
+    def row(self, prompt: Prompt) -> Row:
+        """The last tokens; earlier passages are left out."""
+        return prompt.as_text(_last(prompt, min(self.positions, prompt.limit)))
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """One row per number of positions."""
+        return [cls(number) for number in choices.positions]
 
 
 class FewerPassages(_AsManyPositions):
@@ -194,6 +249,14 @@ class FewerPassages(_AsManyPositions):
         return prompt.as_text(prompt.most_similar(self._room(prompt)))
 
 
+def _last(prompt: Prompt, room: int) -> np.ndarray:
+    """The last tokens of the context, at most ``room``: a mask of shape (n,), bool."""
+    in_context = prompt.in_context
+    from_the_end = np.cumsum(in_context[::-1])[::-1]
+    last: np.ndarray = in_context & (from_the_end <= room)
+    return last
+
+
 #: All kinds of rows, in the order of tables.
 METHODS: tuple[type[Method], ...] = (
     NoContext,
@@ -201,12 +264,14 @@ METHODS: tuple[type[Method], ...] = (
     AnsweringPassages,
     AllCompressed,
     LastTokens,
+    FirstTokens,
     FewerPassages,
     Keep,
     Drop,
     SameText,
     Ladder,
     LadderText,
+    Latest,
 )
 
 NONE, FULL, GOLD, COMPRESSED = NoContext(), AllText(), AnsweringPassages(), AllCompressed()

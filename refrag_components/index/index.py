@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from refrag_components.exceptions import DocumentError, EmptyInputError
 from refrag_components.index.catalog import Catalog, IndexedPassage
 from refrag_components.index.consent import record_agreement
+from refrag_components.index.diversity import most_diverse
 from refrag_components.index.folder import (
     META_FILE,
     SEARCH_FILE,
@@ -32,6 +35,8 @@ from refrag_components.text.documents import TYPES, Document, DocumentReader, Sk
 from refrag_components.vectors import Codec
 
 __all__ = ["AddReport", "Hit", "IndexInfo", "IndexModel", "RefragIndex", "index_info"]
+
+_CANDIDATES = 4  # passages for each one that is returned, of which diverse ones are picked
 
 
 class RefragIndex:
@@ -291,37 +296,44 @@ class RefragIndex:
 
     # -- searching ------------------------------------------------------------------------------
 
-    def search(self, question: str, k: int = 5) -> list[Hit]:
+    def search(self, question: str, k: int = 5, *, diversity: float = 0.0) -> list[Hit]:
         """Finds the passages that are most similar to a question.
 
         Args:
             question: The question.
             k: Maximum number of passages, at least 1.
+            diversity: From 0, similarity alone, to 1: how much passages are to differ, by maximal
+                marginal relevance among the 4 k most similar.
 
         Returns:
             At most k hits, best first, no two with the same text.
 
         Raises:
             EmptyInputError: If the question is empty.
+            ValueError: If k or the diversity is outside its range.
         """
         if not question.strip():
             raise EmptyInputError("the question is empty; ask something")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         vector = search_rows(self._model.search_vector(question)[None, :])[0]
-        wanted = k
+        candidates = _CANDIDATES * k if diversity else k
+        wanted = candidates
         while True:
             scores = dict(self._search.search(vector, wanted))
             found = self._catalog.passages(list(scores))
-            keys = {passage.key for passage in found.values()}
-            if len(keys) >= k or len(scores) < wanted:
+            distinct: dict[str, int] = {}
+            for number, passage in found.items():
+                distinct.setdefault(passage.key, number)
+            if len(distinct) >= candidates or len(scores) < wanted:
                 break
             wanted *= 4  # the same text is in several documents
-        hits: dict[str, Hit] = {}
-        for number, passage in found.items():
-            if passage.key not in hits and len(hits) < k:
-                hits[passage.key] = self._hit(passage, scores[number])
-        return list(hits.values())
+        numbers = list(distinct.values())[:candidates]
+        if diversity and (vectors := self._search.vectors(numbers)):
+            numbers = list(vectors)
+            picked = most_diverse(vector, np.stack(list(vectors.values())), k, diversity)
+            numbers = [numbers[i] for i in picked]
+        return [self._hit(found[number], scores[number]) for number in numbers]
 
     def _hit(self, passage: IndexedPassage, score: float) -> Hit:
         documents = self._catalog.documents_with(passage.key)

@@ -78,6 +78,21 @@ class PassageSearch:
         best_first = sorted(found, key=lambda pair: (-pair[1], pair[0]))
         return [(number, score) for number, score in best_first if number != -1]
 
+    def vectors(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
+        """Search vectors of passages by their ids; those removed since they were found have none.
+
+        Returns:
+            Arrays of shape (d,), float32.
+        """
+        found: dict[int, np.ndarray] = {}
+        with self._lock:
+            for number in numbers if self._index is not None else ():
+                try:
+                    found[number] = self._index.reconstruct(number)
+                except RuntimeError:  # what FAISS raises for an id that it lacks
+                    continue
+        return found
+
     def sync(self) -> None:
         """Applies what has changed in the catalog, in this process or in another."""
         inherited = self._lock.inherited

@@ -86,6 +86,30 @@ def test_continuations_are_measured_tabled_and_drawn(
     assert (tmp_path / "perplexity-k4-in-order.png").read_bytes().startswith(PNG)
 
 
+def test_contexts_beyond_the_window_are_measured_beside_an_ensemble(
+    tiny_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    code, output = invoke(
+        *("perplexity", "--text", prepared, "--model", tiny_folder, "--out", tmp_path),
+        *("--context", 256, "--context", 512, "--output", 16, "--windows", 2, "--replug"),
+        *("--policy", "recent", "--expanded", 0.5, "--chunk-size", 4),
+    )
+    assert code == 0, output
+    short, long = json.loads((tmp_path / "perplexity.json").read_text())["tables"]
+    rows = [{row["method"]: row for row in table["rows"]} for table in (short, long)]
+    assert [row["full"]["positions"] for row in rows] == [256, 235]  # 512 less what comes after
+    assert [row["compressed"]["positions"] for row in rows] == [64, 128]
+    assert rows[1]["recent-0.5"]["positions"] <= 235
+    assert rows[1]["replug"]["label"] == "REPLUG"
+    # One passage alone is the same as all of it.
+    assert rows[0]["replug"]["log_ppl"] == pytest.approx(rows[0]["full"]["log_ppl"], abs=1e-4)
+    assert rows[1]["replug"]["log_ppl"] != pytest.approx(rows[1]["full"]["log_ppl"], abs=1e-3)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "perplexity-k4-s256-in-order.png",
+        "perplexity-k4-s512-in-order.png",
+    }
+
+
 def test_bfloat16_on_a_processor_changes_figures_little(
     tiny_folder: Path, prepared: Path, questions: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +200,23 @@ def test_passages_of_a_pool_fill_the_window_and_what_does_not_fit_is_cut(
     text = (tmp_path / "qa.md").read_text()
     assert "window: full context: 2" in text
     assert "cut" in output
+
+
+def test_the_passage_that_answers_is_placed(
+    tiny_folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    code, output = invoke(
+        *("qa", questions, "--model", tiny_folder, "--out", tmp_path, "--items", 2),
+        *("--gold", "start", "--gold", "end", "--passages", 2, "--passages", 3),
+        *("--method", "full", "--method", "compressed"),
+    )
+    assert code == 0, output
+    assert "answer at the end" in output
+    tables = json.loads((tmp_path / "qa.json").read_text())["tables"]
+    assert {(table["passages"], table["place"]) for table in tables} == {
+        (count, place) for count in (2, 3) for place in ("start", "end")
+    }
+    assert (tmp_path / "f1-passages-harbour.valid-given-end.png").is_file()
 
 
 def test_a_missing_matplotlib_is_told_before_the_work(

@@ -29,7 +29,7 @@ from refrag_components.corpus.cloze import ClozeForm
 from refrag_components.corpus.conversations import UNANSWERABLE
 from refrag_components.corpus.prepare_questions import prepare_questions
 from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
-from refrag_components.evaluation.answers.prompts import messages
+from refrag_components.evaluation.answers.messages import messages
 from refrag_components.exceptions import TrainingError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request

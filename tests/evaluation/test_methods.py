@@ -12,10 +12,12 @@ from refrag_components.evaluation.methods import (
     AllCompressed,
     Drop,
     FewerPassages,
+    FirstTokens,
     Keep,
     Ladder,
     LadderText,
     LastTokens,
+    Latest,
     SameText,
     default_methods,
 )
@@ -30,11 +32,12 @@ def test_all_rows_are_there_once() -> None:
     assert methods[:4] == [NONE, FULL, GOLD, COMPRESSED]
     for p in FRACTIONS:
         at_p = [method for method in methods if method.fraction == p]
-        assert {m.kind for m in at_p} == {"last", "fewer", "keep", "drop", "text"}
+        assert {m.kind for m in at_p} == {"last", "first", "fewer", "keep", "drop", "text"}
         for kind in (Keep, Drop, SameText):
             assert {m.selection for m in at_p if isinstance(m, kind)} == {*SELECTIONS}
     at_0 = [method for method in methods if method.fraction == 0]
-    assert at_0 == [LastTokens(), FewerPassages(), *(SameText(name, 0.0) for name in SELECTIONS)]
+    plain = [LastTokens(), FirstTokens(), FewerPassages()]
+    assert at_0 == [*plain, *(SameText(name, 0.0) for name in SELECTIONS)]
 
 
 def test_a_ladder_adds_rows_for_its_rungs_and_numbers_of_positions() -> None:
@@ -46,7 +49,8 @@ def test_a_ladder_adds_rows_for_its_rungs_and_numbers_of_positions() -> None:
         Keep("random", 0.1, 32),
         *(SameText("random", p, rung) for rung in (16, 32) for p in (0.0, 0.1)),
     ]
-    assert [m for m in methods if m.positions] == [Ladder("random", 50), LadderText("random", 50)]
+    filled = [Ladder("random", 50), LadderText("random", 50), Latest(50)]
+    assert [m for m in methods if m.positions] == filled
     assert Keep("random", 0.1, 16).name == "random-0.1-rung-16"
     assert SameText("random", 0.1, 16).name == "random-0.1-text-rung-16"
     assert Ladder("random", 50).label == "50 positions, random"

@@ -9,21 +9,33 @@ from typing import Literal
 import numpy as np
 
 from refrag_components.corpus.question_files import Question
+from refrag_components.evaluation.answers.messages import messages
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.exceptions import EvaluationError
+from refrag_components.prompts.parts import Message
 
-__all__ = ["RETRIEVALS", "Context", "Setting", "draw_contexts"]
+__all__ = ["PLACES", "RETRIEVALS", "Context", "Place", "Setting", "draw_contexts"]
 
-Retrieval = Literal["given", "strong", "weak"]
+Retrieval = Literal["given", "strong", "diverse", "weak", "turn", "document", "examples"]
+Place = Literal["start", "middle", "end"]
 
 _WEAK_FROM = 50  # the paper draws from the best 200 of 400M passages; pools here are smaller
+
+_CANDIDATES = 100
+_DIVERSITY = 0.3
 
 #: What each kind of retrieval puts into a context, in words.
 RETRIEVALS: Mapping[Retrieval, str] = {
     "given": "the right ones among distractors",
     "strong": "the most similar",
     "weak": f"random of the {_WEAK_FROM} most similar",
+    "diverse": f"those of the {_CANDIDATES} most similar that differ most (MMR, {_DIVERSITY:g})",
 }
+
+#: Where the passages that answer a question may stand.
+PLACES: tuple[Place, ...] = ("start", "middle", "end")
+
+_BUILT = ("turn", "document", "examples")  # contexts that nothing is retrieved for
 
 
 @dataclass(frozen=True)
@@ -33,8 +45,13 @@ class Setting:
     Attributes:
         retrieval: "given": the passages that answer the question and distractors (those that came
             with it, then the most similar in the pool), shuffled. "strong": the most similar in
-            the pool, best first. "weak": as many at random from the 50 most similar.
-        passages: Passages per context, at least 1; fewer if the pool is smaller.
+            the pool, best first. "diverse": of the 100 most similar as many as differ most, by
+            maximal marginal relevance. "weak": as many at random from the 50 most similar. "turn",
+            "document" and "examples": nothing is retrieved; the context is a conversation, a whole
+            document, or examples of answers.
+        passages: Passages per context, at least 1; fewer if the pool is smaller. The number of a
+            turn or of examples; 1 for a document.
+        place: Where the passages that answer stand among given ones; None for anywhere.
 
     Raises:
         EvaluationError: If either is out of range.
@@ -42,10 +59,11 @@ class Setting:
 
     retrieval: Retrieval = "given"
     passages: int = 5
+    place: Place | None = None
 
     def __post_init__(self) -> None:
-        """Checks both values."""
-        if self.retrieval not in RETRIEVALS:
+        """Checks all values."""
+        if self.retrieval not in (*RETRIEVALS, *_BUILT):
             choices = ", ".join(RETRIEVALS)
             msg = f"retrieval must be one of {choices}, got {self.retrieval!r}"
             raise EvaluationError(msg)
@@ -53,11 +71,18 @@ class Setting:
         if not 1 <= self.passages <= limit:
             msg = f"{self.retrieval} retrieval takes 1 to {limit} passages, got {self.passages}"
             raise EvaluationError(msg)
+        if self.place not in (None, *PLACES):
+            choices = ", ".join(PLACES)
+            raise EvaluationError(f"a place must be one of {choices}, got {self.place!r}")
+        if self.place is not None and self.retrieval != "given":
+            msg = "passages that answer can be placed only among given ones, not among found ones"
+            raise EvaluationError(msg)
 
     @property
     def name(self) -> str:
-        """Both in one word."""
-        return f"{self.retrieval}-{self.passages}"
+        """All in one word."""
+        name = f"{self.retrieval}-{self.passages}"
+        return name if self.place is None else f"{name}-{self.place}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +98,22 @@ class Context:
     question: Question
     passages: tuple[str, ...]
     similar: tuple[int, ...]
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """All texts that an answer depends on, for a digest."""
+        question = self.question
+        return (
+            question.id,
+            question.text,
+            *question.answers,
+            *self.passages,
+            *question.needed,
+        )
+
+    def messages(self, *, shown: bool = True) -> list[Message]:
+        """The prompt, with its passages in order or without any."""
+        return messages(self.question.text, self.passages if shown else ())
 
 
 def draw_contexts(
@@ -105,14 +146,18 @@ def draw_contexts(
     # Enough candidates even if all of the question's passages are among them.
     with_question = max((len(q.needed) + len(q.others) for q in questions), default=0)
     wanted = max((setting.passages for setting in settings), default=0)
-    found = pool.search(vectors, max(_WEAK_FROM, wanted + with_question))
+    found = pool.search(vectors, max(_CANDIDATES, wanted + with_question))
     drawn: list[list[Context]] = []
     for setting in settings:
         contexts = []
         for question, vector, candidates in zip(questions, vectors, found, strict=True):
             if setting.retrieval != "given" and not question.standalone:
                 continue
-            passages = _choose(question, setting, candidates)
+            if setting.retrieval == "diverse":
+                best = candidates[: max(_CANDIDATES, setting.passages)]
+                passages = pool.differing(vector, best, setting.passages, _DIVERSITY)
+            else:
+                passages = _choose(question, setting, candidates)
             order = np.argsort(-pool.similarity(vector, passages), kind="stable")
             contexts.append(Context(question, tuple(passages), tuple(order.tolist())))
         drawn.append(contexts)
@@ -132,4 +177,9 @@ def _choose(question: Question, setting: Setting, candidates: Sequence[str]) -> 
     rng.shuffle(others)
     passages = list(dict.fromkeys([*question.needed, *others, *candidates]))[:count]
     rng.shuffle(passages)
-    return passages
+    if setting.place is None:
+        return passages
+    answering = [text for text in passages if text in question.needed]
+    others = [text for text in passages if text not in question.needed]
+    before = {"start": 0, "middle": len(others) // 2, "end": len(others)}[setting.place]
+    return [*others[:before], *answering, *others[before:]]

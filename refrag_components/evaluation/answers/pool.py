@@ -13,6 +13,7 @@ from refrag_components.atomic import atomic_file
 from refrag_components.checking import parse_json
 from refrag_components.corpus.tokenised import open_text
 from refrag_components.exceptions import EvaluationError
+from refrag_components.index.diversity import most_diverse
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -102,6 +103,13 @@ class PassagePool:
         """Cosines between one question's search vector and passages of the pool."""
         rows: np.ndarray = self.vectors[[self._row[text] for text in passages]]
         return rows @ question
+
+    def differing(
+        self, question: np.ndarray, passages: Sequence[str], count: int, diversity: float
+    ) -> list[str]:
+        """Picks passages of the pool that answer and differ, see ``most_diverse``."""
+        rows = self.vectors[[self._row[text] for text in passages]]
+        return [passages[i] for i in most_diverse(question, rows, count, diversity)]
 
     def _load(self, cache: Path | None, progress: Callable[[int], None] | None) -> np.ndarray:
         if cache is None:

@@ -17,31 +17,14 @@ from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.policies import PolicyInputs
-from refrag_components.prompts.parts import Message, PassagePart, TextPart
+from refrag_components.prompts.parts import Message, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
 from refrag_components.vectors import ChunkVectors
 
-__all__ = ["PromptBuilder", "Prompts", "messages"]
-
-# One short instruction for every question; without a context it does not mention one.
-_WITH_CONTEXT = "Use the following context to answer the user's question. Be brief.\n\n"
-_WITHOUT_CONTEXT = "Answer the user's question. Be brief."
+__all__ = ["PromptBuilder", "Prompts"]
 
 _MAX_ANSWER_TOKENS = 64  # longer answers are scored by their beginning
-
-
-def messages(question: str, passages: Sequence[str]) -> list[Message]:
-    """The prompt of a question: instruction and passages, then the question."""
-    if not passages:
-        system: tuple[TextPart | PassagePart, ...] = (TextPart(_WITHOUT_CONTEXT),)
-    else:
-        parts: list[TextPart | PassagePart] = [TextPart(_WITH_CONTEXT)]
-        for i, passage in enumerate(passages):
-            parts += [TextPart("\n\n")] if i else []
-            parts.append(PassagePart(passage))
-        system = tuple(parts)
-    return [Message("system", system), Message("user", (TextPart(question),))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +82,8 @@ class PromptBuilder:
                 progress(1)
         return Prompts(prompts, chunks)
 
-    def _layout(self, question: str, passages: Sequence[str], answer_tokens: int) -> Layout:
-        parts = render(messages(question, passages), self._model.tokenizer)
+    def _layout(self, question: str, asked: Sequence[Message], answer_tokens: int) -> Layout:
+        parts = render(asked, self._model.tokenizer)
         request = Request(parts, question)
         return self._generator.prepare(request, max_tokens=answer_tokens).layout
 
@@ -118,7 +101,7 @@ class PromptBuilder:
         rows: dict[int, list[np.ndarray]] = {rung: [] for rung in first_rows}
         passages: list[ChunkVectors] = []
         n_chunks = 0
-        for segment in self._layout(question.text, context.passages, reserved).segments:
+        for segment in self._layout(question.text, context.messages(), reserved).segments:
             if isinstance(segment, TextSegment):
                 n = len(segment.token_ids)
                 tokens.append(np.asarray(segment.token_ids, np.int64))
@@ -141,7 +124,7 @@ class PromptBuilder:
                 passages.append(segment.vectors)
         chunk = np.concatenate(chunk_of)
         free = self._model.window - int((chunk < 0).sum())  # positions for context and answer
-        bare = self._layout(question.text, (), reserved)
+        bare = self._layout(question.text, context.messages(shown=False), reserved)
         return Prompt(
             token_ids=np.concatenate(tokens),
             chunk_of=chunk,

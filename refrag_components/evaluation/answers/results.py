@@ -127,7 +127,8 @@ def join_results(results: Sequence[Result], name: str) -> Result:
         for attribute in _LISTS.values()
     }
     parts["columns"] = {
-        column: np.concatenate([result.columns[column] for result in results]) for column in COLUMNS
+        column: np.concatenate([result.columns[column] for result in results])
+        for column in first.columns
     }
     return replace(first, set=name, **parts)
 

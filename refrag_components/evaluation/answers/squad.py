@@ -72,20 +72,20 @@ def occurs_in(answers: Sequence[str], texts: Sequence[str]) -> bool:
     return any(answer in text for answer in wanted for text in read)
 
 
-def score(prediction: str, answers: Sequence[str], *, yes_no: bool = False) -> tuple[float, float]:
+def score(prediction: str, answers: Sequence[str], *, by_word: bool = False) -> tuple[float, float]:
     """Exact match and F1 of a prediction: the best over all right answers.
 
-    A yes/no question is judged by the first word. Without a right answer both are NaN: such a
-    question is judged by ``is_refusal``, and the means of the others leave it out.
+    A yes/no question or a label is judged by the first word. Without a right answer both are NaN:
+    such a question is judged by ``is_refusal``, and the means of the others leave it out.
 
     Args:
         prediction: What the model wrote.
         answers: Right answers; none if the question's passages do not answer it.
-        yes_no: The answers are "yes", "no" or "maybe".
+        by_word: The answers are single words, such as "yes", "no" or "maybe".
     """
     if not answers:
         return math.nan, math.nan
-    if yes_no:
+    if by_word:
         first = normalise(prediction).split(" ")[0]
         right = float(first in {normalise(answer) for answer in answers})
         return right, right

@@ -85,6 +85,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
                     "set": name,
                     "retrieval": setting.retrieval,
                     "passages": setting.passages,
+                    "place": setting.place,
                     "judged": judged,
                     "items": _items(strata),
                 }

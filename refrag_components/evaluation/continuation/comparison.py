@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from refrag_components.evaluation.methods import (
     FULL,
     METHODS,
     NONE,
+    Choices,
     LastTokens,
     Method,
     describe,
 )
+from refrag_components.evaluation.rows import Prompt, Row
 from refrag_components.evaluation.selections import chunk_scores
 from refrag_components.evaluation.statistics import (
     around,
@@ -41,10 +43,39 @@ from refrag_components.vectors import ChunkVectors
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["measure_contexts"]
+__all__ = ["REPLUG", "Replug", "measure_contexts"]
 
 _FIRST = 16  # tokens right after the context, which the paper finds hardest (table 12)
 _QUESTION = 64  # last tokens of the context, which are used as the question
+
+
+@dataclass(frozen=True)
+class Replug(Method):
+    """REPLUG: the decoder reads one passage at a time, and its predictions are mixed.
+
+    The probability of a token is the mean over passages, weighted by the softmax of the cosines
+    between a passage and the last 64 tokens of the context (Shi et al. 2023). The positions count
+    every passage once; the tokens after the context are read as often as there are passages.
+    """
+
+    kind = "replug"
+    reads = "one passage at a time; the predictions are mixed (REPLUG)"
+    label = "REPLUG"
+    on_running_text = True
+    fraction = None
+    selection = None
+
+    def row(self, prompt: Prompt) -> Row:
+        """Refused: several rows would be needed."""
+        raise EvaluationError("REPLUG is measured on running text alone")
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """The one row."""
+        return [cls()]
+
+
+REPLUG = Replug()
 
 
 def measure_contexts(
@@ -58,12 +89,14 @@ def measure_contexts(
     shuffled: bool = False,
     max_windows: int | None = None,
     batch_size: int = 16,
+    ensemble: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measures the same continuations after what each method reads of the context.
 
     After the continuation, 48 tokens from each of four places in the context are recalled. If a
-    selection depends on a question, it gets the last 64 tokens of the context.
+    selection depends on a question, it gets the last 64 tokens of the context. A context that does
+    not fit the decoder's window is cut to its last tokens in "full".
 
     Args:
         model: The model, in evaluation mode.
@@ -76,6 +109,7 @@ def measure_contexts(
         shuffled: Shuffle the paragraphs of each context first.
         max_windows: Number of evenly spread windows to use; None uses all.
         batch_size: Windows per forward pass.
+        ensemble: Also with every passage read by itself, see ``Replug``.
         progress: Called with the name of a task, the number of windows done since the last call,
             and the total.
 
@@ -104,6 +138,7 @@ def measure_contexts(
             corpus, starts, model, context_tokens=context_tokens, output_tokens=output_tokens
         )
     order = "paragraphs shuffled" if shuffled else "in order"
+    what = f"k={chunk_size}, s={context_tokens}"
     spec = WindowSpec(
         passages=context_tokens // PASSAGE_TOKENS,
         passage_tokens=PASSAGE_TOKENS,
@@ -112,14 +147,20 @@ def measure_contexts(
     )
     losses: dict[Method, list[np.ndarray]] = {method: [] for method in methods}
     positions: dict[Method, int] = {}
-    total = len(starts) * len(methods)
+    if ensemble:
+        losses[REPLUG], positions[REPLUG] = [], context_tokens
+    total = len(starts) * len(losses)
     for first in range(0, len(starts), batch_size):
         windows = _Windows(model, corpus, starts[first : first + batch_size], spec, chunk_size)
         for method in methods:
             batch, positions[method] = windows.batch(method)
             losses[method].append(token_losses(model, batch))
             if progress is not None:
-                progress(f"k={chunk_size}, {order}", len(losses[method][-1]), total)
+                progress(f"{what}, {order}", len(losses[method][-1]), total)
+        if ensemble:
+            losses[REPLUG].append(windows.one_by_one())
+            if progress is not None:
+                progress(f"{what}, {order}", len(losses[REPLUG][-1]), total)
     values = {method: np.concatenate(batches) for method, batches in losses.items()}
     return {
         "chunk_size": chunk_size,
@@ -153,15 +194,21 @@ class _Windows:
         spec, s = self._spec, self._spec.context_tokens
         if method == NONE:
             return self._cut(replace(spec, shown=False)), 0
+        limit = s
+        if 1 + spec.span > self._model.window:
+            limit = self._model.window - 1 - spec.tail_tokens
+        if method == FULL and limit < s:
+            return self._cut(spec, chosen=self._last(limit), drop=True), limit
         if method == FULL:
             return self._cut(replace(spec, expanded=1.0)), s
         fraction = method.fraction or 0.0
         expanded = min(round(fraction * len(self._lengths)), int(self._whole.sum()))
+        if limit < s:
+            expanded = min(expanded, max(limit - len(self._lengths), 0) // max(self._k - 1, 1))
         taken = len(self._lengths) + expanded * (self._k - 1)
         if isinstance(method, LastTokens):
-            tokens = min(taken, s)
-            last = np.broadcast_to(np.arange(s) >= s - tokens, (len(self._starts), s))
-            return self._cut(spec, chosen=last, drop=True), tokens
+            tokens = min(taken, limit)
+            return self._cut(spec, chosen=self._last(tokens), drop=True), tokens
         if method.selection is None or not expanded:
             return self._compressed, taken
         scores = np.where(self._whole, self._scores_of(method.selection), -np.inf)
@@ -169,6 +216,48 @@ class _Windows:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :expanded]
         np.put_along_axis(chosen, best, True, axis=1)
         return self._cut(spec, chosen=chosen.repeat(self._lengths, axis=1)), taken
+
+    def one_by_one(self) -> np.ndarray:
+        """Losses if each passage is read by itself and the predictions are mixed, see ``Replug``.
+
+        Returns:
+            Nats, (rows, labels per row), as ``token_losses`` returns them.
+        """
+        spec = self._spec
+        passage = np.arange(spec.context_tokens) // spec.passage_tokens
+        every = []
+        for number in range(spec.passages):
+            alone = np.broadcast_to(passage == number, (len(self._starts), len(passage)))
+            every.append(-token_losses(self._model, self._cut(spec, chosen=alone, drop=True)))
+        mixed = np.stack(every) + np.log(self._shares().T)[:, :, None]
+        losses: np.ndarray = -np.logaddexp.reduce(mixed, axis=0)
+        return losses
+
+    def _shares(self) -> np.ndarray:
+        """Weight of each passage, by similarity to the end of the context; (rows, passages)."""
+        spec, model = self._spec, self._model
+        tokens = self._tokens()
+        each = tokens.reshape(-1, spec.passage_tokens)
+        texts = [str(model.tokenizer.decode(own, skip_special_tokens=True)) for own in each]
+        questions = [
+            str(model.tokenizer.decode(own[-_QUESTION:], skip_special_tokens=True))
+            for own in tokens
+        ]
+        passages = model.search_vectors(texts).reshape(len(tokens), spec.passages, -1)
+        cosines = (passages @ model.search_vectors(questions)[:, :, None])[..., 0]
+        shares: np.ndarray = np.exp(cosines)
+        return shares / shares.sum(axis=1, keepdims=True)
+
+    def _last(self, tokens: int) -> np.ndarray:
+        """True for the last tokens of each context, (rows, context tokens)."""
+        s = self._spec.context_tokens
+        return np.broadcast_to(np.arange(s) >= s - tokens, (len(self._starts), s))
+
+    def _tokens(self) -> np.ndarray:
+        """Token ids of each context, (rows, context tokens), int32."""
+        s = self._spec.context_tokens
+        indices = self._starts[:, None] - s + np.arange(s)
+        return np.asarray(self._corpus.tokens[indices], dtype=np.int32)
 
     @property
     def _whole(self) -> np.ndarray:
@@ -200,8 +289,7 @@ class _Windows:
         count = -(-spec.passage_tokens // chunk_size)
         vectors = encoded[:, :count].float().cpu().numpy()
         by_passage = vectors.reshape(rows, spec.passages, count, -1)
-        indices = self._starts[:, None] - spec.context_tokens + np.arange(spec.context_tokens)
-        tokens = np.asarray(self._corpus.tokens[indices], dtype=np.int32)
+        tokens = self._tokens()
         each = tokens.reshape(rows, spec.passages, spec.passage_tokens)
         questions = model.encode_questions(
             [

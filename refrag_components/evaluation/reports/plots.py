@@ -32,9 +32,10 @@ def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
     Returns:
         The files written.
     """
+    several = len({table["context_tokens"] for table in tables}) > 1
     return [
         draw(
-            folder / f"perplexity-k{table['chunk_size']}-{table['order'].replace(' ', '-')}.png",
+            folder / f"perplexity-{_stem(table, several)}.png",
             _curves(table["rows"], "rate", "log_ppl"),
             levels=_levels(table["rows"], "log_ppl"),
             title=(
@@ -48,6 +49,12 @@ def plot_perplexity(tables: Sequence[Table], folder: Path) -> list[Path]:
         )
         for table in tables
     ]
+
+
+def _stem(table: Table, several: bool) -> str:
+    """What tells a table of running text from others, with its context if these differ."""
+    context = f"-s{table['context_tokens']}" if several else ""
+    return f"k{table['chunk_size']}{context}-{table['order'].replace(' ', '-')}"
 
 
 def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -65,6 +72,7 @@ def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
     written = []
     for table in tables:
         stem = f"{table['set']}-{table['retrieval']}-{table['passages']}".replace(" ", "-")
+        stem += f"-{table['place']}" if table.get("place") else ""
         stem += "-refusals" if table["judged"] == "refusals" else ""
         score = ("f1", _F1) if table["judged"] == "answers" else ("refused", _REFUSED)
         for metric, y_label in (score, ("log_ppl", f"answer's {_LOG_PPL}")):
@@ -94,19 +102,24 @@ def plot_qa(tables: Sequence[Table], folder: Path) -> list[Path]:
 def _plot_passages(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
     """F1 against the number of passages, one plot per kind of retrieval."""
     written = []
-    for retrieval in dict.fromkeys(table["retrieval"] for table in tables):
-        counts = _by_count(table for table in tables if table["retrieval"] == retrieval)
+    kinds = dict.fromkeys((table["retrieval"], table.get("place")) for table in tables)
+    for retrieval, place in kinds:
+        counts = _by_count(
+            t for t in tables if (t["retrieval"], t.get("place")) == (retrieval, place)
+        )
+        kind = retrieval if place is None else f"{retrieval}-{place}"
         if len(counts) < 2:
             continue
         rows = [row for row in counts[0]["rows"] if _is_shown(row, counts[0])]
         written.append(
             draw(
-                folder / f"f1-passages-{name.replace(' ', '-')}-{retrieval}.png",
+                folder / f"f1-passages-{name.replace(' ', '-')}-{kind}.png",
                 [
                     Curve(row["label"], _over(counts, row["method"]), i, _is_plain(row))
                     for i, row in enumerate(rows)
                 ],
-                title=f"{name}: passages are {RETRIEVALS[retrieval]}",
+                title=f"{name}: passages are {RETRIEVALS[retrieval]}"
+                + (f", at the {place}" if place else ""),
                 x_label="passages in the prompt",
                 y_label=_F1,
                 note=_PLAIN,

@@ -13,7 +13,8 @@ def answers_title(table: dict[str, Any]) -> str:
     passages = f"{count} passage" + ("s" if count > 1 else "")
     items = f"{table['items']} questions"
     items += " without an answer" if table["judged"] == "refusals" else ""
-    return f"{table['set']}: {items}, {passages}, {table['retrieval']}"
+    placed = f", answer at the {table['place']}" if table.get("place") else ""
+    return f"{table['set']}: {items}, {passages}, {table['retrieval']}{placed}"
 
 
 def text_title(table: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from refrag_components.corpus.question_files import Question, load_questions
-from refrag_components.evaluation.answers import comparison
+from refrag_components.evaluation.answers import answering
 from refrag_components.evaluation.answers.comparison import evaluate_questions
 from refrag_components.evaluation.answers.contexts import Setting
 from refrag_components.evaluation.methods import (
@@ -37,13 +37,13 @@ def questions(question_file: Path) -> list[Question]:
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call decoded."""
     counts: list[int] = []
-    original = comparison.decode
+    original = answering.decode
 
     def counting(model, chunks, rows, **options):  # type: ignore[no-untyped-def]
         counts.append(len(rows))
         return original(model, chunks, rows, **options)
 
-    monkeypatch.setattr(comparison, "decode", counting)
+    monkeypatch.setattr(answering, "decode", counting)
     return counts
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_is_continued(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Methods are written one by one where each fills its batches."""
-    monkeypatch.setattr(comparison, "batch_positions", lambda _: 1)
+    monkeypatch.setattr(answering, "batch_positions", lambda _: 1)
     sets = {"harbour": questions}
 
     def stop(what: str, done: int, total: int) -> None:

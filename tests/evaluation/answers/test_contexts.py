@@ -46,6 +46,9 @@ def test_strong_retrieval_takes_the_best_and_weak_a_part_of_the_50_best(
     ((strong,),) = draw_contexts([question], [Setting("strong", 3)], pool)
     assert list(strong.passages) == ranked[:3]
     assert strong.similar == (0, 1, 2)
+    ((diverse,),) = draw_contexts([question], [Setting("diverse", 3)], pool)
+    assert diverse.passages[0] == ranked[0]
+    assert len({*diverse.passages}) == 3
     ((weak,),) = draw_contexts([question], [Setting("weak", 10)], pool)
     assert len({*weak.passages}) == 10
     assert {*weak.passages} <= {*ranked}
@@ -120,3 +123,21 @@ def test_a_pool_is_read_from_a_file(tmp_path: Path) -> None:
     path.write_text('{"txt": "a"}\n')
     with pytest.raises(EvaluationError, match='"text"'):
         read_pool(path)
+
+
+@pytest.mark.parametrize(("place", "where"), [("start", 0), ("middle", 4), ("end", 9)])
+def test_the_passage_that_answers_stands_where_it_is_asked_for(
+    pool: PassagePool, ask: Callable[..., Question], place: str, where: int
+) -> None:
+    (contexts,) = draw_contexts([ask(i) for i in range(3)], [Setting("given", 10, place)], pool)  # type: ignore[arg-type]
+    assert [context.passages.index(TEXT[0]) for context in contexts] == [where] * 3
+    (anywhere,) = draw_contexts([ask(i) for i in range(3)], [Setting("given", 10)], pool)
+    for context, other in zip(contexts, anywhere, strict=True):
+        assert {*context.passages} == {*other.passages}
+
+
+def test_only_given_passages_can_be_placed() -> None:
+    with pytest.raises(EvaluationError, match="only among given"):
+        Setting("strong", 5, "start")
+    with pytest.raises(EvaluationError, match="one of start, middle, end"):
+        Setting("given", 5, "top")  # type: ignore[arg-type]

@@ -14,7 +14,8 @@ from refrag_components.engines.sampling import SamplingParams
 from refrag_components.evaluation import decoding
 from refrag_components.evaluation.answers.contexts import Context
 from refrag_components.evaluation.answers.encoded import EncodedPassages
-from refrag_components.evaluation.answers.prompts import PromptBuilder, Prompts, messages
+from refrag_components.evaluation.answers.messages import messages
+from refrag_components.evaluation.answers.prompts import PromptBuilder, Prompts
 from refrag_components.evaluation.decoding import decode
 from refrag_components.evaluation.methods import (
     COMPRESSED,

@@ -136,9 +136,9 @@ def test_an_answer_is_looked_for_word_by_word_in_one_text_at_a_time() -> None:
 
 
 def test_yes_and_no_are_the_first_word() -> None:
-    assert score("No, it was not.", ["no"], yes_no=True) == (1.0, 1.0)
-    assert score("Yes", ["no"], yes_no=True) == (0.0, 0.0)
-    assert score("It is not. No.", ["no"], yes_no=True) == (0.0, 0.0)
-    assert score("", ["no"], yes_no=True) == (0.0, 0.0)
-    assert score("Maybe.", ["maybe"], yes_no=True) == (1.0, 1.0)
-    assert score("Maybe.", ["no"], yes_no=True) == (0.0, 0.0)
+    assert score("No, it was not.", ["no"], by_word=True) == (1.0, 1.0)
+    assert score("Yes", ["no"], by_word=True) == (0.0, 0.0)
+    assert score("It is not. No.", ["no"], by_word=True) == (0.0, 0.0)
+    assert score("", ["no"], by_word=True) == (0.0, 0.0)
+    assert score("Maybe.", ["maybe"], by_word=True) == (1.0, 1.0)
+    assert score("Maybe.", ["no"], by_word=True) == (0.0, 0.0)

@@ -95,6 +95,30 @@ def check_agents(shown: Outputs) -> None:
     check_closing(shown)
 
 
+def check_many_shot(shown: Outputs) -> None:
+    first, second = re.findall(
+        r"^(\d+) tokens of examples took (\d+) positions; (\d+) were known, (\d+) were encoded$",
+        shown.printed,
+        flags=re.MULTILINE,
+    )
+    assert first[3] == second[2] == "200"
+    assert first[2] == second[3] == "0"
+    assert int(first[0]) > int(first[1])
+    counts = re.findall(r"^ +(\d+) +(\d+) +(\d+) +\d of 4$", shown.printed, flags=re.MULTILINE)
+    assert [int(count) for count, _, _ in counts] == [4, 20, 100, 200]
+    assert all(int(tokens) > 2 * int(positions) for _, tokens, positions in counts)
+    turn = r"^ +([1-5]) +(\d+)  .{25} +(\d+) +(\d+)  "
+    turns = [list(map(int, row)) for row in re.findall(turn, shown.printed, flags=re.MULTILINE)]
+    assert [number for number, *_ in turns] == [1, 2, 3, 4, 5]
+    for _, plain, compressed, history in turns[1:]:
+        assert history <= 64
+        assert compressed < plain
+    assert turns[-1][2] - turns[1][2] < turns[-1][1] - turns[1][1]
+    similar, diverse = (part.splitlines()[1:4] for part in shown.printed.split("diversity ")[1:])
+    assert len({*similar}) == len({*diverse}) == 3
+    check_closing(shown)
+
+
 ALL = pytest.mark.parametrize(
     ("name", "check"),
     [
@@ -102,6 +126,7 @@ ALL = pytest.mark.parametrize(
         ("03_your_vector_database.ipynb", check_database),
         ("04_agents_and_multi_turn.ipynb", check_agents),
         ("06_one_record_per_object.ipynb", check_records),
+        ("07_many_shot_and_conversations.ipynb", check_many_shot),
     ],
 )
 

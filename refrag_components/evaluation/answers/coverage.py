@@ -1,0 +1,139 @@
+"""How often a search finds all passages that an answer needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refrag_components.corpus.question_files import Question
+from refrag_components.evaluation.answers.pool import PassagePool
+from refrag_components.evaluation.statistics import interval, resample
+from refrag_components.exceptions import EvaluationError
+from refrag_components.index.diversity import most_diverse
+from refrag_components.text.tokenization import content_tokenizer
+
+if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
+
+__all__ = ["measure_coverage"]
+
+_CANDIDATES = 100  # most similar passages, of which diverse ones are picked
+
+
+def measure_coverage(
+    model: RefragModel,
+    sets: Mapping[str, Sequence[Question]],
+    *,
+    passages: Sequence[int],
+    diversities: Sequence[float],
+    pool: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Measures for how many questions all needed passages are among those found.
+
+    Args:
+        model: Its retriever searches; its chunks and rungs give the positions.
+        sets: Questions of each set; those that make no sense without their passage, or need none,
+            are left out.
+        passages: Numbers of passages to find.
+        diversities: As for ``most_diverse``; 0 is similarity alone.
+        pool: Passages to search, in addition to those of all sets' questions.
+        progress: Called with the number of passages embedded.
+
+    Returns:
+        One object per set with "rows", one for each diversity and number of passages: the share of
+        questions for which "all" needed passages were found, and for which "any" was; "tokens" of
+        the passages; for each rung k the positions of all of them compressed and the same share if
+        as many positions hold the first of them as text; paired differences of "all" from that and
+        from similarity alone. Brackets are over questions.
+
+    Raises:
+        EvaluationError: If a set has no question left.
+    """
+    texts = dict.fromkeys(pool)
+    texts |= dict.fromkeys(t for own in sets.values() for q in own for t in (*q.needed, *q.others))
+    searched = PassagePool(model, list(texts), progress=progress)
+    tokenizer = content_tokenizer(model.tokenizer)
+    encoded = tokenizer.encode_batch(searched.texts, add_special_tokens=False)
+    lengths = np.array([len(own.ids) for own in encoded])
+    place = {text: i for i, text in enumerate(searched.texts)}
+    tables = []
+    for name, questions in sets.items():
+        asked = [q for q in questions if q.standalone and q.needed]
+        if not asked:
+            raise EvaluationError(f"no question of {name} can be searched for by itself")
+        vectors = searched.embed_questions([q.text for q in asked])
+        found = [
+            np.array([place[text] for text in texts])
+            for texts in searched.search(vectors, max(_CANDIDATES, *passages))
+        ]
+        needed = [np.array([place[text] for text in q.needed]) for q in asked]
+        rows = {}
+        for diversity in diversities:
+            ranked = [
+                own[most_diverse(vector, searched.vectors[own], max(passages), diversity)]
+                for vector, own in zip(vectors, found, strict=True)
+            ]
+            for count in passages:
+                shown = [own[:count] for own in ranked]
+                rows[diversity, count] = _columns(
+                    ranked, shown, needed, lengths, model.config.rungs
+                )
+        tables.append({"set": name, "questions": len(asked), **_figures(rows)})
+    return tables
+
+
+def _columns(
+    ranked: Sequence[np.ndarray],
+    shown: Sequence[np.ndarray],
+    needed: Sequence[np.ndarray],
+    lengths: np.ndarray,
+    rungs: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """A value per question for each column, shape (questions,)."""
+    columns = {
+        "all": _share_with_all(shown, needed),
+        "any": np.array([np.isin(n, s).any() for n, s in zip(needed, shown, strict=True)], float),
+        "tokens": np.array([lengths[own].sum() for own in shown], float),
+    }
+    for k in rungs:
+        taken = [int(np.ceil(lengths[own] / k).sum()) for own in shown]
+        as_text = [
+            own[: np.searchsorted(lengths[own].cumsum(), room, side="right")]
+            for own, room in zip(ranked, taken, strict=True)
+        ]
+        columns[f"positions_{k}"] = np.array(taken, float)
+        columns[f"all_as_text_{k}"] = _share_with_all(as_text, needed)
+        columns[f"passages_as_text_{k}"] = np.array([len(own) for own in as_text], float)
+    return columns
+
+
+def _share_with_all(shown: Sequence[np.ndarray], needed: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([np.isin(n, s).all() for n, s in zip(needed, shown, strict=True)], float)
+
+
+def _figures(measured: Mapping[tuple[float, int], Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    columns = [(key, name) for key, own in measured.items() for name in own]
+    values = np.stack([measured[key][name] for key, name in columns], axis=1)
+    draws = resample([values])
+    means = values.mean(axis=0)
+    rows = []
+    for key, own in measured.items():
+        row: dict[str, Any] = {"diversity": key[0], "passages": key[1]}
+        at = {name: columns.index((key, name)) for name in own}
+        for name, i in at.items():
+            row[name] = float(means[i])
+        row["all_interval"] = interval(draws[:, at["all"]])
+        # What the same search without diversity finds, and what text in as many positions does.
+        rivals = {"similar": ((0.0, key[1]), "all")} if (0.0, key[1]) in measured else {}
+        rivals |= {
+            name.replace("all_as_", ""): (key, name) for name in own if name.startswith("all_as")
+        }
+        for rival, column in rivals.items():
+            i, j = at["all"], columns.index(column)
+            row[f"less_{rival}"] = float(means[i] - means[j])
+            row[f"less_{rival}_interval"] = interval(draws[:, i] - draws[:, j])
+        rows.append(row)
+    return {"rows": rows}
