@@ -54,20 +54,22 @@ def chat(
     threads: ThreadsOption = None,
 ) -> None:
     """Talk about an index; what was said before is compressed. Ctrl-C stops an answer."""
-    with open_to_ask(
-        folder,
-        model_name=model_name,
-        policy=policy,
-        budget=budget,
-        rest=rest,
-        passages=passages,
-        max_tokens=max_tokens,
-        store=store,
-        device=device,
-        threads=threads,
-    ) as asking:
-        with interrupts_once() as interrupts:
-            _converse(asking, interrupts)
+    with (
+        open_to_ask(
+            folder,
+            model_name=model_name,
+            policy=policy,
+            budget=budget,
+            rest=rest,
+            passages=passages,
+            max_tokens=max_tokens,
+            store=store,
+            device=device,
+            threads=threads,
+        ) as asking,
+        interrupts_once() as interrupts,
+    ):
+        _converse(asking, interrupts)
 
 
 def _converse(asking: Asking, interrupts: Interrupts) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
 
 from refrag_components.engines.base import Engine
 from refrag_components.engines.sampling import SamplingParams
+from refrag_components.engines.shared_engine import SharedEngine
 from refrag_components.exceptions import (
     SamplingError,
     ServerError,
@@ -204,6 +205,14 @@ class AnswerSettings(BaseModel):
     def _answering(self) -> Answering:
         """What answers requests of ``_ask``."""
         return self._server or self._checkpoint().generator
+
+    def _engine_window(self, decoder_window: int) -> int:
+        """The decoder's window in positions, or that of an engine that is given and takes less.
+
+        One that is only named is not started for it.
+        """
+        own = self.engine
+        return min(decoder_window, own.window) if isinstance(own, SharedEngine) else decoder_window
 
     def _resolver(self, request: Retrieved | None) -> Resolver:
         """Finds passages in the prompt of a request.

@@ -120,7 +120,9 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         way. It counts by ``Settings.tokenizer``: set that to ``token_ids``.
 
         No weights are loaded for it, unless they have yet to be fetched. A server is not told about
-        tools.
+        tools. Agents ask for it in the event loop: where the LLM was made in one as well, weights
+        have yet to be fetched, or a server is to be asked, ``await asyncio.to_thread(lambda:
+        llm.metadata)`` before their first run keeps that out of it.
 
         Raises:
             DownloadError: If base weights cannot be fetched.
@@ -131,7 +133,7 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
         else:
             known = about_decoder(self.model, self.device)
             about = known or AboutDecoder.of(self._checkpoint().model)
-            window, calls_tools = about.window, about.calls_tools
+            window, calls_tools = self._engine_window(about.window), about.calls_tools
         return LLMMetadata(
             context_window=window - window // _UNCOUNTED,
             num_output=self.max_tokens,
@@ -371,6 +373,13 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
     ) -> ChatResponse:
         return response if allow_parallel_tool_calls else first_call_only(response)
 
+    def _check(self) -> None:
+        super()._check()
+        # Agents ask for the metadata in the event loop, where the tokenizer must not be loaded: it
+        # is loaded here, unless this is an event loop too.
+        if self.base_url is None and not _in_event_loop():
+            about_decoder(self.model, self.device)
+
     def _chat_call(
         self,
         messages: Sequence[ChatMessage],
@@ -452,6 +461,14 @@ class RefragLLM(AnswerSettings, FunctionCallingLLM):
             return self, dict(llm_kwargs or {})
         llm = self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
         return llm, {"json_schema": output_cls.model_json_schema(), **(llm_kwargs or {})}
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _chat_response(reply: Reply) -> ChatResponse:
