@@ -18,6 +18,7 @@ from refrag_components.exceptions import (
     shown,
 )
 from refrag_components.generation.named_engines import check_engine
+from refrag_components.generation.patience import Patience
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
 from refrag_components.generation.requests import Answering, Request
 from refrag_components.generation.shared_checkpoints import (
@@ -83,12 +84,16 @@ class AnswerSettings(BaseModel):
             (``refrag serve``); the model's name is then the server's. Chunk vectors from stores are
             sent along.
         api_key: A token of that server.
+        connect_timeout: Seconds until that server is reached, and until it has said what it serves.
+        read_timeout: Seconds for which it may send nothing; an answer that is not streamed is sent
+            when it is complete. ``timeout`` limits an answer as a whole.
 
     Raises:
         BudgetError: If the budget or the rest is none of these.
         EngineError: If no engine has that name.
         MissingExtraError: If vLLM is asked for and not installed.
         SamplingError: If a sampling parameter is outside its range.
+        ServerError: If a time to wait for a server is not one.
         UnknownModelError: If there is no such checkpoint.
         UnknownPolicyError: If no policy has that name.
     """
@@ -115,6 +120,8 @@ class AnswerSettings(BaseModel):
     device: str | None = None
     base_url: str | None = None
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    connect_timeout: SkipValidation[float] = Patience.connect
+    read_timeout: SkipValidation[float] = Patience.read
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]] = (
@@ -180,6 +187,7 @@ class AnswerSettings(BaseModel):
         if isinstance(self.engine, str):
             check_engine(self.engine)
         self._sampling_params()
+        self._patience()
         if self.base_url is not None and not isinstance(self.policy, str):
             msg = "a policy object cannot be sent to a server; give a policy's name with base_url"
             raise UnknownPolicyError(msg)
@@ -199,7 +207,10 @@ class AnswerSettings(BaseModel):
         if self.base_url is None:
             return None
         api_key = None if self.api_key is None else self.api_key.get_secret_value()
-        return remote_generator(self.base_url, self._checkpoint_name, api_key)
+        return remote_generator(self.base_url, self._checkpoint_name, api_key, self._patience())
+
+    def _patience(self) -> Patience:
+        return Patience(self.connect_timeout, self.read_timeout)
 
     @property
     def _answering(self) -> Answering:
