@@ -354,7 +354,9 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Any:
         """Streams events, see ``BaseChatModel.astream_events``."""
-        events = partial(super().astream_events, input, config, version=version, **kwargs)
+        events: partial[Any] = partial(
+            super().astream_events, input, config, version=version, **kwargs
+        )
         if version != "v3":  # goes through ``astream``
             return events()
 
