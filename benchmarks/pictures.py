@@ -70,7 +70,8 @@ class Recorder(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints within the width."""
-        super().print(*objects, **{**options, "soft_wrap": False})
+        within = {"soft_wrap": False, "no_wrap": False, "overflow": "fold"}
+        super().print(*objects, **{**options, **within})
 
 
 def recording() -> Console:
