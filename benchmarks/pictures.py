@@ -19,6 +19,10 @@ from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI, TerminalTheme
 from rich.text import Text
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.made_files import table_pdf
+
 OUT = Path("docs/terminal")
 COOKBOOK = Path("cookbooks/01_swap_into_langchain.ipynb")
 NAMES = ("harbour", "lighthouse", "fleet", "library", "regatta", "ferry", "school", "winter")
@@ -39,7 +43,7 @@ def write_notes(folder: Path) -> None:
 
 
 def run(console: Console, *arguments: str) -> None:
-    """Runs a command as if it were typed on a console."""
+    """Runs a command as if it were typed on a console; one that fails ends everything."""
     from refrag_components.cli import app
 
     for name, module in sys.modules.items():
@@ -49,7 +53,8 @@ def run(console: Console, *arguments: str) -> None:
                     setattr(module, place, console)
     typed = [f'"{word}"' if " " in word else word for word in arguments]
     console.print(Text(" ".join(["$ refrag", *typed]), "bold"))
-    app(arguments, standalone_mode=False)
+    if app(arguments, standalone_mode=False):
+        sys.exit(f"refrag {arguments[0]} failed, so there is no picture of it")
 
 
 def picture(console: Console, name: str, theme: TerminalTheme) -> None:
@@ -65,7 +70,8 @@ class Recorder(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints within the width."""
-        super().print(*objects, **{**options, "soft_wrap": False})
+        within = {"soft_wrap": False, "no_wrap": False, "overflow": "fold"}
+        super().print(*objects, **{**options, **within})
 
 
 def recording() -> Console:
@@ -109,10 +115,16 @@ def main() -> None:
             options = ("--passages", "2", "--explain")
             run(asking, "ask", "lindholm", QUESTION, *options)
             run(recording(), "ask", "lindholm", QUESTION, "--explain", "page.html")
+            showing = recording()
+            (folder / "catch.pdf").write_bytes(table_pdf())
+            run(showing, "show", "catch.pdf")
+            showing.print()
+            run(showing, "show", "lindholm", "notes/harbour.md")
         finally:
             os.chdir(root)
         for theme, colours in THEMES.items():
             picture(asking, f"ask-{theme}", colours)
+        picture(showing, "show", MONOKAI)
         screenshot(folder / "page.html", "page-light")
         screenshot(folder / "page.html", "page-dark", "--force-dark-mode",
             "--blink-settings=preferredColorScheme=0")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,13 @@ import torch
 
 from refrag_components.engines import SamplingParams
 from refrag_components.engines.sampling import Sampler
-from refrag_components.exceptions import BudgetError, SamplingError, UnknownPolicyError
+from refrag_components.exceptions import (
+    AnswerTimeoutError,
+    BudgetError,
+    SamplingError,
+    ServerError,
+    UnknownPolicyError,
+)
 from refrag_components.generation.choosing import Chunks, choose
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
@@ -39,7 +46,7 @@ ODD: tuple[Any, ...] = (
 )
 FIELDS = (
     *("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed"),
-    "reproducible",
+    *("reproducible", "timeout"),
 )
 LOGITS = torch.tensor([30.0, -30.0, 3.0, 1e3])
 
@@ -73,6 +80,26 @@ def test_odd_sampling_parameters(name: str, value: Any) -> None:
     assert (type(value) is bool) == (name == "reproducible")
     sampler = Sampler(params, torch.arange(2))
     assert sampler(LOGITS).item() in range(4)
+
+
+@pytest.mark.parametrize("name", ("connect_timeout", "read_timeout"))
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
+def test_odd_times_for_a_server(name: str, value: Any) -> None:
+    try:
+        settings = Settings(base_url="http://127.0.0.1:9/v1", **{name: value})
+    except ServerError as error:
+        assert name in str(error)
+        assert len(str(error)) < 400
+        return
+    with pytest.raises(ServerError, match="refrag serve"):
+        assert settings._server is not None and settings._server.served
+
+
+@pytest.mark.parametrize("seconds", [1e-300, Fraction(1, 7), 1e9])
+def test_odd_times_for_an_answer(tiny_model: RefragModel, seconds: Any) -> None:
+    request = Request((TextPart("When?"),), "When?")
+    with suppress(AnswerTimeoutError):
+        RefragGenerator(tiny_model).generate([request], SamplingParams(timeout=seconds))
 
 
 @pytest.mark.parametrize("name", ("temperature", "repetition_penalty", "top_p"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import to_thread
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, ClassVar, cast
 from warnings import warn
 
@@ -103,7 +104,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         if decoder is None:
             return None
         return ModelProfile(
-            max_input_tokens=decoder.window,
+            max_input_tokens=self._engine_window(decoder.window),
             tool_calling=decoder.calls_tools,
             # Not beside tools, which a decoder that calls them may be given at any time; without
             # this, an agent gives it the schema as one of them.
@@ -318,6 +319,27 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
+
+    def astream_events(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        version: Any = "v2",
+        **kwargs: Any,
+    ) -> Any:
+        """Streams events, see ``BaseChatModel.astream_events``."""
+        events: partial[Any] = partial(
+            super().astream_events, input, config, version=version, **kwargs
+        )
+        if version != "v3":  # goes through ``astream``
+            return events()
+
+        async def looked() -> Any:
+            await self._look(kwargs)
+            return await events()
+
+        return looked()
 
     def _should_stream(self, **kwargs: Any) -> bool:  # not for a callback alone
         several = (kwargs.get("n") or self.n) != 1 and "stream" not in kwargs

@@ -27,6 +27,7 @@ from refrag_components.cli.common import (
     say,
     shown,
 )
+from refrag_components.cli.interrupts import Interrupts, interrupts_once
 from refrag_components.exceptions import ContextWindowError
 from refrag_components.policies.names import DEFAULT_POLICY
 
@@ -53,22 +54,25 @@ def chat(
     threads: ThreadsOption = None,
 ) -> None:
     """Talk about an index; what was said before is compressed. Ctrl-C stops an answer."""
-    with open_to_ask(
-        folder,
-        model_name=model_name,
-        policy=policy,
-        budget=budget,
-        rest=rest,
-        passages=passages,
-        max_tokens=max_tokens,
-        store=store,
-        device=device,
-        threads=threads,
-    ) as asking:
-        _converse(asking)
+    with (
+        open_to_ask(
+            folder,
+            model_name=model_name,
+            policy=policy,
+            budget=budget,
+            rest=rest,
+            passages=passages,
+            max_tokens=max_tokens,
+            store=store,
+            device=device,
+            threads=threads,
+        ) as asking,
+        interrupts_once() as interrupts,
+    ):
+        _converse(asking, interrupts)
 
 
-def _converse(asking: Asking) -> None:
+def _converse(asking: Asking, interrupts: Interrupts) -> None:
     """Answers questions until there are no more."""
     typed = sys.stdin.isatty()
     if typed:
@@ -78,7 +82,8 @@ def _converse(asking: Asking) -> None:
     turns: list[Turn] = []
     while True:
         try:
-            question = input(_PROMPT if typed else "").strip()
+            with interrupts.allowed():
+                question = input(_PROMPT if typed else "").strip()
         except KeyboardInterrupt:
             output.line()
             say("Ctrl-D or exit ends the conversation")
@@ -90,7 +95,7 @@ def _converse(asking: Asking) -> None:
         if not question:
             continue
         try:
-            answer = _answer(asking, question, turns)
+            answer = _answer(asking, question, turns, interrupts)
         except KeyboardInterrupt:  # before its first word
             output.line()
             say("Stopped", "yellow")
@@ -104,20 +109,23 @@ def _converse(asking: Asking) -> None:
         output.line()
 
 
-def _answer(asking: Asking, question: str, turns: list[Turn]) -> str:
+def _answer(asking: Asking, question: str, turns: list[Turn], interrupts: Interrupts) -> str:
     """Streams one answer, as far as it is not stopped, and tells what happened."""
     from refrag_components.engines import SamplingParams
 
-    prompt = asking.prompt(question, turns)
-    if asking.finds_nothing(question, prompt):
-        say("No passage seems to fit this question", "yellow")
     answer, report = "", None
-    stream = asking.generator.stream(prompt.request, SamplingParams(max_tokens=asking.max_tokens))
+    params = SamplingParams(max_tokens=asking.max_tokens)
+    with interrupts.allowed():
+        prompt = asking.prompt(question, turns)
+        if asking.finds_nothing(question, prompt):
+            say("No passage seems to fit this question", "yellow")
+        stream = asking.generator.stream(prompt.request, params)
     try:
-        for delta in stream:
-            answer += delta.text
-            output.out(shown(delta.text), end="", highlight=False)
-            report = delta.report
+        with interrupts.allowed():
+            for delta in stream:
+                answer += delta.text
+                output.out(shown(delta.text), end="", highlight=False)
+                report = delta.report
     except KeyboardInterrupt:
         if not answer:
             raise

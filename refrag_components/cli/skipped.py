@@ -31,8 +31,9 @@ def tell_counts(title: str, files: Iterable[Skipped]) -> None:
     for (suffix, _), (first, *others) in sorted(groups.items(), key=lambda group: -len(group[1])):
         more = f" ({len(others)} more {suffix or 'like it'})" if others else ""
         advice = ""
-        if not is_supported(Path(first.path)) and suffix:
-            advice = f"; --exclude '*{suffix}' leaves them out"
+        if not is_supported(Path(first.path)):
+            excluding = f"; --exclude '*{suffix}' leaves them out"
+            advice = excluding if suffix else "; name it .txt if it is text"
         say(f"{title}: {shown(first.path)} {shown(first.reason)}{advice}{more}", "yellow")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from numbers import Real
 from typing import Any
 
@@ -22,8 +21,9 @@ from transformers import (
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.exceptions import SamplingError, shown
 
-__all__ = ["Sampler", "SamplingParams", "params_by_row"]
+__all__ = ["LONGEST", "Sampler", "SamplingParams", "is_duration", "params_by_row"]
 
+LONGEST = 1e9  # seconds; Python's locks and queues cannot wait for much longer
 
 # Beyond these, logits in float32 are not numbers any more.
 _WARMTH = (0.0001, 10_000.0)
@@ -106,14 +106,24 @@ class SamplingParams:
                 self.top_logprobs is None
                 or (_is_int(self.top_logprobs, 0) and self.top_logprobs <= _MOST_LOGPROBS)
             ),
-            "timeout must be a number of seconds above 0, or None": (
-                self.timeout is None or (_is_number(self.timeout) and 0 < self.timeout < inf)
+            f"timeout must be a number of seconds above 0, at most {LONGEST:g}, or None": (
+                self.timeout is None or is_duration(self.timeout)
             ),
         }
         for rule, holds in checks.items():
             if not holds:
                 msg = f"{rule}, got {shown(getattr(self, rule.split()[0]))}"
                 raise SamplingError(msg)
+
+
+def is_duration(value: object) -> bool:
+    """Whether a value is a number of seconds that can be waited for."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return 0 < float(value) <= LONGEST
+    except OverflowError:
+        return False
 
 
 def _is_number(value: object) -> bool:

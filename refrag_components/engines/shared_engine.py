@@ -41,7 +41,7 @@ class SharedEngine(ABC, Generic[Growing]):
         self._end_ids = end_token_ids(model.decoder, model.tokenizer)
 
     @property
-    def _window(self) -> int:
+    def window(self) -> int:
         """Longest prompt with its answer in positions."""
         return self._model.window
 
@@ -120,11 +120,11 @@ class SharedEngine(ABC, Generic[Growing]):
         return deltas()
 
     def _row(self, layout: Layout, params: SamplingParams, listener: Listener) -> Growing:
-        room = self._window - layout.n_positions
+        room = self.window - layout.n_positions
         if room < 1:
             msg = (
                 f"the prompt takes {layout.n_positions} positions and the decoder's window is "
-                f"{self._window}, so there is no room for an answer; expand fewer chunks, "
+                f"{self.window}, so there is no room for an answer; expand fewer chunks, "
                 "retrieve fewer passages or shorten the prompt"
             )
             raise ContextWindowError(msg)

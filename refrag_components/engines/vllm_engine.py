@@ -164,7 +164,8 @@ class VllmEngine(SharedEngine[_VllmAnswer]):
         self._end()
 
     @property
-    def _window(self) -> int:
+    def window(self) -> int:
+        """As ``SharedEngine``; vLLM may have been started with less than the decoder's."""
         return self._source.window
 
     def _begin(self, layout: Layout, params: SamplingParams, **common: Any) -> _VllmAnswer:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FromServer"]
 
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0, pool=None)
+_AT_ONCE = 10.0  # seconds until it has said what it serves
 # Defaults of the served model would stand in for what is not said.
 _PLAIN: dict[str, Any] = {
     "frequency_penalty": 0.0,
@@ -74,7 +75,7 @@ class FromServer:
             limits=httpx.Limits(max_connections=None),
         )
         with self._faults():
-            response = await self._client.get("models")
+            response = await self._client.get("models", timeout=_AT_ONCE)
             _check(response)
             served = response.json()["data"]
         if len(served) != 1:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from refrag_components.engines.base import AsyncEngine, Engine, EngineDelta, TokenLogprob
 from refrag_components.engines.in_threads import stream_in_threads
 from refrag_components.engines.sampling import SamplingParams, params_by_row
+from refrag_components.engines.shared_engine import SharedEngine
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.engines.vllm_engine import VllmEngine
 from refrag_components.exceptions import AnswerTimeoutError, BudgetError, EmptyInputError
@@ -112,7 +113,7 @@ class RefragGenerator:
             AnswerTimeoutError: If an answer is not complete after its ``timeout``.
             BudgetError: If a time is the budget and nothing was measured on this machine, or not
                 with the engine that is to answer.
-            ContextWindowError: If a prompt does not fit the decoder's window: its text alone, or,
+            ContextWindowError: If a prompt does not fit the engine's window: its text alone, or,
                 if a fraction of the chunks is to expand and the rest to be compressed, with every
                 chunk compressed.
             EmptyInputError: If a question or a prompt is empty.
@@ -207,8 +208,8 @@ class RefragGenerator:
 
         Args:
             request: The request.
-            max_tokens: Length of the answer to keep room for in the decoder's window, at most a
-                quarter of it.
+            max_tokens: Length of the answer to keep room for in the window, at most a quarter of
+                it.
 
         Raises:
             RefragError: As ``generate``.
@@ -225,6 +226,11 @@ class RefragGenerator:
             Whether nothing is left to be written.
         """
         return self._loader.flush(seconds)
+
+    @property
+    def window(self) -> int:
+        """Longest prompt with its answer in positions: its engine's, at most the decoder's."""
+        return _window_of(self.engine, self.model)
 
     def explain(self, prepared: Prepared, question: str = "") -> Explanation:
         """Tells what became of each character of a prompt.
@@ -255,6 +261,7 @@ class RefragGenerator:
             allowed,
             rest,
             max_tokens,
+            _window_of(engine, self.model),
             costs=self._costs_with(engine) if isinstance(allowed, Milliseconds) else None,
         )
 
@@ -277,6 +284,11 @@ class RefragGenerator:
         if policy not in self._named_policies:  # kept, because a policy may remember passages
             self._named_policies[policy] = make_policy(policy, self.model)
         return self._named_policies[policy]
+
+
+def _window_of(engine: Engine, model: RefragModel) -> int:
+    """Longest prompt with its answer in positions; vLLM may run with less than the decoder's."""
+    return engine.window if isinstance(engine, SharedEngine) else model.window
 
 
 class _Growing:

@@ -56,7 +56,8 @@ class Terms:
         policy: Chooses the chunks to expand.
         budget: How much may expand, or enter.
         rest: What becomes of chunks that do not expand.
-        max_tokens: Length of the answer to keep room for in the decoder's window.
+        max_tokens: Length of the answer to keep room for in the window.
+        window: Longest prompt with its answer in positions that the engine takes.
         costs: How long prompts take, if the budget is a time.
     """
 
@@ -66,6 +67,7 @@ class Terms:
     budget: Budget
     rest: Rest
     max_tokens: int
+    window: int
     costs: CostModel | None = None
 
     @cached_property
@@ -184,14 +186,14 @@ class Preparer:
             size = len(part.text.encode("utf-8", "replace"))
             is_passage = isinstance(part, PassagePart)
             most += -(-size // self._model.config.chunk_size) if is_passage else size
-        if not new or most < self._model.window:
+        if not new or most < terms.window:
             return  # nothing to encode, or short enough without being cut
         cut = dict(zip(new, self._model.chunker.chunk(new), strict=True))
         chunks = self._chunks([known.get(p.text) or cut[p.text] for p in terms.passages])
         n_text = 0
         for _, run in groupby(terms.parts, key=lambda part: isinstance(part, PassagePart)):
             n_text += len(self._prompts.encode([p for p in run if not isinstance(p, PassagePart)]))
-        self._context_limit(n_text, _least(chunks, terms), 1)
+        _context_limit(replace(terms, max_tokens=1), n_text, chunks)
 
     def _chunks(self, passages: Sequence[ChunkVectors | ChunkedPassage]) -> Chunks:
         lengths = [np.zeros(0, np.int64), *(passage.chunk_lengths for passage in passages)]
@@ -204,7 +206,7 @@ class Preparer:
             len(content) for _, content in spans if isinstance(content, np.ndarray)
         )
         chunks = self._chunks([passage.vectors for passage in loaded])
-        limit = self._context_limit(text_positions, _least(chunks, terms), terms.max_tokens)
+        limit = _context_limit(terms, text_positions, chunks)
         return _Draft(terms, loaded, spans, chunks, text_positions, limit)
 
     def _lay_out(self, draft: _Draft, choice: Choice, scores: np.ndarray | None = None) -> Prepared:
@@ -222,12 +224,12 @@ class Preparer:
             msg = "the prompt is empty; pass at least one message or some text"
             raise EmptyInputError(msg)
         layout = Layout(tuple(segments))
-        room = self._model.window - layout.n_positions
+        room = draft.terms.window - layout.n_positions
         wanted = draft.terms.max_tokens
         if wanted > room:
             warnings.append(
                 f"the answer is limited to {room} tokens instead of {wanted}: the prompt "
-                f"takes {layout.n_positions} of the decoder's {self._model.window} positions"
+                f"takes {layout.n_positions} of the decoder's {draft.terms.window} positions"
             )
         report = _report(layout, draft.terms, draft.loaded, warnings)
         logger.debug(
@@ -268,20 +270,21 @@ class Preparer:
             spans.insert(0, ("", np.asarray(opening, np.int64)))
         return spans
 
-    def _context_limit(self, text_positions: int, least: int, max_tokens: int) -> int:
-        """Decoder positions that the passages may take so that an answer still fits."""
-        window = self._model.window
-        room = window - text_positions - least
-        if room < 1:
-            context = f" and at least {least} of context, one for each chunk," if least else ""
-            budget = ", or give a number of positions as the budget" if least else ""
-            msg = (
-                f"the prompt takes {text_positions} positions of text{context} and the decoder's "
-                f"window is {window}, so there is no room for an answer; retrieve fewer passages "
-                f"or shorten the prompt{budget}"
-            )
-            raise ContextWindowError(msg)
-        return window - text_positions - min(max_tokens, room, max(window // _ANSWER_SHARE, 1))
+
+def _context_limit(terms: Terms, text_positions: int, chunks: Chunks) -> int:
+    """Decoder positions that the passages may take so that an answer still fits."""
+    window, least = terms.window, _least(chunks, terms)
+    room = window - text_positions - least
+    if room < 1:
+        context = f" and at least {least} of context, one for each chunk," if least else ""
+        budget = ", or give a number of positions as the budget" if least else ""
+        msg = (
+            f"the prompt takes {text_positions} positions of text{context} and the decoder's "
+            f"window is {window}, so there is no room for an answer; retrieve fewer passages "
+            f"or shorten the prompt{budget}"
+        )
+        raise ContextWindowError(msg)
+    return window - text_positions - min(terms.max_tokens, room, max(window // _ANSWER_SHARE, 1))
 
 
 def _least(chunks: Chunks, terms: Terms) -> int:

@@ -21,8 +21,10 @@ from refrag_components.exceptions import (
     ContextWindowError,
     RefragError,
     ServerError,
+    shown,
 )
 from refrag_components.generation.openai_logprobs import read_logprobs
+from refrag_components.generation.patience import Patience
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta
 from refrag_components.policies import Budget, Rest
@@ -35,7 +37,6 @@ __all__ = ["RemoteGenerator", "RemoteRequest", "Served", "remote_generator"]
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # the server limits the time of a request itself
 _AT_ONCE = 16  # requests of one call
 
 # Of ``SamplingParams``: what has another name there, or is seen to here.
@@ -91,17 +92,31 @@ class RemoteGenerator:
         base_url: The server, such as "http://gpu:8000/v1".
         model: What the server calls its model.
         api_key: One of its tokens, if it asks for one.
+        patience: How long it is waited for; by default as ``Patience()``.
+
+    Raises:
+        ServerError: If the URL is not one.
     """
 
-    def __init__(self, base_url: str, model: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        api_key: str | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._model = model
         self._options: dict[str, Any] = {
             "base_url": f"{self._base_url}/",
             "headers": {} if api_key is None else {"authorization": f"Bearer {api_key}"},
-            "timeout": _TIMEOUT,
         }
-        self._client = httpx.Client(**self._options)
+        self._patience = patience or Patience()
+        try:
+            self._client = httpx.Client(**self._options)
+        except httpx.InvalidURL as error:
+            msg = f'base_url must be a URL such as "http://gpu:8000/v1", got {shown(base_url)}'
+            raise ServerError(msg) from error
 
     @cached_property
     def served(self) -> Served:
@@ -111,9 +126,13 @@ class RemoteGenerator:
             ServerError: If the server cannot be reached, or has no such model.
         """
         with self._faults():
-            response = self._client.get("models")
-            _check(response)
+            response = self._client.get("models", timeout=self._patience.at_first)
+        _check(response)
+        try:
             models = {model["id"]: model for model in response.json()["data"]}
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{self._base_url} is not a server of models; set base_url to one, with its /v1"
+            raise ServerError(msg) from error
         if self._model not in models or "refrag" not in models[self._model]:
             msg = (
                 f"{self._base_url} does not serve {self._model!r}; it serves {', '.join(models)}; "
@@ -145,7 +164,7 @@ class RemoteGenerator:
         Raises:
             RefragError: As ``generate``; with the first delta.
         """
-        clock = _Clock(params)
+        clock = _Clock(params, self._patience)
         path, body = self._body(request, params, stream=True)
         with (
             self._faults(clock),
@@ -161,7 +180,7 @@ class RemoteGenerator:
 
     async def agenerate(self, request: RemoteRequest, params: SamplingParams) -> Answer:
         """As ``RefragGenerator.agenerate``."""
-        clock = _Clock(params)
+        clock = _Clock(params, self._patience)
         path, body = await asyncio.to_thread(self._body, request, params, stream=False)
         async with self._afaults(clock), httpx.AsyncClient(**self._options) as client:
             return _answer(await client.post(path, json=body, timeout=clock.left()))
@@ -170,7 +189,7 @@ class RemoteGenerator:
         self, request: RemoteRequest, params: SamplingParams
     ) -> AsyncGenerator[AnswerDelta]:
         """As ``RefragGenerator.astream``."""
-        clock = _Clock(params)
+        clock = _Clock(params, self._patience)
         path, body = await asyncio.to_thread(self._body, request, params, stream=True)
 
         async def deltas() -> AsyncGenerator[AnswerDelta]:
@@ -191,7 +210,7 @@ class RemoteGenerator:
         return deltas()
 
     def _answer(self, request: RemoteRequest, params: SamplingParams) -> Answer:
-        clock = _Clock(params)
+        clock = _Clock(params, self._patience)
         path, body = self._body(request, params, stream=False)
         with self._faults(clock):
             return _answer(self._client.post(path, json=body, timeout=clock.left()))
@@ -235,8 +254,8 @@ class RemoteGenerator:
         except httpx.HTTPError as error:
             if clock is not None and isinstance(error, httpx.TimeoutException):
                 clock.check()
-            msg = f"{self._base_url} does not answer ({error!r}); does `refrag serve` run there?"
-            raise ServerError(msg) from error
+            advice = self._patience.advice(error, at_first=clock is None)
+            raise ServerError(f"{self._base_url} {advice}") from error
 
     @asynccontextmanager
     async def _afaults(self, clock: _Clock) -> AsyncGenerator[None]:
@@ -245,15 +264,18 @@ class RemoteGenerator:
 
 
 @lru_cache(maxsize=16)
-def remote_generator(base_url: str, model: str, api_key: str | None) -> RemoteGenerator:
+def remote_generator(
+    base_url: str, model: str, api_key: str | None, patience: Patience
+) -> RemoteGenerator:
     """The generator of a server; the same for all models that use it in the same way."""
-    return RemoteGenerator(base_url, model, api_key)
+    return RemoteGenerator(base_url, model, api_key, patience)
 
 
 class _Clock:
     """The time that an answer may take; the server's own limit ends one without."""
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, patience: Patience) -> None:
+        self._patience = patience
         seconds = params.timeout
         self._deadline = None if seconds is None else time.monotonic() + float(seconds)
 
@@ -264,9 +286,8 @@ class _Clock:
             AnswerTimeoutError: If nothing is left.
         """
         self.check()
-        if self._deadline is None:
-            return _TIMEOUT
-        return httpx.Timeout(self._deadline - time.monotonic())
+        deadline = self._deadline
+        return self._patience.within(None if deadline is None else deadline - time.monotonic())
 
     def check(self) -> None:
         """Ends an answer whose time is up.
@@ -326,7 +347,8 @@ def _check(response: httpx.Response) -> None:
 def _error(body: object, status: int) -> RefragError:
     about = body.get("error") if isinstance(body, Mapping) else None
     about = about if isinstance(about, Mapping) else {}
-    message = f"the server answered {status}: {about.get('message', 'without a reason')}"
+    hint = "; base_url ends in /v1" if status == 404 and not about else ""
+    message = f"the server answered {status}: {about.get('message', 'without a reason')}{hint}"
     if about.get("code") == "context_length_exceeded":
         return ContextWindowError(str(about["message"]))
     return ServerError(message)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
 from refrag_components.engines.base import Engine
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.engines.sampling import SamplingParams
+from refrag_components.engines.shared_engine import SharedEngine
 from refrag_components.exceptions import (
     SamplingError,
     ServerError,
@@ -20,6 +21,7 @@ from refrag_components.exceptions import (
 )
 from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.named_engines import check_engine
+from refrag_components.generation.patience import Patience
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
 from refrag_components.generation.requests import Answering, Request
 from refrag_components.generation.shared_checkpoints import (
@@ -93,12 +95,16 @@ class AnswerSettings(BaseModel):
             (``refrag serve``); the model's name is then the server's. Chunk vectors from stores are
             sent along.
         api_key: A token of that server.
+        connect_timeout: Seconds until that server is reached, and until it has said what it serves.
+        read_timeout: Seconds for which it may send nothing; an answer that is not streamed is sent
+            when it is complete. ``timeout`` limits an answer as a whole.
 
     Raises:
         BudgetError: If the budget or the rest is none of these.
         EngineError: If no engine has that name.
         MissingExtraError: If vLLM is asked for and not installed.
         SamplingError: If a sampling parameter is outside its range.
+        ServerError: If a time to wait for a server is not one.
         UnknownModelError: If there is no such checkpoint.
         UnknownPolicyError: If no policy has that name.
     """
@@ -125,6 +131,8 @@ class AnswerSettings(BaseModel):
     device: str | None = None
     base_url: str | None = None
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    connect_timeout: SkipValidation[float] = Patience.connect
+    read_timeout: SkipValidation[float] = Patience.read
 
     _model_field: ClassVar[str] = "model"
     _by_call: ClassVar[tuple[str, ...]]  # what a call may set
@@ -186,6 +194,7 @@ class AnswerSettings(BaseModel):
         if isinstance(self.engine, str):
             check_engine(self.engine)
         self._sampling_params()
+        self._patience()
         if self.base_url is not None and not isinstance(self.policy, str):
             msg = "a policy object cannot be sent to a server; give a policy's name with base_url"
             raise UnknownPolicyError(msg)
@@ -205,12 +214,23 @@ class AnswerSettings(BaseModel):
         if self.base_url is None:
             return None
         api_key = None if self.api_key is None else self.api_key.get_secret_value()
-        return remote_generator(self.base_url, self._checkpoint_name, api_key)
+        return remote_generator(self.base_url, self._checkpoint_name, api_key, self._patience())
+
+    def _patience(self) -> Patience:
+        return Patience(self.connect_timeout, self.read_timeout)
 
     @property
     def _answering(self) -> Answering:
         """What answers requests of ``_ask``."""
         return self._server or self._checkpoint().generator
+
+    def _engine_window(self, decoder_window: int) -> int:
+        """The decoder's window in positions, or that of an engine that is given and takes less.
+
+        One that is only named is not started for it.
+        """
+        own = self.engine
+        return min(decoder_window, own.window) if isinstance(own, SharedEngine) else decoder_window
 
     def _resolver(self, request: Retrieved | None) -> Resolver:
         """Finds passages in the prompt of a request.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ _FORGETFUL = 0.3
 
 
 @torch.no_grad()
-def check_decoder(decoder: Any, tokenizer: Any) -> None:
+def check_decoder(decoder: Any, tokenizer: Any, folder: Path) -> None:
     """Lets a decoder read and continue a few positions in the way that answers are decoded.
 
     What a decoder's class can do shows in nothing that it declares: some take ``inputs_embeds``
@@ -39,27 +40,36 @@ def check_decoder(decoder: Any, tokenizer: Any) -> None:
     Args:
         decoder: Hugging Face causal language model, in float32.
         tokenizer: Its tokenizer.
+        folder: Where both came from.
 
     Raises:
         UnknownModelError: If chunk embeddings cannot enter, or an answer would not be that to the
             same tokens alone.
     """
+    cause: Exception | None = None
     if "inputs_embeds" not in forward_arguments(decoder):
-        raise _refusal(decoder, "takes no inputs_embeds, through which chunk embeddings enter")
-    cache_argument(decoder)
-    ids = torch.tensor([_ordinary_ids(decoder, tokenizer)], device=decoder.device)
-    with quietly():
+        why = "takes no inputs_embeds, through which chunk embeddings enter"
+    else:
+        cache_argument(decoder)
+        ids = torch.tensor([_ordinary_ids(decoder, tokenizer)], device=decoder.device)
         try:
-            _compare(decoder, ids)
-        except (UnknownModelError, torch.OutOfMemoryError):
+            with quietly():
+                why = _difference(decoder, ids)
+        except torch.OutOfMemoryError:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            why = f"fails at positions that are chunk embeddings ({reason})"
-            raise _refusal(decoder, why) from error
+            why, cause = f"fails at positions that are chunk embeddings ({reason})", error
+    if why:
+        msg = (
+            f"{type(decoder).__name__} {why}; choose another decoder, such as one of the families "
+            f"in docs/decoders.md, or copy {folder} again if a file in it was altered"
+        )
+        raise UnknownModelError(msg) from cause
 
 
-def _compare(decoder: Any, ids: Tensor) -> None:
+def _difference(decoder: Any, ids: Tensor) -> str:
+    """What a decoder does otherwise than it must; completes a sentence, "" for nothing."""
     call = DecoderCall(decoder)
     plain = call(input_ids=ids)[0]
     spread = plain.std()
@@ -76,14 +86,15 @@ def _compare(decoder: Any, ids: Tensor) -> None:
         begin = {"inputs_embeds": tokens[None, :-1], "position_ids": places[1:, :-1]}
         alone = call(**begin)[0]
         if (alone - plain[:-1]).abs().max() <= _ROUNDING * spread:
-            raise _refusal(decoder, "reads the padding of shorter prompts in a batch")
-        raise _refusal(decoder, "looks ahead, or reads token ids besides their embeddings")
+            return "reads the padding of shorter prompts in a batch"
+        return "looks ahead, or reads token ids besides their embeddings"
     cache.reorder_cache(torch.tensor([0], device=ids.device))
     longer = None if holds_only_states(cache) else torch.cat([mask[:1], mask[1:, :1]], dim=1)
     last = {"input_ids": ids[:, -1:], "position_ids": places[:1, -1:] + 1}
     step = call(longer, cache, **last)[0]
     if not (step - plain[-1:]).abs().max() <= _FORGETFUL * spread:
-        raise _refusal(decoder, "forgets what it has read when an answer goes on")
+        return "forgets what it has read when an answer goes on"
+    return ""
 
 
 def _ordinary_ids(decoder: Any, tokenizer: Any) -> list[int]:
@@ -91,11 +102,3 @@ def _ordinary_ids(decoder: Any, tokenizer: Any) -> list[int]:
     special = set(tokenizer.all_special_ids)
     rows = decoder.get_input_embeddings().weight.shape[0]
     return list(islice((i for i in range(rows) if i not in special), _TOKENS))
-
-
-def _refusal(decoder: Any, why: str) -> UnknownModelError:
-    msg = (
-        f"{type(decoder).__name__} {why}; choose another decoder, such as one of the families in "
-        "docs/decoders.md"
-    )
-    return UnknownModelError(msg)

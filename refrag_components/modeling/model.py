@@ -180,7 +180,7 @@ class RefragModel(ModelParts):
         )
         causal = load_pretrained(AutoModelForCausalLM, decoder)
         tokenizer = load_tokenizer(decoder)
-        check_decoder(causal, tokenizer)
+        check_decoder(causal, tokenizer, decoder)
         chunk_encoder: ChunkEncoder | LayerEncoder
         if config.encoder_layers:
             chunk_encoder = LayerEncoder(

@@ -186,7 +186,7 @@ class _Server:
             "fingerprint": model.fingerprint,
             "chunk_size": model.config.chunk_size,
             "width": model.encoder.width,
-            "window": model.window,
+            "window": self._generator.window,
         }
         entry = {"id": self._name, "object": "model", "created": 0, "owned_by": "refrag"}
         return {"object": "list", "data": [{**entry, "refrag": about}]}

@@ -188,7 +188,7 @@ class DocumentReader:
         name = os.fsencode(path).decode("utf-8", "replace")
         try:
             if name != str(path):
-                raise DocumentError("has a name that is not UTF-8")
+                raise DocumentError("has a name that is not UTF-8; rename it")
             self._check_link(path)
             data = _read(path)
             suffix = path.suffix.lower()
@@ -219,21 +219,25 @@ class DocumentReader:
         target = path.resolve()
         inside = target.is_relative_to(self._root)
         if not inside or any(p.startswith(".") for p in target.relative_to(self._root).parts):
-            raise DocumentError("is a link that leads out of the folder, or to a hidden file")
+            raise DocumentError(
+                "is a link that leads out of the folder, or to a hidden file; name what it leads "
+                "to as well"
+            )
 
 
 def _read(path: Path) -> bytes:
     """The file's bytes, after the checks that need no bytes."""
     if not path.is_file():
         if path.is_dir() and not path.is_symlink():
-            raise DocumentError("is a folder that cannot be listed")
+            raise DocumentError("is a folder that cannot be listed; allow this user to read it")
         raise DocumentError("is not a regular file")
     if not is_supported(path):
         raise DocumentError(f"is of a type that is not read ({path.suffix.lower() or 'no suffix'})")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         megabytes = -(-size // 2**20)  # rounded up, so that it exceeds the limit
-        raise DocumentError(f"has {megabytes} MB, more than {MAX_FILE_BYTES // 2**20} MB")
+        most = MAX_FILE_BYTES // 2**20
+        raise DocumentError(f"has {megabytes} MB, more than {most} MB; split it")
     return path.read_bytes()
 
 

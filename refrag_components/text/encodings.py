@@ -48,6 +48,7 @@ _SIGN_IN_WORD = re.compile(
     r"(?<=\w)[^\w\s\x00-\x7f\u00ad\u2010-\u201f\u2026](?=\w)|[\u00b2\u00b3\u00b9](?=[a-z])"
 )
 _LOOKED_AT = 64 * 2**10  # characters
+_BINARY = "is binary; if it is text, save it as UTF-8"
 _UNKNOWN = "is in an unknown encoding; save it as UTF-8"
 
 
@@ -79,7 +80,7 @@ def decode(data: bytes) -> tuple[str, str]:
     text = _strictly(data, "utf-8")
     if text is not None:
         if _broken(text):
-            raise DocumentError("is binary")
+            raise DocumentError(_BINARY)
         return text, ""
     return _guessed(data)
 
@@ -127,7 +128,7 @@ def _wide(data: bytes) -> tuple[str, str]:
             spaces = sum(map(text.count, " \n。、"))
             if spaces and all(c.isprintable() or c.isspace() for c in text[:1000]):
                 return text, name
-    raise DocumentError("is binary")
+    raise DocumentError(_BINARY)
 
 
 def _guessed(data: bytes) -> tuple[str, str]:

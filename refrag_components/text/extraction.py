@@ -159,7 +159,7 @@ def _notebook(source: str) -> tuple[str, str]:
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
         language = notebook["metadata"].get("language_info", {}).get("name", "")
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise DocumentError(f"is not a readable notebook: {error}") from error
+        raise DocumentError(f"is not a readable notebook; save it again: {error}") from error
     from refrag_components.text.markdown import markdown_title_and_text
 
     parts = []

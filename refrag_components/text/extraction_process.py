@@ -70,9 +70,10 @@ class ExtractionProcess:
             except (OSError, TypeError, ValueError) as error:
                 self._end()
                 if late.is_set():
-                    msg = f"takes longer than {MAX_SECONDS:g} seconds to read"
+                    limit = f"{MAX_SECONDS:g} seconds"
+                    msg = f"takes longer than {limit} to read; split it, or save it as text"
                 else:
-                    msg = "made its reader fail; it may be damaged, or meant to"
+                    msg = "made its reader fail; it may be damaged, or meant to; save it again"
                 raise DocumentError(msg) from error
             except BaseException:  # its answer would be taken for the next file's
                 self._end()
@@ -146,13 +147,15 @@ def serve(seconds: float, memory: int) -> None:
         try:
             parts = extract(data, suffix)
             if len(parts[0]) > MAX_CHARACTERS:
-                raise DocumentError(f"holds more than {MAX_CHARACTERS:,} characters of text")
+                raise DocumentError(
+                    f"holds more than {MAX_CHARACTERS:,} characters of text; split it"
+                )
             found = True
         except DocumentError as error:
             parts = (str(error),)
         except MemoryError:
             spent = True
-            parts = (f"takes more than {memory / 2**30:.3g} GB of memory to read",)
+            parts = (f"takes more than {memory / 2**30:.3g} GB of memory to read; split it",)
         except Exception as error:
             parts = (f"cannot be read: {type(error).__name__}: {error}",)
         _limit_time(None)

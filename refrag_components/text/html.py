@@ -114,7 +114,7 @@ def _parsed(source: str) -> BeautifulSoup:
     except MemoryError:
         raise
     except Exception as error:  # some malformed markup makes the parser give up
-        raise DocumentError(f"is not readable HTML: {error}") from error
+        raise DocumentError(f"is not readable HTML; save it as text: {error}") from error
     for node in soup.find_all(string=lambda text: isinstance(text, PreformattedString)):
         node.extract()
     return soup

@@ -43,7 +43,9 @@ def office_contents(data: bytes, suffix: str) -> tuple[str, str]:
         msg = f"needs an extra: pip install 'refrag-components[office]' ({error})"
         raise DocumentError(msg) from error
     except Exception as error:  # each library has its own, and broken files raise others
-        raise DocumentError(f"is not a readable {suffix[1:]} file: {error}") from error
+        raise DocumentError(
+            f"is not a readable {suffix[1:]} file; save it again: {error}"
+        ) from error
 
 
 def _docx(data: bytes) -> tuple[str, str]:
@@ -109,7 +111,7 @@ def _epub(data: bytes) -> tuple[str, str]:
         container = BeautifulSoup(book.read("META-INF/container.xml"), "xml")
         root = container.find("rootfile")
         if root is None:
-            raise DocumentError("is not a readable epub file: it names no contents")
+            raise DocumentError("is not a readable epub file; save it again: it names no contents")
         place = str(root["full-path"])
         package = BeautifulSoup(book.read(place), "xml")
         files = {str(item["id"]): unquote(str(item["href"])) for item in package.find_all("item")}

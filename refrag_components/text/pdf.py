@@ -181,7 +181,7 @@ def _read_otherwise(data: bytes) -> tuple[str, list[_Page]]:
     except (DocumentError, MemoryError):
         raise
     except Exception as error:  # broken PDFs make pypdf raise almost anything
-        raise DocumentError(f"is not a readable PDF: {error}") from error
+        raise DocumentError(f"is not a readable PDF; save it again: {error}") from error
 
 
 def _pypdf_pages(reader: PdfReader) -> Iterator[_Page]:

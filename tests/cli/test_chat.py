@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from refrag_components.cli import app
+from refrag_components.cli import app, common
 from refrag_components.cli.asking import Asking, Turn
 from refrag_components.engines import SamplingParams
 from refrag_components.generation.generator import RefragGenerator
@@ -38,6 +38,14 @@ def chat(index: Path) -> Chat:
         return CliRunner().invoke(app, arguments, input="".join(f"{line}\n" for line in lines))
 
     return run
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """Ctrl-C raises, as in a process in the foreground."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -125,6 +133,33 @@ def test_an_interrupt_stops_the_answer_and_not_the_conversation(
     assert result.stderr.count("Stopped") == 2
     # What was said so far is remembered.
     assert turns_in(asked[1])[:2] == ["When was the harbour dug?", "In nineteen"]
+
+
+@pytest.mark.parametrize("said", ["In nineteen", ""])
+def test_a_second_interrupt_does_not_end_the_conversation(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, handled: None, said: str
+) -> None:
+    """Neither while the answer is stopped nor while that is told."""
+
+    def stream(self: RefragGenerator, _: Request, __: SamplingParams) -> Iterator[AnswerDelta]:
+        try:
+            yield AnswerDelta(said)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("it was not stopped")
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    def say(*told: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        common.say(*told)
+
+    monkeypatch.setattr(RefragGenerator, "stream", stream)
+    monkeypatch.setattr(sys.modules["refrag_components.cli.chat"], "say", say)
+    result = chat("When was the harbour dug?", "And the lighthouse?")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("Stopped") == 2
+    # Afterwards it is as it was.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupt_before_the_first_word_leaves_no_turn(

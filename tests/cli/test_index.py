@@ -77,7 +77,8 @@ def test_skipped_files_are_counted_by_suffix_with_what_to_do(
         "them out (2 more .png)",
         f"Skipped: {docs / 'd.mp4'} is of a type that is not read (.mp4); --exclude '*.mp4' leaves "
         "them out",
-        f"Skipped: {docs / 'noext'} is of a type that is not read (no suffix)",
+        f"Skipped: {docs / 'noext'} is of a type that is not read (no suffix); name it .txt if it "
+        "is text",
     ]
     assert any(line.startswith("Doubtful: ") and "save it as UTF-8" in line for line in lines)
     assert "--verbose names every skipped file, --report FILE writes them down" in lines

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,11 @@ from refrag_components.exceptions import (
     SamplingError,
     StructuredOutputError,
 )
+from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
+from refrag_components.policies import FractionBudget
+from refrag_components.prompts.parts import PassagePart, TextPart
 from refrag_components.vectors import ChunkVectors
 from tests.engines import fake_vllm
 from tests.engines.contract import same
@@ -294,6 +299,27 @@ class TestInProcess:
         longer = Layout((TextSegment(np.full(size + 2, 20)),))
         with pytest.raises(ContextWindowError, match=f"window is {size + 2}"):
             engine.generate([longer], GREEDY)
+        engine.close()
+
+    def test_prompts_are_prepared_for_the_smaller_window(
+        self, layered_model: RefragModel, made: list[FakeEngine]
+    ) -> None:
+        """What expands gives way to vLLM's own window, as to the decoder's."""
+        parts = (*map(PassagePart, TEXT), TextPart("\nWhat rose?"))
+        request = Request(parts, "What rose?", policy="similarity", budget=FractionBudget(1.0))
+        roomy = RefragGenerator(layered_model).prepare(request).layout.n_positions
+        engine = VllmEngine(layered_model, options={"max_model_len": roomy - 20})
+        for generator, asked in (
+            (RefragGenerator(layered_model, engine=engine), request),
+            (RefragGenerator(layered_model), replace(request, engine=engine)),
+        ):
+            (answer,) = generator.generate([asked], GREEDY)
+            assert answer.report.positions <= roomy - 20 - 12
+            assert answer.report.compressed > 0
+            assert answer.report.output_tokens == 12
+        assert RefragGenerator(layered_model, engine=engine).window == roomy - 20
+        with pytest.raises(ContextWindowError, match=f"window is {roomy - 20}"):
+            generator.prepare(replace(asked, budget=FractionBudget(1.0), parts=parts * 9))
         engine.close()
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import Any
 
+import httpx
 import pytest
 
 from refrag_components.engines import SamplingParams, TransformersEngine
 from refrag_components.exceptions import AnswerTimeoutError, ContextWindowError, ServerError
 from refrag_components.generation.generator import RefragGenerator
+from refrag_components.generation.patience import Patience
 from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, _sampling
 from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
@@ -205,6 +208,53 @@ async def test_time_is_limited(
         remote.generate([ask()], replace(late, timeout=1e-9))
     steps.allow(None)
     assert remote.generate([ask()], replace(late, timeout=600)) != []
+
+
+async def test_a_server_may_be_silent_for_so_long(
+    url: str, generator: RefragGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = RemoteGenerator(url, "tiny", "secret", Patience(read=0.2))
+    assert remote.served
+    assert isinstance(generator.engine, TransformersEngine)
+    steps = Steps(generator.engine, monkeypatch)
+    steps.hold(until=1)
+    steps.allow(1)
+    silent = "sent nothing for 0.2 s; .*max_tokens.*read_timeout"
+    with pytest.raises(ServerError, match=silent):
+        remote.generate([ask()], PARAMS)
+    with pytest.raises(ServerError, match=silent):
+        list(remote.stream(ask(), PARAMS))
+    with pytest.raises(ServerError, match=silent):
+        await remote.agenerate(ask(), PARAMS)
+    with pytest.raises(ServerError, match=silent):
+        async for _ in await remote.astream(ask(), PARAMS):
+            pass
+    with pytest.raises(AnswerTimeoutError):
+        remote.generate([ask()], replace(PARAMS, timeout=0.1))
+    steps.allow(None)
+
+
+def test_a_server_that_accepts_and_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        url = f"http://127.0.0.1:{there.getsockname()[1]}/v1"
+        remote = RemoteGenerator(url, "tiny", patience=Patience(connect=0.2))
+        with pytest.raises(ServerError, match=r"within 0.2 s; .*refrag serve.*connect_timeout"):
+            remote.generate([ask()], PARAMS)
+
+
+def test_what_is_not_this_server(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ServerError, match=r"404.*base_url ends in /v1"):
+        RemoteGenerator(url.removesuffix("/v1"), "tiny", "secret").generate([ask()], PARAMS)
+    for odd in ("http://gpu:port/v1", "http://\ud800/v1"):
+        with pytest.raises(ServerError, match=r"base_url must be a URL such as"):
+            RemoteGenerator(odd, "tiny")
+    with pytest.raises(ServerError, match="refrag serve"):
+        RemoteGenerator("gpu:8000/v1", "tiny").generate([ask()], PARAMS)
+    for page in ("<html>", "[]", '{"data": 3}'):
+        response = httpx.Response(200, text=page)
+        monkeypatch.setattr(httpx.Client, "get", lambda *_, got=response, **__: got)
+        with pytest.raises(ServerError, match="is not a server of models; set base_url"):
+            RemoteGenerator(url, "tiny").generate([ask()], PARAMS)
 
 
 def test_a_store_that_fails_sends_the_text(

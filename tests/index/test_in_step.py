@@ -95,7 +95,8 @@ def test_a_folder_that_cannot_be_listed_keeps_its_documents_and_fails_nothing(
     monkeypatch.setattr(os, "scandir", refuse)
     report = index.add_folder(docs)
     assert (report.unchanged, report.removed) == (3, 0)
-    assert [skipped.reason for skipped in report.skipped] == ["is a folder that cannot be listed"]
+    reason = "is a folder that cannot be listed; allow this user to read it"
+    assert [skipped.reason for skipped in report.skipped] == [reason]
     assert "Snow fell." in texts(index)
 
 

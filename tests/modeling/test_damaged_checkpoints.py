@@ -131,6 +131,16 @@ def test_weights_that_are_missing_left_over_or_no_numbers_are_told(
         RefragModel.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("theta", [False, -1.0])
+def test_a_decoder_that_its_config_breaks_is_named(folder: Path, theta: object) -> None:
+    """It loads, and then reads nonsense: the places of tokens are no numbers."""
+    rope = {"rope_theta": theta, "rope_type": "default"}
+    alter(folder / "decoder" / "config.json", rope_parameters=rope)
+    with pytest.raises(UnknownModelError) as error:
+        RefragModel.from_pretrained(folder, device="cpu")
+    assert str(folder) in str(error.value)
+
+
 def test_layers_without_end_are_refused(folder: Path) -> None:
     alter(folder / "decoder" / "config.json", num_hidden_layers=10**12)
     with pytest.raises(UnknownModelError, match="layers"):

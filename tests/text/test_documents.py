@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_code_is_told_apart_and_has_its_name_as_title(
 def test_skips_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "MAX_FILE_BYTES", 2 * 2**20)
     assert text(load(tmp_path / "a.txt", "x" * 2 * 2**20))
-    assert reason(load(tmp_path / "a.txt", "x" * 3 * 2**20)) == "has 3 MB, more than 2 MB"
+    assert reason(load(tmp_path / "a.txt", "x" * 3 * 2**20)) == "has 3 MB, more than 2 MB; split it"
 
 
 def test_skips_what_is_not_a_regular_file(tmp_path: Path) -> None:
@@ -121,8 +122,54 @@ def test_skips_names_that_are_not_utf_8(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
     (result,) = load_documents(tmp_path)
-    assert reason(result) == "has a name that is not UTF-8"
+    assert reason(result) == "has a name that is not UTF-8; rename it"
     result.path.encode()
+
+
+def advised() -> list[str]:
+    """The reasons in the table of docs/documents.md."""
+    page = (Path(__file__).parents[2] / "docs" / "documents.md").read_text(encoding="utf-8")
+    table = page.partition("### Why a file is skipped")[2].partition("Read, but with a warning")[0]
+    return [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
+
+
+def test_the_docs_say_what_to_do_about_each_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = tmp_path / "docs"
+    made = {
+        "a.exe": b"MZ",
+        "picture": b"x",
+        "a.txt": b"\xff\xfea\0b",
+        "b.txt": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        "c.txt": b"",
+        "d.txt": b"x" * (2**20 + 1),
+        "a.pdf": b"%PDF-1.7 damaged",
+        "b.pdf": made_files.encrypted(made_files.pdf("Closed"), "user", "secret"),
+        "c.pdf": made_files.pdf(""),
+        "a.ipynb": b"{}",
+        "a.epub": b"PK",
+        "a.docx": b"PK",
+    }
+    docs.mkdir()
+    for name, content in made.items():
+        (docs / name).write_bytes(content)
+    (docs / "link.txt").symlink_to(tmp_path / "outside.txt")
+    (tmp_path / "outside.txt").touch()
+    (docs / "pipe.txt").symlink_to("nowhere")
+    monkeypatch.setattr(documents, "MAX_FILE_BYTES", 2**20)
+    reasons = [reason(result) for result in load_documents(docs)]
+    assert len(reasons) == len(made) + 2
+    patterns = [re.escape(row).replace(r"\.\.\.", ".+").replace("50", ".+") for row in advised()]
+    for why in reasons:
+        assert any(re.match(pattern, why) for pattern in patterns), why
+    # And no row is about what cannot happen any more.
+    sources = "".join(
+        p.read_text(encoding="utf-8") for p in Path(documents.__file__).parent.glob("*.py")
+    )
+    for row in advised():
+        for part in row.replace("50 MB", "...").split("..."):
+            assert part.strip() in sources, row
 
 
 # -- documents ----------------------------------------------------------------------------------

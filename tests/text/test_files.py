@@ -75,7 +75,9 @@ def test_a_folder_that_cannot_be_listed_is_reported(
 
     monkeypatch.setattr(os, "scandir", refuse)
     closed, opened = load_documents(tmp_path)
-    assert closed == Skipped(str(tmp_path / "closed"), "is a folder that cannot be listed")
+    assert closed == Skipped(
+        str(tmp_path / "closed"), "is a folder that cannot be listed; allow this user to read it"
+    )
     assert text(opened) == "text"
 
 

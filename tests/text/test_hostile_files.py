@@ -135,7 +135,7 @@ def test_what_takes_too_long_is_skipped_and_the_next_file_read(
     report = index.add_folder(tmp_path / "docs")
     assert report.added == 1
     (skipped,) = report.skipped
-    assert skipped.reason == "takes longer than 2 seconds to read"
+    assert skipped.reason == "takes longer than 2 seconds to read; split it, or save it as text"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")

@@ -97,6 +97,17 @@ class TestTheEventLoop:
         assert threads["from_pretrained"] == [False]
         assert threads["_digest_of_files"] == [False]
 
+    @pytest.mark.parametrize("bound", [False, True])
+    async def test_typed_events(
+        self, fresh: str, threads: dict[str, list[bool]], bound: bool
+    ) -> None:
+        chat = ChatRefrag(model=fresh, max_tokens=2)
+        model = chat.bind(max_tokens=3) if bound else chat
+        stream = await model.astream_events(PROMPT, version="v3")
+        assert (await stream.output).text == chat.invoke(PROMPT, max_tokens=3 if bound else 2).text
+        assert threads["from_pretrained"] == [False]
+        assert threads["_digest_of_files"] == [False]
+
     @pytest.mark.parametrize("way", ["ainvoke", "astream"])
     @pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
     async def test_another_model_for_a_call(

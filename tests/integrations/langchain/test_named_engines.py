@@ -7,7 +7,9 @@ import pytest
 from langchain_core.documents import Document
 
 from langchain_refrag import ChatRefrag
+from refrag_components.engines import VllmEngine
 from refrag_components.exceptions import EngineError
+from refrag_components.generation.shared_checkpoints import load_checkpoint
 from tests.engines import fake_vllm
 
 PASSAGE = "The harbour lies north of the old town and was dug in 1907."
@@ -22,3 +24,17 @@ def test_an_engine_by_its_name(layered_folder: Path, monkeypatch: pytest.MonkeyP
     assert texts[0] == texts[1]
     with pytest.raises(EngineError, match="no such engine"):
         ChatRefrag(**settings, engine="no such engine")
+
+
+def test_the_window_of_an_engine_that_is_given(
+    layered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_vllm.install(monkeypatch)
+    settings: dict[str, Any] = {"model": str(layered_folder), "device": "cpu"}
+    model = load_checkpoint(str(layered_folder), "cpu").model
+    engine = VllmEngine(model, options={"max_model_len": model.window - 100})
+    assert ChatRefrag(**settings, engine=engine).profile == {
+        **(ChatRefrag(**settings).profile or {}),
+        "max_input_tokens": model.window - 100,
+    }
+    engine.close()

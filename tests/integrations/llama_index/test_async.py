@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -85,6 +86,18 @@ class TestTheEventLoop:
         assert threads["from_pretrained"] == [False]
         assert threads["_digest_of_files"] == [False]
         assert not any(threads.get("position_limit", ()))
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    async def test_an_agent_s_first_step(
+        self, tool_folder: Path, tmp_path: Path, threads: dict[str, Any], streaming: bool
+    ) -> None:
+        fresh = str(shutil.copytree(tool_folder, tmp_path / "fresh"))
+        llm = await asyncio.to_thread(RefragLLM, model=fresh, max_tokens=4)
+        tools = [FunctionTool.from_defaults(len, name="len")]
+        await FunctionAgent(tools=tools, llm=llm, streaming=streaming).run(PROMPT)
+        assert threads["from_pretrained"] == [False]
+        assert threads["_digest_of_files"] == [False]
+        assert not any(threads["position_limit"])
 
 
 class Fine(BaseModel):

@@ -115,7 +115,9 @@ class RefragLLM(SchemaLLM, ToolCallingLLM):
         way. It counts by ``Settings.tokenizer``: set that to ``token_ids``.
 
         No weights are loaded for it, unless they have yet to be fetched. A server is not told about
-        tools.
+        tools. Agents ask for it in the event loop: where the LLM was made in one as well, weights
+        have yet to be fetched, or a server is to be asked, ``await asyncio.to_thread(lambda:
+        llm.metadata)`` before their first run keeps that out of it.
 
         Raises:
             DownloadError: If base weights cannot be fetched.
@@ -126,7 +128,7 @@ class RefragLLM(SchemaLLM, ToolCallingLLM):
         else:
             known = about_decoder(self.model, self.device)
             about = known or AboutDecoder.of(self._checkpoint().model)
-            window, calls_tools = about.window, about.calls_tools
+            window, calls_tools = self._engine_window(about.window), about.calls_tools
         return LLMMetadata(
             context_window=window - window // _UNCOUNTED,
             num_output=self.max_tokens,
@@ -256,6 +258,13 @@ class RefragLLM(SchemaLLM, ToolCallingLLM):
         await asyncio.to_thread(lambda: self.metadata)
         return await super().astream(prompt, **prompt_args)
 
+    def _check(self) -> None:
+        super()._check()
+        # Agents ask for the metadata in the event loop, where the tokenizer must not be loaded: it
+        # is loaded here, unless this is an event loop too.
+        if self.base_url is None and not _in_event_loop():
+            about_decoder(self.model, self.device)
+
     def _chat_call(
         self,
         messages: Sequence[ChatMessage],
@@ -310,6 +319,14 @@ class RefragLLM(SchemaLLM, ToolCallingLLM):
     ) -> Call:
         params = self._sampling_params(form)
         return Call(self._answering, request, params, self.model, warnings, form)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _chat_response(reply: Reply) -> ChatResponse:
