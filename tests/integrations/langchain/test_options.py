@@ -207,8 +207,9 @@ class TestTimeout:
         with pytest.raises(AnswerTimeoutError):
             await ChatRefrag(**options).ainvoke(QUESTION, timeout=1e-9)
 
-    def test_is_no_part_of_what_is_cached(self, chat: ChatRefrag) -> None:
-        other = chat.model_copy(update={"timeout": 5})
+    @pytest.mark.parametrize("name", ["timeout", "connect_timeout", "read_timeout"])
+    def test_is_no_part_of_what_is_cached(self, chat: ChatRefrag, name: str) -> None:
+        other = chat.model_copy(update={name: 5})
         assert other._identifying_params == chat._identifying_params
 
     @pytest.mark.parametrize("timeout", [0, -1, True, "5"])
