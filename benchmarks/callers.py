@@ -2,8 +2,9 @@
 
     python benchmarks/callers.py [--model CHECKPOINT]
 
-Measures answers per second of 64 callers and of one call with 64 prompts, and how long an answer
-of two tokens takes alone and next to callers with long answers. Without a checkpoint a random
+Measures answers per second, and processor time per answer (which other work on the machine does not
+change), of 64 callers and of one call with 64 prompts; and how long an answer of two tokens takes
+alone and next to callers with long answers. Without a checkpoint a random
 decoder answers, which says as much about waiting.
 """
 
@@ -59,11 +60,21 @@ def main() -> None:
         return count / (time.perf_counter() - started)
 
     before = at_once()
+    used = time.process_time()
     many, took = callers(count, seconds, lambda i: answer(i, ANSWER))
+    each = (time.process_time() - used) / len(many)
+    used = time.process_time()
     together = max(before, at_once())  # other work on the machine comes and goes
-    print(f"one call with {count} prompts: {together:.1f} answers per second")
+    alone = (time.process_time() - used) / count
+    print(
+        f"one call with {count} prompts: {together:.1f} answers per second, "
+        f"{1000 * alone:.1f} ms of processor time each"
+    )
     rate = len(many) / took
-    print(f"{count} callers: {rate:.1f} answers per second ({rate / together:.0%}); {times(many)}")
+    print(
+        f"{count} callers: {rate:.1f} answers per second ({rate / together:.0%}), "
+        f"{1000 * each:.1f} ms of processor time each ({alone / each:.0%}); {times(many)}"
+    )
     print(f"short answers alone: {times([answer(i, SHORT) for i in range(20)])}")
     over = threading.Event()
 

@@ -12,10 +12,13 @@ that are there are skipped.
 from __future__ import annotations
 
 import argparse
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +29,7 @@ from refrag_components.benchmarking.shapes import SHAPES, Shape
 from refrag_components.benchmarking.subject import ShapeSubject
 from refrag_components.benchmarking.timing import free_memory, synchronise
 from refrag_components.benchmarking.words import QUESTION
+from refrag_components.engines import static_cache
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.static_caches import StaticCaches
@@ -103,8 +107,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0, help="no row begins after that")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument(
+        "--own-layers",
+        action="store_true",
+        help="the decoder's own layers within graphs, to compare",
+    )
     options = parser.parse_args()
     started = time.monotonic()
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("refrag_components").setLevel(logging.INFO)  # why there are no graphs
+    if options.own_layers:
+        static_cache.fused_layers = unchanged
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     shape = TINY if options.shape == "tiny" else SHAPES[options.shape]
     subject = ShapeSubject(shape, device=device, dtype=dtype, attention="sdpa")
@@ -112,6 +125,7 @@ def main() -> None:
         "model": f"{options.shape}, random weights",
         "dtype": options.dtype,
         "attention": "sdpa",
+        "layers": "the decoder's own" if options.own_layers else "fused in graphs",
     }
 
     def passed() -> float:
@@ -138,6 +152,12 @@ def main() -> None:
     if "kernels" in wanted and not over():
         profile(subject, max(c for c in options.context if c <= 16_384), options.out, say)
     say("time is over; the same command continues" if over() else "done")
+
+
+@contextmanager
+def unchanged(decoder: Any) -> Iterator[None]:
+    """Leaves a decoder's layers as they are."""
+    yield
 
 
 @torch.inference_mode()

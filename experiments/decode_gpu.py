@@ -23,10 +23,13 @@ from refrag_components.benchmarking.timing import synchronise
 from refrag_components.engines import SamplingParams, TransformersEngine, static_cache
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.decoder_inputs import embed_layouts
+from refrag_components.engines.fused_layers import fused_layers
 from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.modeling import RefragModel
+
+_OWN, _OWN_LAYERS = "graphs, the decoder's own layers and norms", "graphs, the decoder's own layers"
 
 
 def caches_of(model: RefragModel) -> StaticCaches:
@@ -136,9 +139,10 @@ def measure(
     work = Work(model)
     floor = work.token(rates, positions * rows)
     begin_floor = work.first_token(rates, positions) * rows
-    for way in ("plain", "graphs, the decoder's own norms", "graphs"):
+    for way in ("plain", _OWN, _OWN_LAYERS, "graphs"):
         caches = None if way == "plain" else caches_of(model)
-        static_cache.fused_norms = fused_norms if way == "graphs" else nullcontext
+        static_cache.fused_norms = nullcontext if way == _OWN else fused_norms
+        static_cache.fused_layers = fused_layers if way == "graphs" else nullcontext
         first, further = times(model, caches, layouts, options)
         print(
             f"{label}, {way}: first token {1000 * first:.2f} ms (floor {1000 * begin_floor:.2f}), "

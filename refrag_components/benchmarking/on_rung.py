@@ -38,6 +38,8 @@ class OnRung:
 
     def layout(self, layout: Layout) -> Layout:
         """The layout with its compressed passages on the rung."""
+        if all(passage.rung in (0, self._rung) for passage in layout.passages):
+            return layout  # to make it again would be part of what is measured
         return Layout(
             tuple(
                 replace(segment, rung=self._rung)

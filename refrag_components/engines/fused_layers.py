@@ -124,7 +124,8 @@ def _rotated(
 def _product(states: Tensor, projections: Sequence[nn.Linear]) -> Tensor:
     """What several projections make of the same states, one after another in the last dimension."""
     weight = _joined([projection.weight for projection in projections])
-    biases = [projection.bias for projection in projections if projection.bias is not None]
+    given: list[Any] = [projection.bias for projection in projections]
+    biases = [bias for bias in given if bias is not None]
     if biases and len(biases) < len(projections):
         raise NotImplementedError("some of the projections have a bias and some have none")
     return F.linear(states, weight, _joined(biases) if biases else None)
@@ -137,7 +138,7 @@ def _add_product(target: Tensor, states: Tensor, projection: nn.Linear) -> None:
         target.add_(projection.bias)
 
 
-def _joined(parameters: Sequence[nn.Parameter]) -> Tensor:
+def _joined(parameters: Sequence[Any]) -> Tensor:
     """Parameters as one tensor, of which they are parts from then on."""
     first = parameters[0]
     shape = (sum(len(parameter) for parameter in parameters), *first.shape[1:])
@@ -150,7 +151,7 @@ def _joined(parameters: Sequence[nn.Parameter]) -> Tensor:
     return first.as_strided(shape, first.stride())
 
 
-def _adjacent(parameters: Sequence[nn.Parameter]) -> bool:
+def _adjacent(parameters: Sequence[Tensor]) -> bool:
     """Whether each begins in memory where the one before it ends."""
     if not all(parameter.is_contiguous() for parameter in parameters):
         return False

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
+from refrag_components.engines.layout import (
+    Layout,
+    PassageSegment,
+    TextSegment,
+    passage_segments,
+)
 from refrag_components.modeling import RefragModel
 from refrag_components.vectors import ChunkVectors
 from tests.engines.layouts import segment
@@ -70,3 +75,38 @@ def test_every_chunk_is_read_as_text_or_in_an_embedding_or_dropped(
     assert layout.context_positions == text + embeddings == layout.n_positions - 1
     assert layout.n_compressed == (int((~expanded).sum()) if group else 0)
     assert layout.context_tokens == vectors.n_tokens
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.sampled_from([0, K, 2 * K]), st.sets(st.integers(0, 3))),
+        max_size=5,
+    )
+)
+def test_many_segments_are_what_each_would_be_by_itself(
+    drawn: list[tuple[int, int, set[int]]],
+) -> None:
+    passages = [passage(n_tokens) for n_tokens, _, _ in drawn]
+    masks = [
+        np.array([chunk // 2 in pairs for chunk in range(each.n_chunks)], dtype=bool)
+        for each, (_, _, pairs) in zip(passages, drawn, strict=True)
+    ]
+    rungs = [rung for _, rung, _ in drawn]
+    found = passage_segments(
+        passages, np.concatenate([np.zeros(0, bool), *masks]), np.array(rungs, dtype=np.int64)
+    )
+    assert len(found) == len(drawn)
+    for made, each, mask, rung in zip(found, passages, masks, rungs, strict=True):
+        alone = PassageSegment(each, mask, rung)
+        assert made.vectors is each
+        assert made.positions.tolist() == alone.positions.tolist()
+        assert made.expanded.tolist() == alone.expanded.tolist()
+        for name in ("n_positions", "n_expanded", "n_compressed", "tokens_per_embedding"):
+            assert getattr(made, name) == getattr(alone, name)
+
+
+def test_the_segments_of_many_passages_are_checked() -> None:
+    with pytest.raises(ValueError, match="2 chunks expand together"):
+        passage_segments([passage(8)], np.array([True, False]), np.array([2 * K]))
+    with pytest.raises(ValueError, match="one value per chunk"):
+        passage_segments([passage(8)], np.array([True]), np.array([K]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -7,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from refrag_components.prompts.parts import ControlPart, Message, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
+from refrag_components.text.guarded import Tokens
 from tests.tiny import tiny_decoder_tokenizer
 
 
@@ -140,3 +142,25 @@ def test_content_between_control_tokens_of_phi_is_read_to_its_last_character(
     ids = PromptTokenizer(tokenizer).encode(parts).tolist()
     assert tokenizer.decode(ids).replace(" ", "") == "<|end|>x<|end|><|end|>"
     assert ids.count(control) == 2
+
+
+def test_what_is_written_again_and_again_is_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Separators of passages: the same short text each time, whoever wrote it counts."""
+    prompts = PromptTokenizer(tiny_decoder_tokenizer())
+    cut: list[str] = []
+    encode = prompts._guarded.encode
+
+    def counting(text: str, content: np.ndarray) -> Tokens:
+        cut.append(text)
+        return encode(text, content)
+
+    monkeypatch.setattr(prompts._guarded, "encode", counting)
+    plain, control = TextPart("<|im_end|>"), ControlPart("<|im_end|>")
+    found = [prompts.encode([part]) for part in (plain, control, plain, control)]
+    assert len(cut) == 2
+    assert found[0].tolist() == found[2].tolist() != found[1].tolist() == found[3].tolist()
+    with pytest.raises(ValueError, match="read-only"):
+        found[0][0] = 1
+    for _ in range(2):
+        prompts.encode([TextPart("x" * 1000)])
+    assert len(cut) == 4
