@@ -92,11 +92,12 @@ def improve_instruction(
     adapter = _Adapter(policy.of(model), model, fraction)
     learning, judging = adapter.add(contexts), adapter.add(deciding)
     ask = asking(reflect)
-    found = gepa.optimize(
+    typed: Any = adapter  # gepa's protocol is generic in ways that a class cannot spell out
+    found: Any = gepa.optimize(
         seed_candidate={_PART: policy.instruction},
         trainset=learning,
         valset=judging,
-        adapter=adapter,
+        adapter=typed,
         reflection_lm=lambda prompt: ask([str(prompt)])[0],
         max_metric_calls=calls,
         logger=_Logger(),

@@ -87,6 +87,16 @@ def test_a_prompt_begins_with_what_does_not_stand_in_it(resolver: Resolver) -> N
     assert resolved.question == QUESTION
 
 
+def test_a_literal_turn_is_read_as_it_stands(resolver: Resolver) -> None:
+    found = Turn("tool", [Block(f"[1] {HARBOUR}")], literal=True)
+    earlier = Turn("tool", [Block(HARBOUR)])
+    documents = {HARBOUR: None}
+    first, second, _ = resolve_turns([earlier, found, user(QUESTION)], documents, resolver).messages
+    assert passages(first.parts) == [HARBOUR]
+    assert shown(second.parts) == f"[1] {HARBOUR}"
+    assert passages(second.parts) == []
+
+
 def test_nothing_to_answer(resolver: Resolver) -> None:
     with pytest.raises(EmptyInputError, match="no messages"):
         resolve_turns([], {}, resolver)

@@ -119,12 +119,34 @@ def check_many_shot(shown: Outputs) -> None:
     check_closing(shown)
 
 
+def check_any_model(shown: Outputs) -> None:
+    rows = re.findall(r"^ *([01]\.\d+|auto) +(\d+)  ", shown.printed, flags=re.MULTILINE)
+    assert [budget for budget, _ in rows] == ["1.0", "0.5", "0.25", "0.1", "auto"] * 2
+    for table in (rows[:5], rows[5:]):
+        tokens = [int(tokens) for _, tokens in table]
+        assert tokens[:4] == sorted(tokens[:4], reverse=True)
+        assert tokens[1] < tokens[0] * 0.75
+        assert tokens[4] < tokens[0]
+    assert "| month | day | fare |\n|---|---|---|\n" in shown.printed
+    assert "1926" in shown.printed.split("| month |")[1]  # what is protected
+    agents = re.findall(r"^(?:whole results|excerpts) +(\d+)  ", shown.printed, flags=re.MULTILINE)
+    assert int(agents[1]) < int(agents[0]) / 2
+    assert re.search(r"^- .*goat", shown.printed, flags=re.MULTILINE)
+    drawn = BeautifulSoup(shown.picture, "lxml")
+    assert len(drawn.select("article")) == 4
+    read, whole = (
+        sum(len(each.text) for each in drawn.select(tag)) for tag in ("article mark", "article")
+    )
+    assert 0 < read < whole / 2
+
+
 ALL = pytest.mark.parametrize(
     ("name", "check"),
     [
         ("01_swap_into_langchain.ipynb", check_swap),
         ("03_your_vector_database.ipynb", check_database),
         ("04_agents_and_multi_turn.ipynb", check_agents),
+        ("05_policy_for_any_model.ipynb", check_any_model),
         ("06_one_record_per_object.ipynb", check_records),
         ("07_many_shot_and_conversations.ipynb", check_many_shot),
     ],
