@@ -48,11 +48,14 @@ JOIN pg_type ON typname = 'halfvec' AND typnamespace = extnamespace
 WHERE extname = 'vector'
 """
 
-# An index that is shared by tenants is read on until there are enough of the right one.
+# An index that is shared by tenants is read on until there are enough of the right one. It looks at
+# no fewer neighbours than are asked for; fewer would cost recall.
 _SETTINGS = """
 SELECT set_config('refrag.tenant', %s, true),
-    set_config('hnsw.iterative_scan', 'strict_order', true)
+    set_config('hnsw.iterative_scan', 'strict_order', true),
+    set_config('hnsw.ef_search', %s, true)
 """
+_NEIGHBOURS = range(40, 1000 + 1)  # what pgvector looks at if nobody says otherwise, and at most
 
 # Keys are compared by code point, as in Python. Compression does not make vectors smaller, so the
 # server need not try.
@@ -197,7 +200,7 @@ class PostgresRecords:
         if tokens is not None:
             values |= {"candidates": candidates, "tokens": self._tokens(tokens)}
         try:
-            with self._transaction() as cursor:
+            with self._transaction(k if tokens is None else candidates) as cursor:
                 query = _NEAREST if tokens is None else _LATE
                 cursor.execute(self._sql(query, len(vector)), values)
             rows = cursor.fetchall()
@@ -257,8 +260,8 @@ class PostgresRecords:
         )
 
     @contextmanager
-    def _transaction(self) -> Iterator[psycopg.Cursor[Any]]:
-        """Yields a cursor in a transaction of the tenant's.
+    def _transaction(self, nearest: int = 0) -> Iterator[psycopg.Cursor[Any]]:
+        """Yields a cursor in a transaction of the tenant's, for a search that needs so many.
 
         Statements are sent without waiting for those before them. Unless a result is asked for in
         between, or the user has a transaction open, everything travels in one round trip.
@@ -275,7 +278,8 @@ class PostgresRecords:
                 stack.enter_context(_one_trip(connection))
             else:
                 stack.enter_context(connection.transaction())
-            connection.execute(_SETTINGS, [self.tenant])
+            neighbours = min(max(nearest, _NEIGHBOURS[0]), _NEIGHBOURS[-1])
+            connection.execute(_SETTINGS, [self.tenant, str(neighbours)])
             cursor = connection.cursor(binary=True)
             cursor.adapters.register_dumper(_Binary, _BinaryDumper)
             yield cursor
