@@ -26,6 +26,7 @@ from refrag_components.exceptions import EvaluationError
 __all__ = ["examples"]
 
 _LONGEST_LABEL = 8  # tokens
+_MOST_DRAWN = 1000  # questions of a file that examples are drawn from, spread evenly
 
 _NOTE = (
     "Questions to label ({}), after examples with all labels alike, in random order. Right: the "
@@ -77,7 +78,7 @@ def examples(
         raise EvaluationError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
     check(method, policy, expanded, positions, plots=False)
     asked = labelled({set_name(p): load_questions(p, items=items) for p in sets}, task)  # type: ignore[arg-type]
-    drawn = labelled({set_name(p): load_questions(p, items=None) for p in shown}, task)  # type: ignore[arg-type]
+    drawn = labelled({set_name(p): load_questions(p, items=_MOST_DRAWN) for p in shown}, task)  # type: ignore[arg-type]
     loaded = load_model(model, bfloat16=bf16, chunk_size=chunk_size)
     methods = rows(loaded, method, policy, expanded, positions)
     contexts = example_contexts(loaded, asked, drawn, count or [4, 16, 64, 250])

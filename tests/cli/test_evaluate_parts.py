@@ -154,13 +154,16 @@ def test_coverage_is_the_share_of_questions_with_all_their_passages(
         "gold": ["0", "5"],
     }
     path = tmp_path / "two.jsonl"
-    path.write_text(json.dumps(record) + "\n")
+    other = record | {"id": "r", "question": "When did it rain?", "gold": ["6"]}
+    path.write_text("".join(json.dumps(line) + "\n" for line in (record, other)))
     code, output = invoke(
         *("coverage", path, "--model", tiny_folder, "--out", tmp_path),
         *("--passages", 2, "--passages", 9, "--diversity", 0, "--diversity", 0.9),
     )
     assert code == 0, output
-    (table,) = json.loads((tmp_path / "coverage.json").read_text())["tables"]
+    every, table = json.loads((tmp_path / "coverage.json").read_text())["tables"]
+    assert (every["set"], every["questions"]) == ("two", 2)
+    assert (table["set"], table["questions"]) == ("two, two passages or more", 1)
     rows = {(row["diversity"], row["passages"]): row for row in table["rows"]}
     assert rows[0, 2]["all"] == 0
     assert rows[0, 9]["all"] == rows[0.9, 9]["all"] == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,11 +43,12 @@ def measure_coverage(
         progress: Called with the number of passages embedded.
 
     Returns:
-        One object per set with "rows", one for each diversity and number of passages: the share of
-        questions for which "all" needed passages were found, and for which "any" was; "tokens" of
-        the passages; for each rung k the positions of all of them compressed and the same share if
-        as many positions hold the first of them as text; paired differences of "all" from that and
-        from similarity alone. Brackets are over questions.
+        One object per set, and one for its questions that need several passages. Each has "rows",
+        one for each diversity and number of passages: the share of questions for which "all" needed
+        passages were found, and for which "any" was; "tokens" of the passages; for each rung k the
+        positions of all of them compressed and the same share if as many positions hold the first
+        of them as text; paired differences of "all" from that and from similarity alone. Intervals
+        are over questions.
 
     Raises:
         EvaluationError: If a set has no question left.
@@ -60,10 +61,7 @@ def measure_coverage(
     lengths = np.array([len(own.ids) for own in encoded])
     place = {text: i for i, text in enumerate(searched.texts)}
     tables = []
-    for name, questions in sets.items():
-        asked = [q for q in questions if q.standalone and q.needed]
-        if not asked:
-            raise EvaluationError(f"no question of {name} can be searched for by itself")
+    for name, asked in _searchable(sets):
         vectors = searched.embed_questions([q.text for q in asked])
         found = [
             np.array([place[text] for text in texts])
@@ -83,6 +81,18 @@ def measure_coverage(
                 )
         tables.append({"set": name, "questions": len(asked), **_figures(rows)})
     return tables
+
+
+def _searchable(sets: Mapping[str, Sequence[Question]]) -> Iterator[tuple[str, list[Question]]]:
+    """The questions of each set, then those that need several passages if not all do."""
+    for name, questions in sets.items():
+        asked = [q for q in questions if q.standalone and q.needed]
+        if not asked:
+            raise EvaluationError(f"no question of {name} can be searched for by itself")
+        yield name, asked
+        several = [q for q in asked if len(q.needed) > 1]
+        if 0 < len(several) < len(asked):
+            yield f"{name}, two passages or more", several
 
 
 def _columns(

@@ -15,6 +15,7 @@ from refrag_components.evaluation.methods import (
     FULL,
     AllCompressed,
     Drop,
+    Latest,
     Method,
     SameText,
     describe,
@@ -243,7 +244,8 @@ def _positions(results: Sequence[Result]) -> dict[str, Any]:
 def _at_equal_positions(a: Method, b: Method) -> bool:
     """Whether both give the context equally many positions; a policy's text only with its rows."""
     if a.positions is not None:
-        return a.positions == b.positions and a.selection == b.selection
+        chosen_alike = a.selection == b.selection or Latest in (type(a), type(b))
+        return a.positions == b.positions and chosen_alike
     if Drop in (type(a), type(b)) or _p(a) is None or _p(a) != _p(b):
         return False
     if a.rung != b.rung:

@@ -89,6 +89,13 @@ def test_pairs_are_those_at_equal_positions_and_the_full_context() -> None:
     assert ("full", "random-0.1") in pairs
     assert ("random-0.1", "random-0.1-text") in pairs
     assert ("compressed", "random-0-text") in pairs
+    assert {
+        ("random-64-ladder", "latest-64"),
+        ("random-64-ladder", "random-64-ladder-text"),
+    } <= pairs
+    assert (
+        not {("random-64-ladder", "latest-128"), ("random-64-ladder", "recent-64-ladder")} & pairs
+    )
     assert not {("random-0.1", "random-0.25"), ("none", "compressed")} & pairs
     assert not {("random-0.1", "recent-0.1-text"), ("random-0.1", "random-0.1-drop")} & pairs
 
