@@ -39,7 +39,6 @@ NAMES = {
     "lancedb": "LanceDB",
     "postgres": "PostgreSQL, pgvector",
     "milvus": "Milvus Lite",
-    "qdrant": "Qdrant's engine, JSON over HTTP",
 }
 HEAD = [
     "collection",
@@ -111,28 +110,6 @@ def postgres(folder: Path, *, quantised: bool) -> Iterator[Opened]:
 
 
 @contextmanager
-def qdrant(folder: Path, *, quantised: bool) -> Iterator[Opened]:
-    """Qdrant's engine behind a server of the tests, and how large its folder is."""
-    from qdrant_client import QdrantClient
-
-    from refrag_components.records.qdrant import QdrantRecords
-    from tests.records.qdrant_server import QdrantServer
-    from tests.serving.running import running
-
-    server = QdrantServer(folder)
-    with running(server.app) as url:
-        client = QdrantClient(url.removesuffix("/v1"), check_compatibility=False, timeout=600)
-
-        def size() -> int:
-            server.optimise()
-            return _bytes(folder)
-
-        yield QdrantRecords(client, quantised=quantised), size
-        client.close()
-    server.close()
-
-
-@contextmanager
 def milvus(folder: Path, *, quantised: bool) -> Iterator[Opened]:
     """A file of Milvus Lite, and how large it is."""
     from pymilvus import MilvusClient
@@ -149,7 +126,6 @@ OPEN = {
     "lancedb": lancedb,
     "postgres": postgres,
     "milvus": milvus,
-    "qdrant": qdrant,
 }
 
 

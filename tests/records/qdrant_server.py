@@ -37,12 +37,6 @@ class QdrantServer:
         self._shards: dict[str, Any] = {}
         self.app.add_api_route("/{path:path}", self._answer, methods=["GET", "PUT", "POST"])
 
-    def optimise(self) -> None:
-        """Writes everything, and makes the indexes, as a server does by and by."""
-        for shard in self._shards.values():
-            shard.flush()
-            shard.optimize()
-
     def close(self) -> None:
         """Closes the collections."""
         for shard in self._shards.values():
