@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from refrag_components.benchmarking.timing import synchronise
+from refrag_components.benchmarking.timing import free_memory, synchronise
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
 
@@ -63,7 +63,8 @@ def measure_throughput(
             if batch == 1:
                 raise
             batch = max(int(batch * _STEP_BACK), 1)
-        torch.cuda.empty_cache()
+        del engine
+        free_memory(model.device)
 
 
 def _run(

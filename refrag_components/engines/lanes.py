@@ -58,9 +58,8 @@ class Lanes:
         wanted = [row for row in rows if not row.ended]
         if not wanted:
             return
-        try:
-            self._lanes.append(_Lane(self._model, wanted, self._caches))
-        except Exception as error:
+        error = self._try(wanted)
+        if error is not None:
             no_memory = isinstance(error, torch.OutOfMemoryError)
             if no_memory and self._caches is not None and self._caches.free():
                 self.start(wanted)
@@ -71,6 +70,16 @@ class Lanes:
             for row in wanted:
                 self.start([row])
         self._join()
+
+    def _try(self, rows: Sequence[Row]) -> Exception | None:
+        """Runs the decoder on the prompts of rows; returns why it failed."""
+        try:
+            self._lanes.append(_Lane(self._model, rows, self._caches))
+        except torch.OutOfMemoryError as error:
+            return error.with_traceback(None)  # its frames hold all that did not fit
+        except Exception as error:
+            return error
+        return None
 
     def step(self) -> None:
         """Adds a token to each row; rows that have ended leave."""

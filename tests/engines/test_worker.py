@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -251,10 +252,15 @@ def test_prompts_that_cannot_start_together_start_alone(
 ) -> None:
     expected = [alone(engine, layouts[i], SHORT) for i in (0, 2)]
     start = DecoderBatch.__init__
+    taken: list[weakref.ref[torch.Tensor]] = []
+    held: list[bool] = []
 
     def narrow(batch: DecoderBatch, model: RefragModel, inputs: Any, caches: Any) -> None:
         if len(inputs.position_ids) > 1:
+            states = torch.zeros(8)
+            taken.append(weakref.ref(states))
             raise torch.OutOfMemoryError
+        held.extend(states() is not None for states in taken)
         start(batch, model, inputs, caches)
 
     monkeypatch.setattr(DecoderBatch, "__init__", narrow)
@@ -262,6 +268,9 @@ def test_prompts_that_cannot_start_together_start_alone(
     together = [pool.submit(alone, engine, layouts[i], SHORT) for i in (0, 2)]
     for future, own in zip(together, expected, strict=True):
         assert same(future.result(60), own)
+    assert taken
+    assert held
+    assert not any(held)  # what did not fit is freed before
 
 
 def test_rows_that_cannot_be_put_together_fail_without_others(
