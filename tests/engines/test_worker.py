@@ -244,11 +244,7 @@ def test_a_row_that_fails_fails_alone(
 
 
 def test_prompts_that_cannot_start_together_start_alone(
-    engine: TransformersEngine,
-    steps: Steps,
-    layouts: list[Layout],
-    pool: ThreadPoolExecutor,
-    monkeypatch: pytest.MonkeyPatch,
+    engine: TransformersEngine, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [alone(engine, layouts[i], SHORT) for i in (0, 2)]
     start = DecoderBatch.__init__
@@ -264,10 +260,8 @@ def test_prompts_that_cannot_start_together_start_alone(
         start(batch, model, inputs, caches)
 
     monkeypatch.setattr(DecoderBatch, "__init__", narrow)
-    steps.hold(until=2)
-    together = [pool.submit(alone, engine, layouts[i], SHORT) for i in (0, 2)]
-    for future, own in zip(together, expected, strict=True):
-        assert same(future.result(60), own)
+    together = engine.generate([layouts[0], layouts[2]], SHORT)
+    assert all(map(same, together, expected))
     assert taken
     assert held
     assert not any(held)  # what did not fit is freed before
