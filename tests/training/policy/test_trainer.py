@@ -22,7 +22,8 @@ from refrag_components.training.policy import trainer as module
 from refrag_components.training.policy.examples import PolicyBatches, observe_examples, token_rarity
 from refrag_components.training.policy.rewards import EncodedPrompts, encode_prompts
 from refrag_components.training.policy.settings import PolicySettings
-from refrag_components.training.policy.trainer import PolicyTrainer, last_state
+from refrag_components.training.policy.trainer import PolicyTrainer
+from refrag_components.training.states import last_state
 
 SETTINGS = PolicySettings(
     steps=6,
