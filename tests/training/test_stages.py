@@ -303,7 +303,7 @@ def test_what_a_killed_run_drew_is_drawn_again(
     drops = config | {"attention_dropout": 0.5}
     (decoder / "config.json").write_text(json.dumps(drops))
     recipe = a_run(run_folder, tmp_path).recipe
-    model = recipe.model.model_copy(update={"decoder": str(decoder)})
+    model = replace(recipe.model, decoder=str(decoder))
     recipe = recipe.model_copy(update={"model": model})
     whole, killed = (
         replace(a_run(run_folder, tmp_path / name), recipe=recipe) for name in ("whole", "killed")
