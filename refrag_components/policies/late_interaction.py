@@ -44,7 +44,8 @@ class LateInteractionPolicy(Policy):
         if not (len(question) and inputs.n_chunks):
             return np.zeros(inputs.n_chunks, dtype=np.float32)
         passages = [passage for passage in inputs.passages if passage.n_chunks]
-        matches = np.concatenate([_cosines(question, p.vectors) for p in passages], axis=1)
+        read = [vectors for vectors in inputs.vectors if len(vectors)]
+        matches = np.concatenate([_cosines(question, vectors) for vectors in read], axis=1)
         matches += COSINE_PER_SHARED_TOKEN * _shared(inputs.question, passages)
         return nearby(matches, passages, COSINE_PER_TOKEN).mean(axis=0).astype(np.float32)
 

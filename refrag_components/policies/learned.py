@@ -86,7 +86,7 @@ def observe(inputs: PolicyInputs, device: torch.device | str = "cpu") -> Observa
     ids, used = padded_token_ids(passages)
     question = inputs.question
     device = torch.device(device)
-    vectors = joined_on_device([passage.vectors for passage in passages], device)
+    vectors = joined_on_device([rows for rows in inputs.vectors if len(rows)], device)
     arrays = (
         ids,
         used,
