@@ -50,10 +50,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_network, "_WIDTH", 48)
 
 
-@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
-def folder(request: pytest.FixtureRequest, layered_folder: Path, tiny_folder: Path) -> Path:
-    """A checkpoint of each kind; both have k = 4."""
-    return layered_folder if "layers" in request.param else tiny_folder
+@pytest.fixture(params=["layered_folder", "matched_folder", "tiny_folder"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    """A checkpoint of each kind; all have k = 4."""
+    path: Path = request.getfixturevalue(request.param)
+    return path
 
 
 @pytest.fixture
