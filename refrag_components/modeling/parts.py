@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -90,6 +90,13 @@ class ModelParts(nn.Module):
         self._carried: dict[str, Path] = {}
         self.loaded_adapters: list[LoadedAdapter] = []
         self._loaded_weights: LoadedWeights | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Keeps the search encoder, which does not train, without dropout."""
+        super().train(mode)
+        if self.matcher is not None:
+            self.matcher.eval()
+        return self
 
     @property
     def device(self) -> torch.device:

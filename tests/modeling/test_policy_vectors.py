@@ -179,6 +179,9 @@ def test_the_search_encoder_does_not_train(
         assert model.matcher is not None
         assert not any(parameter.requires_grad for parameter in model.matcher.parameters())
         assert any(parameter.requires_grad for parameter in model.encoder.parameters())
+        before = model.search_vectors(TEXT)
+        assert model.train().encoder.training
+        np.testing.assert_array_equal(model.search_vectors(TEXT), before)
 
 
 def test_search_vectors_are_what_they_were(
