@@ -105,7 +105,7 @@ class PolicyTrainer:
         self.networks = nn.ModuleDict(
             {
                 name: PolicyNetwork(
-                    model.encoder.width, self._rarity.clone(), sees_question=sees_question
+                    model.policy_width, self._rarity.clone(), sees_question=sees_question
                 )
                 for name, sees_question in NETWORKS.items()
             }
