@@ -58,7 +58,7 @@ def sizes(model: RefragModel, text: str) -> dict[int, dict[Codec, float]]:
     for k in (4, 8, 16):
         (passage,) = Chunker(model.tokenizer, k).chunk([text])
         value = ChunkVectors(
-            model.encoder.encode([passage])[0][: PASSAGE_TOKENS // k],
+            model.encode_chunks([passage])[0][: PASSAGE_TOKENS // k],
             passage.token_ids[:PASSAGE_TOKENS],
             k,
             model.fingerprint,
@@ -142,7 +142,7 @@ def encode(model: RefragModel, texts: Sequence[str]) -> list[ChunkVectors]:
     chunked = model.chunker.chunk(texts)
     return [
         ChunkVectors(rows, passage.token_ids, passage.chunk_size, model.fingerprint)
-        for passage, rows in zip(chunked, model.encoder.encode(chunked), strict=True)
+        for passage, rows in zip(chunked, model.encode_chunks(chunked), strict=True)
     ]
 
 

@@ -75,7 +75,7 @@ train() {
     [ ! -d "$run/$stage/model" ] || return 0
     local seconds=$2 at=$3 pattern=
     shift 3
-    [ "$at" -gt 0 ] && pattern=$run/$stage/checkpoint-$at/trainer_state.json
+    [ "$at" -gt 0 ] && pattern=$run/$stage/state-$at
     local many="--multi_gpu"
     [ "$gpus" -gt 1 ] || many=
     killed_once "$pattern" python3 -m accelerate.commands.launch --num_processes "$gpus" --num_machines 1 \

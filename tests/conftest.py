@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -152,6 +153,22 @@ def layered_folder(tiny_base: tuple[Path, Path], tmp_path_factory: pytest.TempPa
 def layered_model(layered_folder: Path) -> RefragModel:
     """The checkpoint with the decoder's layers, on CPU in float32; treat it as read-only."""
     return RefragModel.from_pretrained(layered_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def matched_folder(layered_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same checkpoint with chunk vectors that end with the search encoder's."""
+    folder = tmp_path_factory.mktemp("matched") / "tiny"
+    shutil.copytree(layered_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"policy_vectors": True}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def matched_model(matched_folder: Path) -> RefragModel:
+    """The checkpoint whose policies read the search encoder's vectors; treat it as read-only."""
+    return RefragModel.from_pretrained(matched_folder, device="cpu")
 
 
 @pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])

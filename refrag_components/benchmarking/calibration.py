@@ -84,7 +84,7 @@ def _layout(model: RefragModel, length: int) -> Layout:
     passages = []
     for start in range(0, length - text, _CHUNKS):
         count = min(_CHUNKS, length - text - start)
-        vectors = draw.standard_normal((count, model.encoder.width)).astype(np.float32)
+        vectors = draw.standard_normal((count, model.vector_width)).astype(np.float32)
         ids = np.full(count * size, model.first_token_id)
         chunks = ChunkVectors(vectors, ids, size, model.fingerprint)
         passages.append(PassageSegment(chunks, np.zeros(count, dtype=bool)))

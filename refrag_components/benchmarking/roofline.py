@@ -12,6 +12,7 @@ from refrag_components.modeling.layer_encoder import LayerEncoder
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
+    from refrag_components.modeling.chunk_encoder import ChunkEncoder
 
 __all__ = ["Rates", "Work", "measure_rates"]
 
@@ -123,8 +124,16 @@ class Work:
         return list((projector[first] if hasattr(projector, "keys") else projector).parameters())
 
     def _per_encoded_token(self) -> float:
-        encoder = self._model.encoder
-        values = float(sum(p.numel() for p in encoder.model.parameters()))
-        if isinstance(encoder, LayerEncoder):  # a matrix for each place, and one for its token
-            return values + 2 * encoder.width**2
-        return values - float(encoder.model.get_input_embeddings().weight.numel())
+        encoder, matcher = self._model.encoder, self._model.matcher
+        values = 0.0 if matcher is None else _multiplied(matcher)
+        if not isinstance(encoder, LayerEncoder):
+            return values + _multiplied(encoder)
+        # A matrix for each place, and one for its token.
+        layers = float(sum(p.numel() for p in encoder.model.parameters()))
+        return values + layers + 2 * encoder.width**2
+
+
+def _multiplied(encoder: ChunkEncoder) -> float:
+    """Weights that every token of a Hugging Face encoder is multiplied with."""
+    table = encoder.model.get_input_embeddings().weight
+    return float(sum(p.numel() for p in encoder.model.parameters()) - table.numel())

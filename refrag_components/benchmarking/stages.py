@@ -91,7 +91,7 @@ def measure_stages(
         work["store"] = lambda: loader.load(passages)
     elif passages:
         chunked = model.chunker.chunk(texts)
-        work["encoding"] = lambda: model.encoder.encode(chunked)
+        work["encoding"] = lambda: model.encode_chunks(chunked)
     if policy is not None:
         vectors = [passage.vectors for passage in loader.load(passages)]
 

@@ -66,7 +66,7 @@ def _model_facts(name: str) -> Mapping[str, Any]:
         **config,
         "folders": ", ".join(config["folders"]) or "none",
         "trained_policies": ", ".join(model.policies) or "none",
-        "vector_width": model.encoder.width,
+        "vector_width": model.vector_width,
         "window": f"{model.window} positions",
         "size": decimal(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())),
     }

@@ -9,6 +9,7 @@ from refrag_components.corpus.batch import (
     batch_logits,
     batch_vectors,
     chunk_table,
+    policy_vectors,
 )
 from refrag_components.corpus.cloze import ClozeForm
 from refrag_components.corpus.conversations import KINDS, Kind, lay_out
@@ -36,6 +37,7 @@ __all__ = [
     "chunk_table",
     "cut_windows",
     "lay_out",
+    "policy_vectors",
     "prepare_corpus",
     "read_texts",
 ]

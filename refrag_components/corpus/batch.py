@@ -24,6 +24,7 @@ __all__ = [
     "batch_logits",
     "batch_vectors",
     "chunk_table",
+    "policy_vectors",
 ]
 
 #: Label of a position whose loss does not count.
@@ -160,13 +161,32 @@ def batch_vectors(model: RefragModel, batch: Batch) -> list[Tensor]:
     """
     if isinstance(model.encoder, LayerEncoder):
         return [model.encoder(g.token_ids, g.used, batch.chunk_size) for g in batch.groups]
+    return _read_as_text(model, batch)
+
+
+def policy_vectors(model: RefragModel, batch: Batch) -> list[Tensor]:
+    """What policies read of the passages of a batch, as ``batch_vectors`` lays them out.
+
+    Args:
+        model: Provides encoders and tokenizer.
+        batch: On the model's device.
+
+    Returns:
+        The same as ``batch_vectors`` unless the checkpoint has ``policy_vectors``; then the ends of
+        the chunk vectors only, shape (passages, chunks, policy_width).
+    """
+    return batch_vectors(model, batch) if model.matcher is None else _read_as_text(model, batch)
+
+
+def _read_as_text(model: RefragModel, batch: Batch) -> list[Tensor]:
+    """What a Hugging Face encoder, which is what policies read then, makes of the passages."""
     chunker = Chunker(model.tokenizer, batch.chunk_size)
     encoded = []
     for group in batch.groups:
         ids, used = group.token_ids.cpu().numpy(), group.used.cpu().numpy()
         passages = [chunker.from_tokens(row[mask]) for row, mask in zip(ids, used, strict=True)]
-        vectors = torch.zeros(len(ids), ids.shape[1] // batch.chunk_size, model.encoder.width)
-        for own, rows in zip(vectors, model.encoder.encode(passages), strict=True):
+        vectors = torch.zeros(len(ids), ids.shape[1] // batch.chunk_size, model.policy_width)
+        for own, rows in zip(vectors, model.encode_for_policies(passages), strict=True):
             own[: len(rows)] = torch.from_numpy(rows)
         encoded.append(vectors.to(group.token_ids.device))
     return encoded

@@ -196,10 +196,10 @@ class PassageLoader:
         model = self._model
         if row.fingerprint != model.fingerprint:
             return f"they carry fingerprint {row.fingerprint}, the model has {model.fingerprint}"
-        if row.width != model.encoder.width or row.chunk_size != model.config.chunk_size:
+        if row.width != model.vector_width or row.chunk_size != model.config.chunk_size:
             return (
                 f"they have width {row.width} and chunks of {row.chunk_size} tokens, the model "
-                f"width {model.encoder.width} and chunks of {model.config.chunk_size}"
+                f"width {model.vector_width} and chunks of {model.config.chunk_size}"
             )
         if not row.finite:
             return "they hold NaN or infinite values"

@@ -19,7 +19,7 @@ CONFIG_NAME = "config.json"
 _FOLDERS = ("chunk_adapter", "decoder", "decoder_adapter", "encoder", "encoder_adapter")
 
 # Fields that files of version 1 do not have.
-_SINCE_VERSION_2 = ("encoder_layers", "rungs")
+_SINCE_VERSION_2 = ("encoder_layers", "policy_vectors", "rungs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,12 @@ class RefragConfig:
     Attributes:
         decoder: Base decoder: Hugging Face hub id or folder. Ignored if the checkpoint carries
             its own ``decoder/`` folder.
-        encoder: Base encoder, likewise. With ``encoder_layers`` it makes search vectors only.
+        encoder: Base encoder, likewise. With ``encoder_layers`` it makes search vectors only,
+            and what ``policy_vectors`` says.
         encoder_layers: Number of the decoder's first layers whose copy, trained with the decoder,
             is the encoder; 0 for the Hugging Face encoder that ``encoder`` names.
+        policy_vectors: With ``encoder_layers``: chunk vectors end with the vector that ``encoder``
+            makes of the chunk, which policies read instead of the rest.
         chunk_size: Tokens per chunk (k) that the checkpoint uses by default.
         max_chunk_size: Largest k it can be used with; at least ``chunk_size``, and equal to it with
             ``encoder_layers``.
@@ -56,6 +59,7 @@ class RefragConfig:
     decoder: str
     encoder: str
     encoder_layers: int = 0
+    policy_vectors: bool = False
     chunk_size: int = 8
     max_chunk_size: int = 8
     rungs: tuple[int, ...] = ()
@@ -105,6 +109,12 @@ class RefragConfig:
             msg = f"encoder_layers must be a number of layers, or 0; got {self.encoder_layers}"
             raise ValueError(msg)
         if not self.encoder_layers:
+            if self.policy_vectors:
+                msg = (
+                    "policy_vectors need an encoder made of decoder layers; without one policies "
+                    "read the encoder's vectors anyway"
+                )
+                raise ValueError(msg)
             if len(self.rungs) > 1:
                 msg = (
                     f"rungs={self.rungs} need an encoder made of decoder layers; set encoder_layers"

@@ -22,8 +22,9 @@ class EncodedQuestion:
         text: The question as the user wrote it; may be blank.
         token_ids: Decoder token ids of the question without surrounding white space, shape
             (n_tokens,).
-        vectors: One for each part of ``QUESTION_PART`` tokens, in chunk-vector space, shape
-            (ceil(n_tokens / QUESTION_PART), d_enc), float32; no rows for a blank question.
+        vectors: One for each part of ``QUESTION_PART`` tokens, in the space of what policies read
+            of a chunk vector, shape (ceil(n_tokens / QUESTION_PART), d_enc), float32; no rows for a
+            blank question.
 
     Raises:
         ValueError: If there is not exactly one vector per part.
@@ -48,7 +49,7 @@ class EncodedQuestion:
 
         Args:
             text: The question as the user wrote it.
-            width: Of the chunk vectors, d_enc.
+            width: Of what policies read of a chunk vector, d_enc (``RefragModel.policy_width``).
         """
         return cls(text, np.zeros(0, np.int64), np.zeros((0, width), np.float32))
 

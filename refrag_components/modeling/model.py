@@ -169,7 +169,7 @@ class RefragModel(ModelParts):
             model._encoder_digest += encoder_files_digest(folder)
         else:
             model.projector.load_state_dict(read_tensors(folder / PROJECTOR_FILE))
-        model.policies = load_networks(folder / POLICY_FILE, model.encoder.width)
+        model.policies = load_networks(folder / POLICY_FILE, model.policy_width)
         return model
 
     @classmethod

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -24,10 +24,10 @@ from refrag_components.modeling.projector import Ladder, make_projector, whole_g
 from refrag_components.modeling.search_encoder import SearchEncoder
 from refrag_components.modeling.trained_weights import LoadedWeights
 from refrag_components.modeling.transfer import vectors_on_device
-from refrag_components.text.chunking import Chunker
+from refrag_components.text.chunking import ChunkedPassage, Chunker
 from refrag_components.text.token_check import TokenCheck
 from refrag_components.text.tokenization import separator_id, tokenizer_digest
-from refrag_components.vectors import ChunkVectors, padded_token_ids
+from refrag_components.vectors import ChunkVectors, padded_token_ids, unit_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +53,8 @@ class ModelParts(nn.Module):
         encoder: Chunks to chunk vectors.
         projector: Chunk vectors to chunk embeddings.
         retriever: Passages and questions to search vectors (a Hugging Face encoder, unchanged).
+        matcher: The retriever's encoder as one of chunks, whose vectors policies read, if the
+            checkpoint has ``policy_vectors``; otherwise None.
         policies: Networks of the learned policies by name; empty if none was trained.
         loaded_adapters: Adapters in the weights of a model that was loaded for inference.
         chunk_mask: Tells the decoder's chunk adapter which positions are chunk embeddings; whoever
@@ -75,6 +77,9 @@ class ModelParts(nn.Module):
         self.tokenizer: Any = tokenizer
         self.encoder: Any = encoder  # training uses attributes that only ChunkEncoder has
         self.retriever = retriever
+        self.matcher: ChunkEncoder | None = (
+            retriever.for_chunks() if config.policy_vectors else None
+        )
         embedding: Any = decoder.get_input_embeddings()
         scale = embedding_scale(decoder)
         self.projector = make_projector(config, encoder.width, embedding.weight.shape[1], scale)
@@ -85,6 +90,13 @@ class ModelParts(nn.Module):
         self._carried: dict[str, Path] = {}
         self.loaded_adapters: list[LoadedAdapter] = []
         self._loaded_weights: LoadedWeights | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Keeps the search encoder, which does not train, without dropout."""
+        super().train(mode)
+        if self.matcher is not None:
+            self.matcher.eval()
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +112,18 @@ class ModelParts(nn.Module):
     def window(self) -> int:
         """Longest input of the decoder in positions."""
         return position_limit(self.decoder.config, self.tokenizer)
+
+    @property
+    def vector_width(self) -> int:
+        """Values per chunk vector as it is stored: what the projector reads, then the rest."""
+        width: int = self.encoder.width
+        return width if self.matcher is None else width + self.matcher.width
+
+    @property
+    def policy_width(self) -> int:
+        """Values per vector of a question: policies read so many at the end of a chunk vector."""
+        width: int = self.encoder.width
+        return width if self.matcher is None else self.matcher.width
 
     @cached_property
     def token_check(self) -> TokenCheck:
@@ -126,6 +150,9 @@ class ModelParts(nn.Module):
             digest.update(config.encoder.encode())
         else:
             digest.update(tokenizer_digest(self.encoder.tokenizer))
+        if self.matcher is not None:
+            digest.update(b"policy_vectors" + encoder_digest(self.matcher))
+            digest.update(tokenizer_digest(self.matcher.tokenizer))
         return digest.hexdigest()
 
     def encode_passages(
@@ -148,7 +175,7 @@ class ModelParts(nn.Module):
             One ``ChunkVectors`` per passage, in order.
         """
         passages = self.chunker.chunk(texts)
-        encoded = self.encoder.encode(passages, batch_size=batch_size, progress=progress)
+        encoded = self.encode_chunks(passages, batch_size=batch_size, progress=progress)
         return [
             ChunkVectors(
                 vectors=rows.astype(np.float16),
@@ -158,6 +185,52 @@ class ModelParts(nn.Module):
             )
             for passage, rows in zip(passages, encoded, strict=True)
         ]
+
+    def encode_chunks(
+        self,
+        passages: Sequence[ChunkedPassage],
+        *,
+        batch_size: int = 32,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Encodes chunked passages.
+
+        Args:
+            passages: Chunked passages, with the checkpoint's chunk size.
+            batch_size: Encoder windows per forward pass.
+            progress: Called with the number of encoder windows done after each pass.
+
+        Returns:
+            All that chunk vectors hold, not rounded, one array per passage, shape (n_chunks,
+            vector_width), float32.
+        """
+        rows: list[np.ndarray] = self.encoder.encode(
+            passages, batch_size=batch_size, progress=progress
+        )
+        if self.matcher is None:
+            return rows
+        read = self.encode_for_policies(passages, batch_size=batch_size)
+        return [np.concatenate(parts, axis=1) for parts in zip(rows, read, strict=True)]
+
+    def encode_for_policies(
+        self, passages: Sequence[ChunkedPassage], *, batch_size: int = 32
+    ) -> list[np.ndarray]:
+        """Encodes what policies read of chunked passages, and nothing else.
+
+        Args:
+            passages: Chunked passages.
+            batch_size: Encoder windows per forward pass.
+
+        Returns:
+            The last ``policy_width`` values of the chunk vectors, not rounded, one array per
+            passage, shape (n_chunks, policy_width), float32.
+        """
+        if self.matcher is None:
+            rows: list[np.ndarray] = self.encoder.encode(passages, batch_size=batch_size)
+            return rows
+        # Of the size of what stands before them: codecs have one scale per chunk vector. Policies
+        # look at directions.
+        return [_unit_rms(rows) for rows in self.matcher.encode(passages, batch_size=batch_size)]
 
     def encode_questions(
         self, texts: Sequence[str], *, batch_size: int = 256
@@ -172,7 +245,8 @@ class ModelParts(nn.Module):
             One ``EncodedQuestion`` per text, in order.
         """
         cut = dict(zip(texts, self.chunker.cut_questions(texts), strict=True))
-        rows = self.encoder.encode(list(cut.values()), batch_size=batch_size)
+        encoder = self.matcher or self.encoder
+        rows = encoder.encode(list(cut.values()), batch_size=batch_size)
         encoded = {
             text: EncodedQuestion(text, passage.token_ids, vectors)
             for (text, passage), vectors in zip(cut.items(), rows, strict=True)
@@ -208,7 +282,7 @@ class ModelParts(nn.Module):
                 )
                 raise FingerprintMismatchError(msg)
         dtype = next(self.projector.parameters()).dtype
-        vectors = vectors_on_device(passages, self.device).to(dtype)
+        vectors = vectors_on_device(passages, self.device)[:, : self.encoder.width].to(dtype)
         ids = used = None
         if self.config.token_mlp:
             ids, used = (torch.from_numpy(a).to(self.device) for a in padded_token_ids(passages))
@@ -293,6 +367,12 @@ class ModelParts(nn.Module):
         """Search vector of one text, shape (retriever.width,), float32, of length 1."""
         row: np.ndarray = self.search_vectors([text])[0]
         return row
+
+
+def _unit_rms(rows: np.ndarray) -> np.ndarray:
+    """Scales rows to a root mean square of 1; a row of zeros is left as it is."""
+    scaled: np.ndarray = unit_rows(rows) * np.float32(rows.shape[1] ** 0.5)
+    return scaled
 
 
 def encoder_digest(encoder: ChunkEncoder | LayerEncoder) -> bytes:

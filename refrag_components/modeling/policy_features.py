@@ -44,7 +44,8 @@ class Observation:
     """Prompts as a policy sees them, padded on the right to one shape.
 
     Attributes:
-        vectors: Chunk vectors of all passages in order, (prompts, chunks, d_enc), float32.
+        vectors: What policies read of the chunk vectors of all passages in order, (prompts, chunks,
+            d_enc), float32.
         token_ids: Tokens of each chunk, padded with 0, (prompts, chunks, k), int64.
         used: True where ``token_ids`` holds a token, same shape.
         passages: Index of each chunk's passage, from 0 ascending, (prompts, chunks), int64.

@@ -51,7 +51,7 @@ class PolicyNetwork(nn.Module):
     ``LateInteractionPolicy`` does; without a question all chunks have the same logit.
 
     Args:
-        encoder_width: Width of a chunk vector (d_enc).
+        encoder_width: Width of the vectors of chunks and questions that it reads (d_enc).
         rarity: Rarity of every token, a tenth of its surprisal in nats, shape (vocabulary,).
         sees_question: True for the query-conditioned variant; the paper's sees chunks only.
     """
@@ -162,7 +162,7 @@ def load_networks(path: Path, encoder_width: int) -> nn.ModuleDict:
 
     Args:
         path: The file; if there is none, there are no networks.
-        encoder_width: Width of a chunk vector (d_enc).
+        encoder_width: Width of the vectors of chunks and questions that they read (d_enc).
 
     Raises:
         UnknownModelError: If the file is damaged or belongs to another encoder.

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from refrag_components.forking import computing
 from refrag_components.modeling.checkpoint_files import damage_named
-from refrag_components.modeling.chunk_encoder import batches, load_encoder
+from refrag_components.modeling.chunk_encoder import ChunkEncoder, batches, load_encoder
 from refrag_components.text.tokenization import encodable
 from refrag_components.weights.loading import load_tokenizer
 
@@ -54,6 +54,10 @@ class SearchEncoder:
             return int(
                 AutoConfig.from_pretrained(self._folder, trust_remote_code=False).hidden_size
             )
+
+    def for_chunks(self) -> ChunkEncoder:
+        """The same encoder, with the same weights in memory, as one of chunks; loads them."""
+        return ChunkEncoder(self._model, self._tokenizer).requires_grad_(False).eval()
 
     @property
     def _pad_id(self) -> int:

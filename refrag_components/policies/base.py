@@ -37,6 +37,16 @@ class PolicyInputs:
         """Chunks of all passages."""
         return sum(passage.n_chunks for passage in self.passages)
 
+    @property
+    def vectors(self) -> list[np.ndarray]:
+        """What to compare with the question: the end of each chunk vector, as wide as its vectors.
+
+        Returns:
+            Views of the passages' vectors, shape (n_chunks, d_enc) each, float32.
+        """
+        width = self.question.vectors.shape[1]
+        return [passage.vectors[:, -width:] for passage in self.passages]
+
 
 class Policy(ABC):
     """Decides which chunks matter most.

@@ -27,7 +27,7 @@ def encode_questions(
         One per question, in order.
     """
     read = iter(model.encode_questions([text for text, policy in asked if policy.reads_question]))
-    width = model.encoder.width
+    width = model.policy_width
     return [
         next(read) if policy.reads_question else EncodedQuestion.unencoded(text, width)
         for text, policy in asked

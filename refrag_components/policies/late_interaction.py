@@ -63,11 +63,11 @@ class LateInteractionPolicy(Policy):
 def _cosines(
     unit: np.ndarray, passages: Sequence[ChunkVectors], device: torch.device
 ) -> np.ndarray:
-    """Cosines of unit rows to all chunk vectors, (rows, chunks), float32; 0 for one of zeros.
+    """Cosines of unit rows to the ends of all chunk vectors, (rows, chunks), float32; 0 for zeros.
 
     The vectors of a long context are tens of megabytes: they are read, but no copy is scaled.
     """
-    vectors = vectors_on_device(passages, device).float()
+    vectors = vectors_on_device(passages, device)[:, -unit.shape[1] :].float()
     lengths = vectors.norm(dim=1)
     products = torch.from_numpy(unit).to(device) @ vectors.T
     cosines: np.ndarray = (products / torch.where(lengths > 0, lengths, 1)).cpu().numpy()

@@ -86,7 +86,8 @@ def observe(inputs: PolicyInputs, device: torch.device | str = "cpu") -> Observa
     ids, used = padded_token_ids(passages)
     question = inputs.question
     device = torch.device(device)
-    vectors = vectors_on_device(passages, device).float()
+    width = question.vectors.shape[1]
+    vectors = vectors_on_device(passages, device)[:, -width:].float()
     arrays = (
         ids,
         used,

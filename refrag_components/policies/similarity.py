@@ -19,7 +19,7 @@ class SimilarityPolicy(Policy):
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """Cosines in [-1, 1]; 0 where a vector is zero."""
         question = inputs.question.centre
-        chunks = np.concatenate([passage.vectors for passage in inputs.passages])
+        chunks = np.concatenate(inputs.vectors)
         lengths = np.linalg.norm(chunks, axis=1) * np.linalg.norm(question)
         cosines: np.ndarray = chunks @ question / np.maximum(lengths, np.finfo(np.float32).tiny)
         return cosines.astype(np.float32)

@@ -185,7 +185,7 @@ class _Server:
         about = {
             "fingerprint": model.fingerprint,
             "chunk_size": model.config.chunk_size,
-            "width": model.encoder.width,
+            "width": model.vector_width,
             "window": self._generator.window,
         }
         entry = {"id": self._name, "object": "model", "created": 0, "owned_by": "refrag"}

@@ -127,10 +127,10 @@ class PromptReader:
                 "out"
             )
             raise FingerprintMismatchError(msg)
-        if (vectors.width, vectors.chunk_size) != (model.encoder.width, model.config.chunk_size):
+        if (vectors.width, vectors.chunk_size) != (model.vector_width, model.config.chunk_size):
             msg = (
                 f"chunk vectors have width {vectors.width} and chunks of {vectors.chunk_size} "
-                f"tokens, this server's model has width {model.encoder.width} and chunks of "
+                f"tokens, this server's model has width {model.vector_width} and chunks of "
                 f"{model.config.chunk_size}; encode the passages with that model, or leave the "
                 "vectors out"
             )

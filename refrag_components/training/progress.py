@@ -21,7 +21,7 @@ class Progress:
     Args:
         steps: Steps of the stage, at most.
         seconds: Seconds of the stage, at most; None for no limit. Time that a killed run spent
-            after its last checkpoint does not count.
+            after its last state does not count.
     """
 
     def __init__(self, steps: int, seconds: float | None) -> None:

@@ -27,7 +27,7 @@ from refrag_components.training.questions import QuestionBatches, QuestionSettin
 from refrag_components.training.recipe import Recipe, StageName
 from refrag_components.training.settings import StageSettings
 from refrag_components.training.text_batches import Frame, TextSource
-from refrag_components.training.trainer import StageTrainer, last_complete_checkpoint
+from refrag_components.training.trainer import StageTrainer
 
 __all__ = ["Run", "run_stage"]
 
@@ -142,10 +142,7 @@ class _WeightStage(_Stage):
             seed=run.recipe.seed,
             compiled=compiled,
         )
-        checkpoint = last_complete_checkpoint(folder)
-        if checkpoint is not None:
-            _logger.info("resuming %s from %s", self.name, checkpoint.name)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.run()
         if trainer.is_world_process_zero():
             trainer.state.save_to_json(str(folder / "log.json"))
             model.save_pretrained(folder / "model", bits=_BITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,35 +17,40 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
-from refrag_components.checking import parse_json
 from refrag_components.corpus import Batch
 from refrag_components.training.callbacks import Clock
 from refrag_components.training.objective import TrainingModel
 from refrag_components.training.optimizer import MuonAdamW
+from refrag_components.training.optimizer_file import load_optimizer, save_optimizer
 from refrag_components.training.progress import Progress
 from refrag_components.training.settings import StageSettings
+from refrag_components.training.states import last_state, new_state, remove_left_overs
 from refrag_components.weights.loading import quietly
 
-__all__ = ["StageTrainer", "last_complete_checkpoint"]
+__all__ = ["StageTrainer"]
 
 _WEIGHTS = "trained.safetensors"
-_PROGRESS = "progress.json"
+_OPTIMIZER = "optimizer.safetensors"
+_SCHEDULER = "scheduler.json"
 _STEP = "step"  # under which the loader hands over the batches of a step
 _LARGEST_GRADIENT = 1.0
 
+_logger = logging.getLogger(__name__)
+
 
 class StageTrainer(Trainer):
-    """Runs one stage; a killed run goes on from its last complete checkpoint.
+    """Runs one stage; a killed run continues from its last complete state.
 
-    A step adds up the weighted losses of several batches. Checkpoints of a running stage hold what
-    trains, in float32.
+    A step adds up the weighted losses of several batches. States of a running stage hold what
+    trains, in float32. What a step draws depends on the seed and the step alone.
 
     Args:
         model: Model and loss.
         batches: The batches of each step, in order.
         settings: The stage's settings.
-        folder: Where checkpoints and the log go.
+        folder: Where states and the log go.
         measure: Measures the model on held-out text, for the log.
         seed: Of what the model itself draws, if it does.
         compiled: Compile the layers (worth it on CUDA).
@@ -75,7 +81,6 @@ class StageTrainer(Trainer):
             max_grad_norm=_LARGEST_GRADIENT,
             logging_steps=10,
             save_steps=settings.save_every,
-            save_total_limit=2,
             eval_strategy="steps" if settings.evaluate_every else "no",
             eval_steps=settings.evaluate_every,
             remove_unused_columns=False,
@@ -106,6 +111,19 @@ class StageTrainer(Trainer):
         if compiled:
             model.compile_layers()
 
+    def run(self) -> None:
+        """Runs all steps that are left."""
+        folder = Path(str(self.args.output_dir))
+        if self.is_world_process_zero():
+            remove_left_overs(folder)
+        state = last_state(folder)
+        if state is None:
+            self.train()
+            return
+        _logger.info("resuming %s from %s", folder.name, state.name)
+        self._progress.elapsed = state.elapsed
+        self.train(resume_from_checkpoint=str(state.folder))
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon for all matrices that train, AdamW for everything else."""
         trained = [p for p in self._training.parameters() if p.requires_grad]
@@ -133,6 +151,7 @@ class StageTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         """Losses and gradients of the batches of one step; returns the weighted sum."""
         model.train()
+        torch.manual_seed((self.args.seed << 32) + self.state.global_step)
         batches: Sequence[Batch] = inputs[_STEP]
         total = torch.zeros((), device=self.args.device)
         for i, batch in enumerate(batches):
@@ -163,19 +182,35 @@ class StageTrainer(Trainer):
         self.log(metrics)
         return metrics
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(_trained_state(self._training), folder / _WEIGHTS)
-        progress = json.dumps({"elapsed": self._progress.elapsed})
-        (folder / _PROGRESS).write_text(progress + "\n", encoding="utf-8")
+    def _save_checkpoint(self, *_: Any, **__: Any) -> None:
+        """Writes a state; what else the Trainer would keep, it would pickle."""
+        if not self.args.should_save:
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        done, folder = self.state.global_step, Path(str(self.args.output_dir))
+        with new_state(folder, steps=done, elapsed=self._progress.elapsed) as scratch:
+            save_file(_trained_state(self._training), scratch / _WEIGHTS)
+            save_optimizer(self.optimizer, scratch / _OPTIMIZER)
+            schedule = json.dumps(self.lr_scheduler.state_dict())
+            (scratch / _SCHEDULER).write_text(schedule + "\n", encoding="utf-8")
+            self.state.save_to_json(str(scratch / TRAINER_STATE_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
-        self._progress.elapsed = float(progress["elapsed"])
-        state = load_file(folder / _WEIGHTS)
+        state = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
         self._training.load_state_dict(state, strict=False)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        load_optimizer(self.optimizer, Path(checkpoint) / _OPTIMIZER)
+        schedule = (Path(checkpoint) / _SCHEDULER).read_text(encoding="utf-8")
+        self.lr_scheduler.load_state_dict(json.loads(schedule))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing to load: each step seeds what it draws."""
 
 
 def _as_item(items: Sequence[tuple[Batch, ...]]) -> dict[str, tuple[Batch, ...]]:
@@ -190,21 +225,3 @@ def _trained_state(model: nn.Module) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """Finds the newest checkpoint that was written to its end.
-
-    The trainer writes its state last, so a checkpoint with a readable state is complete; one that
-    a kill cut short is passed over.
-    """
-    found = sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True
-    )
-    for checkpoint in found:
-        try:
-            parse_json((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return checkpoint
-    return None

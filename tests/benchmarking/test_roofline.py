@@ -44,6 +44,19 @@ def test_reading_the_weights_bounds_short_prompts_and_further_tokens(work: Work)
     assert work.token(rates, 100) == weights + 100 * work.kv_bytes
 
 
+def test_what_policies_read_is_encoded_too(
+    layered_model: RefragModel, matched_model: RefragModel
+) -> None:
+    rates = Rates(1.0, 1e30)
+    plain, matched = (
+        Work(model).first_token(rates, 50, encoded=100) for model in (layered_model, matched_model)
+    )
+    assert matched_model.matcher is not None
+    bert = matched_model.matcher.model
+    weights = sum(p.numel() for p in bert.parameters()) - bert.get_input_embeddings().weight.numel()
+    assert matched == pytest.approx(plain + 2 * 100 * weights)
+
+
 def test_projecting_and_encoding_come_on_top(work: Work) -> None:
     rates = Rates(1.0, 1e30)
     bare = work.first_token(rates, 50)

@@ -25,7 +25,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_ladder_is_written_and_read(tmp_path: Path) -> None:
     config = RefragConfig(
-        decoder="a", encoder="b", encoder_layers=2, token_mlp=0, rungs=(8, 16, 32)
+        decoder="a",
+        encoder="b",
+        encoder_layers=2,
+        policy_vectors=True,
+        token_mlp=0,
+        rungs=(8, 16, 32),
     )
     (tmp_path / "config.json").write_text(config.to_json())
     assert json.loads(config.to_json())["version"] == 2
@@ -35,13 +40,18 @@ def test_a_ladder_is_written_and_read(tmp_path: Path) -> None:
 def test_earlier_releases_read_what_has_a_hugging_face_encoder() -> None:
     written = json.loads(RefragConfig(decoder="a", encoder="b").to_json())
     assert written["version"] == 1
-    assert not {"encoder_layers", "rungs"} & set(written)
+    assert not {"encoder_layers", "policy_vectors", "rungs"} & set(written)
 
 
 def test_rungs_of_a_hugging_face_encoder_are_its_chunk_size_alone() -> None:
     assert RefragConfig(decoder="a", encoder="b", chunk_size=4).rungs == (4,)
     with pytest.raises(ValueError, match="need an encoder made of decoder layers"):
         RefragConfig(decoder="a", encoder="b", rungs=(8, 16))
+
+
+def test_vectors_for_policies_need_an_encoder_of_layers() -> None:
+    with pytest.raises(ValueError, match="policy_vectors need an encoder made of decoder layers"):
+        RefragConfig(decoder="a", encoder="b", policy_vectors=True)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +74,8 @@ def test_rungs_of_a_hugging_face_encoder_are_its_chunk_size_alone() -> None:
             json.dumps(LAYERS | {"encoder_layers": True}),
             "used: encoder_layers: .* valid int",
         ),
+        (json.dumps(LAYERS | {"policy_vectors": 1}), "used: policy_vectors: .* valid bool"),
+        (json.dumps(GOOD | {"policy_vectors": True}), r"unknown entries \['policy_vectors'\]"),
         (json.dumps(LAYERS | {"encoder_layers": -1}), "cannot be used: encoder_layers must be a"),
         (json.dumps(LAYERS | {"rungs": 8}), "cannot be used: rungs: .* valid array, got 8"),
         (json.dumps(LAYERS | {"rungs": [8, "16"]}), "cannot be used: rungs.1: .* valid int"),

@@ -17,9 +17,10 @@ from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
 from refrag_components.prompts.parts import Message, PassagePart, TextPart
 from refrag_components.prompts.rendering import render
+from refrag_components.serving.app import create_app
 from refrag_components.vectors import ChunkVectors, passage_key
 from refrag_components.vectors.transfer import to_transfer
-from tests.serving.conftest import NAME
+from tests.serving.conftest import LIMITS, NAME, TOKEN
 from tests.tiny import TEXT
 
 QUESTION = "What rose?"
@@ -184,6 +185,30 @@ class TestVectors:
         assert (refrag["cache_hits"], refrag["cache_misses"]) == (1, 0)
         key = passage_key(TEXT[0], generator.model.fingerprint)
         assert generator.store.mget([key]) == [None]
+
+    async def test_they_hold_what_policies_read(self, matched_model: RefragModel) -> None:
+        generator = RefragGenerator(matched_model)
+        expected = in_process(RefragGenerator(matched_model), TEXT[0])
+        (vectors,) = matched_model.encode_passages([TEXT[0]])
+        ends = ChunkVectors(vectors.vectors[:, 32:], vectors.token_ids, 4, vectors.fingerprint)
+        app = create_app(generator, name=NAME, tokens=[TOKEN], limits=LIMITS)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://server/v1/",
+            headers={"authorization": f"Bearer {TOKEN}"},
+        ) as http:
+            client = openai.AsyncOpenAI(
+                base_url="http://server/v1", api_key=TOKEN, http_client=http, max_retries=0
+            )
+            (about,) = (await client.models.list()).data
+            assert (about.model_extra or {})["refrag"]["width"] == vectors.width == 32 + 24
+            sent = passage(TEXT[0], vectors=to_transfer(vectors))
+            answer = await client.chat.completions.create(**chat(sent))
+            assert answer.choices[0].message.content == expected.text
+            assert (answer.model_extra or {})["refrag"]["cache_hits"] == 1
+            sent = passage(TEXT[0], vectors=to_transfer(ends))
+            with pytest.raises(openai.BadRequestError, match="model has width 56"):
+                await client.chat.completions.create(**chat(sent))
 
     async def test_a_key_is_enough_where_the_store_is_shared(
         self, client: AsyncOpenAI, generator: RefragGenerator

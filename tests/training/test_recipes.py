@@ -51,6 +51,12 @@ def test_a_recipe_runs_all_stages(path: Path) -> None:
     assert {mix.expanded for mix in recipe.twin.mix} == {(1.0,)}
 
 
+def test_a_recipe_says_what_policies_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(SMALL.replace("token_mlp", "policy_vectors = true\ntoken_mlp"))
+    assert Recipe.load(path).model.policy_vectors
+
+
 def test_every_stage_is_documented() -> None:
     text = (RECIPES[0].parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
     assert [stage for stage in STAGES if f"\n| `{stage}` | " not in text] == []

@@ -23,10 +23,10 @@ from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training import progress
-from refrag_components.training.policy.trainer import last_state
 from refrag_components.training.recipe import STAGES, Recipe, StageName
 from refrag_components.training.stages import Run, run_stage
-from refrag_components.training.trainer import last_complete_checkpoint
+from refrag_components.training.states import last_state
+from refrag_components.training.trainer import StageTrainer
 from tests.tiny import TEXT, tiny_decoder_tokenizer
 
 # Kills itself when it has done a step more than its first checkpoint holds.
@@ -34,8 +34,9 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from refrag_components.cli import main
-from refrag_components.training.policy.trainer import PolicyTrainer, last_state
-from refrag_components.training.trainer import StageTrainer, last_complete_checkpoint
+from refrag_components.training.policy.trainer import PolicyTrainer
+from refrag_components.training.states import last_state
+from refrag_components.training.trainer import StageTrainer
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -43,7 +44,7 @@ def die():
 step, log = StageTrainer.training_step, PolicyTrainer._log
 
 def training_step(self, *args, **kwargs):
-    saved = last_complete_checkpoint(Path(self.args.output_dir))
+    saved = last_state(Path(self.args.output_dir))
     loss = step(self, *args, **kwargs)
     return loss if saved is None else die()
 
@@ -282,8 +283,7 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
     killed_call = [sys.executable, "-c", KILLED, *call[call.index("train") :]]
     process = subprocess.run(killed_call, capture_output=True, text=True, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    find = last_state if stage == "policy" else last_complete_checkpoint
-    assert find(out / stage) is not None
+    assert last_state(out / stage) is not None
     assert not (out / stage / "model").exists()
     again = subprocess.run(call, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
@@ -295,16 +295,34 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
         assert torch.equal(killed[name], whole[name]), name  # no step lost, none taken twice
 
 
-def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
-    for step, state in ((5, '{"global_step": 5}'), (10, '{"global_st'), (15, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    found = last_complete_checkpoint(tmp_path)
-    assert found is not None
-    assert found.name == "checkpoint-5"
-    assert last_complete_checkpoint(tmp_path / "checkpoint-5") is None
+def test_what_a_killed_run_drew_is_drawn_again(
+    run_folder: Path, tiny_base: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = shutil.copytree(tiny_base[0], tmp_path / "decoder")
+    config = json.loads((decoder / "config.json").read_text())
+    drops = config | {"attention_dropout": 0.5}
+    (decoder / "config.json").write_text(json.dumps(drops))
+    recipe = a_run(run_folder, tmp_path).recipe
+    model = replace(recipe.model, decoder=str(decoder))
+    recipe = recipe.model_copy(update={"model": model})
+    whole, killed = (
+        replace(a_run(run_folder, tmp_path / name), recipe=recipe) for name in ("whole", "killed")
+    )
+    run_stage("twin", whole)
+    step = StageTrainer.training_step
+
+    def die(self: StageTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(StageTrainer, "training_step", die)
+        run_stage("twin", killed)
+    run_stage("twin", killed)
+    theirs, mine = (weights_of(run.folder / "twin" / "model") for run in (whole, killed))
+    for name in theirs:
+        assert torch.equal(mine[name], theirs[name]), name
 
 
 def test_two_processes_train_one_model(finished: Path, run_folder: Path, tmp_path: Path) -> None:

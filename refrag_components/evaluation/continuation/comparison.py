@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, batch_vectors
+from refrag_components.corpus import Batch, TokenisedCorpus, WindowSpec, policy_vectors
 from refrag_components.evaluation.continuation.recovery import (
     PASSAGE_TOKENS,
     RECALLED,
@@ -285,7 +285,7 @@ class _Windows:
         spec, model = self._spec, self._model
         rows = len(self._starts)
         chunk_size = self._compressed.chunk_size
-        (encoded,) = batch_vectors(model, self._compressed.to(model.device))
+        (encoded,) = policy_vectors(model, self._compressed.to(model.device))
         count = -(-spec.passage_tokens // chunk_size)
         vectors = encoded[:, :count].float().cpu().numpy()
         by_passage = vectors.reshape(rows, spec.passages, count, -1)

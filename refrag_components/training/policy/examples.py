@@ -167,9 +167,9 @@ def observe_examples(
         prompts: Their batch, encoded.
     """
     present = prompts.present
-    asked = model.chunker.cut_questions(examples.questions)
-    vectors = [torch.from_numpy(rows) for rows in model.encoder.encode(asked)]
-    ids = [torch.from_numpy(passage.token_ids.astype(np.int64)) for passage in asked]
+    asked = model.encode_questions(examples.questions)
+    vectors = [torch.from_numpy(question.vectors) for question in asked]
+    ids = [torch.from_numpy(question.token_ids.astype(np.int64)) for question in asked]
     used = [torch.ones(len(rows), dtype=torch.bool) for rows in vectors]
     padded = torch.nn.utils.rnn.pad_sequence
     return Observation(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from refrag_components.corpus import IGNORED, Batch, batch_vectors, chunk_table
+from refrag_components.corpus import IGNORED, Batch, batch_vectors, chunk_table, policy_vectors
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
@@ -26,7 +26,8 @@ class EncodedPrompts:
         embeddings: The batch's table of chunk embeddings, (entries, d_dec).
         token_ids: Token ids under each entry, 0 where unused, (entries, k).
         used: True where ``token_ids`` holds a token, same shape.
-        vectors: Chunk vectors by prompt, (prompts, chunks, d_enc), 0 where padded.
+        vectors: What policies read of the chunk vectors, by prompt, (prompts, chunks, d_enc), 0
+            where padded.
         chunks: Entry in the table of each prompt's chunks, (prompts, chunks).
         present: False for padding, (prompts, chunks).
     """
@@ -63,6 +64,8 @@ def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
     """
     by_group = [vectors.half().float() for vectors in batch_vectors(model, batch)]
     embeddings = chunk_table(model, batch, by_group).to(model.dtype)
+    if model.matcher is not None:
+        by_group = [vectors.half().float() for vectors in policy_vectors(model, batch)]
     flat = torch.cat([vectors.flatten(0, 1) for vectors in by_group])
     token_ids, used = batch.table_tokens
     is_chunk = batch.chunk_index >= 0

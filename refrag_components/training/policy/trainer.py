@@ -38,6 +38,7 @@ from refrag_components.modeling.policy_network import (
     PolicyNetwork,
     save_networks,
 )
+from refrag_components.training.optimizer_file import load_optimizer, save_optimizer
 from refrag_components.training.policy.evidence import evidence_loss
 from refrag_components.training.policy.examples import (
     PolicyBatches,
@@ -56,16 +57,16 @@ from refrag_components.training.policy.grpo import (
 )
 from refrag_components.training.policy.rewards import EncodedPrompts, encode_prompts, rewards
 from refrag_components.training.progress import Progress
+from refrag_components.training.states import last_state, new_state, remove_left_overs
 from refrag_components.weights.lookup import checkpoint_folder
 
 if TYPE_CHECKING:
     from refrag_components.training.policy.settings import PolicySettings
 
-__all__ = ["PolicyTrainer", "last_state", "train_policies"]
+__all__ = ["PolicyTrainer", "train_policies"]
 
 _NETWORKS = "networks.safetensors"
-_OPTIMISER = "optimiser.safetensors"
-_STATE = "state.json"
+_OPTIMIZER = "optimizer.safetensors"
 _WORKERS = 8
 _RANDOM_CHOICES = 4  # random choices a prompt that an evaluation compares with
 
@@ -104,7 +105,7 @@ class PolicyTrainer:
         self.networks = nn.ModuleDict(
             {
                 name: PolicyNetwork(
-                    model.encoder.width, self._rarity.clone(), sees_question=sees_question
+                    model.policy_width, self._rarity.clone(), sees_question=sees_question
                 )
                 for name, sees_question in NETWORKS.items()
             }
@@ -275,37 +276,20 @@ class PolicyTrainer:
             _logger.info("%s", json.dumps(entry))
 
     def _save(self, done: int) -> None:
-        """Writes a state and removes the one before."""
-        with atomic_folder(self.folder / f"state-{done}") as scratch:
+        with new_state(self.folder, steps=done, elapsed=self._progress.elapsed) as scratch:
             save_file(self.networks.state_dict(), scratch / _NETWORKS)
-            moments = self._optimiser.state_dict()["state"]
-            save_file(
-                {f"{i}.{key}": value for i, own in moments.items() for key, value in own.items()},
-                scratch / _OPTIMISER,
-            )
-            state = {"steps": done, "elapsed": self._progress.elapsed}
-            (scratch / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-        for old in self.folder.glob("state-*"):
-            if old.name != f"state-{done}":
-                shutil.rmtree(old)
+            save_optimizer(self._optimiser, scratch / _OPTIMIZER)
 
     def _resume(self) -> int:
         """Loads the last state and returns the number of steps done; 0 without one."""
-        for left_over in self.folder.glob(".state-*"):
-            shutil.rmtree(left_over)
+        remove_left_overs(self.folder)
         state = last_state(self.folder)
         done = 0
         if state is not None:
-            facts = json.loads((state / _STATE).read_text(encoding="utf-8"))
-            done, self._progress.elapsed = int(facts["steps"]), float(facts["elapsed"])
+            done, self._progress.elapsed = state.steps, state.elapsed
             _logger.info("resuming policy from %s", state.name)
-            self.networks.load_state_dict(load_file(state / _NETWORKS))
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in load_file(state / _OPTIMISER).items():
-                index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = value
-            groups = self._optimiser.state_dict()["param_groups"]
-            self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+            self.networks.load_state_dict(load_file(state.folder / _NETWORKS))
+            load_optimizer(self._optimiser, state.folder / _OPTIMIZER)
         log = self.folder / "log.jsonl"
         if log.exists():  # what was logged after the state will be logged again
             lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -346,12 +330,6 @@ def train_policies(
     with atomic_folder(folder / "model") as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
         save_networks(dict(networks.items()), scratch / POLICY_FILE)
-
-
-def last_state(folder: Path) -> Path | None:
-    """The newest state that a run left in its folder; states appear complete or not at all."""
-    states = folder.glob("state-*")
-    return max(states, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 def _counts(present: Tensor, fraction: float) -> Tensor:

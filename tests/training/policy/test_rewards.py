@@ -96,6 +96,15 @@ def test_rewards_are_those_of_single_layouts(
             assert found[row, sample].item() == pytest.approx(slow, abs=2e-4)
 
 
+def test_rewards_do_not_depend_on_what_policies_read(
+    layered_model: RefragModel, matched_model: RefragModel, run_folder: Path
+) -> None:
+    batch = windows(run_folder)
+    plain, matched = (encode_prompts(model, batch) for model in (layered_model, matched_model))
+    assert torch.equal(plain.embeddings, matched.embeddings)
+    assert matched.vectors.shape == (*plain.vectors.shape[:2], matched_model.policy_width)
+
+
 def test_nothing_expanded_is_the_batch_and_everything_expanded_the_full_text(
     tiny_model: RefragModel, run_folder: Path
 ) -> None:

@@ -16,13 +16,15 @@ from refrag_components.corpus import QuestionSet, TokenisedCorpus
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel, policy_network
 from refrag_components.modeling.policy_network import NETWORKS
-from refrag_components.policies import PolicyInputs
+from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.policies.learned import observe
 from refrag_components.training.policy import trainer as module
 from refrag_components.training.policy.examples import PolicyBatches, observe_examples, token_rarity
 from refrag_components.training.policy.rewards import EncodedPrompts, encode_prompts
 from refrag_components.training.policy.settings import PolicySettings
-from refrag_components.training.policy.trainer import PolicyTrainer, last_state
+from refrag_components.training.policy.trainer import PolicyTrainer, train_policies
+from refrag_components.training.states import last_state
+from tests.tiny import TEXT
 
 SETTINGS = PolicySettings(
     steps=6,
@@ -50,10 +52,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_network, "_WIDTH", 48)
 
 
-@pytest.fixture(params=["the decoder's layers", "a Hugging Face encoder"])
-def folder(request: pytest.FixtureRequest, layered_folder: Path, tiny_folder: Path) -> Path:
-    """A checkpoint of each kind; both have k = 4."""
-    return layered_folder if "layers" in request.param else tiny_folder
+@pytest.fixture(params=["layered_folder", "matched_folder", "tiny_folder"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    """A checkpoint of each kind; all have k = 4."""
+    path: Path = request.getfixturevalue(request.param)
+    return path
 
 
 @pytest.fixture
@@ -231,6 +234,27 @@ def test_what_trains_sees_what_a_query_shows(make: MakeTrainer, tmp_path: Path) 
                 torch.testing.assert_close(
                     shown.question_vectors[0], seen.question_vectors[row][asked]
                 )
+
+
+def test_what_was_trained_goes_with_the_checkpoint(
+    folder: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    train, validation = (TokenisedCorpus.load(run_folder / n) for n in ("text", "validation"))
+    train_policies(
+        folder,
+        SETTINGS.model_copy(update={"steps": 1, "question_share": 1.0}),
+        train=train,
+        validation=validation,
+        questions=QuestionSet.load(run_folder / "questions"),
+        folder=tmp_path,
+        seed=0,
+    )
+    model = RefragModel.from_pretrained(tmp_path / "model", device="cpu")
+    assert set(model.policies) == set(NETWORKS)
+    (question,) = model.encode_questions(["When was it dug?"])
+    inputs = PolicyInputs(model.encode_passages(TEXT), question)
+    assert np.isfinite(make_policy("learned-query", model).scores(inputs)).all()
+    assert model.fingerprint == RefragModel.from_pretrained(folder, device="cpu").fingerprint
 
 
 def test_rarity_is_surprisal_under_the_counts(run_folder: Path) -> None:
