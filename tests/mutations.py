@@ -59,13 +59,13 @@ def altered(rng: random.Random, value: Any) -> Any:
     for _ in range(rng.randint(1, 3)):
         choices = places(value)
         if not choices:
-            return rng.choice(ODD)
+            return _odd(rng)
         container, key = rng.choice(choices)
         change = rng.randrange(5)
         if change == 0:
             del container[key]
         elif change == 1 and isinstance(container, dict):
-            container[rng.choice(("", "unknown", "_", "__class__", "__init__"))] = rng.choice(ODD)
+            container[rng.choice(("", "unknown", "_", "__class__", "__init__"))] = _odd(rng)
         elif change == 2:
             other, its = rng.choice(choices)
             try:
@@ -73,8 +73,13 @@ def altered(rng: random.Random, value: Any) -> Any:
             except (IndexError, KeyError):  # that one is gone
                 container[key] = None
         else:
-            container[key] = rng.choice(ODD)
+            container[key] = _odd(rng)
     return value
+
+
+def _odd(rng: random.Random) -> Any:
+    """One of ``ODD``; a copy, which later changes alter without altering what is drawn then."""
+    return copy.deepcopy(rng.choice(ODD))
 
 
 def damaged(rng: random.Random, data: bytes) -> bytes:

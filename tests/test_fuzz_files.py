@@ -41,7 +41,12 @@ _CONFIGS: tuple[dict[str, Any], ...] = (
     json.loads(RefragConfig(decoder="a/b", encoder="c/d", folders=("decoder_adapter",)).to_json()),
     json.loads(
         RefragConfig(
-            decoder="a", encoder="b", encoder_layers=2, token_mlp=0, rungs=(8, 16)
+            decoder="a",
+            encoder="b",
+            encoder_layers=2,
+            policy_vectors=True,
+            token_mlp=0,
+            rungs=(8, 16),
         ).to_json()
     ),
 )
