@@ -48,7 +48,9 @@ from refrag_components.stores.base import ChunkStore
 __all__ = ["AnswerSettings"]
 
 # Settings that no call can set.
-_OF_THE_MODEL = frozenset({"api_key", "base_url", "device", "engine", "store"})
+_OF_THE_MODEL = frozenset(
+    {"api_key", "base_url", "connect_timeout", "device", "engine", "read_timeout", "store"}
+)
 
 _NO_TOOLS = Tools()
 _FREE_TEXT = AnswerForm()

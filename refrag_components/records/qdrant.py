@@ -18,7 +18,7 @@ from refrag_components.records.base import (
     question,
 )
 from refrag_components.stores.client import client_errors, key_id, pages
-from refrag_components.stores.qdrant_points import CHUNKS, point_parts, read_point
+from refrag_components.stores.qdrant_points import CHUNKS, point_parts, read_point, turns
 
 try:
     from qdrant_client import QdrantClient, models
@@ -67,6 +67,7 @@ class QdrantRecords:
         self._collection = collection
         self._quantised = quantised
         self._label = f"Qdrant collection {collection}"
+        self._turn = turns(client)
         self.tenant = tenant
 
     def for_tenant(self, tenant: str) -> Self:
@@ -80,7 +81,7 @@ class QdrantRecords:
         points = [self._point(record) for record in records]
         if not points:
             return
-        with client_errors(self._label, _ADVICE):
+        with self._turn, client_errors(self._label, _ADVICE):
             if not self._client.collection_exists(self._collection):
                 self._create(records[0])
             for page in pages(points, _PER_REQUEST):
@@ -104,7 +105,7 @@ class QdrantRecords:
             )
             arguments = {"prefetch": [first], "query": tokens.tolist(), "using": _TOKENS}
             divisor = len(tokens)
-        with client_errors(self._label, _ADVICE):
+        with self._turn, client_errors(self._label, _ADVICE):
             try:
                 points = self._client.query_points(
                     self._collection,
@@ -123,7 +124,7 @@ class QdrantRecords:
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets records; unknown keys are ignored."""
         chosen: list[Any] = [self._id(key) for key in keys]
-        with client_errors(self._label, _ADVICE):
+        with self._turn, client_errors(self._label, _ADVICE):
             if chosen and self._client.collection_exists(self._collection):
                 self._client.delete(
                     self._collection, self._own(models.HasIdCondition(has_id=chosen))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.stores.client import ClientStore, key_id, pages
 from refrag_components.stores.limits import seconds
 from refrag_components.stores.qdrant_files import check_pickles
-from refrag_components.stores.qdrant_points import CHUNKS, point_parts, read_point
+from refrag_components.stores.qdrant_points import CHUNKS, point_parts, read_point, turns
 from refrag_components.stores.url import (
     collection_of,
     local_path,
@@ -79,8 +78,7 @@ class QdrantStore(ClientStore[QdrantClient]):
     ) -> None:
         if codec not in _DATATYPES:
             raise ValueError(f"Qdrant stores vectors as {' or '.join(_DATATYPES)}, not {codec!r}")
-        local = client.init_options["path"] or client.init_options["location"] == ":memory:"
-        self._turn: AbstractContextManager[Any] = threading.RLock() if local else nullcontext()
+        self._turn = turns(client)
         self._width = 0  # of the collection's vectors; 0 until there is a collection
         super().__init__(client, collection=collection, codec=codec, timeout=timeout)
 

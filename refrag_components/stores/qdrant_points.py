@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError
 from refrag_components.vectors import ChunkVectors, Codec
 
-__all__ = ["CHUNKS", "point_parts", "read_point"]
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+__all__ = ["CHUNKS", "point_parts", "read_point", "turns"]
 
 #: Name of the multivector.
 CHUNKS = "chunks"
+
+
+def turns(client: QdrantClient) -> AbstractContextManager[Any]:
+    """What calls of a client stand in: a lock in its local mode, which threads must not share."""
+    local = client.init_options["path"] or client.init_options["location"] == ":memory:"
+    return threading.RLock() if local else nullcontext()
 
 
 def point_parts(
