@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ _MARKERS = ("[[refrag:", "]]", "[[/refrag]]", "[[refrag:]]", "[[refrag:\n]]", "[
 class _Model(FakeModel):
     """What a ``PassageLoader`` needs of a model."""
 
-    encoder = SimpleNamespace(width=64)
+    vector_width = 64
 
     @property
     def token_check(self) -> _Model:
