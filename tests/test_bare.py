@@ -19,10 +19,10 @@ MODULES = [
     for found in pkgutil.walk_packages(refrag_components.__path__, "refrag_components.")
     if not found.name.endswith("__main__")
 ]
-#: Modules that are of no use without an extra: stores without that of the same name.
-OF_AN_EXTRA = {f"refrag_components.stores.{extra}": extra for extra in EXTRAS} | {
-    f"refrag_components.serving.{module}": "serve" for module in ("app", "metrics", "streams")
-}
+#: Modules that are of no use without an extra: databases without that of the same name.
+OF_AN_EXTRA = {
+    f"refrag_components.{room}.{extra}": extra for room in ("stores", "records") for extra in EXTRAS
+} | {f"refrag_components.serving.{module}": "serve" for module in ("app", "metrics", "streams")}
 OF_AN_EXTRA["refrag_components.engines.vllm_llama"] = "vllm"
 
 

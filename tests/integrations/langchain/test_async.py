@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.language_models import BaseLanguageModel
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.messages import HumanMessage
 
 from langchain_refrag import ChatRefrag, RefragLLM
@@ -97,6 +98,10 @@ class TestTheEventLoop:
         assert threads["from_pretrained"] == [False]
         assert threads["_digest_of_files"] == [False]
 
+    @pytest.mark.skipif(
+        "v3" not in str(inspect.signature(BaseChatModel.astream_events)),
+        reason="this langchain-core has no typed events",
+    )
     @pytest.mark.parametrize("bound", [False, True])
     async def test_typed_events(
         self, fresh: str, threads: dict[str, list[bool]], bound: bool

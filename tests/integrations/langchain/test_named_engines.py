@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
 
 from langchain_refrag import ChatRefrag
 from refrag_components.engines import VllmEngine
@@ -26,6 +27,10 @@ def test_an_engine_by_its_name(layered_folder: Path, monkeypatch: pytest.MonkeyP
         ChatRefrag(**settings, engine="no such engine")
 
 
+@pytest.mark.skipif(
+    not hasattr(BaseChatModel, "_resolve_model_profile"),
+    reason="this langchain-core asks no model for its profile",
+)
 def test_the_window_of_an_engine_that_is_given(
     layered_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
