@@ -241,7 +241,8 @@ class DecoderBatch:
         while (static := caches.take(len(self._positions), length)) is not None:
             try:
                 result = work(static)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
+                error.with_traceback(None)  # its frames hold the cache that did not fit
                 del static
                 if not caches.free():
                     caches.warn_of_memory()

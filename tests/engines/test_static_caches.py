@@ -329,6 +329,27 @@ def test_a_batch_ends_without_memory_for_a_copy(
     assert len(caches._idle) == 1
 
 
+def test_a_cache_that_did_not_fit_is_gone_before_memory_is_looked_for(
+    tiny_model: RefragModel, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[weakref.ref[StaticCache]] = []
+    held: list[bool] = []
+
+    def fail(static: StaticCache, *_: object) -> Tensor:
+        taken.append(weakref.ref(static))
+        raise torch.OutOfMemoryError
+
+    def free(_: StaticCaches) -> bool:
+        held.extend(static() is not None for static in taken)
+        return False
+
+    monkeypatch.setattr(StaticCache, "begin", fail)
+    monkeypatch.setattr(StaticCaches, "free", free)
+    caches = StaticCaches(tiny_model, record=unrecorded)
+    DecoderBatch(tiny_model, embed_layouts(tiny_model, layouts[:1]), caches)
+    assert held == [False]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no graph"), torch.OutOfMemoryError()])
 @pytest.mark.parametrize("method", ["begin", "step", "load"])
 def test_a_failure_costs_no_answer(
