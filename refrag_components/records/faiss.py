@@ -23,7 +23,7 @@ from refrag_components.records.base import (
     question,
 )
 from refrag_components.records.faiss_index import VectorIndex
-from refrag_components.records.maxsim import maxsim, pack_tokens, unpack_tokens
+from refrag_components.records.maxsim import pack_tokens, ranking
 from refrag_components.stores.database import Database
 from refrag_components.stores.rows import pack_row, unpack_row
 
@@ -125,15 +125,13 @@ class FaissRecords:
         """Finds passages, with their chunk vectors."""
         vector, tokens = question(vector, token_vectors)
         rows = self._nearest(vector, k if tokens is None else candidates)
-        scores = [score for _, score in rows]
-        if tokens is not None:
-            rows = [(row, score) for row, score in rows if row[-1] is not None]
-            passages = [
-                unpack_tokens(row[-1], len(vector), quantised=self._quantised) for row, _ in rows
-            ]
-            scores = maxsim(tokens, passages).tolist()
-        best = sorted(range(len(rows)), key=lambda i: -scores[i])[:k]
-        return [self._found(rows[i][0], scores[i]) for i in best]
+        best = ranking(
+            [score for _, score in rows],
+            tokens,
+            [row[-1] for row, _ in rows],
+            quantised=self._quantised,
+        )
+        return [self._found(rows[i][0], score) for i, score in best[:k]]
 
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets records; unknown keys are ignored."""

@@ -20,7 +20,7 @@ from refrag_components.records.base import (
     found_record,
     question,
 )
-from refrag_components.records.maxsim import maxsim, pack_tokens, unpack_tokens
+from refrag_components.records.maxsim import pack_tokens, ranking
 from refrag_components.stores.client import client_errors
 from refrag_components.stores.rows import pack_row, unpack_row
 
@@ -127,16 +127,13 @@ class LanceDBRecords:
                 [*columns, "_distance", *(["tokens"] if tokens is not None else [])]
             )
             rows = query.limit(k if tokens is None else candidates).to_arrow().to_pylist()
-            scores = [1 - row["_distance"] for row in rows]
-            if tokens is not None:
-                rows = [row for row in rows if row["tokens"] is not None]
-                passages = [
-                    unpack_tokens(row["tokens"], len(vector), quantised=self._quantised)
-                    for row in rows
-                ]
-                scores = maxsim(tokens, passages).tolist()
-        best = sorted(range(len(rows)), key=lambda i: -scores[i])[:k]
-        return [self._found(rows[i], scores[i]) for i in best]
+            best = ranking(
+                [1 - row["_distance"] for row in rows],
+                tokens,
+                [row.get("tokens") for row in rows],
+                quantised=self._quantised,
+            )
+        return [self._found(rows[i], score) for i, score in best[:k]]
 
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets records; unknown keys are ignored."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-__all__ = ["maxsim", "pack_tokens", "unpack_tokens"]
+__all__ = ["maxsim", "pack_tokens", "ranking", "unpack_tokens"]
 
 
 def maxsim(question: np.ndarray, passages: Sequence[np.ndarray]) -> np.ndarray:
@@ -25,6 +25,37 @@ def maxsim(question: np.ndarray, passages: Sequence[np.ndarray]) -> np.ndarray:
     best = np.maximum.reduceat(question @ np.concatenate(passages).T, starts, axis=1)
     means: np.ndarray = best.mean(axis=0)
     return means
+
+
+def ranking(
+    scores: Sequence[float],
+    question: np.ndarray | None,
+    packed: Sequence[bytes | None],
+    *,
+    quantised: bool,
+) -> list[tuple[int, float]]:
+    """Orders what a search by one vector found.
+
+    Args:
+        scores: Of each row, by that search.
+        question: Token vectors of the question, shape (m, d), each of length 1, for late
+            interaction: scores are then its, and rows without token vectors are left out.
+        packed: Token vectors of each row as ``pack_tokens`` wrote them, or None; read only then.
+        quantised: As they were written.
+
+    Returns:
+        Number and score of each row, best first.
+    """
+    if question is not None:
+        found = {i: own for i, own in enumerate(packed) if own is not None}
+        width = question.shape[1]
+        passages = [unpack_tokens(own, width, quantised=quantised) for own in found.values()]
+        return _best_first(found, maxsim(question, passages).tolist())
+    return _best_first(range(len(scores)), scores)
+
+
+def _best_first(rows: Iterable[int], scores: Iterable[float]) -> list[tuple[int, float]]:
+    return sorted(zip(rows, scores, strict=True), key=lambda row: -row[1])
 
 
 def pack_tokens(rows: np.ndarray, *, quantised: bool) -> bytes:

@@ -18,7 +18,7 @@ from refrag_components.records.base import (
     found_record,
     question,
 )
-from refrag_components.records.maxsim import maxsim, pack_tokens, unpack_tokens
+from refrag_components.records.maxsim import pack_tokens, ranking
 from refrag_components.stores.client import client_errors, pages
 from refrag_components.stores.rows import pack_text, unpack_text
 from refrag_components.vectors import ChunkVectors
@@ -117,20 +117,14 @@ class MilvusRecords:
                     return []
                 raise
         rows = [dict(hit["entity"]) for hit in hits]
-        scores = [float(hit["distance"]) for hit in hits]
-        if tokens is not None:
-            rows = [row for row in rows if row["tokens"]]
-            passages = [
-                unpack_tokens(
-                    base64.b64decode("".join(row["tokens"])),
-                    len(vector),
-                    quantised=self._quantised,
-                )
-                for row in rows
-            ]
-            scores = maxsim(tokens, passages).tolist()
-        best = sorted(range(len(rows)), key=lambda i: -scores[i])[:k]
-        return [self._found(rows[i], scores[i]) for i in best]
+        packed = [row.get("tokens") for row in rows]
+        best = ranking(
+            [float(hit["distance"]) for hit in hits],
+            tokens,
+            [base64.b64decode("".join(own)) if own else None for own in packed],
+            quantised=self._quantised,
+        )
+        return [self._found(rows[i], score) for i, score in best[:k]]
 
     def delete(self, keys: Sequence[str]) -> None:
         """Forgets records; unknown keys are ignored."""
