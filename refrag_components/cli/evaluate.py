@@ -22,6 +22,7 @@ from refrag_components.cli.evaluate_examples import examples
 from refrag_components.cli.evaluate_summary import summary
 from refrag_components.cli.evaluating import (
     Bars,
+    ChunkSizeOption,
     ExpandedOption,
     MethodOption,
     OutOption,
@@ -139,10 +140,7 @@ def qa(
             show_default="anywhere",
         ),
     ] = None,
-    chunk_size: Annotated[
-        int | None,
-        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
-    ] = None,
+    chunk_size: ChunkSizeOption = None,
     method: MethodOption = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,

@@ -11,6 +11,7 @@ from refrag_components.cli.common import DEFAULT_MODEL, BfloatOption, ModelOptio
 from refrag_components.cli.common import output as printed
 from refrag_components.cli.evaluating import (
     Bars,
+    ChunkSizeOption,
     ExpandedOption,
     MethodOption,
     OutOption,
@@ -54,10 +55,7 @@ def examples(
         list[int] | None,
         typer.Option("--count", min=1, help="Examples per question.", show_default="4 16 64 250"),
     ] = None,
-    chunk_size: Annotated[
-        int | None,
-        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
-    ] = None,
+    chunk_size: ChunkSizeOption = None,
     method: MethodOption = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,

@@ -11,6 +11,7 @@ from refrag_components.cli.common import DEFAULT_MODEL, BfloatOption, ModelOptio
 from refrag_components.cli.common import output as printed
 from refrag_components.cli.evaluating import (
     Bars,
+    ChunkSizeOption,
     ExpandedOption,
     MethodOption,
     OutOption,
@@ -52,10 +53,7 @@ def summary(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, help="Longest summary in tokens.")
     ] = 128,
-    chunk_size: Annotated[
-        int | None,
-        typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
-    ] = None,
+    chunk_size: ChunkSizeOption = None,
     method: MethodOption = None,
     policy: PolicyOption = None,
     expanded: ExpandedOption = None,

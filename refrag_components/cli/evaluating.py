@@ -52,6 +52,10 @@ PositionsOption = Annotated[
         show_default="64 128",
     ),
 ]
+ChunkSizeOption = Annotated[
+    int | None,
+    typer.Option("--chunk-size", help="Tokens per chunk, k; the checkpoint's k by default."),
+]
 PlotsOption = Annotated[
     bool, typer.Option("--plots/--no-plots", help="Draw PNG files (needs matplotlib).")
 ]
