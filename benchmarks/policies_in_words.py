@@ -1,4 +1,4 @@
-"""Policies by a chat model beside the others: what they show, what it costs.
+"""Policies by a chat model next to the others: what they show, what it costs.
 
     python benchmarks/policies_in_words.py QUESTIONS... --items 12 --out in_words.md
 

@@ -124,7 +124,7 @@ class _Measurement:
     def row(self, rates: Rates) -> Row:
         model, case, settings = self._model, self._case, self._settings
         prepared = self._generator.prepare(self._request)  # encodes what the store does not have
-        if case.cached:  # their encoding is no part of the case, and its memory neither
+        if case.cached:  # their encoding is not a part of the case, nor is its memory
             free_memory(model.device)
         layout = self._engine.layout(prepared.layout)
         work = Work(model)

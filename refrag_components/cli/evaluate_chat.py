@@ -29,7 +29,7 @@ _NOTE = (
     "Questions in conversations, by turn. The history (of each earlier turn its passages, its "
     "question and its right answer) is the context; the last turn is text in every row. A first "
     "turn has no history and is not among them. *As p* and *last tokens* is the end of the history "
-    "as text, as many positions as beside it."
+    "as text, as many positions as next to it."
 )
 
 

@@ -32,7 +32,7 @@ _MOST_DRAWN = 1000  # questions of a file that examples are drawn from, spread e
 _NOTE = (
     "Questions to label ({}), after examples with all labels alike, in random order. Right: the "
     "first word of the answer is the label. *Fewer passages*: as text the examples most similar to "
-    "the question, as many positions as the compressed ones beside them take. k={}."
+    "the question, as many positions as the compressed ones next to them take. k={}."
 )
 
 

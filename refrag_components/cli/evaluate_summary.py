@@ -30,7 +30,7 @@ _NOTE = (
     "document, among those of others where there are several documents, are the context. ROUGE are "
     "F-measures by torchmetrics without stemming, the best over all right answers; log-ppl is that "
     "of the first 64 tokens of the shortest one. *First* and *last tokens* and *fewer passages* "
-    "are text in as many positions as the compressed context beside them. k={}."
+    "are text in as many positions as the compressed context next to them. k={}."
 )
 
 

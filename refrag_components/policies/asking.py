@@ -36,8 +36,8 @@ def asking(llm: Any) -> Ask:
     if callable(llm):
         return lambda prompts: [str(llm(prompt)) for prompt in prompts]
     msg = (
-        f"{type(llm).__name__} is no chat model of LangChain or LlamaIndex, and no function from a "
-        "prompt to a reply"
+        f"{type(llm).__name__} is not a chat model of LangChain or LlamaIndex, nor a function from "
+        "a prompt to a reply"
     )
     raise TypeError(msg)
 

@@ -47,7 +47,7 @@ class ComparisonPolicy(Policy):
         tokenizer: The decoder's; that of the model which the policy works for if None.
 
     Raises:
-        TypeError: If ``llm`` is no model.
+        TypeError: If ``llm`` is not a model.
         ValueError: If a number is too small.
     """
 

@@ -89,7 +89,7 @@ def _marks_spaces(tokenizer: Any) -> bool:
 
 
 def _bytes_by_id(tokenizer: Any) -> dict[int, bytes] | None:
-    """The bytes of each token, control tokens left out; None if tokens are no bytes."""
+    """The bytes of each token, control tokens left out; None if tokens are not bytes."""
     kinds = {step.get("type") for step in _decoders(tokenizer)}
     vocabulary = tokenizer["model"].get("vocab")
     if isinstance(vocabulary, list):  # Unigram's: pairs of a token and its logarithm

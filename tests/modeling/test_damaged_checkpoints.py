@@ -133,7 +133,7 @@ def test_weights_that_are_missing_left_over_or_no_numbers_are_told(
 
 @pytest.mark.parametrize("theta", [False, -1.0])
 def test_a_decoder_that_its_config_breaks_is_named(folder: Path, theta: object) -> None:
-    """It loads, and then reads nonsense: the places of tokens are no numbers."""
+    """It loads, and then reads nonsense: the places of tokens are not numbers."""
     rope = {"rope_theta": theta, "rope_type": "default"}
     alter(folder / "decoder" / "config.json", rope_parameters=rope)
     with pytest.raises(UnknownModelError) as error:

@@ -52,5 +52,5 @@ def test_langchain_models_are_asked_together_and_outside_the_stream() -> None:
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
-    with pytest.raises(TypeError, match="str is no chat model"):
+    with pytest.raises(TypeError, match="str is not a chat model"):
         asking("gpt-4o-mini")

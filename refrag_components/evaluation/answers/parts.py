@@ -34,7 +34,7 @@ Found = Mapping[Method, Result]
 
 
 def summarise_parts(results: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Computes the figures of results in several settings, beside each other.
+    """Computes the figures of results in several settings, next to each other.
 
     Args:
         results: Results with the same methods for every set and setting.
