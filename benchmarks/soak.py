@@ -63,7 +63,8 @@ def main() -> None:
         came_back, strangers = soak.comes_back(LONGEST_PAUSE), soak.strangers()
         print(f"the sick store is read again: {came_back}; strangers' passages: {len(strangers)}")
         print(
-            f"after each round: memory {figures.memory} MiB, objects {figures.objects}, "
+            f"after each round: memory {figures.memory} MiB, in use "
+            f"{[round(used) for used in figures.allocated]} MiB, objects {figures.objects}, "
             f"open files {figures.open_files}, threads {figures.threads}"
         )
         soak.close()

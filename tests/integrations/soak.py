@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import hashlib
 import os
@@ -91,7 +92,8 @@ class Figures:
         wrong_answers: What was laid out rightly and answered differently.
         failures: What was raised, and what did not end.
         children: Exit statuses of forked children, 0 for right answers.
-        memory: Resident MiB after each round.
+        memory: Resident MiB after each round; what the allocator keeps for later is in it.
+        allocated: MiB that are in use by whatever allocates with C's library, tensors included.
         objects: Objects of Python after each round.
         open_files: Open files after each round.
         threads: Threads after each round.
@@ -105,6 +107,7 @@ class Figures:
     failures: list[str] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
+    allocated: list[float] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
     open_files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
@@ -472,6 +475,30 @@ class Soak:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             figures.memory.append(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
             figures.open_files.append(len(os.listdir("/proc/self/fd")))
+            if (allocated := _allocated()) is not None:
+                figures.allocated.append(allocated)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """What glibc says of all its arenas."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _allocated() -> float | None:
+    """MiB in use, None where C's library does not say (glibc does, from 2.33 on)."""
+    ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if ask is None:
+        return None
+    ask.restype = _Mallinfo2
+    info = ask()
+    return float((info.uordblks + info.hblkhd) / 2**20)
 
 
 def _joined(documents: list[Document]) -> str:
