@@ -17,6 +17,7 @@ __all__ = [
     "TextSegment",
     "passage_segments",
     "positions_per_chunk",
+    "token_positions",
 ]
 
 
@@ -39,6 +40,28 @@ def positions_per_chunk(
     begins = (np.asarray(group) > 0) & (place % np.maximum(group, 1) == 0)
     positions: np.ndarray = np.where(expanded, lengths, begins)
     return positions
+
+
+def token_positions(
+    lengths: np.ndarray, expanded: np.ndarray, positions: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tells which tokens of chunks have a decoder position, and what is read there.
+
+    Args:
+        lengths: Tokens of each chunk, shape (n_chunks,); a text counts as a chunk that expands.
+        expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
+        positions: Decoder positions of each chunk, see ``positions_per_chunk``; shape (n_chunks,).
+        rows: Row of each chunk in a table of chunk embeddings, any for expanded ones; same shape.
+
+    Returns:
+        True for the tokens that have a position, a chunk embedding standing at the first token
+        under it, shape (n_tokens,), bool; and the row of the table at each token, -1 for the token
+        itself, shape (n_tokens,).
+    """
+    read = np.repeat(expanded, lengths)
+    begins = lengths.cumsum() - lengths
+    read[begins[(positions > 0) & ~expanded]] = True
+    return read, np.repeat(np.where(expanded, -1, rows), lengths)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from refrag_components.engines.layout import positions_per_chunk
+from refrag_components.engines.layout import positions_per_chunk, token_positions
 from refrag_components.generation.choosing import Choice, Chunks, choose
 from refrag_components.policies import FractionBudget, PolicyInputs, PositionBudget, Rest
 
@@ -185,10 +185,11 @@ class Prompt:
             here = (choice.rungs == rung)[chunks.passage]
             rows[here] = of_rung[here]
         inside = self.in_context
-        by_token = inside & choice.expanded[self.chunk_of]
-        begins = inside & (np.diff(self.chunk_of, prepend=-1) != 0)
-        by_chunk = begins & ~by_token & (positions > 0)[self.chunk_of]
-        return self._row(by_token | by_chunk, np.where(by_chunk, rows[self.chunk_of], -1), cut)
+        read, index = inside.copy(), np.full(len(inside), -1)
+        read[inside], index[inside] = token_positions(
+            chunks.lengths, choice.expanded, positions, rows
+        )
+        return self._row(read, index, cut)
 
     def dropping(self, choice: Choice) -> Choice:
         """The same chunks expand; the others are dropped."""
