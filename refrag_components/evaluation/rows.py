@@ -12,7 +12,7 @@ from refrag_components.engines.layout import positions_per_chunk, token_position
 from refrag_components.generation.choosing import Choice, Chunks, choose
 from refrag_components.policies import FractionBudget, PolicyInputs, PositionBudget, Rest
 
-__all__ = ["Prompt", "Row"]
+__all__ = ["Prompt", "Row", "on_rung"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,10 +191,6 @@ class Prompt:
         )
         return self._row(read, index, cut)
 
-    def dropping(self, choice: Choice) -> Choice:
-        """The same chunks expand; the others are dropped."""
-        return replace(choice, rungs=np.zeros_like(choice.rungs))
-
     def _row(self, read: np.ndarray, chunk_index: np.ndarray, cut: bool) -> Row:
         """The prompt with the masked positions of its context, shape (n,), bool.
 
@@ -219,3 +215,13 @@ class Prompt:
             prompt_index=np.where(read[shown], shown, -1),
             cut=cut,
         )
+
+
+def on_rung(choice: Choice, rung: int | None) -> Choice:
+    """The same chunks expand; the rest of every passage is on another rung.
+
+    Args:
+        choice: What becomes of the chunks.
+        rung: Tokens per chunk embedding; 0 drops the rest, None leaves everything as it is.
+    """
+    return choice if rung is None else replace(choice, rungs=np.full_like(choice.rungs, rung))
