@@ -34,7 +34,7 @@ from langchain_refrag.structured import (
 from langchain_refrag.tools import Tool, read_tools
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.explanation import Explanation
-from refrag_components.generation.remote import RemoteRequest
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.requests import Request
 from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
 from refrag_components.generation.tools import AnswerForm, calls_tools

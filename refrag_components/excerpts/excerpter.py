@@ -23,7 +23,7 @@ from refrag_components.text.splitting import CountTokens, token_counter
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["Excerpter", "check_excerpts"]
 

@@ -22,7 +22,8 @@ from refrag_components.exceptions import (
 from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.named_engines import check_engine
 from refrag_components.generation.patience import Patience
-from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
+from refrag_components.generation.remote import RemoteGenerator, remote_generator
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.requests import Answering, Request
 from refrag_components.generation.shared_checkpoints import (
     Checkpoint,
@@ -43,7 +44,7 @@ from refrag_components.prompts.parts import ControlPart, Message, Part, Rendered
 from refrag_components.prompts.rendering import render
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["AnswerSettings"]
 

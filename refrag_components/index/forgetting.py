@@ -20,7 +20,7 @@ from refrag_components.stores import (
     SQLiteStore,
     forget_everything,
 )
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.database import Database
 
 __all__ = ["forget"]
 

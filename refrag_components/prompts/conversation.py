@@ -18,7 +18,7 @@ from refrag_components.prompts.unrecognised import (
 )
 
 if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = [
     "Block",

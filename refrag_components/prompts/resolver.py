@@ -24,7 +24,7 @@ from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.vectors import passage_key
 
 if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["Resolved", "Resolver", "document_text", "format_envelope"]
 

@@ -19,8 +19,8 @@ from refrag_components.records.base import (
     question,
 )
 from refrag_components.records.maxsim import pack_tokens, ranking
-from refrag_components.stores.client import client_errors, pages
-from refrag_components.stores.rows import pack_text, unpack_text
+from refrag_components.stores.common.client import client_errors, pages
+from refrag_components.stores.common.rows import pack_text, unpack_text
 from refrag_components.vectors import ChunkVectors
 
 try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from refrag_components.stores.base import BaseChunkStore, ChunkStore
+from refrag_components.stores.common.base import BaseChunkStore, ChunkStore
 from refrag_components.vectors import passage_key
 
 __all__ = ["forget_everything", "forget_texts"]
