@@ -85,9 +85,9 @@ def main() -> None:
     with ThreadPoolExecutor(4) as pool:
         for i in range(4):
             pool.submit(ask_long, i)
-        beside, _ = callers(1, seconds, lambda i: answer(i, SHORT))
+        next_to_long, _ = callers(1, seconds, lambda i: answer(i, SHORT))
         over.set()
-        print(f"next to 4 long ones: {times(beside)}")
+        print(f"next to 4 long ones: {times(next_to_long)}")
 
 
 def callers(count: int, seconds: float, ask: Callable[[int], float]) -> tuple[list[float], float]:

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
+    warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork next to threads
     faulthandler.dump_traceback_later(ROUNDS * PATIENCE, exit=True)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder) / "checkpoint")

@@ -106,7 +106,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         return ModelProfile(
             max_input_tokens=self._engine_window(decoder.window),
             tool_calling=decoder.calls_tools,
-            # Not beside tools, which a decoder that calls them may be given at any time; without
+            # Not with tools, which a decoder that calls them may be given at any time; without
             # this, an agent gives it the schema as one of them.
             structured_output=not decoder.calls_tools,
             text_inputs=True,

@@ -80,7 +80,7 @@ def examples(
     with Bars() as bars:
         results = answer_contexts(
             loaded,
-            [(task, setting, own) for setting, own in contexts],
+            [(task, setting, examples) for setting, examples in contexts],
             out,
             methods=methods,
             max_new_tokens=_LONGEST_LABEL,

@@ -77,8 +77,8 @@ def summary(
     methods = rows(loaded, method, policy, expanded, positions)
     asked = [
         (name, setting, contexts)
-        for name, own in questions.items()
-        for setting, contexts in story_contexts(loaded, own, documents or [1])
+        for name, questions_of in questions.items()
+        for setting, contexts in story_contexts(loaded, questions_of, documents or [1])
     ]
     with Bars() as bars:
         results = answer_contexts(

@@ -101,7 +101,7 @@ def _marks(
     marks = {text: {"key": key} for text, key in keys.items()}
     stores = [default if part.store is None else part.store for part in passages]
     for store in {id(store): store for store in stores if store is not None}.values():
-        texts = [p.text for p, own in zip(passages, stores, strict=True) if own is store]
+        texts = [p.text for p, of_part in zip(passages, stores, strict=True) if of_part is store]
         try:
             rows = store.mget([keys[text] for text in texts])
         except Exception as error:  # a store only saves time; the server encodes the text

@@ -232,8 +232,12 @@ class AnswerSettings(BaseModel):
 
         One that is only named is not started for it.
         """
-        own = self.engine
-        return min(decoder_window, own.window) if isinstance(own, SharedEngine) else decoder_window
+        engine = self.engine
+        return (
+            min(decoder_window, engine.window)
+            if isinstance(engine, SharedEngine)
+            else decoder_window
+        )
 
     def _resolver(self, request: Retrieved | None) -> Resolver:
         """Finds passages in the prompt of a request.
@@ -241,13 +245,13 @@ class AnswerSettings(BaseModel):
         Args:
             request: What it has retrieved; None where that cannot be told.
         """
-        own = () if request is None else request.retrievals
-        if request is not None and own:
+        retrievals = () if request is None else request.retrievals
+        if request is not None and retrievals:
             request.is_read = True
         server = self._server
         return Resolver(
             self._checkpoint().model.fingerprint if server is None else server.served.fingerprint,
-            own,
+            retrievals,
             by_hand=retrieved_by_hand(),
             store=self.store,
         )

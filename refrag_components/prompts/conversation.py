@@ -87,7 +87,7 @@ class Conversation:
     Attributes:
         messages: The turns, in order.
         question: What the user asks: the ordinary text of the last user message, or the query in
-            it if passages stand beside it, so that the rest is a template.
+            it if passages stand next to it, so that the rest is a template.
         warnings: About texts that claimed to be a passage and could not be resolved, and about
             passages that were retrieved and are not found.
     """

@@ -263,8 +263,8 @@ class Resolver:
         return _Span(match.start, match.end, (part,), match.passage)
 
     def _passage(self, text: str, store: ChunkStore | None) -> PassagePart:
-        own, by_hand = _store_of(text, self._retrieved), _store_of(text, self._by_hand)
-        for known in (store, own, self._store, by_hand):
+        retrieved, by_hand = _store_of(text, self._retrieved), _store_of(text, self._by_hand)
+        for known in (store, retrieved, self._store, by_hand):
             if known is not None:  # an empty store is false
                 return PassagePart(text, known)
         return PassagePart(text)

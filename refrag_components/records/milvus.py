@@ -121,7 +121,7 @@ class MilvusRecords:
         best = ranking(
             [float(hit["distance"]) for hit in hits],
             tokens,
-            [base64.b64decode("".join(own)) if own else None for own in packed],
+            [base64.b64decode("".join(parts)) if parts else None for parts in packed],
             quantised=self._quantised,
         )
         return [self._found(rows[i], score) for i, score in best[:k]]

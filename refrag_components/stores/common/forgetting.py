@@ -28,7 +28,7 @@ def forget_texts(store: ChunkStore, texts: Iterable[str], fingerprint: str) -> N
     """
     _delete(
         store,
-        (passage_key(own, fingerprint) for text in texts for own in {text, text.strip()}),
+        (passage_key(written, fingerprint) for text in texts for written in {text, text.strip()}),
     )
 
 

@@ -33,7 +33,7 @@ def windows(run_folder: Path, rows: int = 3) -> Batch:
         WindowSpec(passages=2, passage_tokens=14, output_tokens=5),
         chunk_size=4,
         rungs=(4,),
-        own_rungs=[4] * rows,
+        row_rungs=[4] * rows,
         separator=0,
         rng=np.random.default_rng(0),
     )
