@@ -17,7 +17,8 @@ def concrete_classes(base: type) -> list[Any]:
         base: The base class; the modules with its subclasses are imported already.
     """
     found: list[Any] = []
-    for kind in base.__subclasses__():
+    below: list[Any] = base.__subclasses__()
+    for kind in below:
         if not inspect.isabstract(kind):
             found.append(kind)
         found += concrete_classes(kind)
