@@ -20,7 +20,9 @@ PAGES = sorted(
 #: Packages; a room of the library may be written without its package.
 OURS = ("refrag_components", "langchain_refrag", "llama_index", "refrag_demo")
 ROOMS = [module.name for module in iter_modules(refrag_components.__path__)]
-DOTTED = re.compile(rf"`((?:{'|'.join([*OURS, *ROOMS])})(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`")
+DOTTED = re.compile(
+    rf"`((?:{'|'.join([*OURS, *ROOMS])})(?!\.(?:md|py|toml)`)(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`"
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
