@@ -22,22 +22,22 @@ __all__ = [
 
 
 def positions_per_chunk(
-    expanded: np.ndarray, lengths: np.ndarray, group: int | np.ndarray, place: np.ndarray
+    expanded: np.ndarray, lengths: np.ndarray, group: int | np.ndarray, index: np.ndarray
 ) -> np.ndarray:
-    """Counts the decoder positions of chunks; the only place where they are counted.
+    """Counts the decoder positions of chunks; counted nowhere else.
 
     Args:
         expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
         lengths: Tokens of each chunk, shape (n_chunks,).
         group: Chunks per chunk embedding, 0 if what does not expand is dropped: one number, or
             one per chunk.
-        place: Index of each chunk in its passage, shape (n_chunks,).
+        index: Index of each chunk in its passage, shape (n_chunks,).
 
     Returns:
         The tokens of an expanded chunk; 1 for the first chunk of a group that shares a chunk
         embedding; 0 for the other chunks of the group and for dropped ones; shape (n_chunks,).
     """
-    begins = (np.asarray(group) > 0) & (place % np.maximum(group, 1) == 0)
+    begins = (np.asarray(group) > 0) & (index % np.maximum(group, 1) == 0)
     positions: np.ndarray = np.where(expanded, lengths, begins)
     return positions
 
@@ -133,8 +133,8 @@ class PassageSegment:
     @cached_property
     def positions(self) -> np.ndarray:
         """Decoder positions of each chunk, see ``positions_per_chunk``."""
-        place = np.arange(self.vectors.n_chunks)
-        return positions_per_chunk(self.expanded, self.vectors.chunk_lengths, self.group, place)
+        index = np.arange(self.vectors.n_chunks)
+        return positions_per_chunk(self.expanded, self.vectors.chunk_lengths, self.group, index)
 
     @cached_property
     def n_positions(self) -> int:
@@ -177,9 +177,9 @@ def passage_segments(
     if not segments:
         return segments
     groups = np.array([segment.group for segment in segments])
-    place = np.arange(len(expanded)) - np.repeat(ends - counts, counts)
+    index = np.arange(len(expanded)) - np.repeat(ends - counts, counts)
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
-    positions = positions_per_chunk(expanded, lengths, np.repeat(groups, counts), place)
+    positions = positions_per_chunk(expanded, lengths, np.repeat(groups, counts), index)
     passage = np.repeat(np.arange(len(counts)), counts)
     n_positions, n_expanded = (
         np.bincount(passage, weights, len(counts)).astype(np.int64).tolist()
