@@ -82,7 +82,7 @@ test-lowest: wheel $(LOWEST)/.installed  ## Run a fast part with the lowest vers
 		--ignore tests/integrations/langchain/test_standard.py \
 		--ignore tests/integrations/langchain/test_stores.py
 	cd $(CHECK) && PYTHONPATH=$(CURDIR)/$(CHECK) $(CURDIR)/$(LOWEST)/bin/python -m pytest -n 2 \
-		tests/stores/test_memory.py tests/stores/test_rows.py tests/stores/test_sqlite.py \
+		tests/stores/test_memory.py tests/stores/common/test_rows.py tests/stores/test_sqlite.py \
 		tests/training/test_losses.py tests/training/test_optimizer.py tests/training/test_recipes.py
 
 $(BARE)/.installed: pyproject.toml
@@ -98,7 +98,7 @@ test-bare: wheel $(BARE)/.installed  ## Run what needs no extra with the bare wh
 	cd $(CHECK)/bare && $(CURDIR)/$(BARE)/bin/refrag --help > /dev/null
 	cd $(CHECK)/bare && $(CURDIR)/$(BARE)/bin/python -m pytest -n 2 \
 		tests/test_bare.py tests/cli/test_info.py tests/policies tests/stores/test_memory.py \
-		tests/stores/test_rows.py tests/stores/test_sqlite.py tests/text tests/vectors
+		tests/stores/common/test_rows.py tests/stores/test_sqlite.py tests/text tests/vectors
 
 # Its torchvision is the build for CUDA, which transformers cannot import next to torch for CPUs.
 $(VLLM)/.installed:

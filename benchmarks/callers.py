@@ -25,10 +25,10 @@ from refrag_components.engines import SamplingParams
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from refrag_components.policies import FractionBudget
 from refrag_components.prompts.parts import Part, PassagePart, TextPart
-from tests.tiny import TEXT, save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
+from tests import tiny
+from tests.tiny import TEXT, tiny_decoder_config
 
 ANSWER, SHORT, LONG = (SamplingParams(max_tokens=count) for count in (16, 2, 150))
 
@@ -85,9 +85,9 @@ def main() -> None:
     with ThreadPoolExecutor(4) as pool:
         for i in range(4):
             pool.submit(ask_long, i)
-        beside, _ = callers(1, seconds, lambda i: answer(i, SHORT))
+        next_to_long, _ = callers(1, seconds, lambda i: answer(i, SHORT))
         over.set()
-        print(f"next to 4 long ones: {times(beside)}")
+        print(f"next to 4 long ones: {times(next_to_long)}")
 
 
 def callers(count: int, seconds: float, ask: Callable[[int], float]) -> tuple[list[float], float]:
@@ -131,10 +131,7 @@ def random_model() -> RefragModel:
             max_position_embeddings=4096,
             initializer_range=0.05,
         )
-        decoder = save_tiny_decoder(Path(folder) / "decoder", config)
-        encoder = save_tiny_encoder(Path(folder) / "encoder")
-        refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=8)
-        return RefragModel.from_base(refrag).eval()
+        return tiny.random_model(Path(folder), config, chunk_size=8)
 
 
 if __name__ == "__main__":

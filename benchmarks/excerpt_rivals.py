@@ -12,7 +12,7 @@ from refrag_components.evaluation.answers.contexts import Context
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import Policy, PolicyInputs
-from refrag_components.policies.perplexity import chunk_losses
+from refrag_components.policies.named.perplexity import chunk_losses
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.text.splitting import sentence_spans, token_counter
 from refrag_components.text.tokenization import content_tokenizer

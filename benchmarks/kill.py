@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
+    warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork next to threads
     rng = random.Random(arguments.seed)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:

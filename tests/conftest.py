@@ -18,6 +18,7 @@ from tests.adapters import attach_adapters
 from tests.tiny import (
     TEXT,
     layered_config,
+    random_model,
     save_tiny_decoder,
     save_tiny_encoder,
     tiny_config,
@@ -74,14 +75,10 @@ def tiny_model(tiny_folder: Path) -> RefragModel:
 
 @pytest.fixture(scope="session")
 def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of "bert", "llama" and "tiny": a checkpoint whose window holds twenty passages."""
+    """Has "tiny" in it, a random checkpoint whose window holds twenty passages."""
     folder = tmp_path_factory.mktemp("roomy")
     config = tiny_decoder_config(num_hidden_layers=1, max_position_embeddings=8192)
-    decoder = save_tiny_decoder(folder / "llama", config)
-    encoder = save_tiny_encoder(folder / "bert")
-    model = RefragModel.from_base(tiny_config(decoder, encoder))
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
-    model.save_pretrained(folder / "tiny")
+    random_model(folder, config).save_pretrained(folder / "tiny")
     return folder
 
 

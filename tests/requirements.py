@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from refrag_components.stores.opening import WITH_EXTRA
+from refrag_components.stores.common.opening import WITH_EXTRA
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -21,7 +21,7 @@ CLIENTS: dict[str, list[str]] = {
         for requirement in PROJECT["project"]["optional-dependencies"][module]
         if requirement.partition(">=")[0] not in CORE
     ]
-    for module, _ in WITH_EXTRA.values()
+    for module in WITH_EXTRA.values()
 }
 
 

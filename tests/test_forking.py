@@ -23,8 +23,8 @@ from refrag_components.stores import MemoryStore
 from refrag_components.stores.lancedb import LanceDBStore
 from refrag_components.text.extraction_process import ExtractionProcess
 from tests.fake_model import FakeModel
+from tests.stores.common.test_limits import Hanging
 from tests.stores.contract import make
-from tests.stores.test_limits import Hanging
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),

@@ -25,8 +25,8 @@ from refrag_components.prompts.parts import PassagePart
 from refrag_components.prompts.resolver import Resolved, Resolver, format_envelope
 from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores import open_store
-from refrag_components.stores.rows import pack_row, unpack_row
-from refrag_components.stores.url import split_options
+from refrag_components.stores.common.rows import pack_row, unpack_row
+from refrag_components.stores.common.url import split_options
 from refrag_components.vectors import ChunkVectors, passage_key
 from tests.fake_model import FakeModel
 

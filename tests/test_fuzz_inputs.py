@@ -38,8 +38,8 @@ from refrag_components.prompts.parts import (
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
 from refrag_components.stores import open_store
-from refrag_components.stores.rows import pack_row, pack_text, unpack_row, unpack_text
-from refrag_components.stores.url import local_path, split_options, without_password
+from refrag_components.stores.common.rows import pack_row, pack_text, unpack_row, unpack_text
+from refrag_components.stores.common.url import local_path, split_options, without_password
 from refrag_components.vectors import CODECS
 from tests.fuzzing import cases
 from tests.mutations import ODD, damaged

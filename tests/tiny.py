@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
 
 CHAT_TEMPLATE = (
@@ -135,6 +136,24 @@ def tiny_config(decoder: str | Path, encoder: str | Path, **others: Any) -> Refr
     """A checkpoint of k = 4 with a Hugging Face encoder, except for what ``others`` say."""
     settings: dict[str, Any] = {"chunk_size": 4}
     return RefragConfig(decoder=str(decoder), encoder=str(encoder), **settings | others)
+
+
+def random_model(
+    folder: Path, decoder: PretrainedConfig, encoder: Path | None = None, **others: Any
+) -> RefragModel:
+    """A model around a random decoder, whose projector makes something of each vector.
+
+    Args:
+        folder: Where the decoder is saved, and the encoder if none is given.
+        decoder: Its configuration.
+        encoder: A saved encoder.
+        **others: As for ``tiny_config``.
+    """
+    saved = save_tiny_decoder(folder / "decoder", decoder)
+    config = tiny_config(saved, encoder or save_tiny_encoder(folder / "encoder"), **others)
+    model = RefragModel.from_base(config).eval()
+    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    return model
 
 
 def layered_config(decoder: str | Path, encoder: str | Path, **others: Any) -> RefragConfig:

@@ -14,7 +14,7 @@ from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.settings import RefragSettings, told
 from langchain_refrag.tools import AnswerReader
 from refrag_components.engines.sampling import SamplingParams
-from refrag_components.generation.remote import RemoteRequest
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import (
     Answer,

@@ -34,7 +34,7 @@ from langchain_refrag.structured import (
 from langchain_refrag.tools import Tool, read_tools
 from refrag_components.exceptions import RefragError
 from refrag_components.generation.explanation import Explanation
-from refrag_components.generation.remote import RemoteRequest
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.requests import Request
 from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
 from refrag_components.generation.tools import AnswerForm, calls_tools
@@ -106,7 +106,7 @@ class ChatRefrag(RefragSettings, BaseChatModel):
         return ModelProfile(
             max_input_tokens=self._engine_window(decoder.window),
             tool_calling=decoder.calls_tools,
-            # Not beside tools, which a decoder that calls them may be given at any time; without
+            # Not with tools, which a decoder that calls them may be given at any time; without
             # this, an agent gives it the schema as one of them.
             structured_output=not decoder.calls_tools,
             text_inputs=True,

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, InstanceOf, SkipValidation
 
 from refrag_components.prompts.conversation import read_documents
 from refrag_components.prompts.resolver import Resolver, document_text
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors, passage_key
 

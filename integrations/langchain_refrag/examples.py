@@ -10,7 +10,7 @@ from langchain_core.example_selectors import BaseExampleSelector
 from langchain_core.prompts.string import StringPromptTemplate
 
 from langchain_refrag.runs import note_documents
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["RefragExampleSelector"]
 

@@ -22,7 +22,7 @@ from pydantic import PrivateAttr
 from langchain_refrag.errors import as_langchain_errors
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.settings import RefragSettings, told
-from refrag_components.generation.remote import RemoteRequest
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.requests import Answer, AnswerDelta, Request, agenerate_all
 from refrag_components.prompts.conversation import resolve_prompt
 from refrag_components.prompts.retrieved import Retrieved

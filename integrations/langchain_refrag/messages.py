@@ -22,7 +22,7 @@ from refrag_components.prompts.parts import ToolCall
 from refrag_components.prompts.resolver import Resolver
 
 if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["LITERAL", "Conversation", "resolve_messages", "without_media"]
 

@@ -16,7 +16,7 @@ from langchain_refrag.retrievers import RefragRetriever
 from langchain_refrag.runs import retrieved_in
 from langchain_refrag.turns import carries_documents, latest_question, with_passages
 from refrag_components.prompts.matching import PassageFinder
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse

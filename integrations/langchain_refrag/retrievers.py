@@ -22,7 +22,7 @@ from langchain_refrag.runs import note_documents
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 from refrag_components.vectors import passage_key
 
 __all__ = ["RefragRetriever", "k_argument"]

@@ -18,7 +18,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from langchain_refrag.documents import carried_stores
 from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["note_documents", "retrieved_in"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from langchain_core.stores import BaseStore, ByteStore
 
-from refrag_components.stores.base import ChunkStore
-from refrag_components.stores.rows import RowStore, pack_row, unpack_row
+from refrag_components.stores.common.base import ChunkStore
+from refrag_components.stores.common.rows import RowStore, pack_row, unpack_row
 from refrag_components.vectors import ChunkVectors, Codec
 
 __all__ = ["ByteChunkStore", "RefragStore"]

@@ -27,7 +27,7 @@ from refrag_components.vectors import passage_key
 if TYPE_CHECKING:
     from refrag_components.engines.layout import Layout
     from refrag_components.modeling import RefragModel
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["LatencySettings", "measure_case"]
 

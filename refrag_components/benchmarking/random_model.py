@@ -49,7 +49,7 @@ def random_decoder(shape: Shape, *, device: torch.device, dtype: torch.dtype) ->
 
 
 def random_model(decoder: Any, shape: Shape, *, chunk_size: int) -> RefragModel:
-    """Puts a chunk encoder and a projector with random weights beside a decoder.
+    """Puts a chunk encoder and a projector with random weights next to a decoder.
 
     Its tokenizer has a token per word of ``WORDS``, so that a text of n words has n tokens.
 

@@ -17,7 +17,7 @@ from refrag_components.benchmarking.results import Results
 from refrag_components.benchmarking.roofline import Rates, measure_rates
 from refrag_components.benchmarking.scenario import Case
 from refrag_components.benchmarking.subject import Subject
-from refrag_components.stores.opening import open_store
+from refrag_components.stores.common.opening import open_store
 
 __all__ = ["measure_latency"]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
     from refrag_components.policies import Policy
     from refrag_components.prompts.parts import RenderedPart
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["ENGINE_STAGES", "STAGES", "measure_stages"]
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from refrag_components.cli.common import DEFAULT_MODEL, BfloatOption, ModelOption, load_model
-from refrag_components.cli.common import output as printed
 from refrag_components.cli.evaluating import (
     Bars,
     ChunkSizeOption,
@@ -18,10 +17,9 @@ from refrag_components.cli.evaluating import (
     PolicyOption,
     PositionsOption,
     check,
-    finish,
+    finish_parts,
     rows,
 )
-from refrag_components.cli.evaluation_tables import parts_table
 
 __all__ = ["chat"]
 
@@ -63,7 +61,6 @@ def chat(
     from refrag_components.evaluation.answers.parts import summarise_parts
     from refrag_components.evaluation.answers.turns import by_turn, load_turns, where_shown
     from refrag_components.evaluation.decoding import cache_bytes
-    from refrag_components.evaluation.reports.parts import write_parts
 
     check(method, policy, expanded, positions, plots=False)
     turns = {
@@ -81,7 +78,7 @@ def chat(
         results = answer_contexts(loaded, asked, out, methods=methods, progress=bars.advance)
     tables = summarise_parts([*results, *where_shown(results, turns)], ("f1", "em", "log_ppl"))
     per_position = cache_bytes(loaded)
-    written = write_parts(
+    finish_parts(
         out,
         "chat",
         model,
@@ -91,6 +88,3 @@ def chat(
         f"k={loaded.config.chunk_size}.",
         facts={"chunk_size": loaded.config.chunk_size, "cache_bytes_per_position": per_position},
     )
-    for table in tables:
-        printed.print(parts_table(table))
-    finish(out, written, [])

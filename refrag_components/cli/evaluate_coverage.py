@@ -49,8 +49,10 @@ def coverage(
     questions = {set_name(path): load_questions(path, items=items) for path in sets}
     texts = [] if pool is None else read_pool(pool)
     loaded = load_model(model)
-    own = {text for asked in questions.values() for q in asked for text in (*q.needed, *q.others)}
-    total = len(own.union(texts))
+    in_sets = {
+        text for group in questions.values() for q in group for text in (*q.needed, *q.others)
+    }
+    total = len(in_sets.union(texts))
     with Bars() as bars:
         tables = measure_coverage(
             loaded,

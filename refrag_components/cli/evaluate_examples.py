@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from refrag_components.cli.common import DEFAULT_MODEL, BfloatOption, ModelOption, load_model
-from refrag_components.cli.common import output as printed
 from refrag_components.cli.evaluating import (
     Bars,
     ChunkSizeOption,
@@ -18,10 +17,9 @@ from refrag_components.cli.evaluating import (
     PolicyOption,
     PositionsOption,
     check,
-    finish,
+    finish_parts,
     rows,
 )
-from refrag_components.cli.evaluation_tables import parts_table
 from refrag_components.exceptions import EvaluationError
 
 __all__ = ["examples"]
@@ -70,7 +68,6 @@ def examples(
     from refrag_components.evaluation.answers.answering import answer_contexts
     from refrag_components.evaluation.answers.examples import TASKS, example_contexts, labelled
     from refrag_components.evaluation.answers.parts import summarise_parts
-    from refrag_components.evaluation.reports.parts import write_parts
 
     if task not in TASKS:
         raise EvaluationError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
@@ -83,7 +80,7 @@ def examples(
     with Bars() as bars:
         results = answer_contexts(
             loaded,
-            [(task, setting, own) for setting, own in contexts],
+            [(task, setting, examples) for setting, examples in contexts],
             out,
             methods=methods,
             max_new_tokens=_LONGEST_LABEL,
@@ -91,7 +88,7 @@ def examples(
         )
     tables = summarise_parts(results, ("em", "log_ppl"))
     k = loaded.config.chunk_size
-    written = write_parts(
+    finish_parts(
         out,
         "examples",
         model,
@@ -100,6 +97,3 @@ def examples(
         note=_NOTE.format(TASKS[task], k),  # type: ignore[index]
         facts={"chunk_size": k, "task": task},
     )
-    for table in tables:
-        printed.print(parts_table(table))
-    finish(out, written, [])

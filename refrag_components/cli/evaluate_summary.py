@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from refrag_components.cli.common import DEFAULT_MODEL, BfloatOption, ModelOption, load_model
-from refrag_components.cli.common import output as printed
 from refrag_components.cli.evaluating import (
     Bars,
     ChunkSizeOption,
@@ -18,10 +17,9 @@ from refrag_components.cli.evaluating import (
     PolicyOption,
     PositionsOption,
     check,
-    finish,
+    finish_parts,
     rows,
 )
-from refrag_components.cli.evaluation_tables import parts_table
 
 __all__ = ["summary"]
 
@@ -69,7 +67,6 @@ def summary(
     from refrag_components.evaluation.answers.parts import summarise_parts
     from refrag_components.evaluation.answers.rouge import ROUGE, check_rouge
     from refrag_components.evaluation.answers.stories import story_contexts, with_rouge
-    from refrag_components.evaluation.reports.parts import write_parts
 
     check(method, policy, expanded, positions, plots=False)
     check_rouge()
@@ -80,8 +77,8 @@ def summary(
     methods = rows(loaded, method, policy, expanded, positions)
     asked = [
         (name, setting, contexts)
-        for name, own in questions.items()
-        for setting, contexts in story_contexts(loaded, own, documents or [1])
+        for name, questions_of in questions.items()
+        for setting, contexts in story_contexts(loaded, questions_of, documents or [1])
     ]
     with Bars() as bars:
         results = answer_contexts(
@@ -93,7 +90,7 @@ def summary(
             bars.advance("ROUGE", 1, len(results))
     tables = summarise_parts(judged, (*ROUGE, "log_ppl"))
     k = loaded.config.chunk_size
-    written = write_parts(
+    finish_parts(
         out,
         "summary",
         model,
@@ -102,6 +99,3 @@ def summary(
         note=_NOTE.format(max_tokens, k),
         facts={"chunk_size": k, "max_tokens": max_tokens},
     )
-    for table in tables:
-        printed.print(parts_table(table))
-    finish(out, written, [])

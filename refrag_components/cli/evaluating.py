@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from refrag_components.cli.common import errors, say
+from refrag_components.cli.common import errors, output, say
+from refrag_components.cli.evaluation_tables import parts_table
 
 if TYPE_CHECKING:
     from refrag_components.evaluation.methods import Method
@@ -24,6 +25,7 @@ __all__ = [
     "PositionsOption",
     "check",
     "finish",
+    "finish_parts",
     "rows",
 ]
 
@@ -138,3 +140,22 @@ def finish(out: Path, written: list[Path], plots: list[Path]) -> None:
     names = ", ".join(path.name for path in written)
     drawn = f" and {len(plots)} plots" if plots else ""
     say(f"Wrote {names}{drawn} to {out}")
+
+
+def finish_parts(
+    out: Path,
+    name: str,
+    model: str,
+    tables: list[dict[str, Any]],
+    *,
+    title: str,
+    note: str,
+    facts: dict[str, Any],
+) -> None:
+    """Writes tables of parts as ``write_parts`` does, prints them, and tells what was written."""
+    from refrag_components.evaluation.reports.parts import write_parts
+
+    written = write_parts(out, name, model, tables, title=title, note=note, facts=facts)
+    for table in tables:
+        output.print(parts_table(table))
+    finish(out, written, [])

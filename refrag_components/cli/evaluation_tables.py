@@ -67,8 +67,8 @@ def keeping_table(result: dict[str, Any]) -> Table:
             str(row["items"]),
             f"{100 * row[score]:+.1f}",
             *(
-                "-" if own is None else f"{100 * own[0]:+.1f} to {100 * own[1]:+.1f}"
-                for own in bounds
+                "-" if bound is None else f"{100 * bound[0]:+.1f} to {100 * bound[1]:+.1f}"
+                for bound in bounds
             ),
             f"{row['log_ppl']:+.3f}",
         )

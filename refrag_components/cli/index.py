@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
@@ -23,13 +23,20 @@ from refrag_components.cli.common import (
 from refrag_components.cli.index_progress import IndexProgress
 from refrag_components.cli.skipped import tell_all, tell_counts, write_report
 from refrag_components.text.extraction import TYPES
-from refrag_components.vectors.codec_names import Codec
+from refrag_components.vectors.codecs import CODECS, codec_named
 from refrag_components.weights.lookup import bundled_names
 
 if TYPE_CHECKING:
     from refrag_components.index import AddReport
 
 __all__ = ["index"]
+
+
+def _known_codec(name: str) -> str:
+    try:
+        return codec_named(name).name
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def index(
@@ -48,11 +55,13 @@ def index(
     ] = 256,
     store: StoreOption = None,
     codec: Annotated[
-        Codec,
+        str,
         typer.Option(
             "--codec",
             metavar="NAME",
-            help=f"How the folder stores chunk vectors: {', '.join(get_args(Codec))}, from the "
+            callback=_known_codec,
+            autocompletion=lambda: [*CODECS],
+            help=f"How the folder stores chunk vectors: {', '.join(CODECS)}, from the "
             "most bytes to the fewest. For your own store, put it into the URL: ?codec=int8",
         ),
     ] = "float16",
@@ -113,7 +122,7 @@ def _index(
     model_name: str | None,
     passage_tokens: int,
     store: str | None,
-    codec: Codec,
+    codec: str,
     exclude: Sequence[str],
     prune: bool,
     verbose: bool,

@@ -186,8 +186,8 @@ def _read_as_text(model: RefragModel, batch: Batch) -> list[Tensor]:
         ids, used = group.token_ids.cpu().numpy(), group.used.cpu().numpy()
         passages = [chunker.from_tokens(row[mask]) for row, mask in zip(ids, used, strict=True)]
         vectors = torch.zeros(len(ids), ids.shape[1] // batch.chunk_size, model.policy_width)
-        for own, rows in zip(vectors, model.encode_for_policies(passages), strict=True):
-            own[: len(rows)] = torch.from_numpy(rows)
+        for of_passage, rows in zip(vectors, model.encode_for_policies(passages), strict=True):
+            of_passage[: len(rows)] = torch.from_numpy(rows)
         encoded.append(vectors.to(group.token_ids.device))
     return encoded
 
@@ -204,11 +204,11 @@ def chunk_table(model: RefragModel, batch: Batch, vectors: list[Tensor]) -> Tens
         The table that ``chunk_index`` points into, shape (entries, d_dec).
     """
     tables = []
-    for group, own in zip(batch.groups, vectors, strict=True):
+    for group, of_group in zip(batch.groups, vectors, strict=True):
         ids, used = (t.unflatten(1, (-1, batch.chunk_size)) for t in (group.token_ids, group.used))
         ladder = isinstance(model.encoder, LayerEncoder)
         for rung in batch.rungs:
-            embeddings = model.project(own, ids, used, rung=rung if ladder else None)
+            embeddings = model.project(of_group, ids, used, rung=rung if ladder else None)
             tables.append(embeddings.flatten(0, 1))
     return torch.cat(tables)
 

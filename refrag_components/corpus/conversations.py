@@ -84,12 +84,12 @@ def lay_out(
             it is right more often than a reader of everything.
     """
     run = run_tokens(rungs)
-    expands, own_rungs = _choose(row, questions, kind, share, rungs, rng)
+    expands, row_rungs = _choose(row, questions, kind, share, rungs, rng)
     parts: list[np.ndarray | ShownPassage] = [row.texts[0]]
     for turn, (shown, text) in enumerate(zip(row.passages, row.texts[1:], strict=True)):
         last = turn == len(row.passages) - 1
         passages = [
-            _shown(number, questions, own_rungs.get(number, rung), run, expands)
+            _shown(number, questions, row_rungs.get(number, rung), run, expands)
             if last or kind == "text"
             else _shown(number, questions, rung, run, _nothing)
             for number in shown.tolist()
@@ -165,8 +165,8 @@ def _choose(
         return lambda n, runs: np.full(runs, n == wrong), {}
     ranking = _rank(row, questions, run_tokens(rungs), rng)
     best = ranking.best(share)
-    own_rungs = _ladder(ranking, rungs, rng) if kind == "ladder" else {}
-    return lambda n, runs: np.array([(n, run) in best for run in range(runs)], bool), own_rungs
+    row_rungs = _ladder(ranking, rungs, rng) if kind == "ladder" else {}
+    return lambda n, runs: np.array([(n, run) in best for run in range(runs)], bool), row_rungs
 
 
 def _nothing(_: int, runs: int) -> np.ndarray:
@@ -180,14 +180,16 @@ def _rank(
     for number in row.passages[-1].tolist():
         ids = questions.passage(number)
         for run, start in enumerate(range(0, len(ids), run_length)):
-            own = ids[start : start + run_length]
+            of_run = ids[start : start + run_length]
             passages.append(number)
             runs.append(run)
-            tokens.append(len(own))
-            scores.append(float(questions.rarity[np.intersect1d(own, row.asked)].sum()))
+            tokens.append(len(of_run))
+            scores.append(float(questions.rarity[np.intersect1d(of_run, row.question_ids)].sum()))
     noise = _NOISE * rng.normal(size=len(scores)) * (rng.random() < _MISJUDGED)
     order = np.argsort(-(np.array(scores) + noise), kind="stable")
-    return _Ranking(*(np.array(own, dtype=np.int64)[order] for own in (passages, runs, tokens)))
+    return _Ranking(
+        *(np.array(column, dtype=np.int64)[order] for column in (passages, runs, tokens))
+    )
 
 
 def _ladder(ranking: _Ranking, rungs: Sequence[int], rng: np.random.Generator) -> dict[int, int]:

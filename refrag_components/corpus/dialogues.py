@@ -106,24 +106,26 @@ def _cut(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
 
 
 def _conversation(
-    asked: Sequence[Question], texts: Sequence[str], passages: int
+    questions: Sequence[Question], texts: Sequence[str], passages: int
 ) -> tuple[Question, ...]:
-    rng = np.random.default_rng(asked[0].seed)
+    rng = np.random.default_rng(questions[0].seed)
     shown: set[str] = set()
     history: list[Turn] = []
     turns = []
-    for number, question in enumerate(asked):
+    for number, question in enumerate(questions):
         needed = [text for text in question.needed if text not in shown]
         now: list[str] = []
         if needed:
-            own = [*question.others, *texts]
-            unseen = [text for text in dict.fromkeys(own) if text not in {*shown, *question.needed}]
+            known = [*question.others, *texts]
+            unseen = [
+                text for text in dict.fromkeys(known) if text not in {*shown, *question.needed}
+            ]
             fill = max(passages - len(needed), 0)
             picked = rng.permutation(len(unseen))[:fill]
             now = [*needed, *(unseen[i] for i in picked)]
             rng.shuffle(now)
         shown.update(now)
-        text = in_conversation(question, asked[:number])
+        text = in_conversation(question, questions[:number])
         others = tuple(text for text in now if text not in question.needed)
         turns.append(
             replace(question, text=text, others=others, history=tuple(history), standalone=False)

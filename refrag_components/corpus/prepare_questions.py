@@ -91,10 +91,10 @@ def prepare_questions(
     """
     with new_folder(folder) as scratch:
         sets = [load_questions(file, items=most) for file in files]
-        asked = [question for own in sets for question in own]
-        texts = dict.fromkeys(text for q in asked for text in (*q.needed, *q.others))
+        every = [question for of_set in sets for question in of_set]
+        texts = dict.fromkeys(text for q in every for text in (*q.needed, *q.others))
         number = {text: i for i, text in enumerate(texts)}
-        questions = [question.text for question in asked]
+        questions = [question.text for question in every]
         similar = similar_passages(
             retriever,
             list(texts),
@@ -106,12 +106,12 @@ def prepare_questions(
         arrays = _Arrays(tokenizer, number)
         rng = np.random.default_rng([seed, 6])
         found = iter(similar)
-        for source, own in enumerate(sets):
-            of_own = dict(zip((question.id for question in own), found, strict=False))
-            for turns in _conversations(own, rng):
-                arrays.add(turns, [of_own[turn.id] for turn in turns], source, rng)
+        for source, of_set in enumerate(sets):
+            similar_of = dict(zip((question.id for question in of_set), found, strict=False))
+            for turns in _conversations(of_set, rng):
+                arrays.add(turns, [similar_of[turn.id] for turn in turns], source, rng)
             if progress is not None:
-                progress(len(own))
+                progress(len(of_set))
         (scratch / PASSAGES).mkdir()
         lengths = write_corpus(texts, tokenizer, scratch / PASSAGES, progress=progress)
         corpus = TokenisedCorpus.load(scratch / PASSAGES)
@@ -120,7 +120,7 @@ def prepare_questions(
         (scratch / META).write_text(meta.model_dump_json() + "\n", encoding="utf-8")
         for name, values in {**arrays.arrays(), "lengths": lengths, "rarity": rarity}.items():
             np.save(scratch / f"{name}.npy", values)
-    return len(asked)
+    return len(every)
 
 
 def _rarity(tokens: np.ndarray, lengths: np.ndarray, vocabulary: int) -> np.ndarray:
@@ -143,9 +143,9 @@ def _conversations(
     for question in questions:
         earlier: list[Question] = []
         if rng.random() < _HISTORY_SHARE:
-            beside = [other for text in question.needed for other in about[text]]
+            related = [other for text in question.needed for other in about[text]]
             count = int(rng.integers(1, _MOST_EARLIER + 1))
-            picked = [beside[i] for i in rng.permutation(len(beside))[: count + 1]]
+            picked = [related[i] for i in rng.permutation(len(related))[: count + 1]]
             earlier = [q for q in dict.fromkeys(picked) if q is not question][:count]
         yield [*earlier, question]
 

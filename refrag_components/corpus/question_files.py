@@ -183,21 +183,21 @@ def _question(record: _Record) -> Question:
     meta = record.meta or _Meta()
     needed = {*record.gold, *meta.related}
     passages = [passage for passage in record.passages if passage.text.strip()]
-    own: dict[str, _Passage] = {}
+    gold: dict[str, _Passage] = {}
     for passage in passages:
         if passage.id in needed:
-            own.setdefault(passage.text, passage)
+            gold.setdefault(passage.text, passage)
     answers = tuple(str(answer) for answer in record.answers)
     return Question(
         id=str(record.id),
         text=record.question.strip(),
         answers=answers,
         kind=_kind(answers, record.type or ""),
-        needed=tuple(own),
+        needed=tuple(gold),
         others=tuple(dict.fromkeys(p.text for p in passages if p.id not in needed)),
         standalone=meta.standalone is not False,
-        needed_ids=tuple(str(p.id) for p in own.values()),
-        titles=tuple(p.title or "" for p in own.values()),
+        needed_ids=tuple(str(p.id) for p in gold.values()),
+        titles=tuple(p.title or "" for p in gold.values()),
         history=tuple(_turn(turn, passages) for turn in record.history),
     )
 

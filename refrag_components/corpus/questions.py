@@ -25,7 +25,7 @@ __all__ = [
     "SetMeta",
 ]
 
-#: Folder of the passages as a tokenised corpus; what the set is made of; the arrays beside them.
+#: Folder of the passages as a tokenised corpus; what the set is made of; the arrays next to them.
 PASSAGES = "passages"
 META = "questions.json"
 ARRAYS = (
@@ -73,7 +73,7 @@ class Conversation:
             if none does.
         answer: Token ids of the answer.
         question: What the last turn asks.
-        asked: Token ids of the last turn's question as they would stand in a text.
+        question_ids: Token ids of the last turn's question as they would stand in a text.
         further: More questions that the last turn's passages answer, and their answers, likewise.
         answering: Numbers of the passages that answer these or are ``needed``.
     """
@@ -83,7 +83,7 @@ class Conversation:
     needed: np.ndarray
     answer: np.ndarray
     question: str
-    asked: np.ndarray
+    question_ids: np.ndarray
     further: Sequence[tuple[np.ndarray, np.ndarray]]
     answering: np.ndarray
 
@@ -222,7 +222,7 @@ class QuestionSet:
         return np.minimum(self.lengths, LONGEST_PASSAGE)
 
     def draw(
-        self, passages: int, max_tokens: int, rng: np.random.Generator, *, asked: int = 1
+        self, passages: int, max_tokens: int, rng: np.random.Generator, *, most: int = 1
     ) -> Conversation:
         """Draws a conversation; each file counts with the square root of its size.
 
@@ -232,10 +232,10 @@ class QuestionSet:
             max_tokens: Most passage tokens; what does not fit is left out, distractors and earlier
                 turns first.
             rng: Source of randomness.
-            asked: Most questions that the last turn's passages answer.
+            most: Most questions that the last turn's passages answer.
         """
-        own = self._files[int(np.searchsorted(self._shares, rng.random()))]
-        n = int(own[int(rng.integers(len(own)))])
+        numbers = self._files[int(np.searchsorted(self._shares, rng.random()))]
+        n = int(numbers[int(rng.integers(len(numbers)))])
         first = int(self._first_turn[n])
         stop = first + int(self.conversations[n, 0])
         # A conversation has one text more than turns, and its answer.
@@ -247,8 +247,8 @@ class QuestionSet:
             max_tokens -= int(self.shown_lengths[picked].sum())
             shown.append(picked)
         needed = self._needed(n)
-        about = self._about(shown[0], rng) if asked > 1 else []
-        further = [i for i in about if i != n][: asked - 1]
+        about = self._about(shown[0], rng) if most > 1 else []
+        further = [i for i in about if i != n][: most - 1]
         return Conversation(
             segments,
             shown[::-1],
@@ -321,7 +321,7 @@ class QuestionSet:
 
     @cached_property
     def _shares(self) -> np.ndarray:
-        roots = np.sqrt([len(own) for own in self._files])
+        roots = np.sqrt([len(numbers) for numbers in self._files])
         return np.cumsum(roots[:-1]) / roots.sum()
 
     @cached_property

@@ -113,12 +113,12 @@ def build_batch(
     laid_out = [_lay_out(row, table) for row in rows]
     width = max(len(row.token_ids) for row in laid_out)
     width = -(-width // _ALIGNED) * _ALIGNED
-    labels = [own.tail[own.counted] for own in rows]
-    places = [
-        i * width + len(row.token_ids) - len(own.tail) + np.flatnonzero(own.counted)
-        for i, (row, own) in enumerate(zip(laid_out, rows, strict=True))
+    labels = [row.tail[row.counted] for row in rows]
+    label_positions = [
+        i * width + len(made.token_ids) - len(row.tail) + np.flatnonzero(row.counted)
+        for i, (made, row) in enumerate(zip(laid_out, rows, strict=True))
     ]
-    label_index = np.concatenate(places)
+    label_index = np.concatenate(label_positions)
     first_column = int((label_index % width).min()) if len(label_index) else width
     tensors = {
         "token_ids": _padded([row.token_ids for row in laid_out], width, 0),
@@ -146,7 +146,7 @@ def build_batch(
 
 @dataclass(frozen=True, eq=False)
 class _LaidOut:
-    """Arrays of one row; ``student`` and ``teacher`` are places within it that are compared."""
+    """Arrays of one row; ``student`` and ``teacher`` are positions within it that are compared."""
 
     token_ids: np.ndarray
     chunk_index: np.ndarray
@@ -181,14 +181,14 @@ def _lay_out(row: Row, table: _Table) -> _LaidOut:
     student = teacher = np.zeros(0, dtype=np.int64)
     if row.imitated is not None:
         after = np.flatnonzero(row.counted[: row.imitated])
-        own = np.flatnonzero(index == -1)  # text and expanded tokens, in text order
+        text_positions = np.flatnonzero(index == -1)  # text and expanded tokens, in text order
         is_text = ~by_token & ~_inside_passages(row)
         in_full = np.flatnonzero(is_text | by_token)
         in_passage = by_token[in_full]
         picked = slice(None, None, row.every) if row.every else slice(0)
         if row.read is not None:
             text, picked = row.read.astype(np.int64), slice(0)
-        student = np.concatenate([len(ids) - 1 + after, own[in_passage][picked]])
+        student = np.concatenate([len(ids) - 1 + after, text_positions[in_passage][picked]])
         teacher = np.concatenate([len(text) - 1 + after, in_full[in_passage][picked]])
         text = np.concatenate([text, row.tail[: max(row.imitated - 1, 0)]])
     return _LaidOut(
@@ -237,7 +237,7 @@ class _Table:
                     self._starts[key, rung] = start
                     start += length // rung
             ids = _padded(list(passages.values()), length, 0)
-            lengths = torch.tensor([len(own) for own in passages.values()])
+            lengths = torch.tensor([len(ids_of) for ids_of in passages.values()])
             groups.append(PassageGroup(ids, torch.arange(length) < lengths.unsqueeze(1)))
         self.groups = tuple(groups)
 

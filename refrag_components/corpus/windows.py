@@ -34,6 +34,7 @@ class WindowSpec:
         run: Tokens that expand together; a multiple of every rung if p is between 0 and 1.
         recalled: Spans of the context to recall after the output. Each is asked for by a separator
             and its 16 tokens before; then 48 tokens count.
+        cloze_tokens: Tokens of the cloze questions after everything else, at most; 0 for none.
         shuffled: Fraction of the windows whose passages are in random order, as retrieved ones are.
         shown: Whether the context is shown at all. Spans are recalled in any case.
         taught: Whether a teacher reads the full text, to predict the output or, where there are
@@ -46,7 +47,7 @@ class WindowSpec:
     expanded: float = 0.0
     run: int = 32
     recalled: int = 0
-    asked: int = 0
+    cloze_tokens: int = 0
     shuffled: float = 0.0
     shown: bool = True
     taught: bool = False
@@ -69,7 +70,7 @@ class WindowSpec:
     def tail_tokens(self) -> int:
         """Tokens after the context, at most."""
         spans = self.recalled * (1 + RECALL_CUE + RECALL_SPAN)
-        return self.output_tokens + spans + (self.asked + 1 if self.asked else 0)
+        return self.output_tokens + spans + (self.cloze_tokens + 1 if self.cloze_tokens else 0)
 
     @property
     def span(self) -> int:
@@ -84,7 +85,7 @@ def cut_windows(
     *,
     chunk_size: int,
     rungs: Sequence[int],
-    own_rungs: Sequence[int],
+    row_rungs: Sequence[int],
     separator: int,
     rng: np.random.Generator,
     chosen: np.ndarray | None = None,
@@ -102,18 +103,18 @@ def cut_windows(
         spec: Shape of the windows.
         chunk_size: Tokens per chunk (k).
         rungs: All rungs of the checkpoint.
-        own_rungs: The rung of each window, (rows,); 0 drops what does not expand.
+        row_rungs: The rung of each window, (rows,); 0 drops what does not expand.
         separator: Token id that comes first.
         rng: Draws orders, runs and spans; the spans do not depend on what else is drawn.
         chosen: True for tokens that expand, in place of random runs; the same for all tokens under
             a chunk embedding; (rows, context tokens), bool. None draws them.
-        form: What questions are made with; needed if ``spec.asked``.
+        form: What questions are made with; needed if ``spec.cloze_tokens``.
         weight: Of the batch in the loss of its step.
         name: Kind of the batch, for the training log.
     """
     rows = []
     spans = rng.spawn(1)[0]
-    for i, (start, rung) in enumerate(zip(starts.tolist(), own_rungs, strict=True)):
+    for i, (start, rung) in enumerate(zip(starts.tolist(), row_rungs, strict=True)):
         text = np.asarray(corpus.tokens[start : start + spec.span], dtype=np.int64)
         context = text[: spec.context_tokens].reshape(spec.passages, spec.passage_tokens)
         if spec.shuffled and rng.random() < spec.shuffled:
@@ -123,7 +124,7 @@ def cut_windows(
             (text[spec.context_tokens :], np.ones(spec.output_tokens, dtype=bool)),
             *(_recall(context.ravel(), separator, spans) for _ in range(spec.recalled)),
         ]
-        if spec.asked:
+        if spec.cloze_tokens:
             assert form is not None
             tails.append(_ask(context.ravel(), spec, separator, form, spans))
         tail, counted = (np.concatenate(parts) for parts in zip(*tails, strict=True))
@@ -133,7 +134,7 @@ def cut_windows(
             if spec.shown
         ]
         compared, every = spec.output_tokens, _TEXT_EVERY if spec.expanded == 1 else 1
-        if spec.asked:
+        if spec.cloze_tokens:
             compared, every = len(tail), 0
         rows.append(
             Row(
@@ -182,7 +183,7 @@ def _ask(
 
     The separator tells a chat about the text from text that goes on.
     """
-    ids, labels = ask_for_gaps(context[None], spec.passage_tokens, spec.asked, form, rng)
+    ids, labels = ask_for_gaps(context[None], spec.passage_tokens, spec.cloze_tokens, form, rng)
     answers = labels[0] != IGNORED
     used = int(np.flatnonzero(answers).max(initial=-1)) + 1  # some text has nothing to ask for
     return np.append(separator, ids[0, :used]), np.append(False, answers[:used])

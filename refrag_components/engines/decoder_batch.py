@@ -304,7 +304,7 @@ class DecoderBatch:
 
 
 def _is_recurrent(layer: Any) -> bool:
-    """Whether a layer of a cache holds a state of fixed size, alone or beside keys and values."""
+    """Whether a layer of a cache holds a state of fixed size, alone or with keys and values."""
     return isinstance(layer, LinearAttentionCacheLayerMixin)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refrag_components.engines.layout import Layout, TextSegment
+from refrag_components.engines.layout import Layout, TextSegment, token_positions
 from refrag_components.modeling.transfer import joined_on_device
 
 if TYPE_CHECKING:
@@ -142,26 +142,25 @@ def _row(layout: Layout, first_row: Mapping[int, int]) -> tuple[np.ndarray, np.n
     tokens = [np.zeros(0, dtype=np.int64)]
     # Chunks of all passages, and each text as one that is expanded.
     lengths: list[np.ndarray] = []
-    expanded, is_position, row = [], [], []
+    expanded, positions, row = [], [], []
     for segment in layout.segments:
         if isinstance(segment, TextSegment):
             tokens.append(segment.token_ids)
             lengths.append(np.array([len(segment.token_ids)]))
             expanded.append(_TRUE)
-            is_position.append(_TRUE)
+            positions.append(lengths[-1])
             row.append(_NONE)
             continue
         tokens.append(segment.vectors.token_ids)
         lengths.append(segment.vectors.chunk_lengths)
         expanded.append(segment.expanded)
-        is_position.append(segment.positions > 0)
+        positions.append(segment.positions)
         chunk = np.arange(segment.vectors.n_chunks) // max(segment.group, 1)
         row.append(first_row.get(id(segment), 0) + chunk)
-    n_tokens = np.concatenate(lengths)
-    as_tokens = np.concatenate(expanded)
-    by_token = np.repeat(as_tokens, n_tokens)
-    index = np.repeat(np.where(as_tokens, -1, np.concatenate(row)), n_tokens)
-    used = by_token.copy()
-    embedded = np.concatenate(is_position) & ~as_tokens
-    used[(n_tokens.cumsum() - n_tokens)[embedded]] = True  # a chunk embedding at its first token
-    return np.concatenate(tokens).astype(np.int64)[used], index[used]
+    read, index = token_positions(
+        np.concatenate(lengths),
+        np.concatenate(expanded),
+        np.concatenate(positions),
+        np.concatenate(row),
+    )
+    return np.concatenate(tokens).astype(np.int64)[read], index[read]

@@ -81,8 +81,8 @@ def _forward(
 ) -> Tensor:
     """One layer, as transformers calls it."""
     if torch.is_grad_enabled():  # somebody else, in another thread: nothing is changed in place
-        own: Tensor = type(layer).forward(layer, hidden_states, attention_mask, **given)
-        return own
+        states: Tensor = type(layer).forward(layer, hidden_states, attention_mask, **given)
+        return states
     attention, mlp = layer.self_attn, layer.mlp
     rows, length, width = hidden_states.shape
     states = hidden_states.reshape(-1, width)

@@ -32,7 +32,7 @@ class Lanes:
     A row joins the batch of its length, or starts one of its own where there is none, where the
     decoder's cache cannot take it in (sliding windows, recurrent states), or where it is to be
     alone. A short answer is
-    therefore never decoded at the price of a long prompt beside it. To be used by one thread.
+    therefore never decoded at the price of a long prompt next to it. To be used by one thread.
 
     Args:
         model: Provides the decoder and the embeddings.

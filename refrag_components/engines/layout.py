@@ -17,28 +17,51 @@ __all__ = [
     "TextSegment",
     "passage_segments",
     "positions_per_chunk",
+    "token_positions",
 ]
 
 
 def positions_per_chunk(
-    expanded: np.ndarray, lengths: np.ndarray, group: int | np.ndarray, place: np.ndarray
+    expanded: np.ndarray, lengths: np.ndarray, group: int | np.ndarray, index: np.ndarray
 ) -> np.ndarray:
-    """Counts the decoder positions of chunks; the only place where they are counted.
+    """Counts the decoder positions of chunks; counted nowhere else.
 
     Args:
         expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
         lengths: Tokens of each chunk, shape (n_chunks,).
         group: Chunks per chunk embedding, 0 if what does not expand is dropped: one number, or
             one per chunk.
-        place: Index of each chunk in its passage, shape (n_chunks,).
+        index: Index of each chunk in its passage, shape (n_chunks,).
 
     Returns:
         The tokens of an expanded chunk; 1 for the first chunk of a group that shares a chunk
         embedding; 0 for the other chunks of the group and for dropped ones; shape (n_chunks,).
     """
-    begins = (np.asarray(group) > 0) & (place % np.maximum(group, 1) == 0)
+    begins = (np.asarray(group) > 0) & (index % np.maximum(group, 1) == 0)
     positions: np.ndarray = np.where(expanded, lengths, begins)
     return positions
+
+
+def token_positions(
+    lengths: np.ndarray, expanded: np.ndarray, positions: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tells which tokens of chunks have a decoder position, and what is read there.
+
+    Args:
+        lengths: Tokens of each chunk, shape (n_chunks,); a text counts as a chunk that expands.
+        expanded: True where a chunk enters as tokens, shape (n_chunks,), bool.
+        positions: Decoder positions of each chunk, see ``positions_per_chunk``; shape (n_chunks,).
+        rows: Row of each chunk in a table of chunk embeddings, any for expanded ones; same shape.
+
+    Returns:
+        True for the tokens that have a position, a chunk embedding standing at the first token
+        under it, shape (n_tokens,), bool; and the row of the table at each token, -1 for the token
+        itself, shape (n_tokens,).
+    """
+    read = np.repeat(expanded, lengths)
+    begins = lengths.cumsum() - lengths
+    read[begins[(positions > 0) & ~expanded]] = True
+    return read, np.repeat(np.where(expanded, -1, rows), lengths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +133,8 @@ class PassageSegment:
     @cached_property
     def positions(self) -> np.ndarray:
         """Decoder positions of each chunk, see ``positions_per_chunk``."""
-        place = np.arange(self.vectors.n_chunks)
-        return positions_per_chunk(self.expanded, self.vectors.chunk_lengths, self.group, place)
+        index = np.arange(self.vectors.n_chunks)
+        return positions_per_chunk(self.expanded, self.vectors.chunk_lengths, self.group, index)
 
     @cached_property
     def n_positions(self) -> int:
@@ -154,9 +177,9 @@ def passage_segments(
     if not segments:
         return segments
     groups = np.array([segment.group for segment in segments])
-    place = np.arange(len(expanded)) - np.repeat(ends - counts, counts)
+    index = np.arange(len(expanded)) - np.repeat(ends - counts, counts)
     lengths = np.concatenate([passage.chunk_lengths for passage in passages])
-    positions = positions_per_chunk(expanded, lengths, np.repeat(groups, counts), place)
+    positions = positions_per_chunk(expanded, lengths, np.repeat(groups, counts), index)
     passage = np.repeat(np.arange(len(counts)), counts)
     n_positions, n_expanded = (
         np.bincount(passage, weights, len(counts)).astype(np.int64).tolist()

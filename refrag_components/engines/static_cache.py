@@ -235,8 +235,8 @@ class StaticCache:
             positions: Each row's next position, shape (rows,).
         """
         self._place.window = 0
-        for own, layer in zip(self._layers, layers, strict=True):
-            own.update(layer.keys, layer.values)
+        for static, layer in zip(self._layers, layers, strict=True):
+            static.update(layer.keys, layer.values)
         self._set(layers[0].keys.shape[2], mask, positions)
 
     def _set(self, length: int, mask: Tensor | None, positions: Tensor) -> None:

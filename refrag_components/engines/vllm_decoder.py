@@ -28,7 +28,7 @@ _NATS = 0.5  # between two ways of computing the same in bfloat16 or from quanti
 def export_decoder(model: RefragModel, folder: str | os.PathLike[str]) -> None:
     """Writes the decoder with its adapter merged, and its tokenizer, for ``vllm serve``.
 
-    An adapter at chunk embeddings only is written beside the weights; vLLM can run it where this
+    An adapter at chunk embeddings only is written next to the weights; vLLM can run it where this
     library is installed as well.
 
     Args:

@@ -1,21 +1,33 @@
-"""What a row of a comparison is, and what rows may choose from."""
+"""What a row of a comparison is, what rows may choose from, and the families of rows.
+
+Tables list the families in the order in which they stand here.
+"""
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from refrag_components.evaluation.rows import Prompt, Row
-from refrag_components.evaluation.selections import SELECTIONS
+from refrag_components.evaluation.selections import SELECTIONS, check_selection
 from refrag_components.exceptions import EvaluationError
+from refrag_components.generation.choosing import Choice, choose
+from refrag_components.policies import FractionBudget, PositionBudget, Rest
 
 __all__ = [
     "FRACTIONS",
     "POSITIONS",
+    "AsManyPositions",
     "Choices",
+    "Filled",
+    "Fixed",
     "Method",
+    "Selected",
     "check_fraction",
     "check_positions",
     "describe",
@@ -93,6 +105,138 @@ class Method(ABC):
     @abstractmethod
     def each(cls, choices: Choices) -> list[Self]:
         """All rows of this kind."""
+
+
+@dataclass(frozen=True)
+class Fixed(Method):
+    """A row without a choice of chunks."""
+
+    fraction = None
+    selection = None
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """The one row."""
+        return [cls()]
+
+
+@dataclass(frozen=True)
+class AsManyPositions(Method):
+    """Plain text in as many positions as a context takes with a fraction p expanded.
+
+    Raises:
+        EvaluationError: If the fraction is outside its range.
+    """
+
+    selection = None
+    fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        check_fraction(self.fraction)
+
+    @property
+    def name(self) -> str:
+        """The kind and p."""
+        return f"{self.kind}-{self.fraction:g}"
+
+    @property
+    def label(self) -> str:
+        """What is read, and the p with as many positions."""
+        return f"{self.curve}, as p={self.fraction:g}"
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """One row per p, including p = 0."""
+        return [cls(p) for p in dict.fromkeys((0.0, *choices.fractions))]
+
+    def room(self, prompt: Prompt) -> int:
+        """The most positions that any choice of a fraction p of the chunks takes."""
+        chunks = prompt.chunks
+        gained = chunks.by_run(chunks.lengths) - chunks.by_run(np.ones_like(chunks.lengths))
+        scores = chunks.of_runs(gained).astype(np.float32)  # the runs that take most come first
+        budget = FractionBudget(self.fraction)
+        most = choose(scores, chunks, budget, "compress", sys.maxsize)
+        return min(chunks.positions(most), prompt.limit)
+
+
+@dataclass(frozen=True)
+class Selected(Method):
+    """A row whose chunks are chosen by a selection.
+
+    Raises:
+        EvaluationError: If the fraction is outside its range.
+        UnknownPolicyError: If there is no such selection.
+    """
+
+    selection: str
+    fraction: float
+
+    def __post_init__(self) -> None:
+        """Checks the name and the range."""
+        check_selection(self.selection)
+        check_fraction(self.fraction)
+
+    @property
+    def name(self) -> str:
+        """The selection, p and the kind."""
+        return f"{self.selection}-{self.fraction:g}-{self.kind}"
+
+    @property
+    def label(self) -> str:
+        """What is read, and at which p."""
+        return f"p={self.fraction:g}, {self.curve}"
+
+    @property
+    def curve(self) -> str:
+        """The selection."""
+        return self.selection
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """One row per selection and p."""
+        names = dict.fromkeys(choices.selections)
+        return [cls(name, p) for p in choices.fractions for name in names]
+
+    def chosen(self, prompt: Prompt) -> Choice:
+        """What becomes of the chunks with the rest compressed."""
+        return prompt.chosen(self.selection, FractionBudget(self.fraction))
+
+
+@dataclass(frozen=True)
+class Filled(Method):
+    """A row whose number of positions is given, and filled from the top.
+
+    Raises:
+        EvaluationError: If the number is less than 2.
+        UnknownPolicyError: If there is no such selection.
+    """
+
+    fraction = None
+    selection: str
+    positions: int
+    rest: ClassVar[Rest]
+
+    def __post_init__(self) -> None:
+        """Checks the name and the range."""
+        check_selection(self.selection)
+        check_positions(self.positions)
+
+    @property
+    def name(self) -> str:
+        """The selection, the positions and the kind."""
+        return f"{self.selection}-{self.positions}-{self.kind}"
+
+    @classmethod
+    def each(cls, choices: Choices) -> list[Self]:
+        """One row per selection and number of positions."""
+        names = dict.fromkeys(choices.selections)
+        return [cls(name, number) for number in choices.positions for name in names]
+
+    def row(self, prompt: Prompt) -> Row:
+        """As the generator fills a budget of positions."""
+        choice = prompt.chosen(self.selection, PositionBudget(self.positions), self.rest)
+        return prompt.laid_out(choice, cut=prompt.limit < self.positions)
 
 
 def describe(method: Method) -> dict[str, Any]:

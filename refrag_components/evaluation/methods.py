@@ -6,7 +6,6 @@ take names and descriptions from there.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -14,7 +13,6 @@ from typing import Self
 import numpy as np
 
 from refrag_components.evaluation.chosen_rows import (
-    AllCompressed,
     Drop,
     Keep,
     Ladder,
@@ -24,17 +22,17 @@ from refrag_components.evaluation.chosen_rows import (
 from refrag_components.evaluation.method import (
     FRACTIONS,
     POSITIONS,
+    AsManyPositions,
     Choices,
+    Fixed,
     Method,
-    check_fraction,
     check_positions,
     describe,
 )
-from refrag_components.evaluation.rows import Prompt, Row
+from refrag_components.evaluation.rows import Prompt, Row, on_rung
 from refrag_components.evaluation.selections import SELECTIONS
 from refrag_components.exceptions import EvaluationError
-from refrag_components.generation.choosing import choose
-from refrag_components.policies import FractionBudget
+from refrag_components.subclasses import concrete_classes
 
 __all__ = [
     "COMPRESSED",
@@ -64,20 +62,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class _Fixed(Method):
-    """A row without a choice."""
-
-    fraction = None
-    selection = None
-
-    @classmethod
-    def each(cls, choices: Choices) -> list[Self]:
-        """The one row."""
-        return [cls()]
-
-
-class NoContext(_Fixed):
+class NoContext(Fixed):
     """The question alone."""
 
     kind = "none"
@@ -90,7 +75,7 @@ class NoContext(_Fixed):
         return prompt.bare()
 
 
-class AllText(_Fixed):
+class AllText(Fixed):
     """The plain prompt."""
 
     kind = "full"
@@ -107,7 +92,7 @@ class AllText(_Fixed):
         return prompt.as_text(prompt.most_similar(prompt.limit), cut=cut)
 
 
-class AnsweringPassages(_Fixed):
+class AnsweringPassages(Fixed):
     """What a perfect ranking of the same passages would keep."""
 
     kind = "gold"
@@ -125,46 +110,37 @@ class AnsweringPassages(_Fixed):
 
 
 @dataclass(frozen=True)
-class _AsManyPositions(Method):
-    """Plain text in as many positions as a context takes with a fraction p expanded.
+class AllCompressed(Fixed):
+    """Chunk embeddings only."""
 
-    Raises:
-        EvaluationError: If the fraction is outside its range.
-    """
-
-    selection = None
-    fraction: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        check_fraction(self.fraction)
+    kind = "compressed"
+    reads = "one chunk embedding per chunk (p=0), on each rung of the checkpoint"
+    on_running_text = True
+    compresses = True
+    rung: int | None = None
 
     @property
     def name(self) -> str:
-        """The kind and p."""
-        return f"{self.kind}-{self.fraction:g}"
+        """The kind, and the rung if it is not the finest."""
+        return self.kind if self.rung is None else f"{self.kind}-rung-{self.rung}"
 
     @property
     def label(self) -> str:
-        """What is read, and the p with as many positions."""
-        return f"{self.curve}, as p={self.fraction:g}"
+        """The p and the rung."""
+        return "p=0" if self.rung is None else f"p=0, rung {self.rung}"
+
+    def row(self, prompt: Prompt) -> Row:
+        """The prompt with every chunk compressed."""
+        nothing = prompt.chunks.every("compress", expanded=False)
+        return prompt.laid_out(on_rung(nothing, self.rung))
 
     @classmethod
     def each(cls, choices: Choices) -> list[Self]:
-        """One row per p, including p = 0."""
-        return [cls(p) for p in dict.fromkeys((0.0, *choices.fractions))]
-
-    def _room(self, prompt: Prompt) -> int:
-        """The most positions that any choice of a fraction p of the chunks takes."""
-        chunks = prompt.chunks
-        gained = chunks.by_run(chunks.lengths) - chunks.by_run(np.ones_like(chunks.lengths))
-        scores = chunks.of_runs(gained).astype(np.float32)  # the runs that take most come first
-        budget = FractionBudget(self.fraction)
-        most = choose(scores, chunks, budget, "compress", sys.maxsize)
-        return min(chunks.positions(most), prompt.limit)
+        """One row per rung, the finest first."""
+        return [cls(), *map(cls, choices.rungs)]
 
 
-class LastTokens(_AsManyPositions):
+class LastTokens(AsManyPositions):
     """The end of the context."""
 
     kind = "last"
@@ -177,10 +153,10 @@ class LastTokens(_AsManyPositions):
 
     def row(self, prompt: Prompt) -> Row:
         """The last tokens; earlier passages are left out."""
-        return prompt.as_text(_last(prompt, self._room(prompt)))
+        return prompt.as_text(_last(prompt, self.room(prompt)))
 
 
-class FirstTokens(_AsManyPositions):
+class FirstTokens(AsManyPositions):
     """The beginning of the context."""
 
     kind = "first"
@@ -193,7 +169,7 @@ class FirstTokens(_AsManyPositions):
     def row(self, prompt: Prompt) -> Row:
         """The first tokens; later passages are left out."""
         inside = prompt.in_context
-        return prompt.as_text(inside & (np.cumsum(inside) <= self._room(prompt)))
+        return prompt.as_text(inside & (np.cumsum(inside) <= self.room(prompt)))
 
 
 @dataclass(frozen=True)
@@ -234,7 +210,7 @@ class Latest(Method):
         return [cls(number) for number in choices.positions]
 
 
-class FewerPassages(_AsManyPositions):
+class FewerPassages(AsManyPositions):
     """The most similar passages."""
 
     kind = "fewer"
@@ -246,7 +222,7 @@ class FewerPassages(_AsManyPositions):
 
     def row(self, prompt: Prompt) -> Row:
         """The most similar passages."""
-        return prompt.as_text(prompt.most_similar(self._room(prompt)))
+        return prompt.as_text(prompt.most_similar(self.room(prompt)))
 
 
 def _last(prompt: Prompt, room: int) -> np.ndarray:
@@ -257,22 +233,8 @@ def _last(prompt: Prompt, room: int) -> np.ndarray:
     return last
 
 
-#: All kinds of rows, in the order of tables.
-METHODS: tuple[type[Method], ...] = (
-    NoContext,
-    AllText,
-    AnsweringPassages,
-    AllCompressed,
-    LastTokens,
-    FirstTokens,
-    FewerPassages,
-    Keep,
-    Drop,
-    SameText,
-    Ladder,
-    LadderText,
-    Latest,
-)
+#: All kinds of rows, in the order of tables: family by family, each in the order of definition.
+METHODS: tuple[type[Method], ...] = tuple(concrete_classes(Method))
 
 NONE, FULL, GOLD, COMPRESSED = NoContext(), AllText(), AnsweringPassages(), AllCompressed()
 

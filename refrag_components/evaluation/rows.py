@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from refrag_components.engines.layout import positions_per_chunk
+from refrag_components.engines.layout import positions_per_chunk, token_positions
 from refrag_components.generation.choosing import Choice, Chunks, choose
 from refrag_components.policies import FractionBudget, PolicyInputs, PositionBudget, Rest
 
-__all__ = ["Prompt", "Row"]
+__all__ = ["Prompt", "Row", "on_rung"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +185,11 @@ class Prompt:
             here = (choice.rungs == rung)[chunks.passage]
             rows[here] = of_rung[here]
         inside = self.in_context
-        by_token = inside & choice.expanded[self.chunk_of]
-        begins = inside & (np.diff(self.chunk_of, prepend=-1) != 0)
-        by_chunk = begins & ~by_token & (positions > 0)[self.chunk_of]
-        return self._row(by_token | by_chunk, np.where(by_chunk, rows[self.chunk_of], -1), cut)
-
-    def dropping(self, choice: Choice) -> Choice:
-        """The same chunks expand; the others are dropped."""
-        return replace(choice, rungs=np.zeros_like(choice.rungs))
+        read, index = inside.copy(), np.full(len(inside), -1)
+        read[inside], index[inside] = token_positions(
+            chunks.lengths, choice.expanded, positions, rows
+        )
+        return self._row(read, index, cut)
 
     def _row(self, read: np.ndarray, chunk_index: np.ndarray, cut: bool) -> Row:
         """The prompt with the masked positions of its context, shape (n,), bool.
@@ -218,3 +215,13 @@ class Prompt:
             prompt_index=np.where(read[shown], shown, -1),
             cut=cut,
         )
+
+
+def on_rung(choice: Choice, rung: int | None) -> Choice:
+    """The same chunks expand; the rest of every passage is on another rung.
+
+    Args:
+        choice: What becomes of the chunks.
+        rung: Tokens per chunk embedding; 0 drops the rest, None leaves everything as it is.
+    """
+    return choice if rung is None else replace(choice, rungs=np.full_like(choice.rungs, rung))

@@ -17,7 +17,7 @@ from refrag_components.policies import (
     PolicyInputs,
     make_policy,
 )
-from refrag_components.policies.perplexity import chunk_losses
+from refrag_components.policies.named.perplexity import chunk_losses
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel

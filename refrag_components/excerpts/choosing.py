@@ -10,7 +10,7 @@ __all__ = ["best_pieces", "falling_point"]
 
 
 def best_pieces(
-    scores: np.ndarray, kept: np.ndarray, tokens: np.ndarray, heads: np.ndarray, limit: float
+    scores: np.ndarray, protected: np.ndarray, tokens: np.ndarray, heads: np.ndarray, limit: float
 ) -> list[tuple[int, ...]]:
     """The best pieces that fit, those that must be read before all others.
 
@@ -19,10 +19,10 @@ def best_pieces(
 
     Args:
         scores: One per piece, (n,).
-        kept: True for pieces that are read even if they exceed the limit, (n,), bool.
+        protected: True for pieces that are read even if they exceed the limit, (n,), bool.
         tokens: Tokens of each piece, (n,).
         heads: Index of the piece that must be read with each, -1 if there is none, (n,). By
-            itself such a piece is read only if it is kept.
+            itself such a piece is read only if it is protected.
         limit: Most tokens of all pieces together.
 
     Returns:
@@ -32,12 +32,12 @@ def best_pieces(
     chosen: list[tuple[int, ...]] = []
     read: set[int] = set()
     used = 0
-    for i in np.lexsort((-scores, ~kept)).tolist():  # stable: the earlier of two equals
-        if i in read or (i in leading and not kept[i]):
+    for i in np.lexsort((-scores, ~protected)).tolist():  # stable: the earlier of two equals
+        if i in read or (i in leading and not protected[i]):
             continue
         new = tuple(j for j in (int(heads[i]), i) if j >= 0 and j not in read)
         needed = sum(int(tokens[j]) for j in new)
-        if kept[i] or used + needed <= limit:
+        if protected[i] or used + needed <= limit:
             chosen.append(new)
             read.update(new)
             used += needed

@@ -23,7 +23,7 @@ from refrag_components.text.splitting import CountTokens, token_counter
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["Excerpter", "check_excerpts"]
 
@@ -121,7 +121,7 @@ class Excerpter:
                 break
             n = int(owner[together[0]])
             for piece in (int(i - first[n]) for i in together):
-                if not cuts[n][piece].kept:
+                if not cuts[n][piece].protected:
                     read[n].remove(piece)
             excerpts[n] = made(n)
             tokens[n] = self._tokens(excerpts[n])
@@ -142,11 +142,17 @@ class Excerpter:
         ends = np.cumsum([vectors.n_chunks for vectors in loaded])
         of_passages = np.split(scores, ends[:-1])
         cuts = []
-        for chunked, own in zip(self._model.chunker.chunk(passages), of_passages, strict=True):
+        for chunked, of_chunks in zip(
+            self._model.chunker.chunk(passages), of_passages, strict=True
+        ):
             first, last = chunked.bounds.T
             bounds = np.stack([chunked.offsets[first, 0], chunked.offsets[last, 1]], axis=1)
-            pieces = cut(chunked.text, bounds, own, self._unit, self._protected) if len(own) else []
-            cuts.append(self._fitting(pieces, chunked.text, bounds, own, limit))
+            pieces = (
+                cut(chunked.text, bounds, of_chunks, self._unit, self._protected)
+                if len(of_chunks)
+                else []
+            )
+            cuts.append(self._fitting(pieces, chunked.text, bounds, of_chunks, limit))
         return cuts
 
     def _fitting(
@@ -167,7 +173,7 @@ class Excerpter:
         long = [
             piece
             for piece, room in zip(pieces, rooms, strict=True)
-            if not piece.kept and len(text[piece.start : piece.end].encode()) > room
+            if not piece.protected and len(text[piece.start : piece.end].encode()) > room
         ]
         counts = self._count([text[piece.start : piece.end] for piece in long]) if long else ()
         of_long = dict(zip(long, counts, strict=True))
@@ -194,13 +200,13 @@ class Excerpter:
             heads += [-1 if p.head is None else places[p.head] for p in pieces]
             texts += [text[start : p.end] for start, p in zip(starts, pieces, strict=True)]
         scores = np.array([p.score for pieces in cuts for p in pieces])
-        kept = np.array([p.kept for pieces in cuts for p in pieces], dtype=bool)
+        protected = np.array([p.protected for pieces in cuts for p in pieces], dtype=bool)
         if self._budget == "auto":  # what is worth reading is read, however long it is
-            worth = np.where(kept | (scores >= falling_point(scores)), 0, 1)
+            worth = np.where(protected | (scores >= falling_point(scores)), 0, 1)
             worth[[head for head in heads if head >= 0]] = 0
-            return best_pieces(scores, kept, worth, np.array(heads), 0)
+            return best_pieces(scores, protected, worth, np.array(heads), 0)
         tokens = np.asarray(self._count(texts))
-        return best_pieces(scores, kept, tokens, np.array(heads), limit)
+        return best_pieces(scores, protected, tokens, np.array(heads), limit)
 
     def _limit(self, passages: Sequence[str]) -> float:
         """Most tokens of all excerpts together."""

@@ -40,7 +40,7 @@ class Piece:
         start: First character in the passage.
         end: The character after its last.
         score: Of its best chunk; higher is read first.
-        kept: True if it is read whatever its score, because something in it is protected.
+        protected: True if it is read whatever its score, because something in it is protected.
         head: For a part of a table's rows, the first character of the table's head, which is a
             piece of its own and read with it; None for all other pieces.
     """
@@ -48,7 +48,7 @@ class Piece:
     start: int
     end: int
     score: float
-    kept: bool
+    protected: bool
     head: int | None = None
 
 
@@ -100,10 +100,10 @@ def cut(
     pieces = []
     for start, end in _with_heads(text, spans, tables):
         head = next((first for first, last, to in tables if last <= start < to), None)
-        kept = any(left < end and start < right for left, right in found)
-        pieces.append(Piece(start, end, _best(start, end, bounds, scores), kept, head))
-    needed = {piece.head for piece in pieces if piece.kept}
-    return [replace(p, kept=True) if p.start in needed else p for p in pieces]
+        touched = any(left < end and start < right for left, right in found)
+        pieces.append(Piece(start, end, _best(start, end, bounds, scores), touched, head))
+    needed = {piece.head for piece in pieces if piece.protected}
+    return [replace(p, protected=True) if p.start in needed else p for p in pieces]
 
 
 def in_words(piece: Piece, text: str, bounds: np.ndarray, scores: np.ndarray) -> list[Piece]:

@@ -13,7 +13,7 @@ from refrag_components.excerpts.excerpter import Excerpter, check_excerpts
 from refrag_components.excerpts.pieces import Excerpt, Unit
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import DEFAULT_POLICY, Policy, check_policy
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["SPANS_METADATA", "ExcerptSettings"]
 

@@ -42,7 +42,7 @@ from refrag_components.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["RefragGenerator"]
 

@@ -15,7 +15,7 @@ from refrag_components.vectors import ChunkVectors, passage_key
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["LoadedPassage", "PassageLoader"]
 

@@ -50,7 +50,7 @@ class Patience:
             seconds: What is left for it, which no wait is longer than; None without limit.
         """
         left = float(LONGEST if seconds is None else seconds)
-        connect, read = (min(float(own), left) for own in (self.connect, self.read))
+        connect, read = (min(float(limit), left) for limit in (self.connect, self.read))
         return httpx.Timeout(read, connect=connect)
 
     def advice(self, error: httpx.HTTPError, *, at_first: bool) -> str:

@@ -130,8 +130,8 @@ async def agenerate_all(
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(answering.agenerate(request, own))
-                for request, own in zip(requests, params, strict=True)
+                group.create_task(answering.agenerate(request, wanted))
+                for request, wanted in zip(requests, params, strict=True)
             ]
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None

@@ -52,7 +52,7 @@ def has_response_template(tokenizer: PreTrainedTokenizerBase, *, calls: bool) ->
 class ResponseReader:
     """Takes an answer apart while it is generated, as ``ToolCallParser`` does.
 
-    White space around a text belongs to what is beside it. After something that cannot be read,
+    White space around a text belongs to what is next to it. After something that cannot be read,
     all else is text.
 
     Args:

@@ -22,7 +22,8 @@ from refrag_components.exceptions import (
 from refrag_components.generation.explanation import Explanation
 from refrag_components.generation.named_engines import check_engine
 from refrag_components.generation.patience import Patience
-from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, remote_generator
+from refrag_components.generation.remote import RemoteGenerator, remote_generator
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.requests import Answering, Request
 from refrag_components.generation.shared_checkpoints import (
     Checkpoint,
@@ -43,7 +44,7 @@ from refrag_components.prompts.parts import ControlPart, Message, Part, Rendered
 from refrag_components.prompts.rendering import render
 from refrag_components.prompts.resolver import Resolver
 from refrag_components.prompts.retrieved import Retrieved, retrieved_by_hand
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["AnswerSettings"]
 
@@ -231,8 +232,12 @@ class AnswerSettings(BaseModel):
 
         One that is only named is not started for it.
         """
-        own = self.engine
-        return min(decoder_window, own.window) if isinstance(own, SharedEngine) else decoder_window
+        engine = self.engine
+        return (
+            min(decoder_window, engine.window)
+            if isinstance(engine, SharedEngine)
+            else decoder_window
+        )
 
     def _resolver(self, request: Retrieved | None) -> Resolver:
         """Finds passages in the prompt of a request.
@@ -240,13 +245,13 @@ class AnswerSettings(BaseModel):
         Args:
             request: What it has retrieved; None where that cannot be told.
         """
-        own = () if request is None else request.retrievals
-        if request is not None and own:
+        retrievals = () if request is None else request.retrievals
+        if request is not None and retrievals:
             request.is_read = True
         server = self._server
         return Resolver(
             self._checkpoint().model.fingerprint if server is None else server.served.fingerprint,
-            own,
+            retrievals,
             by_hand=retrieved_by_hand(),
             store=self.store,
         )

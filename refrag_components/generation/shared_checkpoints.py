@@ -179,8 +179,8 @@ def about_decoder(name: str, device: str | None = None) -> AboutDecoder | None:
     if loaded is not None:
         return AboutDecoder.of(loaded.model)
     folder = checkpoint_folder(name)
-    own = folder / "decoder"
-    decoder = own if own.is_dir() else base_on_disk(RefragConfig.from_folder(folder).decoder)
+    saved = folder / "decoder"
+    decoder = saved if saved.is_dir() else base_on_disk(RefragConfig.from_folder(folder).decoder)
     if decoder is None:
         return None
     return _about(decoder, tuple(path.stat().st_mtime_ns for path in _described(decoder)))

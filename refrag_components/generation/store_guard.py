@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from refrag_components.exceptions import shown
 from refrag_components.forking import OwnLock
-from refrag_components.stores.base import BaseChunkStore
-from refrag_components.stores.limits import Call
+from refrag_components.stores.common.base import BaseChunkStore
+from refrag_components.stores.common.limits import Call
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import ChunkVectors
 
 if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["StoreGuard", "guard_of", "time_limit"]
 

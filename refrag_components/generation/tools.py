@@ -195,11 +195,13 @@ def _calls_schema(functions: Sequence[Mapping[str, Any]], arguments: str) -> dic
     definitions: dict[str, Any] = {}
     for function in functions:
         parameters = dict(function.get("parameters") or {"type": "object", "properties": {}})
-        own = parameters.pop("$defs", {})  # references to them count from the root
-        if clash := [name for name in own if definitions.get(name, own[name]) != own[name]]:
+        shared = parameters.pop("$defs", {})  # references to them count from the root
+        if clash := [
+            name for name in shared if definitions.get(name, shared[name]) != shared[name]
+        ]:
             msg = f"two tools define {clash[0]!r} differently in $defs; rename one or choose a tool"
             raise ToolCallingError(msg)
-        definitions |= own
+        definitions |= shared
         call = {"name": {"const": function["name"]}, arguments: parameters}
         calls.append({"type": "object", "properties": call, "required": list(call)})
     return {"anyOf": calls, "$defs": definitions}

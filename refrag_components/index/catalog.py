@@ -13,7 +13,7 @@ import numpy as np
 
 from refrag_components.checking import parse_json
 from refrag_components.exceptions import StoreError
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.database import Database
 from refrag_components.text.documents import Document
 from refrag_components.text.tokenization import encodable
 from refrag_components.vectors import passage_key

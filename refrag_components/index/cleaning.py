@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from refrag_components.index.catalog import Catalog
-from refrag_components.stores.base import ChunkStore
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.base import ChunkStore
+from refrag_components.stores.common.database import Database
 
 __all__ = ["clean_up"]
 

@@ -107,7 +107,9 @@ def merge_collections(
     total = sum(shares)
     while len(merged) < count and any(left):
         behind = {
-            i: shares[i] / total * (len(merged) + 1) - taken[i] for i, own in enumerate(left) if own
+            i: shares[i] / total * (len(merged) + 1) - taken[i]
+            for i, numbers in enumerate(left)
+            if numbers
         }
         i = max(behind, key=lambda number: behind[number])
         place = left[i][0]
@@ -117,7 +119,7 @@ def merge_collections(
         taken[i] += 1
         seen.add(found[i][place].strip())
         left = [
-            [j for j in own if texts[j].strip() not in seen]
-            for own, texts in zip(left, found, strict=True)
+            [j for j in numbers if texts[j].strip() not in seen]
+            for numbers, texts in zip(left, found, strict=True)
         ]
     return merged

@@ -18,7 +18,7 @@ from refrag_components.checking import checked, parse_json
 from refrag_components.exceptions import FingerprintMismatchError, IndexFolderError
 from refrag_components.index.catalog import Catalog
 from refrag_components.index.store import check_store
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.database import Database
 from refrag_components.vectors import Codec, codec_named
 
 __all__ = [

@@ -20,7 +20,7 @@ from refrag_components.stores import (
     SQLiteStore,
     forget_everything,
 )
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.database import Database
 
 __all__ = ["forget"]
 
@@ -65,10 +65,10 @@ def forget(
     meta = Meta.read(path)
     check_store(path, meta.store, store_name(store))
     user = user_store(path, meta.store, store)
-    own = None if user.store is not None else SQLiteStore(path / STORE_FILE, meta.codec)
+    in_folder = None if user.store is not None else SQLiteStore(path / STORE_FILE, meta.codec)
     try:
-        with closing(own.database if own else Database(path / STORE_FILE)) as database:
-            vectors: ChunkStore | None = user.store or own
+        with closing(in_folder.database if in_folder else Database(path / STORE_FILE)) as database:
+            vectors: ChunkStore | None = user.store or in_folder
             assert vectors is not None
             catalog = Catalog(database, meta.fingerprint)
             paths = catalog.all_paths() if everything else _paths(catalog, documents, wanted)

@@ -30,7 +30,7 @@ from refrag_components.index.store import UserStore, check_store, store_name, us
 from refrag_components.index.types import AddReport, Hit, IndexModel, Progress
 from refrag_components.index.writing import DocumentWriter, versioned
 from refrag_components.stores import ChunkStore, SQLiteStore
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.database import Database
 from refrag_components.text.documents import TYPES, Document, DocumentReader, Skipped, find_files
 from refrag_components.vectors import Codec
 
@@ -95,8 +95,7 @@ class RefragIndex:
         Args:
             folder: The folder.
             model: Encodes passages and questions.
-            codec: How the folder stores chunk vectors: "float32", "float16", "int8" or
-                "rotated4".
+            codec: How the folder stores chunk vectors, one of ``refrag_components.vectors.CODECS``.
             passage_tokens: Maximum number of tokens per passage.
             model_name: Where the model comes from, remembered for whoever opens the index later;
                 the command line loads it without asking on this machine alone.

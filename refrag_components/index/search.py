@@ -20,7 +20,7 @@ from refrag_components.checking import parse_json
 from refrag_components.exceptions import InvalidVectorsError
 from refrag_components.forking import OwnLock
 from refrag_components.index.catalog import Catalog, Position
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.database import Database
 from refrag_components.vectors import unit_rows
 
 __all__ = ["PassageSearch", "search_rows"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from refrag_components.exceptions import IndexFolderError, StoreError
 from refrag_components.index.consent import has_agreed, record_agreement
 from refrag_components.stores import BaseChunkStore, ChunkStore, open_store
-from refrag_components.stores.url import split_options, split_url, without_password
+from refrag_components.stores.common.url import split_options, split_url, without_password
 
 __all__ = ["GIVEN", "UserStore", "check_store", "store_name", "user_store"]
 

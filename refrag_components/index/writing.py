@@ -13,7 +13,7 @@ from refrag_components.index.forecast import Forecast
 from refrag_components.index.search import search_rows
 from refrag_components.index.types import AddReport, IndexModel, Progress
 from refrag_components.stores import ChunkStore
-from refrag_components.stores.database import Database
+from refrag_components.stores.common.database import Database
 from refrag_components.text.documents import Document, Skipped
 from refrag_components.text.passages import PASSAGES_VERSION, PlacedPassage, placed_passages
 from refrag_components.text.splitting import token_counter

@@ -187,7 +187,7 @@ class RefragConfig:
         if type(version) is not int or version not in (1, 2):
             msg = f"{path} has version {version!r}; this release reads versions 1 and 2"
             raise UnknownModelError(msg)
-        known = {own.name for own in dataclasses.fields(cls) if own.init}
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
         if version == 1:
             known -= set(_SINCE_VERSION_2)
         if unknown := sorted(set(values) - known):

@@ -117,9 +117,9 @@ class SearchEncoder:
             with computing():
                 rows[picked] = _means(ids, states)
                 units = nn.functional.normalize(states, dim=-1).cpu()
-            for i, own, unit in zip(picked, ids, units, strict=True):
-                words = ~torch.isin(own, special)
-                tokens[i] = unit[: len(own)][words if words.any() else ...].numpy()
+            for i, of_text, unit in zip(picked, ids, units, strict=True):
+                words = ~torch.isin(of_text, special)
+                tokens[i] = unit[: len(of_text)][words if words.any() else ...].numpy()
         return rows, [tokens[i] for i in range(len(texts))]
 
     def _states(

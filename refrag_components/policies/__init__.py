@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from refrag_components._lazy import hand_on
 
 if TYPE_CHECKING:
-    from refrag_components.policies.all import AllPolicy
     from refrag_components.policies.base import Policy, PolicyInputs
     from refrag_components.policies.budget import (
         Budget,
@@ -23,15 +22,17 @@ if TYPE_CHECKING:
     )
     from refrag_components.policies.comparing import ComparisonPolicy
     from refrag_components.policies.in_words import NaturalLanguagePolicy
-    from refrag_components.policies.late_interaction import LateInteractionPolicy
-    from refrag_components.policies.learned import LearnedPolicy, LearnedQueryPolicy
     from refrag_components.policies.making import check_policy, make_policy
+    from refrag_components.policies.named.all import AllPolicy
+    from refrag_components.policies.named.late_interaction import LateInteractionPolicy
+    from refrag_components.policies.named.learned import LearnedPolicy
+    from refrag_components.policies.named.learned_query import LearnedQueryPolicy
+    from refrag_components.policies.named.none import NonePolicy
+    from refrag_components.policies.named.perplexity import PerplexityPolicy
+    from refrag_components.policies.named.random import RandomPolicy
+    from refrag_components.policies.named.similarity import SimilarityPolicy
     from refrag_components.policies.names import DEFAULT_POLICY, POLICIES
-    from refrag_components.policies.none import NonePolicy
-    from refrag_components.policies.perplexity import PerplexityPolicy
-    from refrag_components.policies.random import RandomPolicy
     from refrag_components.policies.selecting import select
-    from refrag_components.policies.similarity import SimilarityPolicy
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -63,29 +64,29 @@ __all__ = [
 __getattr__, __dir__ = hand_on(
     __name__,
     {
-        "AllPolicy": "all",
+        "AllPolicy": "named.all",
         "Budget": "budget",
         "check_policy": "making",
         "ComparisonPolicy": "comparing",
         "DEFAULT_POLICY": "names",
         "FractionBudget": "budget",
-        "LateInteractionPolicy": "late_interaction",
-        "LearnedPolicy": "learned",
-        "LearnedQueryPolicy": "learned",
+        "LateInteractionPolicy": "named.late_interaction",
+        "LearnedPolicy": "named.learned",
+        "LearnedQueryPolicy": "named.learned_query",
         "make_policy": "making",
         "Milliseconds": "budget",
         "NaturalLanguagePolicy": "in_words",
-        "NonePolicy": "none",
+        "NonePolicy": "named.none",
         "parse_budget": "budget",
         "parse_rest": "budget",
-        "PerplexityPolicy": "perplexity",
+        "PerplexityPolicy": "named.perplexity",
         "POLICIES": "names",
         "Policy": "base",
         "PolicyInputs": "base",
         "PositionBudget": "budget",
-        "RandomPolicy": "random",
+        "RandomPolicy": "named.random",
         "Rest": "budget",
         "select": "selecting",
-        "SimilarityPolicy": "similarity",
+        "SimilarityPolicy": "named.similarity",
     },
 )

@@ -55,6 +55,8 @@ class Policy(ABC):
     """
 
     name: ClassVar[str]
+    #: What it expands first, in words; of policies that can be chosen by name.
+    expands_first: ClassVar[str]
     #: Incremented when the same inputs get different scores, so that measurements do not mix.
     revision: ClassVar[int] = 1
     #: Whether it looks at the question's tokens or vectors; if not, only its text may be there.
@@ -67,6 +69,18 @@ class Policy(ABC):
         Returns:
             Shape (total chunks,), float32, finite; higher expands first.
         """
+
+    @classmethod
+    def made_for(cls, model: RefragModel) -> Policy:
+        """The policy as its name stands for it, with its default settings.
+
+        Args:
+            model: The model whose passages it is to score.
+
+        Raises:
+            UnknownPolicyError: If the model does not carry what the policy needs.
+        """
+        return cls()
 
     def of(self, model: RefragModel) -> Policy:
         """The policy for a model whose passages it is to score; itself unless it needs the model.

@@ -11,7 +11,7 @@ import numpy as np
 
 from refrag_components.policies.asking import asking, numbers_in
 from refrag_components.policies.base import Policy, PolicyInputs
-from refrag_components.policies.late_interaction import LateInteractionPolicy
+from refrag_components.policies.named.late_interaction import LateInteractionPolicy
 from refrag_components.policies.stretches import Stretch, ranked_scores, stretches
 
 if TYPE_CHECKING:

@@ -1,29 +1,23 @@
-"""The names of the library's policies; lists of them are made from here."""
+"""The names of the library's policies, without their code: PyTorch takes seconds to load."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from pkgutil import iter_modules
 
-__all__ = ["DEFAULT_POLICY", "EXPANDS_FIRST", "POLICIES"]
+from refrag_components.policies import named
+
+__all__ = ["DEFAULT_POLICY", "POLICIES", "module_of"]
 
 #: The policy of models that name none: ``learned-query`` if the checkpoint carries it, else
 #: ``late-interaction``.
 DEFAULT_POLICY = "auto"
 
-#: What each policy expands first.
-EXPANDS_FIRST: Mapping[str, str] = MappingProxyType(
-    {
-        "all": "every chunk",
-        "late-interaction": "the passages that match the question's parts, each from where it "
-        "matches",
-        "learned": "chunks that a trained network found worth expanding",
-        "learned-query": "chunks that a trained network expects to hold the answer",
-        "none": "no chunk",
-        "perplexity": "chunks that surprise the decoder",
-        "random": "any, the same ones each time",
-        "similarity": "chunks whose vector resembles the question's",
-    }
+#: All others: each is a module of ``refrag_components.policies.named``.
+POLICIES: tuple[str, ...] = tuple(
+    sorted(module.name.replace("_", "-") for module in iter_modules(named.__path__))
 )
 
-POLICIES: tuple[str, ...] = tuple(EXPANDS_FIRST)
+
+def module_of(name: str) -> str:
+    """The module with the policy of that name."""
+    return f"{named.__name__}.{name.replace('-', '_')}"

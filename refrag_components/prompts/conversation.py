@@ -18,7 +18,7 @@ from refrag_components.prompts.unrecognised import (
 )
 
 if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = [
     "Block",
@@ -87,7 +87,7 @@ class Conversation:
     Attributes:
         messages: The turns, in order.
         question: What the user asks: the ordinary text of the last user message, or the query in
-            it if passages stand beside it, so that the rest is a template.
+            it if passages stand next to it, so that the rest is a template.
         warnings: About texts that claimed to be a passage and could not be resolved, and about
             passages that were retrieved and are not found.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["ControlPart", "Message", "Part", "PassagePart", "RenderedPart", "TextPart", "ToolCall"]
 

@@ -24,7 +24,7 @@ from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.vectors import passage_key
 
 if TYPE_CHECKING:
-    from refrag_components.stores.base import ChunkStore
+    from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["Resolved", "Resolver", "document_text", "format_envelope"]
 
@@ -263,8 +263,8 @@ class Resolver:
         return _Span(match.start, match.end, (part,), match.passage)
 
     def _passage(self, text: str, store: ChunkStore | None) -> PassagePart:
-        own, by_hand = _store_of(text, self._retrieved), _store_of(text, self._by_hand)
-        for known in (store, own, self._store, by_hand):
+        retrieved, by_hand = _store_of(text, self._retrieved), _store_of(text, self._by_hand)
+        for known in (store, retrieved, self._store, by_hand):
             if known is not None:  # an empty store is false
                 return PassagePart(text, known)
         return PassagePart(text)

@@ -24,8 +24,8 @@ from refrag_components.records.base import (
 )
 from refrag_components.records.faiss_index import VectorIndex
 from refrag_components.records.maxsim import pack_tokens, ranking
-from refrag_components.stores.database import Database
-from refrag_components.stores.rows import pack_row, unpack_row
+from refrag_components.stores.common.database import Database
+from refrag_components.stores.common.rows import pack_row, unpack_row
 
 __all__ = ["FaissRecords"]
 

@@ -21,8 +21,8 @@ from refrag_components.records.base import (
     question,
 )
 from refrag_components.records.maxsim import pack_tokens, ranking
-from refrag_components.stores.client import client_errors
-from refrag_components.stores.rows import pack_row, unpack_row
+from refrag_components.stores.common.client import client_errors
+from refrag_components.stores.common.rows import pack_row, unpack_row
 
 try:
     import lancedb

@@ -47,9 +47,9 @@ def ranking(
         Number and score of each row, best first.
     """
     if question is not None:
-        found = {i: own for i, own in enumerate(packed) if own is not None}
+        found = {i: data for i, data in enumerate(packed) if data is not None}
         width = question.shape[1]
-        passages = [unpack_tokens(own, width, quantised=quantised) for own in found.values()]
+        passages = [unpack_tokens(data, width, quantised=quantised) for data in found.values()]
         return _best_first(found, maxsim(question, passages).tolist())
     return _best_first(range(len(scores)), scores)
 

@@ -19,8 +19,8 @@ from refrag_components.records.base import (
     question,
 )
 from refrag_components.records.maxsim import pack_tokens, ranking
-from refrag_components.stores.client import client_errors, pages
-from refrag_components.stores.rows import pack_text, unpack_text
+from refrag_components.stores.common.client import client_errors, pages
+from refrag_components.stores.common.rows import pack_text, unpack_text
 from refrag_components.vectors import ChunkVectors
 
 try:
@@ -121,7 +121,7 @@ class MilvusRecords:
         best = ranking(
             [float(hit["distance"]) for hit in hits],
             tokens,
-            [base64.b64decode("".join(own)) if own else None for own in packed],
+            [base64.b64decode("".join(parts)) if parts else None for parts in packed],
             quantised=self._quantised,
         )
         return [self._found(rows[i], score) for i, score in best[:k]]

@@ -20,7 +20,7 @@ from refrag_components.records.base import (
     found_record,
     question,
 )
-from refrag_components.stores.rows import pack_row, unpack_row
+from refrag_components.stores.common.rows import pack_row, unpack_row
 
 try:
     import psycopg

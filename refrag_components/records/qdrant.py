@@ -17,8 +17,8 @@ from refrag_components.records.base import (
     found_record,
     question,
 )
-from refrag_components.stores.client import client_errors, key_id, pages
-from refrag_components.stores.qdrant_points import CHUNKS, point_parts, read_point, turns
+from refrag_components.stores.common.client import client_errors, key_id, pages
+from refrag_components.stores.common.qdrant_points import CHUNKS, point_parts, read_point, turns
 
 try:
     from qdrant_client import QdrantClient, models

@@ -138,8 +138,8 @@ class PromptReader:
         (chunked,) = model.chunker.chunk([text])
         if not np.array_equal(chunked.token_ids, vectors.token_ids):
             msg = (
-                "the token ids of chunk vectors are not those of the passage beside them; send the "
-                "vectors that were made of exactly this text, or leave them out"
+                "the token ids of chunk vectors are not those of the passage next to them; send "
+                "the vectors that were made of exactly this text, or leave them out"
             )
             raise InvalidVectorsError(msg)
         return vectors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from refrag_components.stores.base import BaseChunkStore, ChunkStore
+from refrag_components.stores.common.base import BaseChunkStore, ChunkStore
 from refrag_components.vectors import ChunkVectors
 
 __all__ = ["SentVectors"]

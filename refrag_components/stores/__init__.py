@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from refrag_components.stores.base import BaseChunkStore, ChunkStore
-from refrag_components.stores.forgetting import forget_everything, forget_texts
+from refrag_components.stores.common.base import BaseChunkStore, ChunkStore
+from refrag_components.stores.common.forgetting import forget_everything, forget_texts
+from refrag_components.stores.common.opening import open_store
 from refrag_components.stores.memory import MemoryStore
-from refrag_components.stores.opening import open_store
 from refrag_components.stores.sqlite import SQLiteStore
 
 __all__ = [

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from refrag_components.exceptions import MissingExtraError, StoreError
-from refrag_components.stores.client import ClientStore, client_errors, pages
-from refrag_components.stores.rows import pack_text, unpack_text
-from refrag_components.stores.url import (
+from refrag_components.stores.common.client import ClientStore, client_errors, pages
+from refrag_components.stores.common.rows import pack_text, unpack_text
+from refrag_components.stores.common.url import (
     collection_of,
     local_path,
     split_options,

@@ -10,9 +10,9 @@ from typing import Any, Self, TypeVar
 
 from refrag_components.exceptions import CorruptVectorsError, MissingExtraError, StoreError
 from refrag_components.forking import OwnLock
-from refrag_components.stores.client import client_errors
-from refrag_components.stores.rows import RowStore, pack_row, unpack_row
-from refrag_components.stores.url import local_path
+from refrag_components.stores.common.client import client_errors
+from refrag_components.stores.common.rows import RowStore, pack_row, unpack_row
+from refrag_components.stores.common.url import local_path
 from refrag_components.vectors import ChunkVectors, Codec
 
 try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from refrag_components.forking import OwnLock
-from refrag_components.stores.base import BaseChunkStore
+from refrag_components.stores.common.base import BaseChunkStore
 from refrag_components.vectors import ChunkVectors
 
 __all__ = ["MemoryStore"]

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from refrag_components.exceptions import MissingExtraError, StoreError
-from refrag_components.stores.rows import RemoteStore, keys_in_order, pack_row, unpack_row
-from refrag_components.stores.url import split_options
+from refrag_components.stores.common.rows import RemoteStore, keys_in_order, pack_row, unpack_row
+from refrag_components.stores.common.url import split_options
 from refrag_components.vectors import ChunkVectors, Codec
 
 try:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from refrag_components.exceptions import MissingExtraError, StoreError
-from refrag_components.stores.client import ClientStore, key_id, pages
-from refrag_components.stores.limits import seconds
-from refrag_components.stores.qdrant_files import check_pickles
-from refrag_components.stores.qdrant_points import CHUNKS, point_parts, read_point, turns
-from refrag_components.stores.url import (
+from refrag_components.stores.common.client import ClientStore, key_id, pages
+from refrag_components.stores.common.limits import seconds
+from refrag_components.stores.common.qdrant_files import check_pickles
+from refrag_components.stores.common.qdrant_points import CHUNKS, point_parts, read_point, turns
+from refrag_components.stores.common.url import (
     collection_of,
     local_path,
     password_of,

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from refrag_components.stores.database import Database
-from refrag_components.stores.rows import RowStore, keys_in_order, pack_row, unpack_row
-from refrag_components.stores.url import local_path
+from refrag_components.stores.common.database import Database
+from refrag_components.stores.common.rows import RowStore, keys_in_order, pack_row, unpack_row
+from refrag_components.stores.common.url import local_path
 from refrag_components.vectors import ChunkVectors, Codec
 
 __all__ = ["SQLiteStore"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from refrag_components.exceptions import DocumentError
@@ -16,29 +17,13 @@ from refrag_components.text.markup import markup_title_and_text
 
 __all__ = ["SUFFIXES", "TEXT_NAMES", "TYPES", "Extracted", "extract", "is_code", "plain_text"]
 
-_HTML = (".htm", ".html", ".xhtml")
-_MARKDOWN = (".markdown", ".md", ".mdx")
-_OFFICE = (".docx", ".eml", ".epub", ".pptx", ".xlsx")
-_TABLES = (".csv", ".tsv")
-_CODE = (
-    ".c .cc .cfg .cpp .cs .css .go .h .hpp .ini .java .jl .js .json .jsonl .jsx .kt .lua .php .pl "
-    ".proto .py .pyi .r .rb .rs .scala .sh .sql .swift .toml .ts .tsx .xml .yaml .yml"
-)
 _CODE_NAMES = ("dockerfile", "makefile")
-_PLAIN = (".adoc", ".log", ".org", ".rst", ".tex", ".text", ".txt", *_CODE.split())
-
-SUFFIXES = tuple(sorted((*_HTML, *_MARKDOWN, *_OFFICE, *_PLAIN, *_TABLES, ".ipynb", ".pdf")))
-"""Files with these suffixes are read, in upper or lower case."""
 
 TEXT_NAMES = (
     *("authors", "changelog", "changes", "copying", "license", "news", "notice", "readme"),
     *_CODE_NAMES,
 )
 """Files with these names and no suffix are text, in upper or lower case."""
-
-
-TYPES = "text, Markdown, HTML, PDF, Office, books, mail, tables, notebooks and code"
-"""The same in words."""
 
 
 class Extracted(NamedTuple):
@@ -61,7 +46,7 @@ class Extracted(NamedTuple):
 
 def is_code(name: str) -> bool:
     """Whether a file with this name holds code."""
-    return name.lower().endswith(tuple(_CODE.split())) or name.lower() in _CODE_NAMES
+    return name.lower().endswith(_CODE.suffixes) or name.lower() in _CODE_NAMES
 
 
 def plain_text(data: bytes, suffix: str) -> Extracted | None:
@@ -71,7 +56,7 @@ def plain_text(data: bytes, suffix: str) -> Extracted | None:
         data: Its bytes.
         suffix: Of its name, in lower case; "" for one of ``TEXT_NAMES``.
     """
-    if suffix not in ("", *_PLAIN) or b"\0" in data or b"\x1b$" in data or b"~{" in data:
+    if _format(suffix).read is not _plain or b"\0" in data or b"\x1b$" in data or b"~{" in data:
         return None
     try:
         text = data.decode("utf-8-sig").strip()
@@ -92,68 +77,88 @@ def extract(data: bytes, suffix: str) -> Extracted:
         DocumentError: If it says nothing; the message completes a sentence that begins with a path.
         MemoryError: If it takes more memory than there is.
     """
-    if suffix == ".pdf":
-        from refrag_components.text.pdf import pdf_contents
-
-        title, text, places, warning = pdf_contents(data)
-        pages = " ".join(f"{offset}:{number}" for offset, number in places)
-        return Extracted(text, title, warning, pages)
-    title, text, warning = _contents(data, suffix)
-    text = text.strip()
+    found = _format(suffix).read(data, suffix)
+    if found.pages:  # which are told by places in the text
+        return found
+    text = found.text.strip()
     if not text:
         raise DocumentError("holds no text")
+    return found._replace(text=text)
+
+
+class _Format(NamedTuple):
+    """A type of files.
+
+    Attributes:
+        word: What it is to a user.
+        suffixes: Of the files' names, in lower case.
+        read: Says what a file says, by its bytes and suffix; imports what reads the type.
+    """
+
+    word: str
+    suffixes: tuple[str, ...]
+    read: Callable[[bytes, str], Extracted]
+
+
+def _plain(data: bytes, suffix: str) -> Extracted:
+    source, warning = _decoded(data)
+    title, text = markup_title_and_text(source, suffix)
     return Extracted(text, title, warning)
 
 
-def _contents(data: bytes, suffix: str) -> tuple[str, str, str]:
-    """Title, text and warning."""
-    if suffix in _OFFICE:
-        from refrag_components.text.office import office_contents
+def _markdown(data: bytes, _: str) -> Extracted:
+    from refrag_components.text.markdown import markdown_title_and_text
 
-        return *office_contents(data, suffix), ""
-
-    from refrag_components.text.encodings import decode, decode_declared
-
-    source, guessed = decode_declared(data) if suffix in _HTML else decode(data)
-    warning = f"was read as {guessed}, which is a guess; save it as UTF-8" if guessed else ""
-    return *_text(source, suffix), warning
+    source, warning = _decoded(data)
+    title, text = markdown_title_and_text(source)
+    return Extracted(text, title, warning)
 
 
-def _text(source: str, suffix: str) -> tuple[str, str]:
-    """Title and text."""
-    if suffix in _HTML:
-        from refrag_components.text.html import html_title_and_text
+def _html(data: bytes, _: str) -> Extracted:
+    from refrag_components.text.encodings import decode_declared
+    from refrag_components.text.html import html_title_and_text
 
-        return html_title_and_text(source)
-    if suffix in _MARKDOWN:
-        from refrag_components.text.markdown import markdown_title_and_text
-
-        return markdown_title_and_text(source)
-    if suffix in _TABLES:
-        return "", _table(source, "\t" if suffix == ".tsv" else ",;\t|")
-    if suffix == ".ipynb":
-        return _notebook(source)
-    return markup_title_and_text(source, suffix)
+    source, guessed = decode_declared(data)
+    title, text = html_title_and_text(source)
+    return Extracted(text, title, _guess(guessed))
 
 
-def _table(source: str, delimiters: str) -> str:
+def _pdf(data: bytes, _: str) -> Extracted:
+    from refrag_components.text.pdf import pdf_contents
+
+    title, text, places, warning = pdf_contents(data)
+    pages = " ".join(f"{offset}:{number}" for offset, number in places)
+    return Extracted(text, title, warning, pages)
+
+
+def _office(data: bytes, suffix: str) -> Extracted:
+    from refrag_components.text.office import office_contents
+
+    title, text = office_contents(data, suffix)
+    return Extracted(text, title)
+
+
+def _table(data: bytes, suffix: str) -> Extracted:
     from refrag_components.text.tables import markdown_table
 
+    source, warning = _decoded(data)
+    delimiters = "\t" if suffix == ".tsv" else ",;\t|"
     dialect: str | type[csv.Dialect]
     try:
         dialect = csv.Sniffer().sniff(source[:8192], delimiters)
     except csv.Error:
-        dialect = "excel-tab" if delimiters == "\t" else "excel"
+        dialect = "excel-tab" if suffix == ".tsv" else "excel"
     reader = csv.reader(io.StringIO(source, newline=""), dialect)
     try:
         rows = [row for row in reader if any(map(str.strip, row))]
     except csv.Error:
-        return source
-    return markdown_table(rows)
+        return Extracted(source, warning=warning)
+    return Extracted(markdown_table(rows), warning=warning)
 
 
-def _notebook(source: str) -> tuple[str, str]:
+def _notebook(data: bytes, _: str) -> Extracted:
     """Cells of a notebook; outputs are left out."""
+    source, warning = _decoded(data)
     try:
         notebook = json.loads(source)
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
@@ -168,4 +173,53 @@ def _notebook(source: str) -> tuple[str, str]:
             parts.append(markdown_title_and_text(text)[1])
         elif text.strip():
             parts.append(f"```{language}\n{text}\n```")
-    return "", "\n\n".join(filter(None, parts))
+    return Extracted("\n\n".join(filter(None, parts)), warning=warning)
+
+
+def _decoded(data: bytes) -> tuple[str, str]:
+    """Text and warning."""
+    from refrag_components.text.encodings import decode
+
+    source, guessed = decode(data)
+    return source, _guess(guessed)
+
+
+def _guess(encoding: str) -> str:
+    return f"was read as {encoding}, which is a guess; save it as UTF-8" if encoding else ""
+
+
+_TEXT = _Format("text", (".adoc", ".log", ".org", ".rst", ".tex", ".text", ".txt"), _plain)
+_CODE = _Format(
+    "code",
+    (
+        *(".c", ".cc", ".cfg", ".cpp", ".cs", ".css", ".go", ".h", ".hpp", ".ini", ".java", ".jl"),
+        *(".js", ".json", ".jsonl", ".jsx", ".kt", ".lua", ".php", ".pl", ".proto", ".py", ".pyi"),
+        *(".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".toml", ".ts", ".tsx", ".xml"),
+        *(".yaml", ".yml"),
+    ),
+    _plain,
+)
+_FORMATS = (
+    _TEXT,
+    _Format("Markdown", (".markdown", ".md", ".mdx"), _markdown),
+    _Format("HTML", (".htm", ".html", ".xhtml"), _html),
+    _Format("PDF", (".pdf",), _pdf),
+    _Format("Office", (".docx", ".pptx", ".xlsx"), _office),
+    _Format("books", (".epub",), _office),
+    _Format("mail", (".eml",), _office),
+    _Format("tables", (".csv", ".tsv"), _table),
+    _Format("notebooks", (".ipynb",), _notebook),
+    _CODE,
+)
+_BY_SUFFIX = {suffix: form for form in _FORMATS for suffix in form.suffixes}
+
+SUFFIXES = tuple(sorted(_BY_SUFFIX))
+"""Files with these suffixes are read, in upper or lower case."""
+
+TYPES = " and ".join([", ".join(form.word for form in _FORMATS[:-1]), _FORMATS[-1].word])
+"""The same in words."""
+
+
+def _format(suffix: str) -> _Format:
+    """The format of files with a suffix; text where there is none."""
+    return _BY_SUFFIX.get(suffix, _TEXT)

@@ -158,10 +158,10 @@ class GuardedTokenizer:
 
     def _own_span(self, token: int, text: str, start: int, end: int) -> tuple[int, int]:
         """Where a token's own characters are, without the white space that it takes with it."""
-        own = text[start:end]
-        if token in self._strips_before and own.strip():
-            start = end - len(own.lstrip())
-        if token in self._strips_after and own.strip():
+        span = text[start:end]
+        if token in self._strips_before and span.strip():
+            start = end - len(span.lstrip())
+        if token in self._strips_after and span.strip():
             end = start + len(text[start:end].rstrip())
         return start, end
 
@@ -196,8 +196,8 @@ def _made_for(place: _Place, whole: Tokenizer) -> Tokenizer:
         step = steps.pop()
         if not isinstance(step, dict):
             continue
-        for own in step.values():
-            steps += own if isinstance(own, list) else [own]
+        for inner in step.values():
+            steps += inner if isinstance(inner, list) else [inner]
         always = place is _Place.INSIDE
         kind, scheme = step.get("type"), step.get("prepend_scheme")
         if kind == "Metaspace" and (scheme == "first" or (always and scheme == "always")):

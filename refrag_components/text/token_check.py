@@ -56,8 +56,8 @@ class TokenCheck:
         plain = list(map(encodable, texts))
         agree = [self._spells(text, ids) for text, ids in zip(plain, token_ids, strict=True)]
         unsure = [i for i, agrees in enumerate(agree) if not agrees]
-        own = self._guarded.encode_content([plain[i] for i in unsure])
-        for i, tokens in zip(unsure, own, strict=True):
+        encoded = self._guarded.encode_content([plain[i] for i in unsure])
+        for i, tokens in zip(unsure, encoded, strict=True):
             agree[i] = tokens.ids == token_ids[i].tolist()
         return [not agrees for agrees in agree]
 
@@ -69,8 +69,8 @@ class TokenCheck:
             spelled = b"".join(map(self._bytes.__getitem__, ids.tolist()))
         except KeyError:  # a control token, or none at all
             return False
-        own = text.encode()
-        return spelled == own or (self._puts_space and spelled == b" " + own)
+        plain = text.encode()
+        return spelled == plain or (self._puts_space and spelled == b" " + plain)
 
 
 def _decoders(tokenizer: Any) -> list[Any]:

@@ -105,10 +105,14 @@ class SlicedLosses:
         return self._sliced(summed, states, teacher) / len(states)
 
     @staticmethod
-    def _sliced(loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, beside: Tensor) -> Tensor:
+    def _sliced(
+        loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, compared: Tensor
+    ) -> Tensor:
         parts = [
-            checkpoint(loss, part, own, use_reentrant=False, preserve_rng_state=False)
-            for part, own in zip(states.split(_SLICE), beside.split(_SLICE), strict=True)
+            checkpoint(loss, part, compared_part, use_reentrant=False, preserve_rng_state=False)
+            for part, compared_part in zip(
+                states.split(_SLICE), compared.split(_SLICE), strict=True
+            )
         ]
         return torch.stack(parts).sum()
 

@@ -28,8 +28,8 @@ def save_optimizer(optimizer: Optimizer, path: Path) -> None:
     content = optimizer.state_dict()
     moments = {
         f"{index}.{key}": value
-        for index, own in content["state"].items()
-        for key, value in own.items()
+        for index, moments_of in content["state"].items()
+        for key, value in moments_of.items()
     }
     save_file(moments, path, metadata={_GROUPS: json.dumps(content["param_groups"])})
 

@@ -160,7 +160,7 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
             drawn.append(row)
             sizes.append(row.positions + _ENCODING * row.encoded_tokens)
         order = np.argsort(sizes, kind="stable")
-        # As many rows as fit beside the longest of them.
+        # As many rows as fit next to the longest of them.
         counts = np.maximum(self.settings.positions // np.asarray(sizes)[order], 1).astype(int)
         longest = int(rng.choice(np.flatnonzero(np.arange(1, len(order) + 1) >= counts)))
         return [drawn[i] for i in order[longest + 1 - counts[longest] : longest + 1]]
@@ -174,9 +174,9 @@ class QuestionBatches(Dataset[tuple[Batch, ...]]):
         share = 0.0
         if isinstance(settings, QuestionSettings):
             share = float(rng.choice(settings.expanded)) / (2 if many else 1)
-        asked = int(rng.choice(settings.asked))
+        most = int(rng.choice(settings.asked))
         return lay_out(
-            self.questions.draw(count, room, rng, asked=asked),
+            self.questions.draw(count, room, rng, most=most),
             self.questions,
             kind=kind,
             share=share,

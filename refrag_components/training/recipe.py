@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from refrag_components.checking import checked
 from refrag_components.exceptions import TrainingError
@@ -14,36 +14,33 @@ from refrag_components.training.policy.settings import PolicySettings
 from refrag_components.training.questions import QuestionSettings, TwinSettings
 from refrag_components.training.settings import Settings, unknown_entry
 
-__all__ = ["STAGES", "Recipe", "StageName"]
-
-#: In the order they run. The twin may teach the questions. The policies come last: their rewards
-#: must come from the decoder that they will choose for.
-StageName = Literal["continual", "twin", "questions", "policy"]
-
-STAGES: tuple[StageName, ...] = get_args(StageName)
+__all__ = ["STAGES", "Recipe"]
 
 
 class Recipe(Settings):
-    """Everything that decides a training run.
+    """Everything that decides a training run: ``seed``, ``model``, and a table for each stage.
+
+    The stages run in the order of their fields. The twin may teach the questions. The policies come
+    last: their rewards must come from the decoder that they will choose for.
 
     Attributes:
         seed: Of everything that is drawn.
         model: What the checkpoint is made of.
         continual: First stage: running text.
-        questions: Second stage: questions over passages.
         twin: The plain twin, which reads the same as text alone; it starts from the base decoder.
+        questions: Questions over passages, after running text.
         policy: Last stage: the learned policies.
     """
 
     seed: int = 0
     model: RefragConfig
     continual: ContinualSettings | None = None
-    questions: QuestionSettings | None = None
     twin: TwinSettings | None = None
+    questions: QuestionSettings | None = None
     policy: PolicySettings | None = None
 
     @property
-    def stages(self) -> tuple[StageName, ...]:
+    def stages(self) -> tuple[str, ...]:
         """Names of the stages that the recipe has settings for, in order."""
         return tuple(name for name in STAGES if getattr(self, name) is not None)
 
@@ -77,3 +74,9 @@ class Recipe(Settings):
         except (RecursionError, ValueError) as error:
             msg = f"the recipe {path} cannot be used: {error}"
             raise TrainingError(msg) from error
+
+
+#: Names of all stages, in the order they run: the tables that a recipe may leave out.
+STAGES: tuple[str, ...] = tuple(
+    name for name, field in Recipe.model_fields.items() if field.default is None
+)

@@ -68,8 +68,8 @@ def unknown_entry(kind: type, values: Any, path: str = "") -> str | None:
         if name not in fields:
             return f"unknown entry {path}{name}; {did_you_mean(name, fields)}"
         for inner in _tables_in(fields[name]):
-            for own in value if isinstance(value, list | tuple) else [value]:
-                if found := unknown_entry(inner, own, f"{path}{name}."):
+            for table in value if isinstance(value, list | tuple) else [value]:
+                if found := unknown_entry(inner, table, f"{path}{name}."):
                     return found
     return None
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Dataset
@@ -19,12 +19,13 @@ from refrag_components.evaluation.continuation.recovery import quick_recovery, q
 from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.weight_difference import Bits
+from refrag_components.subclasses import concrete_classes
 from refrag_components.training.continual import ContinualBatches, ContinualSettings
 from refrag_components.training.objective import TrainingModel
 from refrag_components.training.policy.settings import PolicySettings
 from refrag_components.training.policy.trainer import train_policies
 from refrag_components.training.questions import QuestionBatches, QuestionSettings, TwinSettings
-from refrag_components.training.recipe import Recipe, StageName
+from refrag_components.training.recipe import Recipe
 from refrag_components.training.settings import StageSettings
 from refrag_components.training.text_batches import Frame, TextSource
 from refrag_components.training.trainer import StageTrainer
@@ -67,8 +68,8 @@ class _Stage(ABC):
             none of them, the stage starts from the base decoder.
     """
 
-    name: StageName
-    follows: tuple[StageName, ...] = ()
+    name: ClassVar[str]
+    follows: ClassVar[tuple[str, ...]] = ()
 
     def run(self, run: Run, start_from: str | Path | None, compiled: bool) -> Path:
         """Runs the stage to its end and returns the folder of the finished model."""
@@ -154,7 +155,7 @@ class _Continual(_WeightStage):
     """Running text."""
 
     settings: ContinualSettings
-    name: StageName = "continual"
+    name: ClassVar[str] = "continual"
 
     def batches(self, run: Run, model: RefragModel, replicas: int) -> ContinualBatches:
         frame = Frame.of(model, self.settings.rung_shares)
@@ -167,8 +168,8 @@ class _Questions(_WeightStage):
     """Questions over passages, together with running text."""
 
     settings: QuestionSettings
-    name: StageName = "questions"
-    follows: tuple[StageName, ...] = ("continual",)
+    name: ClassVar[str] = "questions"
+    follows: ClassVar[tuple[str, ...]] = ("continual",)
 
     def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
         frame = Frame.of(model, self.settings.rung_shares)
@@ -192,7 +193,7 @@ class _Twin(_WeightStage):
     """The plain twin: the decoder alone, from its base, with everything as text."""
 
     settings: TwinSettings
-    name: StageName = "twin"
+    name: ClassVar[str] = "twin"
 
     def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
         frame = Frame.of(model, [1.0] * len(model.config.rungs))
@@ -219,8 +220,8 @@ class _Policy(_Stage):
     """The learned policies."""
 
     settings: PolicySettings
-    name: StageName = "policy"
-    follows: tuple[StageName, ...] = ("questions", "continual")
+    name: ClassVar[str] = "policy"
+    follows: ClassVar[tuple[str, ...]] = ("questions", "continual")
 
     def work(self, run: Run, start: str | Path | None, folder: Path, compiled: bool) -> None:
         if start is None:
@@ -238,13 +239,13 @@ class _Policy(_Stage):
             )
 
 
-_KINDS: Mapping[StageName, Callable[[Any], _Stage]] = {
-    kind.name: kind for kind in (_Continual, _Questions, _Twin, _Policy)
+_KINDS: Mapping[str, Callable[[Any], _Stage]] = {
+    kind.name: kind for kind in concrete_classes(_Stage)
 }
 
 
 def run_stage(
-    name: StageName,
+    name: str,
     run: Run,
     *,
     start_from: str | Path | None = None,
@@ -266,7 +267,8 @@ def run_stage(
         TrainingError: If the recipe has no settings for the stage, its model cannot be trained,
             or the stage needs questions that are not there.
     """
-    if name != "policy" and not run.recipe.model.encoder_layers:
+    stage = _stage(name, run.recipe)
+    if isinstance(stage, _WeightStage) and not run.recipe.model.encoder_layers:
         msg = (
             "training needs an encoder made of the decoder's layers; set encoder_layers in the "
             "recipe's [model] (other encoders load and serve, but are not trained)"
@@ -274,10 +276,10 @@ def run_stage(
         raise TrainingError(msg)
     if compiled is None:
         compiled = torch.cuda.is_available()
-    return _stage(name, run.recipe).run(run, start_from, compiled)
+    return stage.run(run, start_from, compiled)
 
 
-def _stage(name: StageName, recipe: Recipe) -> _Stage:
+def _stage(name: str, recipe: Recipe) -> _Stage:
     settings = getattr(recipe, name)
     if settings is not None:
         return _KINDS[name](settings)

@@ -203,7 +203,7 @@ class TextSource:
             output_tokens=0,
             expanded=p,
             run=run_tokens(self.frame.rungs),
-            asked=tokens,
+            cloze_tokens=tokens,
             shuffled=self.settings.shuffled,
             taught=taught,
         )
@@ -220,7 +220,7 @@ class TextSource:
             spec,
             chunk_size=self.frame.chunk_size,
             rungs=self.frame.rungs,
-            own_rungs=self.frame.draw(count, rng),
+            row_rungs=self.frame.draw(count, rng),
             separator=self.frame.separator,
             rng=rng,
             form=self.frame.form,

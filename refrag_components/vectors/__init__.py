@@ -16,8 +16,7 @@ if TYPE_CHECKING:
         passage_key,
         unit_rows,
     )
-    from refrag_components.vectors.codec_names import Codec
-    from refrag_components.vectors.codecs import CODECS, VectorCodec, codec_named
+    from refrag_components.vectors.codecs import CODECS, Codec, VectorCodec, codec_named
 
 __all__ = [
     "CODECS",
@@ -35,7 +34,7 @@ __getattr__, __dir__ = hand_on(
     {
         "CODECS": "codecs",
         "ChunkVectors": "chunk_vectors",
-        "Codec": "codec_names",
+        "Codec": "codecs",
         "VectorCodec": "codecs",
         "codec_named": "codecs",
         "padded_token_ids": "chunk_vectors",

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
-from refrag_components.vectors.codec_names import Codec
-from refrag_components.vectors.codecs import codec_named, codec_numbered, single
+from refrag_components.vectors.codecs import Codec, codec_named, codec_numbered, single
 
 __all__ = ["ChunkVectors", "padded_token_ids", "passage_key", "unit_rows"]
 
@@ -165,8 +164,7 @@ class ChunkVectors:
         """Serialises the object; a checksum at the end covers every byte.
 
         Args:
-            codec: "float32" is exact; "float16", "int8" and "rotated4" take a half, a quarter and
-                an eighth of its space, see ``refrag_components.vectors.codecs``.
+            codec: One of ``refrag_components.vectors.CODECS``, which say what each does.
 
         Raises:
             InvalidVectorsError: If a value exceeds float16's range (65504) under "float16".

@@ -6,18 +6,29 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from refrag_components.exceptions import InvalidVectorsError
-from refrag_components.vectors.codec_names import Codec
+from refrag_components.subclasses import concrete_classes
 from refrag_components.vectors.rotation import rotate, unrotate
+
+__all__ = [
+    "CODECS",
+    "GAUSSIAN_LEVELS",
+    "Codec",
+    "VectorCodec",
+    "codec_named",
+    "codec_numbered",
+    "single",
+]
+
+#: Name of a codec, one of ``CODECS``, as it is written in options, URLs and the files of an index.
+Codec: TypeAlias = str
 
 #: Packed vectors; read as they lie.
 Packed = bytes | memoryview
-
-__all__ = ["CODECS", "GAUSSIAN_LEVELS", "VectorCodec", "codec_named", "codec_numbered", "single"]
 
 # Coordinates of a rotated vector are nearly normally distributed. These are the 16 values with the
 # least error on a standard normal distribution (Lloyd-Max). On chunk vectors of the bundled
@@ -230,9 +241,9 @@ def single(halves: np.ndarray) -> np.ndarray:
     return values
 
 
-#: All codecs by name, from the most bytes to the fewest.
+#: All codecs by name, as they stand above: from the most bytes to the fewest.
 CODECS: Mapping[Codec, VectorCodec] = {
-    codec.name: codec for codec in (_Float32(), _Float16(), _Int8(), _Rotated4())
+    codec.name: codec() for codec in concrete_classes(VectorCodec)
 }
 
 _BY_NUMBER = {codec.number: codec for codec in CODECS.values()}

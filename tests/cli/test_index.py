@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from refrag_components.index import RefragIndex, index_info
 from refrag_components.modeling import RefragModel
 from refrag_components.stores import SQLiteStore
-from refrag_components.vectors.codec_names import Codec
 from refrag_components.vectors.codecs import CODECS
 from tests.cli.conftest import Run
 from tests.fake_model import FakeModel
@@ -131,7 +129,8 @@ def test_chunk_vectors_are_stored_as_asked(
 
 
 def test_every_codec_can_be_asked_for(refrag: Run, docs: Path, tmp_path: Path) -> None:
-    assert get_args(Codec) == tuple(CODECS)
+    told = refrag("index", "--help").stdout
+    assert all(codec in told for codec in CODECS)
     assert refrag("index", docs, "--codec", "int4").exit_code == 2
 
 

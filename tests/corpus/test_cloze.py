@@ -169,7 +169,7 @@ def test_only_the_answers_to_questions_about_the_context_count(
     layered_model: RefragModel, corpus: TokenisedCorpus, expanded: float
 ) -> None:
     spec = WindowSpec(
-        passages=2, passage_tokens=40, output_tokens=0, asked=160, expanded=expanded, run=16
+        passages=2, passage_tokens=40, output_tokens=0, cloze_tokens=160, expanded=expanded, run=16
     )
     assert spec.span == 80
     starts = np.array([3, 20, 40])
@@ -179,7 +179,7 @@ def test_only_the_answers_to_questions_about_the_context_count(
         spec,
         chunk_size=4,
         rungs=(4, 8, 16),
-        own_rungs=[4, 8, 16],
+        row_rungs=[4, 8, 16],
         separator=0,
         rng=np.random.default_rng(0),
         form=ClozeForm.of(layered_model.tokenizer),
@@ -208,10 +208,10 @@ def test_a_window_without_words_asks_nothing(tiny_model: RefragModel) -> None:
     batch = cut_windows(
         TokenisedCorpus(ids, ""),
         np.array([0]),
-        WindowSpec(passages=1, passage_tokens=40, output_tokens=0, asked=100),
+        WindowSpec(passages=1, passage_tokens=40, output_tokens=0, cloze_tokens=100),
         chunk_size=4,
         rungs=(4,),
-        own_rungs=[4],
+        row_rungs=[4],
         separator=0,
         rng=np.random.default_rng(0),
         form=ClozeForm.of(tiny_model.tokenizer),

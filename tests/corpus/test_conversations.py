@@ -135,7 +135,7 @@ def test_further_questions_are_turns_of_the_chat_that_the_passages_answer(
     rng = np.random.default_rng(0)
     answered = 0
     for _ in range(40):
-        row = questions.draw(3, 2048, rng, asked=3)
+        row = questions.draw(3, 2048, rng, most=3)
         assert len(row.further) <= 2
         built = lay_out(
             row, questions, kind="text", share=0.0, rung=4, rungs=(4,), rng=rng, form=form
@@ -159,7 +159,7 @@ def test_a_teacher_reads_what_answers_and_is_asked_about_the_answers_alone(
     form = ClozeForm.of(tiny_model.tokenizer)
     rng = np.random.default_rng(2)
     for kind in KINDS:
-        row = questions.draw(3, 2048, rng, asked=3)
+        row = questions.draw(3, 2048, rng, most=3)
         built = build_batch(
             [
                 lay_out(
@@ -199,7 +199,7 @@ def test_a_teacher_reads_what_answers_and_is_asked_about_the_answers_alone(
 def test_further_questions_need_no_passage_that_is_not_shown(questions: QuestionSet) -> None:
     rng = np.random.default_rng(1)
     for _ in range(40):
-        row = questions.draw(2, 2048, rng, asked=5)
+        row = questions.draw(2, 2048, rng, most=5)
         asked = {tuple(tokens) for tokens, _ in row.further}
         there = set(row.passages[-1].tolist())
         for n in range(len(questions)):
@@ -275,7 +275,7 @@ def asked_in_words_of_its_own(questions: QuestionSet) -> tuple[Conversation, Que
     own = np.setdiff1d(questions.passage(gold), np.concatenate(others))
     assert len(own)
     rarity = np.full(len(questions.rarity), 9.0)
-    return replace(row, asked=own), replace(questions, rarity=rarity), gold
+    return replace(row, question_ids=own), replace(questions, rarity=rarity), gold
 
 
 def test_runs_that_share_rare_words_with_the_question_expand(questions: QuestionSet) -> None:
@@ -334,7 +334,7 @@ def test_earlier_turns_are_asked_and_answered_before(
         assert len(row.passages) in (1, turns)
         assert text.count("north of it") == (turns - 1)  # all partners have that answer
         assert row.question in text
-        assert decoded(tiny_model, row.asked) == f" {row.question}"
+        assert decoded(tiny_model, row.question_ids) == f" {row.question}"
         shapes.add((turns, len(row.passages)))
     assert {(1, 1), (2, 1), (2, 2), (3, 3)} <= shapes
 

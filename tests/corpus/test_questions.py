@@ -87,7 +87,7 @@ def test_what_is_drawn_needs_the_passage_that_its_question_came_with(
         assert needed[row.question] in texts
         assert len(texts) == 2
         assert texts <= first or texts <= others  # distractors are those of its part
-        assert decode(row.asked) == f" {row.question}"
+        assert decode(row.question_ids) == f" {row.question}"
         assert decode(row.answer[:-1]) == "yes"
         seen.add(row.question)
     assert seen == {*needed}

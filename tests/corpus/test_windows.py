@@ -34,7 +34,7 @@ def cut(
         spec,
         chunk_size=4,
         rungs=rungs,
-        own_rungs=[rung] * len(starts),
+        row_rungs=[rung] * len(starts),
         separator=0,
         rng=np.random.default_rng(seed),
         chosen=chosen,

@@ -12,6 +12,7 @@ from refrag_components.engines.layout import (
     PassageSegment,
     TextSegment,
     passage_segments,
+    token_positions,
 )
 from refrag_components.modeling import RefragModel
 from refrag_components.vectors import ChunkVectors
@@ -55,6 +56,14 @@ def test_a_rung_is_a_multiple_of_the_chunk_size() -> None:
 def test_a_group_of_chunks_is_not_cut() -> None:
     with pytest.raises(ValueError, match="2 chunks expand together"):
         PassageSegment(passage(19), np.array([False, True, False, False, False]), 2 * K)
+
+
+def test_a_chunk_embedding_stands_at_the_first_token_under_it() -> None:
+    lengths, expanded = np.array([2, 3, 4, 1]), np.array([True, False, False, False])
+    positions, rows = np.array([2, 1, 0, 1]), np.array([7, 7, 7, 8])
+    read, index = token_positions(lengths, expanded, positions, rows)
+    assert np.flatnonzero(read).tolist() == [0, 1, 2, 9]
+    assert index[read].tolist() == [-1, -1, 7, 8]
 
 
 @given(

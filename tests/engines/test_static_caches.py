@@ -24,10 +24,9 @@ from refrag_components.engines.static_attention import attend
 from refrag_components.engines.static_cache import StaticCache, window_bucket
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.modeling import RefragModel
-from refrag_components.modeling.config import RefragConfig
 from tests.engines.contract import EngineContract, same
 from tests.engines.layouts import every_other, prompt
-from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config
+from tests.tiny import TEXT, random_model, tiny_decoder_config
 
 _LONG = SamplingParams(max_tokens=40)
 
@@ -64,15 +63,6 @@ def _gpt2_config(n_positions: int) -> GPT2Config:
     )
 
 
-def _model(config: PretrainedConfig, tiny_base: tuple[Path, Path], folder: Path) -> RefragModel:
-    decoder = save_tiny_decoder(folder, config)
-    model = RefragModel.from_base(
-        RefragConfig(decoder=str(decoder), encoder=str(tiny_base[1]), chunk_size=4)
-    ).eval()
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
-    return model
-
-
 @pytest.fixture
 def layouts(tiny_model: RefragModel) -> list[Layout]:
     return [
@@ -106,7 +96,7 @@ class TestEngine(EngineContract):
 def test_decoders_that_do_not_suit_decode_without(
     config: PretrainedConfig, suits: bool, tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    model = _model(config, tiny_base, tmp_path)
+    model = random_model(tmp_path, config, tiny_base[1])
     layout = prompt(model, TEXT[:3], every_other, "Answer:")
     engine = with_caches(model)
     for expected in TransformersEngine(model).generate([layout] * 3, _LONG):
@@ -391,7 +381,7 @@ def test_rows_that_have_left_take_no_positions_beyond_the_window(
     tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """A table of positions ends there, and a GPU does not survive the look-up."""
-    model = _model(_gpt2_config(100), tiny_base, tmp_path)
+    model = random_model(tmp_path, _gpt2_config(100), tiny_base[1])
     short = prompt(model, [], True, "What?")
     long = prompt(model, TEXT[:2], True, "Answer:")
     shorter, longer = short.n_positions, long.n_positions
@@ -408,7 +398,7 @@ def test_rows_that_have_left_take_no_positions_beyond_the_window(
 def test_a_prompt_is_not_padded_beyond_the_window(
     tiny_base: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    model = _model(_gpt2_config(60), tiny_base, tmp_path)
+    model = random_model(tmp_path, _gpt2_config(60), tiny_base[1])
     layout = prompt(model, TEXT[:2], True, "Answer:")
     assert layout.n_positions < 60  # of the lengths that are recorded, 64 comes next
     (expected,) = TransformersEngine(model).generate([layout], _LONG)

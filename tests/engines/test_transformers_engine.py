@@ -30,8 +30,7 @@ from tests.engines.contract import EngineContract, plain_answer, same
 from tests.engines.layouts import every_other, plain_ids, prompt, token_ids
 from tests.tiny import (
     TEXT,
-    save_tiny_decoder,
-    tiny_config,
+    random_model,
     tiny_decoder_config,
     tiny_decoder_tokenizer,
 )
@@ -64,11 +63,8 @@ def any_model(
     tiny_base: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RefragModel:
-    decoder = save_tiny_decoder(tmp_path_factory.mktemp(request.param), _DECODERS[request.param])
-    config = tiny_config(decoder, tiny_base[1])
-    model = RefragModel.from_base(config).eval()
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
-    return model
+    folder = tmp_path_factory.mktemp(request.param)
+    return random_model(folder, _DECODERS[request.param], tiny_base[1])
 
 
 class TestEveryDecoder(EngineContract):

@@ -84,7 +84,9 @@ def test_a_piece_has_the_score_of_its_best_chunk() -> None:
 
 def test_what_is_protected_is_kept() -> None:
     pieces = cut(TEXT, chunks(TEXT, 8), np.zeros(20), "sentences", [re.compile(r"\d{4}")])
-    assert [TEXT[p.start : p.end] for p in pieces if p.kept] == ["The harbour was dug in 1907."]
+    assert [TEXT[p.start : p.end] for p in pieces if p.protected] == [
+        "The harbour was dug in 1907."
+    ]
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -105,8 +107,8 @@ def test_a_tables_head_is_a_piece_that_its_rows_name(unit: Unit) -> None:
         in_rows = pieces[head].end < piece.start < TABLE.index("Children")
         assert piece.head == (pieces[head].start if in_rows else None), (i, text)
     # What is kept of a table can be understood.
-    assert pieces[head].kept
-    assert any(p.kept and "Tuesday" in text for p, text in zip(pieces, texts, strict=True))
+    assert pieces[head].protected
+    assert any(p.protected and "Tuesday" in text for p, text in zip(pieces, texts, strict=True))
 
 
 def test_a_table_without_some_rows_is_a_table() -> None:
@@ -133,4 +135,4 @@ def test_a_sentence_can_be_read_in_words() -> None:
     words = in_words(second, TEXT, chunks(TEXT, 8), scores)
     assert [TEXT[p.start : p.end] for p in words] == ["It", "holds ten", "ships."]
     assert words[-1].score == second.score == max(p.score for p in words)
-    assert all(isinstance(p, Piece) and not p.kept for p in words)
+    assert all(isinstance(p, Piece) and not p.protected for p in words)

@@ -16,7 +16,8 @@ from refrag_components.engines import SamplingParams, TransformersEngine
 from refrag_components.exceptions import AnswerTimeoutError, ContextWindowError, ServerError
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.patience import Patience
-from refrag_components.generation.remote import RemoteGenerator, RemoteRequest, _sampling
+from refrag_components.generation.remote import RemoteGenerator
+from refrag_components.generation.remote_request import RemoteRequest, _sampling
 from refrag_components.generation.requests import Answer, Request
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget, PositionBudget

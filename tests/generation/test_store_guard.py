@@ -17,7 +17,7 @@ from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.store_guard import StoreGuard, guard_of
 from refrag_components.modeling import RefragModel
 from refrag_components.prompts.parts import PassagePart
-from refrag_components.stores.base import BaseChunkStore
+from refrag_components.stores.common.base import BaseChunkStore
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.stores.sqlite import SQLiteStore
 from refrag_components.vectors import ChunkVectors

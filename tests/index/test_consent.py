@@ -250,7 +250,7 @@ def test_the_search_file_is_read_as_plain_arrays(foreign: Path, model: FakeModel
 def test_a_search_file_with_anything_else_is_built_again(
     foreign: Path, model: FakeModel, tmp_path: Path, content: str
 ) -> None:
-    """Its digest is right: whoever writes the file writes the digest beside it."""
+    """Its digest is right: whoever writes the file writes the digest next to it."""
     path = foreign / "search.npy"
     with path.open("wb") as file:
         if content == "pickle":

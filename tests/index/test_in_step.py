@@ -11,7 +11,7 @@ import pytest
 
 from refrag_components.exceptions import DocumentError, StoreError
 from refrag_components.index import RefragIndex, index_info, roots
-from refrag_components.stores import database
+from refrag_components.stores.common import database
 from refrag_components.text.documents import Document
 from tests.fake_model import FakeModel, check, texts
 

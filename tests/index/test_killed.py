@@ -12,7 +12,7 @@ from tests.index.killing import Trial
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of os.fork beside threads
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of os.fork next to threads
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refrag_components.index import RefragIndex
-from refrag_components.stores import database
+from refrag_components.stores.common import database
 from refrag_components.text.documents import Document, load_document
 from tests.fake_model import FakeModel
 from tests.made_files import pdf

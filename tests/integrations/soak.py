@@ -42,7 +42,7 @@ from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.generation.store_guard import guard_of
 from refrag_components.modeling import RefragModel
-from refrag_components.stores.base import BaseChunkStore
+from refrag_components.stores.common.base import BaseChunkStore
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.stores.sqlite import SQLiteStore
 from refrag_components.vectors import ChunkVectors, passage_key

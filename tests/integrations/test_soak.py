@@ -13,7 +13,7 @@ _REQUESTS = 1000
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of os.fork beside threads
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of os.fork next to threads
 def test_a_thousand_requests_while_everything_goes_wrong(
     roomy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import torch
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.policy_features import context_features, question_features
 from refrag_components.policies import LateInteractionPolicy, PolicyInputs, SimilarityPolicy
-from refrag_components.policies.learned import observe
+from refrag_components.policies.named.learned import observe
 from tests.modeling.networks import VOCABULARY
 from tests.tiny import TEXT
 

@@ -18,7 +18,7 @@ from refrag_components.modeling.policy_network import (
     save_networks,
 )
 from refrag_components.policies import LateInteractionPolicy, PolicyInputs
-from refrag_components.policies.learned import observe
+from refrag_components.policies.named.learned import observe
 from tests.modeling.networks import WIDTH, alone, network, random_observation
 from tests.tiny import TEXT
 

@@ -18,7 +18,7 @@ from refrag_components.prompts.retrieved import (
     retrieved_by_hand,
 )
 from refrag_components.stores import SQLiteStore
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 from refrag_components.stores.memory import MemoryStore
 
 LAKE = "The lake of Zug lies between the cantons of Zug, Schwyz and Lucerne."

@@ -20,7 +20,7 @@ from refrag_components.stores import (
     forget_texts,
     open_store,
 )
-from refrag_components.stores.rows import RowStore
+from refrag_components.stores.common.rows import RowStore
 from refrag_components.vectors import CODECS, ChunkVectors, passage_key
 
 

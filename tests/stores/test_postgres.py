@@ -9,8 +9,8 @@ from psycopg_pool import ConnectionPool
 
 from refrag_components.exceptions import StoreError
 from refrag_components.stores import open_store
+from refrag_components.stores.common.rows import unpack_row
 from refrag_components.stores.postgres import PostgresStore
-from refrag_components.stores.rows import unpack_row
 from tests.stores.contract import DatabaseContract, key, make
 from tests.stores.processes import check_kill, check_second_process, check_several_writers
 

@@ -92,7 +92,7 @@ def test_an_error_rolls_back_nested_writes(sqlite_store: SQLiteStore) -> None:
 
 
 def test_a_busy_file_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refrag_components.stores.database._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("refrag_components.stores.common.database._BUSY_SECONDS", 0.05)
     with SQLiteStore(path) as one, SQLiteStore(path) as other, one.database.write():
         assert other.mget(["a"]) == [None]
         with pytest.raises(StoreError, match="another process"):
@@ -102,7 +102,7 @@ def test_a_busy_file_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_new_file_that_stays_locked_is_reported(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refrag_components.stores.database._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("refrag_components.stores.common.database._BUSY_SECONDS", 0.05)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA application_id=0x52465247")
     other.execute("BEGIN IMMEDIATE")

@@ -31,7 +31,7 @@ def spaces() -> PreTrainedTokenizerFast:
 
 
 def sentencepiece() -> PreTrainedTokenizerFast:
-    """As LLaMA-2's: a mark before each word, and bytes for characters that are no token."""
+    """As LLaMA-2's: a mark before each word, and bytes for characters that are not a token."""
     pieces = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"etaoinshrdlu"]
     merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "▁"), ("i", "n")]
     pieces += [left + right for left, right in merges]

@@ -63,7 +63,7 @@ def window_batch(run_folder: Path, expanded: float, *, taught: bool = True) -> B
         spec,
         chunk_size=4,
         rungs=(4, 8),
-        own_rungs=[4, 8, 4, 8],
+        row_rungs=[4, 8, 4, 8],
         separator=0,
         rng=np.random.default_rng(0),
     )

@@ -23,7 +23,7 @@ from refrag_components.modeling import RefragModel
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training import progress
-from refrag_components.training.recipe import STAGES, Recipe, StageName
+from refrag_components.training.recipe import STAGES, Recipe
 from refrag_components.training.stages import Run, run_stage
 from refrag_components.training.states import last_state
 from refrag_components.training.trainer import StageTrainer
@@ -57,7 +57,7 @@ StageTrainer.training_step, PolicyTrainer._log = training_step, log_step
 main()
 """
 
-BEFORE: dict[StageName, StageName] = {"questions": "continual", "policy": "questions"}
+BEFORE: dict[str, str] = {"questions": "continual", "policy": "questions"}
 
 
 def command(run_folder: Path, out: Path, *more: str) -> list[str]:
@@ -274,7 +274,7 @@ def test_what_training_cannot_do_is_refused(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_resumes_and_ends_with_the_same_weights(
-    stage: StageName, finished: Path, run_folder: Path, tmp_path: Path
+    stage: str, finished: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
     call = command(run_folder, out, "--stage", stage)

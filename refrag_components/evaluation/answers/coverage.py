@@ -54,44 +54,46 @@ def measure_coverage(
         EvaluationError: If a set has no question left.
     """
     texts = dict.fromkeys(pool)
-    texts |= dict.fromkeys(t for own in sets.values() for q in own for t in (*q.needed, *q.others))
+    texts |= dict.fromkeys(
+        t for questions in sets.values() for q in questions for t in (*q.needed, *q.others)
+    )
     searched = PassagePool(model, list(texts), progress=progress)
     tokenizer = content_tokenizer(model.tokenizer)
     encoded = tokenizer.encode_batch(searched.texts, add_special_tokens=False)
-    lengths = np.array([len(own.ids) for own in encoded])
-    place = {text: i for i, text in enumerate(searched.texts)}
+    lengths = np.array([len(encoding.ids) for encoding in encoded])
+    number = {text: i for i, text in enumerate(searched.texts)}
     tables = []
-    for name, asked in _searchable(sets):
-        vectors = searched.embed_questions([q.text for q in asked])
+    for name, questions in _searchable(sets):
+        vectors = searched.embed_questions([q.text for q in questions])
         found = [
-            np.array([place[text] for text in texts])
+            np.array([number[text] for text in texts])
             for texts in searched.search(vectors, max(_CANDIDATES, *passages))
         ]
-        needed = [np.array([place[text] for text in q.needed]) for q in asked]
+        needed = [np.array([number[text] for text in q.needed]) for q in questions]
         rows = {}
         for diversity in diversities:
             ranked = [
-                own[most_diverse(vector, searched.vectors[own], max(passages), diversity)]
-                for vector, own in zip(vectors, found, strict=True)
+                numbers[most_diverse(vector, searched.vectors[numbers], max(passages), diversity)]
+                for vector, numbers in zip(vectors, found, strict=True)
             ]
             for count in passages:
-                shown = [own[:count] for own in ranked]
+                shown = [numbers[:count] for numbers in ranked]
                 rows[diversity, count] = _columns(
                     ranked, shown, needed, lengths, model.config.rungs
                 )
-        tables.append({"set": name, "questions": len(asked), **_figures(rows)})
+        tables.append({"set": name, "questions": len(questions), **_figures(rows)})
     return tables
 
 
 def _searchable(sets: Mapping[str, Sequence[Question]]) -> Iterator[tuple[str, list[Question]]]:
     """The questions of each set, then those that need several passages if not all do."""
     for name, questions in sets.items():
-        asked = [q for q in questions if q.standalone and q.needed]
-        if not asked:
+        searchable = [q for q in questions if q.standalone and q.needed]
+        if not searchable:
             raise EvaluationError(f"no question of {name} can be searched for by itself")
-        yield name, asked
-        several = [q for q in asked if len(q.needed) > 1]
-        if 0 < len(several) < len(asked):
+        yield name, searchable
+        several = [q for q in searchable if len(q.needed) > 1]
+        if 0 < len(several) < len(searchable):
             yield f"{name}, two passages or more", several
 
 
@@ -106,17 +108,17 @@ def _columns(
     columns = {
         "all": _share_with_all(shown, needed),
         "any": np.array([np.isin(n, s).any() for n, s in zip(needed, shown, strict=True)], float),
-        "tokens": np.array([lengths[own].sum() for own in shown], float),
+        "tokens": np.array([lengths[numbers].sum() for numbers in shown], float),
     }
     for k in rungs:
-        taken = [int(np.ceil(lengths[own] / k).sum()) for own in shown]
+        taken = [int(np.ceil(lengths[numbers] / k).sum()) for numbers in shown]
         as_text = [
-            own[: np.searchsorted(lengths[own].cumsum(), room, side="right")]
-            for own, room in zip(ranked, taken, strict=True)
+            numbers[: np.searchsorted(lengths[numbers].cumsum(), room, side="right")]
+            for numbers, room in zip(ranked, taken, strict=True)
         ]
         columns[f"positions_{k}"] = np.array(taken, float)
         columns[f"all_as_text_{k}"] = _share_with_all(as_text, needed)
-        columns[f"passages_as_text_{k}"] = np.array([len(own) for own in as_text], float)
+        columns[f"passages_as_text_{k}"] = np.array([len(numbers) for numbers in as_text], float)
     return columns
 
 
@@ -125,21 +127,23 @@ def _share_with_all(shown: Sequence[np.ndarray], needed: Sequence[np.ndarray]) -
 
 
 def _figures(measured: Mapping[tuple[float, int], Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    columns = [(key, name) for key, own in measured.items() for name in own]
+    columns = [(key, name) for key, values_of in measured.items() for name in values_of]
     values = np.stack([measured[key][name] for key, name in columns], axis=1)
     draws = resample([values])
     means = values.mean(axis=0)
     rows = []
-    for key, own in measured.items():
+    for key, values_of in measured.items():
         row: dict[str, Any] = {"diversity": key[0], "passages": key[1]}
-        at = {name: columns.index((key, name)) for name in own}
+        at = {name: columns.index((key, name)) for name in values_of}
         for name, i in at.items():
             row[name] = float(means[i])
         row["all_interval"] = interval(draws[:, at["all"]])
         # What the same search without diversity finds, and what text in as many positions does.
         rivals = {"similar": ((0.0, key[1]), "all")} if (0.0, key[1]) in measured else {}
         rivals |= {
-            name.replace("all_as_", ""): (key, name) for name in own if name.startswith("all_as")
+            name.replace("all_as_", ""): (key, name)
+            for name in values_of
+            if name.startswith("all_as")
         }
         for rival, column in rivals.items():
             i, j = at["all"], columns.index(column)

@@ -143,7 +143,9 @@ def _draw(
     by_label: Mapping[str, Sequence[Question]], count: int, rng: np.random.Generator
 ) -> list[Question]:
     """Examples of all labels in turn, as far as there are any, in random order."""
-    piles = [[own[i] for i in rng.permutation(len(own))] for own in by_label.values()]
+    piles = [
+        [examples[i] for i in rng.permutation(len(examples))] for examples in by_label.values()
+    ]
     rng.shuffle(piles)
     chosen: list[Question] = []
     while len(chosen) < count:

@@ -45,5 +45,5 @@ def rouge_columns(
     for prediction, right in zip(predictions, references, strict=True):
         found = [rouge_score(prediction, answer, rouge_keys=ROUGE) for answer in right]
         for name, column in columns.items():
-            column.append(max(float(own[f"{name}_fmeasure"]) for own in found))
+            column.append(max(float(scores[f"{name}_fmeasure"]) for scores in found))
     return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}

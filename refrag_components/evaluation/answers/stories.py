@@ -54,21 +54,21 @@ def story_contexts(
     texts = [tuple(dict.fromkeys((*q.needed, *q.others))) for q in questions]
     distinct = list(dict.fromkeys(texts))
     pool = PassagePool(
-        model, list(dict.fromkeys(t for own in distinct for t in own)), progress=progress
+        model, list(dict.fromkeys(t for texts_of in distinct for t in texts_of)), progress=progress
     )
     vectors = pool.embed_questions([question.text for question in questions])
     made: list[tuple[Setting, list[Context]]] = []
     for count in documents:
         contexts: list[Context] = []
-        for question, own, vector in zip(questions, texts, vectors, strict=True):
+        for question, parts, vector in zip(questions, texts, vectors, strict=True):
             rng = np.random.default_rng([question.seed, count])
-            others = [other for other in distinct if not {*other} & {*own}]
+            others = [other for other in distinct if not {*other} & {*parts}]
             chosen = [others[i] for i in rng.permutation(len(others))[: count - 1]]
-            chosen.insert(int(rng.integers(len(chosen) + 1)), own)
+            chosen.insert(int(rng.integers(len(chosen) + 1)), parts)
             passages = tuple(dict.fromkeys(text for document in chosen for text in document))
             order = np.argsort(-pool.similarity(vector, passages), kind="stable")
-            # Of the own document, however much its file says to answer.
-            asked = replace(question, needed=own, others=())
+            # Of its own document, however much its file says to answer.
+            asked = replace(question, needed=parts, others=())
             contexts.append(StoryContext(asked, passages, tuple(order.tolist())))
         made.append((Setting("document", count), contexts))
     return made

@@ -131,7 +131,10 @@ def where_shown(results: Sequence[Result], turns: Mapping[str, Sequence[Question
     Returns:
         Results of sets with longer names.
     """
-    now = {name: {q.id for q in own if {*q.needed} & {*q.now}} for name, own in turns.items()}
+    now = {
+        name: {q.id for q in questions if {*q.needed} & {*q.now}}
+        for name, questions in turns.items()
+    }
     apart = []
     for result in results:
         here = np.array([name in now[result.set] for name in result.ids])

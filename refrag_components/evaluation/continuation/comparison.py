@@ -238,10 +238,10 @@ class _Windows:
         spec, model = self._spec, self._model
         tokens = self._tokens()
         each = tokens.reshape(-1, spec.passage_tokens)
-        texts = [str(model.tokenizer.decode(own, skip_special_tokens=True)) for own in each]
+        texts = [str(model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in each]
         questions = [
-            str(model.tokenizer.decode(own[-_QUESTION:], skip_special_tokens=True))
-            for own in tokens
+            str(model.tokenizer.decode(ids[-_QUESTION:], skip_special_tokens=True))
+            for ids in tokens
         ]
         passages = model.search_vectors(texts).reshape(len(tokens), spec.passages, -1)
         cosines = (passages @ model.search_vectors(questions)[:, :, None])[..., 0]

@@ -95,7 +95,7 @@ def cut_evenly(
         spec,
         chunk_size=base,
         rungs=rungs,
-        own_rungs=[0 if drop else k] * len(starts),
+        row_rungs=[0 if drop else k] * len(starts),
         separator=model.first_token_id,
         rng=np.random.default_rng([seed, 4, int(starts[0])]),
         chosen=chosen,
@@ -221,7 +221,7 @@ def measure_recovery(
     for p in fractions:
         compressed = losses(replace(full_spec, expanded=p))
         low, high = recovery_interval(none[:, 0], compressed[:, 0], full[:, 0])
-        means = [own.mean(axis=0) for own in (none, compressed, full)]
+        means = [values.mean(axis=0) for values in (none, compressed, full)]
         recovered, recalled = _recovery(*means).tolist()
         rows.append(
             {

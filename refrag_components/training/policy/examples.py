@@ -149,7 +149,7 @@ class PolicyBatches(Dataset[PolicyExamples]):
             spec,
             chunk_size=k,
             rungs=(k,),
-            own_rungs=[k] * settings.examples,
+            row_rungs=[k] * settings.examples,
             separator=self.model.first_token_id,
             rng=rng,
         )
@@ -167,9 +167,9 @@ def observe_examples(
         prompts: Their batch, encoded.
     """
     present = prompts.present
-    asked = model.encode_questions(examples.questions)
-    vectors = [torch.from_numpy(question.vectors) for question in asked]
-    ids = [torch.from_numpy(question.token_ids.astype(np.int64)) for question in asked]
+    encoded = model.encode_questions(examples.questions)
+    vectors = [torch.from_numpy(question.vectors) for question in encoded]
+    ids = [torch.from_numpy(question.token_ids.astype(np.int64)) for question in encoded]
     used = [torch.ones(len(rows), dtype=torch.bool) for rows in vectors]
     padded = torch.nn.utils.rnn.pad_sequence
     return Observation(

@@ -29,7 +29,7 @@ def sample_picks(
     Args:
         logits: One logit a chunk, (prompts, chunks), very low for padding.
         counts: Picks of each prompt (T'), 0 to its number of chunks, (prompts,), int64.
-        samples: Sequences of picks a prompt (G).
+        samples: Sequences of picks per prompt (G).
         generator: Source of randomness on the logits' device.
 
     Returns:

@@ -1,20 +1,22 @@
-"""What a choice of chunks is worth: log-perplexity after it, many choices a prompt at once."""
+"""What a choice of chunks is worth: log-perplexity after it, many choices per prompt at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from refrag_components.corpus import IGNORED, Batch, batch_vectors, chunk_table, policy_vectors
+from refrag_components.engines.decoder_inputs import Rows, embed_rows
+from refrag_components.engines.layout import token_positions
 
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["EncodedPrompts", "Rows", "encode_prompts", "expand_rows", "rewards"]
+__all__ = ["EncodedPrompts", "encode_prompts", "expand_rows", "rewards"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,21 +43,6 @@ class EncodedPrompts:
     present: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Decoder rows padded on the left, so that what they predict stands at their ends.
-
-    Attributes:
-        token_ids: Token at each position, 0 under a chunk embedding and padding, (rows, n).
-        chunk_index: Number in the batch of the chunk at each position, -1 elsewhere, (rows, n).
-        used: False for padding, (rows, n).
-    """
-
-    token_ids: Tensor
-    chunk_index: Tensor
-    used: Tensor
-
-
 @torch.no_grad()
 def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
     """Encodes and projects the chunks of a batch whose rows are laid out at p = 0.
@@ -77,40 +64,47 @@ def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
     return EncodedPrompts(batch, embeddings, token_ids, used, vectors, chunks, present)
 
 
-def expand_rows(encoded: EncodedPrompts, prompts: Tensor, expanded: Tensor) -> Rows:
+def expand_rows(encoded: EncodedPrompts, expanded: Tensor) -> Rows:
     """Puts the tokens of expanded chunks in place of their chunk embeddings.
 
     Args:
         encoded: Prompts with every chunk compressed.
-        prompts: The prompt that each row is made of, (rows,).
-        expanded: True for each chunk of that prompt that expands, (rows, chunks), bool.
+        expanded: The choices, True for each chunk that expands, (prompts, samples, chunks), bool.
+
+    Returns:
+        One row per choice, prompt by prompt; each ends where its last label is predicted.
     """
     batch = encoded.batch
-    # Padding follows the last label, on the right of the batch's rows.
-    columns = torch.arange(batch.token_ids.shape[1], device=prompts.device)
-    labelled = pad(batch.label_rows != IGNORED, (len(columns) - batch.predicted, 0))
-    last = (labelled * columns).amax(dim=1)[prompts].unsqueeze(1)
-    index = batch.chunk_index[prompts]
-    is_chunk = index >= 0
-    place = (is_chunk.cumsum(dim=1) - 1).clamp(min=0)
-    expands = expanded.gather(1, place) & is_chunk
-    lengths = encoded.used.sum(dim=1)[index.clamp(min=0)]
-    width = torch.where(expands, lengths, 1) * (columns <= last)
-
-    ends = width.cumsum(dim=1)
-    total = ends[:, -1:]
-    position = torch.arange(int(total.max()), device=ends.device) - (total.max() - total)
-    used = position >= 0
-    source = torch.searchsorted(ends, position.clamp(min=0).contiguous(), right=True)
-    within = position.clamp(min=0) - (ends - width).gather(1, source)
-    chunk = index.gather(1, source)
-    as_token = expands.gather(1, source)
-    tokens = torch.where(
-        as_token,
-        encoded.token_ids[chunk.clamp(min=0), within.clamp(max=encoded.used.shape[1] - 1)],
-        batch.token_ids[prompts].gather(1, source),
-    )
-    return Rows(tokens * used, torch.where(used & ~as_token, chunk, -1), used)
+    table, used = encoded.token_ids.cpu().numpy(), encoded.used.cpu().numpy()
+    labelled = batch.label_rows.cpu().numpy() != IGNORED
+    token_ids: list[np.ndarray] = []
+    chunk_index: list[np.ndarray] = []
+    for ids, index, labels, choices in zip(
+        batch.token_ids.cpu().numpy(),
+        batch.chunk_index.cpu().numpy(),
+        labelled,
+        expanded.cpu().numpy(),
+        strict=True,
+    ):
+        # Padding follows the last label, on the right of the batch's rows.
+        end = len(ids) - labels[::-1].argmax()
+        ids, index = ids[:end], index[:end]
+        is_chunk = index >= 0
+        # Each token of the text counts as a chunk that is expanded.
+        tokens = np.zeros((end, table.shape[1]), dtype=np.int64)
+        tokens[:, 0] = ids
+        tokens[is_chunk] = table[index[is_chunk]]
+        present = np.zeros(tokens.shape, dtype=bool)
+        present[:, 0] = True
+        present[is_chunk] = used[index[is_chunk]]
+        text, lengths = tokens[present], present.sum(axis=1)
+        for choice in choices:
+            as_tokens = ~is_chunk
+            as_tokens[is_chunk] = choice[: is_chunk.sum()]
+            read, at = token_positions(lengths, as_tokens, np.ones_like(lengths), index)
+            token_ids.append(text[read])
+            chunk_index.append(at[read])
+    return Rows(token_ids, chunk_index, encoded.embeddings)
 
 
 @torch.no_grad()
@@ -123,52 +117,48 @@ def rewards(
         model: Frozen, in evaluation mode.
         prompts: The prompts.
         expanded: The choices, (prompts, samples, chunks), bool.
-        positions: Decoder positions a forward pass, about; bounds the memory it takes.
+        positions: Decoder positions per forward pass, about; bounds the memory it takes.
 
     Returns:
-        Minus nats a token, (prompts, samples), float32.
+        Minus nats per token, (prompts, samples), float32.
     """
     count, samples = expanded.shape[:2]
-    owner = torch.arange(count, device=expanded.device).repeat_interleave(samples)
-    choices = expanded.flatten(0, 1)
-    batch = prompts.batch
-    lengths = prompts.used.sum(dim=1)[prompts.chunks]
-    text = (batch.chunk_index < 0).sum(dim=1)
-    context = torch.where(expanded, lengths.unsqueeze(1), 1) * prompts.present.unsqueeze(1)
-    about = text.unsqueeze(1) + context.sum(dim=-1)
-    order = about.flatten().argsort()  # similar lengths together: little padding
-    sizes = about.flatten()[order].tolist()
-    labels = _ending_at_the_last_column(batch.label_rows)
+    rows = expand_rows(prompts, expanded)
+    sizes = [len(row) for row in rows.token_ids]
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)  # similar lengths: little padding
+    labels = _ending_at_the_last_column(prompts.batch.label_rows)
     result = torch.zeros(len(order), device=expanded.device)
     start = 0
-    while start < len(sizes):
+    while start < len(order):
         stop = start + 1
-        while stop < len(sizes) and (stop + 1 - start) * sizes[stop] <= positions:
+        while stop < len(order) and (stop + 1 - start) * sizes[order[stop]] <= positions:
             stop += 1
-        rows = order[start:stop]
-        own = labels[owner[rows]]
-        inputs = expand_rows(prompts, owner[rows], choices[rows])
-        result[rows] = _log_likelihood(model, prompts.embeddings, inputs, own)
+        at_once = order[start:stop]
+        result[at_once] = _log_likelihood(
+            model,
+            Rows(
+                [rows.token_ids[i] for i in at_once],
+                [rows.chunk_index[i] for i in at_once],
+                rows.chunks,
+            ),
+            labels[[i // samples for i in at_once]],
+        )
         start = stop
     return result.view(count, samples)
 
 
-def _log_likelihood(model: RefragModel, embeddings: Tensor, rows: Rows, labels: Tensor) -> Tensor:
+def _log_likelihood(model: RefragModel, rows: Rows, labels: Tensor) -> Tensor:
     """Mean log-probability of each row's labels, (rows,)."""
     keep = int((labels != IGNORED).any(dim=0).sum())  # they end at the last column
     labels = labels[:, labels.shape[1] - keep :]
-    inputs = model.decoder.get_input_embeddings()(rows.token_ids)
-    placed = embeddings[rows.chunk_index.clamp(min=0)].to(inputs.dtype)
-    is_chunk = rows.chunk_index >= 0
-    inputs = torch.where(is_chunk.unsqueeze(-1), placed, inputs)
+    inputs = embed_rows(model, rows.token_ids, rows.chunk_index, rows.chunks)
     # Without padding no mask: plain causal attention is the faster kernel.
     padding = {}
-    if not rows.used.all():
-        padding["attention_mask"] = rows.used.long()
-        padding["position_ids"] = (rows.used.cumsum(dim=1) - 1).clamp(min=0)
-    with model.chunk_mask.using(is_chunk):
+    if inputs.padded:
+        padding = {"attention_mask": inputs.attention_mask, "position_ids": inputs.position_ids}
+    with model.chunk_mask.using(inputs.chunk_mask):
         logits = model.decoder(
-            inputs_embeds=inputs, logits_to_keep=keep, use_cache=False, **padding
+            inputs_embeds=inputs.inputs_embeds, logits_to_keep=keep, use_cache=False, **padding
         ).logits
     losses = nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"

@@ -20,8 +20,8 @@ class PolicySettings(Settings):
         warm_up: How many of the steps learn where answers stand and, on running text, fit the gains
             of random choices (both ours) before the paper's GRPO begins; 0 is the paper's method
             alone.
-        examples: Prompts a step.
-        samples: Choices a prompt that are rewarded and compared (G).
+        examples: Prompts per step.
+        samples: Choices per prompt that are rewarded and compared (G).
         updates: Optimiser steps on the examples of each step.
         clip: How far a ratio of probabilities may leave 1 (PPO's epsilon).
         learning_rate: At its peak: 4 % linear warm-up, then a cosine to zero.
@@ -33,7 +33,7 @@ class PolicySettings(Settings):
         question_share: Share of the steps that choose for questions over passages, where the
             answer's log-perplexity is the reward.
         max_passages: Most passages per question; their number is drawn step by step.
-        positions: Decoder positions a forward pass, about; bounds the memory that rewards take.
+        positions: Decoder positions per forward pass, about; bounds the memory that rewards take.
         save_every: Steps between states that a killed run goes on from.
         evaluate_every: Steps between evaluations.
         evaluation_batches: Held-out steps that an evaluation looks at.

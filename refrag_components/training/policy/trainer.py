@@ -68,7 +68,7 @@ __all__ = ["PolicyTrainer", "train_policies"]
 _NETWORKS = "networks.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _WORKERS = 8
-_RANDOM_CHOICES = 4  # random choices a prompt that an evaluation compares with
+_RANDOM_CHOICES = 4  # random choices per prompt that an evaluation compares with
 
 _logger = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class PolicyTrainer:
         entry: dict[str, float] = {}
         for _ in range(self.settings.updates):
             losses = {name: loss(network) for name, network in self.networks.items()}
-            entry = entry or {f"{name} loss": own.item() for name, own in losses.items()}
+            entry = entry or {f"{name} loss": value.item() for name, value in losses.items()}
             self._update(torch.stack([*losses.values()]).sum())
         return entry
 

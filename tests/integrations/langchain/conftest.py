@@ -13,7 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_refrag import ChatRefrag
 from refrag_components.prompts import retrieved
 from refrag_components.prompts.retrieved import Retrieval, Retrieved, begin_request
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 HARBOUR = "The harbour lies north of the old town and was dug in 1907 by two hundred men."
 RAIN = "Rain fell on the mountain for three days, then the river rose by two metres."

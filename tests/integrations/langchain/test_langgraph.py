@@ -124,7 +124,7 @@ def test_resumes_in_another_process(roomy_folder: Path, tmp_path: Path, strict: 
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_documents_come_back_as_documents(roomy_folder: Path, strict: bool) -> None:
-    """Also where they are passed on beside others, in a tool's artifact or in a command."""
+    """Also where they are passed on with others, in a tool's artifact or in a command."""
     retriever = RefragRetriever(
         retriever=ListRetriever(documents=passages(2)), model=str(roomy_folder / "tiny")
     )

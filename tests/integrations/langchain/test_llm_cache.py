@@ -14,7 +14,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_refrag import ChatRefrag, RefragLLM
 from langchain_refrag.settings import WITHOUT_INFLUENCE
 from refrag_components.generation.generator import RefragGenerator
-from refrag_components.generation.remote import RemoteGenerator, Served
+from refrag_components.generation.remote import RemoteGenerator
+from refrag_components.generation.remote_request import Served
 from refrag_components.generation.settings import AnswerSettings
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.policies import RandomPolicy

@@ -36,7 +36,7 @@ def conversation(
         needed=np.array(needed),
         answer=np.array([*ids, model.tokenizer.eos_token_id]),
         question="",
-        asked=np.zeros(0, np.int64),
+        question_ids=np.zeros(0, np.int64),
         further=[],
         answering=np.array(needed),
     )

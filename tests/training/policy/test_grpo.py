@@ -39,7 +39,7 @@ def test_log_probabilities_of_ordered_picks(logits: list[float], data: st.DataOb
     count = data.draw(st.integers(0, len(logits)))
     padding = data.draw(st.integers(0, 2))
     picks = torch.tensor([[order[:count] + [-1] * padding]], dtype=torch.long)
-    row = torch.tensor([[*logits, -1e9]], requires_grad=True)  # the last is no chunk
+    row = torch.tensor([[*logits, -1e9]], requires_grad=True)  # the last is not a chunk
     found = pick_log_probs(row, picks)
     expected = brute_force(logits, order[:count]) + [0.0] * padding
     torch.testing.assert_close(found[0, 0], torch.tensor(expected), atol=1e-4, rtol=1e-4)

@@ -33,7 +33,7 @@ def windows(run_folder: Path, rows: int = 3) -> Batch:
         WindowSpec(passages=2, passage_tokens=14, output_tokens=5),
         chunk_size=4,
         rungs=(4,),
-        own_rungs=[4] * rows,
+        row_rungs=[4] * rows,
         separator=0,
         rng=np.random.default_rng(0),
     )
@@ -110,19 +110,19 @@ def test_nothing_expanded_is_the_batch_and_everything_expanded_the_full_text(
 ) -> None:
     batch = windows(run_folder)
     prompts = encode_prompts(tiny_model, batch)
-    every = torch.arange(3)
-    chunks = torch.zeros(3, 8, dtype=torch.bool)
-    rows = expand_rows(prompts, every, chunks)
-    assert rows.used.all()
+    nothing = torch.zeros(3, 1, 8, dtype=torch.bool)
+    rows = expand_rows(prompts, nothing)
     positions = 1 + 8 + 4
-    torch.testing.assert_close(rows.token_ids, batch.token_ids[:, :positions])
-    torch.testing.assert_close(rows.chunk_index, batch.chunk_index[:, :positions])
+    assert np.array_equal(rows.chunk_index, batch.chunk_index[:, :positions])
+    is_token = batch.chunk_index[:, :positions] < 0
+    token_ids = torch.from_numpy(np.stack(rows.token_ids))
+    torch.testing.assert_close(token_ids[is_token], batch.token_ids[:, :positions][is_token])
     corpus = TokenisedCorpus.load(run_folder / "text")
-    full = expand_rows(prompts, every, ~chunks)
-    assert (full.chunk_index == -1).all()
+    full = expand_rows(prompts, ~nothing)
     for row in range(3):
         text = corpus.tokens[row * 7 : row * 7 + 28 + 4].tolist()
         assert full.token_ids[row].tolist() == [tiny_model.first_token_id, *text]
+        assert (full.chunk_index[row] == -1).all()
 
 
 def test_prompts_without_chunks_are_rewarded_too(tiny_model: RefragModel, run_folder: Path) -> None:

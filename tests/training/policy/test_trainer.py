@@ -17,7 +17,7 @@ from refrag_components.exceptions import TrainingError
 from refrag_components.modeling import RefragModel, policy_network
 from refrag_components.modeling.policy_network import NETWORKS
 from refrag_components.policies import PolicyInputs, make_policy
-from refrag_components.policies.learned import observe
+from refrag_components.policies.named.learned import observe
 from refrag_components.training.policy import trainer as module
 from refrag_components.training.policy.examples import PolicyBatches, observe_examples, token_rarity
 from refrag_components.training.policy.rewards import EncodedPrompts, encode_prompts

@@ -11,7 +11,7 @@ from llama_index.core.schema import BaseNode, TransformComponent
 from pydantic import SkipValidation
 
 from llama_index.postprocessor.refrag.nodes import encoded_nodes
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 from refrag_components.weights.lookup import DEFAULT_MODEL, checkpoint_folder
 
 __all__ = ["ChunkVectorTransform"]

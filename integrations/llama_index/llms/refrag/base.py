@@ -30,7 +30,7 @@ from llama_index.llms.refrag.tool_calling import ToolCallingLLM
 from llama_index.llms.refrag.tools import schemas_of
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.generation.explanation import Explanation
-from refrag_components.generation.remote import RemoteRequest
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.requests import Request
 from refrag_components.generation.shared_checkpoints import AboutDecoder, about_decoder
 from refrag_components.generation.tools import AnswerForm, Tools

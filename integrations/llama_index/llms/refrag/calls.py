@@ -13,7 +13,7 @@ from llama_index.llms.refrag.tools import SaidSoFar
 from refrag_components.engines import SamplingParams, TokenLogprob
 from refrag_components.engines.json_schema import check_complete
 from refrag_components.generation.openai_logprobs import utf8
-from refrag_components.generation.remote import RemoteRequest
+from refrag_components.generation.remote_request import RemoteRequest
 from refrag_components.generation.report import Report
 from refrag_components.generation.requests import Answer, AnswerDelta, Answering, Request
 from refrag_components.generation.tools import AnswerForm, AnswerParts

@@ -8,7 +8,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import SkipValidation
 
 from llama_index.postprocessor.refrag.nodes import prepared_nodes
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["RefragNodePostprocessor"]
 

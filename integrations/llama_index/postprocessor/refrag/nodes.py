@@ -12,7 +12,7 @@ from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.prompts.retrieved import Retrieval
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 from refrag_components.vectors import passage_key
 
 __all__ = ["KEY_METADATA", "encoded_nodes", "prepared_nodes"]

@@ -24,7 +24,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from llama_index.llms.refrag import RefragLLM
 from llama_index.postprocessor.refrag.nodes import prepared_nodes
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["RefragSynthesizer"]
 

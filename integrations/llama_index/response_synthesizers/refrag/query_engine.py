@@ -16,7 +16,7 @@ from llama_index.core.response_synthesizers import BaseSynthesizer
 
 from llama_index.llms.refrag import RefragLLM
 from llama_index.response_synthesizers.refrag.base import RefragSynthesizer
-from refrag_components.stores.base import ChunkStore
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["RefragQueryEngine", "default_llm"]
 

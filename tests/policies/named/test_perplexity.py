@@ -9,7 +9,7 @@ import torch
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.encoded_question import EncodedQuestion
 from refrag_components.policies import PerplexityPolicy, PolicyInputs
-from refrag_components.policies import perplexity as module
+from refrag_components.policies.named import perplexity as module
 from tests.tiny import TEXT
 
 _UNASKED = EncodedQuestion("", np.zeros(0, int), np.zeros((0, 1), np.float32))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refrag_components.exceptions import CorruptVectorsError
-from refrag_components.stores.rows import keys_in_order, pack_row, unpack_row
+from refrag_components.stores.common.rows import keys_in_order, pack_row, unpack_row
 from refrag_components.vectors import CODECS, ChunkVectors
 from tests.stores.contract import make
 

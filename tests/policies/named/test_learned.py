@@ -22,7 +22,8 @@ from refrag_components.policies import (
     PolicyInputs,
     make_policy,
 )
-from refrag_components.policies.learned import LATE, LOGIT_PER_TOKEN, observe
+from refrag_components.policies.named.learned import observe
+from refrag_components.policies.named.learned_query import LATE, LOGIT_PER_TOKEN
 from refrag_components.prompts.parts import PassagePart, TextPart
 from tests.modeling.networks import VOCABULARY, WIDTH, network
 from tests.tiny import TEXT

@@ -20,6 +20,7 @@ class RandomPolicy(Policy):
     """
 
     name: ClassVar[str] = "random"
+    expands_first: ClassVar[str] = "any, the same ones each time"
     reads_question: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0) -> None:

@@ -15,6 +15,7 @@ class SimilarityPolicy(Policy):
     """Scores a chunk by the cosine between its vector and the question's, the mean of its parts."""
 
     name: ClassVar[str] = "similarity"
+    expands_first: ClassVar[str] = "chunks whose vector resembles the question's"
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """Cosines in [-1, 1]; 0 where a vector is zero."""

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from refrag_components.stores.opening import STORES, WITH_EXTRA
+from refrag_components.stores.common.opening import STORES, WITH_EXTRA, store_class
 from tests.requirements import CLIENTS, PROJECT, ROOT, packages
 from tests.stores.processes import run
 
@@ -35,14 +35,14 @@ def test_tests_install_what_the_extra_installs(extra: str) -> None:
 
 @pytest.mark.parametrize("scheme", STORES)
 def test_every_store_is_under_contract(scheme: str) -> None:
-    module, name = STORES[scheme]
+    module, name = STORES[scheme], store_class(scheme).__name__
     text = (ROOT / "tests" / "stores" / f"test_{module}.py").read_text(encoding="utf-8")
     assert re.search(rf"^class Test{name}\((Store|Database)Contract\):", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("scheme", STORES)
 def test_every_store_has_its_row_in_the_documentation(scheme: str) -> None:
-    module, name = STORES[scheme]
+    module, name = STORES[scheme], store_class(scheme).__name__
     place = f"stores.{module}" if scheme in WITH_EXTRA else "stores"
     text = (ROOT / "docs" / "stores.md").read_text(encoding="utf-8")
     (row,) = [line for line in text.splitlines() if f"`refrag_components.{place}.{name}`" in line]

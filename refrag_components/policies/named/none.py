@@ -16,6 +16,7 @@ class NonePolicy(Policy):
     """Compresses every chunk, whatever the budget."""
 
     name: ClassVar[str] = "none"
+    expands_first: ClassVar[str] = "no chunk"
     reads_question: ClassVar[bool] = False
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:

@@ -12,10 +12,11 @@ import pytest
 
 from refrag_components.exceptions import StoreError
 from refrag_components.index.store import store_name
-from refrag_components.stores import MemoryStore, open_store, opening
+from refrag_components.stores import MemoryStore, open_store
+from refrag_components.stores.common import opening
+from refrag_components.stores.common.rows import RemoteStore
+from refrag_components.stores.common.url import without_password
 from refrag_components.stores.postgres import PostgresStore
-from refrag_components.stores.rows import RemoteStore
-from refrag_components.stores.url import without_password
 from refrag_components.vectors import ChunkVectors
 from tests.stores.contract import make
 

@@ -35,6 +35,7 @@ class PerplexityPolicy(Policy):
     """
 
     name: ClassVar[str] = "perplexity"
+    expands_first: ClassVar[str] = "chunks that surprise the decoder"
     reads_question: ClassVar[bool] = False
 
     def __init__(self, model: RefragModel, order: Order = "descending") -> None:
@@ -44,6 +45,11 @@ class PerplexityPolicy(Policy):
         self._model = model
         self._sign = 1.0 if order == "descending" else -1.0
         self._losses = lru_cache(maxsize=_REMEMBERED)(self._chunk_losses)
+
+    @classmethod
+    def made_for(cls, model: RefragModel) -> PerplexityPolicy:
+        """The policy that asks the model's decoder."""
+        return cls(model)
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """Mean negative log-likelihood of each chunk's tokens in nats, negated if ascending."""

@@ -17,7 +17,7 @@ from refrag_components.modeling.policy_features import (
     question_features,
 )
 from refrag_components.policies import FractionBudget, LateInteractionPolicy, PolicyInputs, select
-from refrag_components.policies.learned import observe
+from refrag_components.policies.named.learned import observe
 from refrag_components.vectors import ChunkVectors
 from tests.tiny import TEXT
 

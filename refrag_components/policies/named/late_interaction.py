@@ -20,6 +20,7 @@ from refrag_components.text.chunking import QUESTION_PART
 from refrag_components.vectors import unit_rows
 
 if TYPE_CHECKING:
+    from refrag_components.modeling import RefragModel
     from refrag_components.modeling.encoded_question import EncodedQuestion
     from refrag_components.vectors import ChunkVectors
 
@@ -42,10 +43,18 @@ class LateInteractionPolicy(Policy):
     """
 
     name: ClassVar[str] = "late-interaction"
+    expands_first: ClassVar[str] = (
+        "the passages that match the question's parts, each from where it matches"
+    )
     revision: ClassVar[int] = 2
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
+
+    @classmethod
+    def made_for(cls, model: RefragModel) -> LateInteractionPolicy:
+        """The policy on the model's device."""
+        return cls(model.device)
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:
         """At most 1.3; 0 everywhere for a blank question."""

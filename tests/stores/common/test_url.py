@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refrag_components.exceptions import StoreError
 from refrag_components.stores import MemoryStore, SQLiteStore, open_store
-from refrag_components.stores.url import local_path, split_options, without_password
+from refrag_components.stores.common.url import local_path, split_options, without_password
 from tests.stores.contract import make
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from refrag_components.exceptions import StoreError
-from refrag_components.stores.rows import RemoteStore
+from refrag_components.stores.common.rows import RemoteStore
 from refrag_components.vectors import Codec
 
 __all__ = ["ClientStore", "client_errors", "key_id", "pages"]

@@ -11,8 +11,8 @@ from itertools import islice, takewhile
 from typing import Any
 
 from refrag_components.exceptions import CorruptVectorsError, StoreError
-from refrag_components.stores.base import BaseChunkStore
-from refrag_components.stores.limits import Call, seconds
+from refrag_components.stores.common.base import BaseChunkStore
+from refrag_components.stores.common.limits import Call, seconds
 from refrag_components.vectors import ChunkVectors, Codec, codec_named
 
 __all__ = [

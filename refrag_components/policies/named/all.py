@@ -16,6 +16,7 @@ class AllPolicy(Policy):
     """Expands every chunk, whatever the budget."""
 
     name: ClassVar[str] = "all"
+    expands_first: ClassVar[str] = "every chunk"
     reads_question: ClassVar[bool] = False
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:

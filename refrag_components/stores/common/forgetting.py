@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from refrag_components.stores.base import BaseChunkStore, ChunkStore
+from refrag_components.stores.common.base import BaseChunkStore, ChunkStore
 from refrag_components.vectors import passage_key
 
 __all__ = ["forget_everything", "forget_texts"]
@@ -28,7 +28,7 @@ def forget_texts(store: ChunkStore, texts: Iterable[str], fingerprint: str) -> N
     """
     _delete(
         store,
-        (passage_key(own, fingerprint) for text in texts for own in {text, text.strip()}),
+        (passage_key(written, fingerprint) for text in texts for written in {text, text.strip()}),
     )
 
 
