@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from refrag_components.engines.kept_threads import KeptThreads
 from refrag_components.engines.lanes import Lanes, alike
 from refrag_components.engines.row import Row
 from refrag_components.engines.turns import Turns
@@ -29,9 +30,9 @@ _GOODBYE = 10.0  # seconds that the interpreter's end waits for the step that is
 class Worker:
     """Decodes the rows of all callers together; rows join and leave between steps.
 
-    The thread exists only while there are rows, so a worker that nobody uses costs nothing and
-    keeps no model alive. No caller decodes for others: one that is interrupted only withdraws its
-    own rows.
+    It has a thread only while there are rows, so a worker that nobody uses costs nothing and keeps
+    no model alive; the thread itself waits a while for other rows, of any worker. No caller decodes
+    for others: one that is interrupted only withdraws its own rows.
 
     Args:
         model: Provides the decoder and the embeddings.
@@ -45,7 +46,6 @@ class Worker:
         self._model = model
         self._caches = caches
         self._max_rows = max_rows
-        self._thread: threading.Thread | None = None
         self._reset()
 
     def submit(self, rows: Sequence[Row]) -> None:
@@ -54,28 +54,33 @@ class Worker:
             self._reset()  # after a fork: the thread and the holder of the lock stayed behind
         with self._lock:
             self._turns.add(rows)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="refrag-decoding", daemon=True
-                )
-                self._thread.start()
+            if not self._decoding:
+                self._decoding = True
+                _threads.run(self._run)
 
     def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._turns = Turns()
-        self._thread = None
+        self._decoding = False
 
     def _run(self) -> None:
+        done = threading.Event()
+        _running[done] = os.getpid()
+        try:
+            self._decode()
+        finally:
+            done.set()
+
+    def _decode(self) -> None:
         lanes = Lanes(self._model, self._caches)
         starting: list[Row] = []
-        _running.add(threading.current_thread())
         try:
             while not _ending.is_set():
                 with self._lock:
                     starting = self._turns.take(self._max_rows - len(lanes.rows))
                     if not starting and not lanes.rows:
-                        self._thread = None
+                        self._decoding = False
                         return
                 for group in _groups(starting):
                     with computing():
@@ -91,13 +96,15 @@ class Worker:
     def _give_up(self, rows: Sequence[Row], error: BaseException) -> None:
         """Ends all answers, so that nobody waits forever."""
         with self._lock:
-            self._thread = None
+            self._decoding = False
             waiting = self._turns.take_all()
         for row in (*rows, *waiting):
             row.fail(error)
 
 
-_running: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_threads = KeptThreads("refrag-decoding")
+# Set once a thread has decoded, with the process that it belongs to.
+_running: weakref.WeakKeyDictionary[threading.Event, int] = weakref.WeakKeyDictionary()
 _ending = threading.Event()
 
 
@@ -106,8 +113,9 @@ def _end() -> None:
     """A thread that is still inside PyTorch when Python goes away aborts the whole process."""
     _ending.set()
     until = time.monotonic() + _GOODBYE
-    for thread in list(_running):
-        thread.join(max(until - time.monotonic(), 0.0))
+    for done, process in list(_running.items()):
+        if process == os.getpid():
+            done.wait(max(until - time.monotonic(), 0.0))
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
