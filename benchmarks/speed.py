@@ -35,6 +35,7 @@ from refrag_components.engines.decoder_inputs import embed_layouts
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
+from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget
 
 TINY = Shape(64, 128, 2, 4, 2, 512, 1)
@@ -150,7 +151,10 @@ def main() -> None:
                 over=over,
             )
     if "kernels" in wanted and not over():
-        profile(subject, max(c for c in options.context if c <= 16_384), options.out, say)
+        # Outside of inference mode, in which weights would be made that no product can join.
+        model = subject.at(RATES[0])
+        context = max(c for c in options.context if c <= 16_384)
+        profile(model, StaticCaches.for_model(model), context, options.out, say)
     say("time is over; the same command continues" if over() else "done")
 
 
@@ -161,15 +165,19 @@ def unchanged(decoder: Any) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def profile(subject: ShapeSubject, context: int, out: Path, say: Callable[[str], None]) -> None:
+def profile(
+    model: RefragModel,
+    caches: StaticCaches | None,
+    context: int,
+    out: Path,
+    say: Callable[[str], None],
+) -> None:
     """Writes which kernels a recorded prompt, and recorded steps, spend their time in."""
-    model = subject.at(RATES[0])
     free_memory(model.device)
     generator = RefragGenerator(model, budget=FractionBudget(0.0))
     passages = make_passages(model.tokenizer, context, 256)
     layout = generator.prepare(Request(prompt(passages, "compress"), QUESTION)).layout
     inputs = embed_layouts(model, [layout])
-    caches = StaticCaches.for_model(model)
     token = torch.ones(1, dtype=torch.int64, device=model.device)
     for _ in range(3):  # until both are recorded
         batch = DecoderBatch(model, inputs, caches)
@@ -186,12 +194,15 @@ def profile(subject: ShapeSubject, context: int, out: Path, say: Callable[[str],
                 for _ in range(_STEPS):
                     batch.step(token)
             synchronise(model.device)
-        averages = seen.key_averages()
-        found[what] = averages.table(
-            sort_by="self_device_time_total", row_limit=40, max_name_column_width=90
+        found[what] = seen.key_averages().table(
+            sort_by=f"self_{'device' if model.device.type == 'cuda' else 'cpu'}_time_total",
+            row_limit=40,
+            max_name_column_width=90,
         )
+    recorded = caches is not None and caches.reason is None
+    way = "recorded" if recorded else "not recorded"
     text = "\n\n".join(
-        f"{layout.n_positions} positions, {what}:\n{table}" for what, table in found.items()
+        f"{layout.n_positions} positions, {what}, {way}:\n{table}" for what, table in found.items()
     )
     path = out / "kernels.txt"
     path.write_text(f"{text}\n", encoding="utf-8")

@@ -34,7 +34,8 @@ def fused_layers(decoder: Any) -> Iterator[None]:
     threads, if any, get the same.
 
     Args:
-        decoder: Any decoder; layers of other kinds, with adapters or with hooks stay as they are.
+        decoder: Any decoder; layers of other kinds, with adapters, with hooks or with weights that
+            were made in inference mode stay as they are.
     """
     layers = [module for module in decoder.modules() if _suits(module)]
     signs = _Signs()
@@ -54,7 +55,9 @@ def _suits(module: Any) -> bool:
     linear = [getattr(module.self_attn, name) for name in _ATTENTION]
     linear += [getattr(module.mlp, name) for name in _MLP]
     plain = all(type(each) is nn.Linear and "forward" not in vars(each) for each in linear)
-    return plain and not any("forward" in vars(each) for each in inner)
+    # Weights that were made in inference mode cannot be moved; trying spoils them.
+    movable = not any(parameter.is_inference() for parameter in module.parameters())
+    return plain and movable and not any("forward" in vars(each) for each in inner)
 
 
 class _Signs:
