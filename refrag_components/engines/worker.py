@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from refrag_components.engines.static_caches import StaticCaches
     from refrag_components.modeling import RefragModel
 
-__all__ = ["Worker"]
+__all__ = ["START_POSITIONS", "Worker"]
 
-# Prompts that start together, in positions with padding: what runs already waits so long.
-_START_POSITIONS = 4096
+#: Prompts that start together, in positions with padding: what runs already waits so long.
+START_POSITIONS = 4096
 _GOODBYE = 10.0  # seconds that the interpreter's end waits for the step that is being computed
 
 
@@ -56,13 +56,28 @@ class Worker:
             self._turns.add(rows)
             if not self._decoding:
                 self._decoding = True
+                self._runs += 1
                 _threads.run(self._run)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits until nothing is decoded, and what was decoded in has been given up.
+
+        Args:
+            seconds: For at most so long; None without limit.
+
+        Returns:
+            Whether that is so.
+        """
+        with self._lock:
+            return self._ended.wait_for(lambda: not self._runs, seconds)
 
     def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._turns = Turns()
         self._decoding = False
+        self._runs = 0  # of threads: one may end while the next begins
+        self._ended = threading.Condition(self._lock)
 
     def _run(self) -> None:
         done = threading.Event()
@@ -71,6 +86,9 @@ class Worker:
             self._decode()
         finally:
             done.set()
+            with self._lock:
+                self._runs -= 1
+                self._ended.notify_all()
 
     def _decode(self) -> None:
         lanes = Lanes(self._model, self._caches)
@@ -125,7 +143,7 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
     others = [row for row in rows if not row.alone]
     for row in sorted(others, key=lambda row: row.layout.n_positions):
         length = row.layout.n_positions
-        full = (len(group) + 1) * length > _START_POSITIONS
+        full = (len(group) + 1) * length > START_POSITIONS
         if group and (full or not alike(group[0].layout.n_positions, length)):
             yield group
             group = []

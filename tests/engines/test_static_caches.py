@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -45,9 +44,7 @@ def with_caches(model: RefragModel, batch_size: int = 32) -> TransformersEngine:
 
 def lent(engine: TransformersEngine) -> StaticCaches:
     """The engine's caches, once all answers have left them."""
-    until = time.monotonic() + 300
-    while engine._worker._decoding and time.monotonic() < until:
-        time.sleep(0.001)
+    assert engine.wait(300)
     caches = engine._worker._caches
     assert caches is not None
     return caches
