@@ -14,6 +14,7 @@ from transformers.cache_utils import CacheLayerMixin
 from refrag_components.engines.fused_layers import fused_layers
 from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
+from refrag_components.engines.unplanned_attention import unplanned_attention
 from refrag_components.modeling.decoder_call import DecoderCall
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ class StaticCache:
 
     def _plain(self, inputs: DecoderInputs, mask: Tensor | None) -> Tensor:
         self._place.window = 0
-        with self._model.chunk_mask.using(inputs.chunk_mask):
+        length = inputs.position_ids.shape[1]
+        with self._model.chunk_mask.using(inputs.chunk_mask), unplanned_attention(length):
             return self._call(
                 mask,
                 self._cache,
