@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from refrag_components.engines.fused_layers import fused_layers
-from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
 from refrag_components.engines.unplanned_attention import unplanned_attention
 from refrag_components.modeling.decoder_call import DecoderCall
+from refrag_components.modeling.fused_layers import fused_layers
+from refrag_components.modeling.fused_norms import fused_norms
 
 if TYPE_CHECKING:
     from refrag_components.engines.decoder_inputs import DecoderInputs

@@ -18,8 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from refrag_components.engines.fused_layers import _joined, _suits, fused_layers
 from refrag_components.modeling.decoder_call import DecoderCall
+from refrag_components.modeling.fused_layers import _joined, _suits, fused_layers
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 50,

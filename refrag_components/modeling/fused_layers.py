@@ -1,4 +1,4 @@
-"""The layers of the Llama family in half as many kernels, for work that is recorded.
+"""The layers of the Llama family in half as many kernels, for work that waits for launches.
 
 With one row a kernel of a layer takes less time than there is between two of them, and with a few
 hundred positions the smaller matrix products leave a part of a GPU without work. So queries, keys
@@ -27,15 +27,15 @@ _MLP = ("gate_proj", "up_proj", "down_proj")
 
 @contextmanager
 def fused_layers(decoder: Any) -> Iterator[None]:
-    """Replaces the layers of the Llama family while something is recorded.
+    """Replaces the layers of the Llama family while something is recorded, or read at once.
 
     Weights that are multiplied in one product are put next to each other in memory, once; they
     remain the decoder's own, with the same values. Sums keep more digits than the decoder's. Other
     threads, if any, get the same.
 
     Args:
-        decoder: Any decoder; layers of other kinds, with adapters, with hooks or with weights that
-            were made in inference mode stay as they are.
+        decoder: Any decoder, or a part of one; layers of other kinds, with adapters, with hooks or
+            with weights that were made in inference mode stay as they are.
     """
     layers = [module for module in decoder.modules() if _suits(module)]
     signs = _Signs()
