@@ -12,7 +12,6 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from refrag_components.engines.decoder_inputs import DecoderInputs
-from refrag_components.engines.unplanned_attention import unplanned_attention
 from refrag_components.modeling.decoder_call import DecoderCall
 from refrag_components.modeling.huggingface import holds_only_states
 
@@ -58,7 +57,7 @@ class DecoderBatch:
             if found is not None:
                 self.logits = found
                 return
-        with model.chunk_mask.using(inputs.chunk_mask), unplanned_attention(self._length):
+        with model.chunk_mask.using(inputs.chunk_mask):
             self.logits = self._call(
                 self._mask,
                 self._cache,
@@ -82,14 +81,13 @@ class DecoderBatch:
                 return
         left = self._leave()
         self._mask = _longer(self._mask, 1)
-        with unplanned_attention(1):
-            self.logits = self._call(
-                self._mask,
-                self._cache,
-                input_ids=tokens.unsqueeze(1),
-                position_ids=self._positions.unsqueeze(1),
-                logits_to_keep=1,
-            )[:, -1]
+        self.logits = self._call(
+            self._mask,
+            self._cache,
+            input_ids=tokens.unsqueeze(1),
+            position_ids=self._positions.unsqueeze(1),
+            logits_to_keep=1,
+        )[:, -1]
         self._positions = self._positions + 1
         self._length += 1
         if left is not None and checking:
@@ -193,15 +191,14 @@ class DecoderBatch:
         for part in tokens.split(width, dim=1):
             count = part.shape[1]
             mask = _longer(mask, count)
-            with unplanned_attention(count):
-                scores.append(
-                    self._call(
-                        mask,
-                        cache,
-                        input_ids=part,
-                        position_ids=positions + torch.arange(count, device=rows.device),
-                    )
+            scores.append(
+                self._call(
+                    mask,
+                    cache,
+                    input_ids=part,
+                    position_ids=positions + torch.arange(count, device=rows.device),
                 )
+            )
             positions = positions + count
         return torch.cat(scores, dim=1)
 

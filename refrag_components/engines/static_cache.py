@@ -12,7 +12,6 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from refrag_components.engines.static_attention import static_attention
-from refrag_components.engines.unplanned_attention import unplanned_attention
 from refrag_components.modeling.decoder_call import DecoderCall
 from refrag_components.modeling.fused_layers import fused_layers
 from refrag_components.modeling.fused_norms import fused_norms
@@ -218,8 +217,7 @@ class StaticCache:
 
     def _plain(self, inputs: DecoderInputs, mask: Tensor | None) -> Tensor:
         self._place.window = 0
-        length = inputs.position_ids.shape[1]
-        with self._model.chunk_mask.using(inputs.chunk_mask), unplanned_attention(length):
+        with self._model.chunk_mask.using(inputs.chunk_mask):
             return self._call(
                 mask,
                 self._cache,
