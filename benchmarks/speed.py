@@ -113,6 +113,12 @@ def main() -> None:
         action="store_true",
         help="the decoder's own layers within graphs, to compare",
     )
+    parser.add_argument(
+        "--cudnn",
+        action="store_true",
+        help="cuDNN's attention, which the library turns off: faster for long prompts whose length "
+        "comes again, much slower for others",
+    )
     options = parser.parse_args()
     started = time.monotonic()
     logging.basicConfig(level=logging.WARNING)
@@ -122,10 +128,13 @@ def main() -> None:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     shape = TINY if options.shape == "tiny" else SHAPES[options.shape]
     subject = ShapeSubject(shape, device=device, dtype=dtype, attention="sdpa")
+    if options.cudnn:
+        subject.at(0)  # which turns it off
+        torch.backends.cuda.enable_cudnn_sdp(True)
     description = {
         "model": f"{options.shape}, random weights",
         "dtype": options.dtype,
-        "attention": "sdpa",
+        "attention": "sdpa with cuDNN" if options.cudnn else "sdpa",
         "layers": "the decoder's own" if options.own_layers else "fused in graphs",
     }
 

@@ -16,8 +16,8 @@ Work = Callable[[], None]
 class KeptThreads:
     """Runs work in threads that are kept for a while once it is done.
 
-    Libraries keep things for each thread: the cuDNN attention of PyTorch has to plan every shape
-    again in a new one, which takes longer than many a prompt.
+    Libraries keep things for each thread: PyTorch a handle of cuBLAS, and cuDNN's plans of
+    attention where that is allowed, which take longer to make than many a prompt.
 
     The threads are daemons. One that waits refers to nothing that it has worked on.
 

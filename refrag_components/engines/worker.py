@@ -46,6 +46,8 @@ class Worker:
         self._model = model
         self._caches = caches
         self._max_rows = max_rows
+        self._decoding: bool
+        self._runs: int
         self._reset()
 
     def submit(self, rows: Sequence[Row]) -> None:

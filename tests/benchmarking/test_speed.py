@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from refrag_components.benchmarking.roofline import Rates
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.modeling import RefragModel
+from refrag_components.weights.loading import plan_no_attention
 
 
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Static caches, as on a GPU; what a GPU would record is run. Rates need no measurement."""
 
     def lent(model: RefragModel) -> StaticCaches:
@@ -27,6 +29,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(StaticCaches, "for_model", lent)
     monkeypatch.setattr(run, "measure_rates", lambda *_: Rates(1e12, 1e11))
+    yield
+    plan_no_attention()
 
 
 @pytest.fixture
@@ -56,6 +60,13 @@ def test_kernels_alone(measure: Any) -> None:
     assert "a prompt, recorded:" in text
     assert "8 steps, recorded:" in text
     assert text.count("aten::addmm_") == 2
+
+
+def test_attention_is_the_librarys_unless_cudnns_is_asked_for(measure: Any) -> None:
+    measure("--only", "kernels")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    measure("--only", "kernels", "--cudnn")
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_all_parts(
