@@ -38,12 +38,12 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls the program with the smallest shape and context; returns its folder."""
 
     def call(*options: str, seconds: str = "240") -> Path:
-        given = ["speed.py", str(tmp_path), "--shape", "tiny", "--context", "64"]
+        given = ["speed.py", str(tmp_path / "out"), "--shape", "tiny", "--context", "64"]
         given += ["--device", "cpu", "--dtype", "float32"]
         given += ["--repeats", "1", "--seconds", seconds, *options]
         monkeypatch.setattr(sys, "argv", given)
         speed.main()
-        return tmp_path
+        return tmp_path / "out"
 
     return call
 
@@ -60,6 +60,11 @@ def test_kernels_alone(measure: Any) -> None:
     assert "a prompt, recorded:" in text
     assert "8 steps, recorded:" in text
     assert text.count("aten::addmm_") == 2
+    names = [
+        line.split("  ")[-1] for line in text.partition("to the first token:\n")[2].split("\n")
+    ]
+    order = ["preparation", "prefill, started", "token on the host, and its text", "first token"]
+    assert [name for name in names if name in order] == order
 
 
 def test_attention_is_the_librarys_unless_cudnns_is_asked_for(measure: Any) -> None:
@@ -114,7 +119,7 @@ def test_what_was_killed_goes_on(measure: Any, monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_row_begins_once_the_time_is_over(measure: Any) -> None:
     folder = measure(seconds="0")
-    assert not list(folder.iterdir())
+    assert not folder.exists()
 
 
 def test_a_full_memory_ends_a_batch_and_not_the_run(
