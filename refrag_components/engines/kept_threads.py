@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from weakref import WeakSet
 
 from refrag_components.forking import OwnLock
 
 __all__ = ["KeptThreads"]
 
 Work = Callable[[], None]
+_Given = tuple[Work, threading.Event]
 
 
 class KeptThreads:
@@ -30,24 +33,47 @@ class KeptThreads:
         self._name = name
         self._patience = patience
         self._lock = OwnLock()
-        self._waiting: list[SimpleQueue[Work]] = []  # where the threads that wait look for work
+        self._begin()
 
     def run(self, work: Work) -> None:
         """Has some work done: by the thread that waits since last, else by a new one."""
         if self._lock.inherited:
-            self._waiting = []  # a forked process has none of them
+            self._begin()  # a forked process has none of the threads
+        done = threading.Event()
         with self._lock:
+            self._working.add(done)
             inbox = self._waiting.pop() if self._waiting else None
         if inbox is not None:
-            inbox.put(work)
+            inbox.put((work, done))
             return
-        threading.Thread(target=self._run, args=([work],), name=self._name, daemon=True).start()
+        given = [(work, done)]
+        threading.Thread(target=self._run, args=(given,), name=self._name, daemon=True).start()
 
-    def _run(self, given: list[Work]) -> None:
+    def wait(self, seconds: float) -> bool:
+        """Waits until all work is done, and what it referred to is given up.
+
+        Args:
+            seconds: For at most so long.
+
+        Returns:
+            Whether that is so.
+        """
+        if self._lock.inherited:
+            return True
+        until = time.monotonic() + seconds
+        with self._lock:
+            working = list(self._working)
+        return all([done.wait(max(until - time.monotonic(), 0.0)) for done in working])
+
+    def _begin(self) -> None:
+        self._waiting: list[SimpleQueue[_Given]] = []  # where the threads that wait look for work
+        self._working: WeakSet[threading.Event] = WeakSet()  # set once the work is done
+
+    def _run(self, given: list[_Given]) -> None:
         """Does work; the first is in a list, for a thread keeps its arguments."""
-        inbox: SimpleQueue[Work] = SimpleQueue()
+        inbox: SimpleQueue[_Given] = SimpleQueue()
         while True:
-            given.pop()()
+            _do(given)
             with self._lock:
                 self._waiting.append(inbox)
             try:
@@ -58,3 +84,12 @@ class KeptThreads:
                         self._waiting.remove(inbox)
                         return
                 given.append(inbox.get())  # which has just been promised
+
+
+def _do(given: list[_Given]) -> None:
+    work, done = given.pop()
+    try:
+        work()
+    finally:
+        del work  # which may be the last to hold a model
+        done.set()

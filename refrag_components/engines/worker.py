@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-import time
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -82,12 +80,9 @@ class Worker:
         self._ended = threading.Condition(self._lock)
 
     def _run(self) -> None:
-        done = threading.Event()
-        _running[done] = os.getpid()
         try:
             self._decode()
         finally:
-            done.set()
             with self._lock:
                 self._runs -= 1
                 self._ended.notify_all()
@@ -123,8 +118,6 @@ class Worker:
 
 
 _threads = KeptThreads("refrag-decoding")
-# Set once a thread has decoded, with the process that it belongs to.
-_running: weakref.WeakKeyDictionary[threading.Event, int] = weakref.WeakKeyDictionary()
 _ending = threading.Event()
 
 
@@ -132,10 +125,7 @@ _ending = threading.Event()
 def _end() -> None:
     """A thread that is still inside PyTorch when Python goes away aborts the whole process."""
     _ending.set()
-    until = time.monotonic() + _GOODBYE
-    for done, process in list(_running.items()):
-        if process == os.getpid():
-            done.wait(max(until - time.monotonic(), 0.0))
+    _threads.wait(_GOODBYE)
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:

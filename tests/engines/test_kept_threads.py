@@ -57,6 +57,26 @@ def test_a_thread_that_waits_gets_the_next_work() -> None:
     assert [ran(threads) for _ in range(3)] == [first] * 3
 
 
+def test_work_is_done_once_nothing_refers_to_it() -> None:
+    """A model that is given up while Python ends aborts the process."""
+    threads = KeptThreads("kept")
+    assert threads.wait(0)
+    go = threading.Event()
+
+    class Waits:
+        def __call__(self) -> None:
+            go.wait(_PATIENCE)
+
+    work = Waits()
+    gone = weakref.ref(work)
+    threads.run(work)
+    del work
+    assert not threads.wait(0.01)
+    go.set()
+    assert threads.wait(_PATIENCE)
+    assert gone() is None
+
+
 def test_work_does_not_wait_for_other_work() -> None:
     threads = KeptThreads("kept")
     go = threading.Event()
