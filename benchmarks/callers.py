@@ -3,9 +3,10 @@
     python benchmarks/callers.py [--model CHECKPOINT]
 
 Measures answers per second, and processor time per answer (which other work on the machine does not
-change), of 64 callers and of one call with 64 prompts; and how long an answer of two tokens takes
-alone and next to callers with long answers. Without a checkpoint a random
-decoder answers, which says as much about waiting.
+change), of 64 callers and of one call with 64 prompts, in turns, because other work comes and goes:
+the share is the median of the rounds. And how long an answer of two tokens takes alone and next to
+callers with long answers. Without a checkpoint a random decoder answers, which says as much about
+waiting.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--model", help="a bundled name, a folder or a hub id")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--callers", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -59,21 +61,32 @@ def main() -> None:
         generator.generate([request(i) for i in range(count)], ANSWER)
         return count / (time.perf_counter() - started)
 
-    before = at_once()
-    used = time.process_time()
-    many, took = callers(count, seconds, lambda i: answer(i, ANSWER))
-    each = (time.process_time() - used) / len(many)
-    used = time.process_time()
-    together = max(before, at_once())  # other work on the machine comes and goes
-    alone = (time.process_time() - used) / count
+    at_once()
+    shares, rates, waited = [], [], []
+    used = {"one call": 0.0, "callers": 0.0}
+    for _ in range(arguments.rounds):
+        started = time.process_time()
+        together = at_once()
+        used["one call"] += time.process_time() - started
+        started = time.process_time()
+        many, took = callers(count, seconds / arguments.rounds, lambda i: answer(i, ANSWER))
+        used["callers"] += time.process_time() - started
+        started = time.process_time()
+        together = (together + at_once()) / 2
+        used["one call"] += time.process_time() - started
+        rates.append(together)
+        shares.append(len(many) / took / together)
+        waited += many
+    alone = used["one call"] / (2 * count * arguments.rounds)
+    each = used["callers"] / len(waited)
     print(
-        f"one call with {count} prompts: {together:.1f} answers per second, "
+        f"one call with {count} prompts: {statistics.median(rates):.1f} answers per second, "
         f"{1000 * alone:.1f} ms of processor time each"
     )
-    rate = len(many) / took
     print(
-        f"{count} callers: {rate:.1f} answers per second ({rate / together:.0%}), "
-        f"{1000 * each:.1f} ms of processor time each ({alone / each:.0%}); {times(many)}"
+        f"{count} callers: {statistics.median(shares):.0%} of its answers per second "
+        f"({min(shares):.0%} to {max(shares):.0%}), {1000 * each:.1f} ms of processor time each "
+        f"({alone / each:.0%}); {times(waited)}"
     )
     print(f"short answers alone: {times([answer(i, SHORT) for i in range(20)])}")
     over = threading.Event()

@@ -5,8 +5,8 @@
 
 Parts: "nothing" (text, and nothing expanded), "throughput" (the largest batch), "expanded",
 "encoded" (passages that are not cached), "dropped", and "kernels" (a profile of one prompt and of
-some steps). A run that is stopped, or whose time is over, continues with the same command: rows
-that are there are skipped.
+some steps, and what a first token waits for). A run that is stopped, or whose time is over,
+continues with the same command: rows that are there are skipped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,17 @@ from refrag_components.benchmarking.run import measure_latency
 from refrag_components.benchmarking.scenario import Case, make_passages, prompt
 from refrag_components.benchmarking.shapes import SHAPES, Shape
 from refrag_components.benchmarking.subject import ShapeSubject
+from refrag_components.benchmarking.timeline import timeline
 from refrag_components.benchmarking.timing import free_memory, synchronise
 from refrag_components.benchmarking.words import QUESTION
 from refrag_components.engines import static_cache
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.decoder_inputs import embed_layouts
+from refrag_components.engines.layout import Layout
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
+from refrag_components.modeling import RefragModel
 from refrag_components.policies import FractionBudget
 
 TINY = Shape(64, 128, 2, 4, 2, 512, 1)
@@ -112,6 +115,12 @@ def main() -> None:
         action="store_true",
         help="the decoder's own layers within graphs, to compare",
     )
+    parser.add_argument(
+        "--cudnn",
+        action="store_true",
+        help="cuDNN's attention, which the library turns off: faster for long prompts whose length "
+        "comes again, much slower for others",
+    )
     options = parser.parse_args()
     started = time.monotonic()
     logging.basicConfig(level=logging.WARNING)
@@ -121,10 +130,13 @@ def main() -> None:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     shape = TINY if options.shape == "tiny" else SHAPES[options.shape]
     subject = ShapeSubject(shape, device=device, dtype=dtype, attention="sdpa")
+    if options.cudnn:
+        subject.at(0)  # which turns it off
+        torch.backends.cuda.enable_cudnn_sdp(True)
     description = {
         "model": f"{options.shape}, random weights",
         "dtype": options.dtype,
-        "attention": "sdpa",
+        "attention": "sdpa with cuDNN" if options.cudnn else "sdpa",
         "layers": "the decoder's own" if options.own_layers else "fused in graphs",
     }
 
@@ -150,7 +162,14 @@ def main() -> None:
                 over=over,
             )
     if "kernels" in wanted and not over():
-        profile(subject, max(c for c in options.context if c <= 16_384), options.out, say)
+        # Outside of inference mode, in which weights would be made that no product can join.
+        model = subject.at(RATES[0])
+        context = max(c for c in options.context if c <= 16_384)
+        text = kernels(model, StaticCaches.for_model(model), context)
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / "kernels.txt"
+        path.write_text(f"{text}\n", encoding="utf-8")
+        say(f"wrote {path}")
     say("time is over; the same command continues" if over() else "done")
 
 
@@ -160,22 +179,32 @@ def unchanged(decoder: Any) -> Iterator[None]:
     yield
 
 
-@torch.inference_mode()
-def profile(subject: ShapeSubject, context: int, out: Path, say: Callable[[str], None]) -> None:
-    """Writes which kernels a recorded prompt, and recorded steps, spend their time in."""
-    model = subject.at(RATES[0])
+def kernels(model: RefragModel, caches: StaticCaches | None, context: int) -> str:
+    """What a prompt and its steps spend their time in, and what the first token waits for."""
     free_memory(model.device)
     generator = RefragGenerator(model, budget=FractionBudget(0.0))
     passages = make_passages(model.tokenizer, context, 256)
-    layout = generator.prepare(Request(prompt(passages, "compress"), QUESTION)).layout
+    request = Request(prompt(passages, "compress"), QUESTION)
+    layout = generator.prepare(request).layout
+    generator.flush()
+    tables = profile(model, caches, layout)
+    tables["from a request to the first token"] = timeline(generator, request)
+    return "\n\n".join(
+        f"{layout.n_positions} positions, {what}:\n{table}" for what, table in tables.items()
+    )
+
+
+@torch.inference_mode()
+def profile(model: RefragModel, caches: StaticCaches | None, layout: Layout) -> dict[str, str]:
+    """Tables of the kernels of a prompt and of steps, as they are once they are recorded."""
     inputs = embed_layouts(model, [layout])
-    caches = StaticCaches.for_model(model)
     token = torch.ones(1, dtype=torch.int64, device=model.device)
     for _ in range(3):  # until both are recorded
         batch = DecoderBatch(model, inputs, caches)
         for _ in range(_STEPS):
             batch.step(token)
         batch.close()
+    way = "recorded" if caches is not None and caches.reason is None else "not recorded"
     found = {}
     for what in ("a prompt", f"{_STEPS} steps"):
         synchronise(model.device)
@@ -186,16 +215,13 @@ def profile(subject: ShapeSubject, context: int, out: Path, say: Callable[[str],
                 for _ in range(_STEPS):
                     batch.step(token)
             synchronise(model.device)
-        averages = seen.key_averages()
-        found[what] = averages.table(
-            sort_by="self_device_time_total", row_limit=40, max_name_column_width=90
+        found[f"{what}, {way}"] = seen.key_averages().table(
+            sort_by=f"self_{'device' if model.device.type == 'cuda' else 'cpu'}_time_total",
+            row_limit=40,
+            max_name_column_width=90,
         )
-    text = "\n\n".join(
-        f"{layout.n_positions} positions, {what}:\n{table}" for what, table in found.items()
-    )
-    path = out / "kernels.txt"
-    path.write_text(f"{text}\n", encoding="utf-8")
-    say(f"wrote {path}")
+    batch.close()
+    return found
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from refrag_components.benchmarking.timing import synchronise
 from refrag_components.engines import SamplingParams, TransformersEngine, static_cache
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.decoder_inputs import embed_layouts
-from refrag_components.engines.fused_layers import fused_layers
-from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.modeling import RefragModel
+from refrag_components.modeling.fused_layers import fused_layers
+from refrag_components.modeling.fused_norms import fused_norms
 
 _OWN, _OWN_LAYERS = "graphs, the decoder's own layers and norms", "graphs, the decoder's own layers"
 

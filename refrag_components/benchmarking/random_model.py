@@ -14,6 +14,7 @@ from refrag_components.benchmarking.words import WORDS
 from refrag_components.modeling.config import RefragConfig
 from refrag_components.modeling.layer_encoder import LayerEncoder
 from refrag_components.modeling.model import RefragModel
+from refrag_components.weights.loading import plan_no_attention
 
 __all__ = ["random_decoder", "random_model"]
 
@@ -25,7 +26,8 @@ _SPACE = "\u0120"  # as byte-level vocabularies write it
 def random_decoder(shape: Shape, *, device: torch.device, dtype: torch.dtype) -> Any:
     """Makes a decoder on its device: billions of random numbers take seconds there.
 
-    No token ends its answers, so that all have the length that is asked for.
+    PyTorch attends as it does once a checkpoint is loaded, see ``plan_no_attention``. No token ends
+    its answers, so that all have the length that is asked for.
 
     Args:
         shape: Its shape.
@@ -44,6 +46,7 @@ def random_decoder(shape: Shape, *, device: torch.device, dtype: torch.dtype) ->
         eos_token_id=None,
         pad_token_id=None,
     )
+    plan_no_attention()
     with device:
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 

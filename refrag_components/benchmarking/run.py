@@ -56,10 +56,7 @@ def measure_latency(
     device = model.device
     shared = description | asdict(settings) | {"store": store.partition(":")[0]} | _machine(device)
     results = Results.resume(folder, shared)
-    if "matrix_rate" not in results.settings:
-        measured = measure_rates(device, model.dtype)
-        results.settings |= {"matrix_rate": measured.matrix, "bandwidth": measured.bandwidth}
-    rates = Rates(results.settings["matrix_rate"], results.settings["bandwidth"])
+    dtype = model.dtype
     del model
     with open_store(store) as opened:
         for number, case in enumerate(chosen, start=1):
@@ -67,12 +64,21 @@ def measure_latency(
                 continue
             if over():
                 break
+            rates = _rates(results, device, dtype)
             row = measure_case(subject.at(case.k), case, settings, rates, opened)
             results.add(row)
             results.write(folder)
             write_markdown(results, folder)
             progress(f"{number}/{len(chosen)} {case.label}: {_outcome(row)}")
     return results
+
+
+def _rates(results: Results, device: torch.device, dtype: torch.dtype) -> Rates:
+    """The device's rates, measured once for a folder."""
+    if "matrix_rate" not in results.settings:
+        measured = measure_rates(device, dtype)
+        results.settings |= {"matrix_rate": measured.matrix, "bandwidth": measured.bandwidth}
+    return Rates(results.settings["matrix_rate"], results.settings["bandwidth"])
 
 
 def _outcome(row: dict[str, Any]) -> str:

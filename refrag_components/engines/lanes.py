@@ -146,6 +146,8 @@ class _Lane:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, torch.OutOfMemoryError):
+            error.with_traceback(None)  # its frames hold this batch, and callers hold the error
         for row in self.rows:
             row.fail(error)
         self.rows = []

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from refrag_components.engines.fused_layers import fused_layers
-from refrag_components.engines.fused_norms import fused_norms
 from refrag_components.engines.static_attention import static_attention
 from refrag_components.modeling.decoder_call import DecoderCall
+from refrag_components.modeling.fused_layers import fused_layers
+from refrag_components.modeling.fused_norms import fused_norms
 
 if TYPE_CHECKING:
     from refrag_components.engines.decoder_inputs import DecoderInputs
@@ -291,10 +291,10 @@ class StaticCache:
 
     def clear(self) -> None:
         """Forgets all: nothing of one prompt, such as a NaN, may reach the next one."""
-        for layer in self._layers:
-            if layer.keys is not None and layer.values is not None:
-                layer.keys.zero_()
-                layer.values.zero_()
+        held = [each for layer in self._layers for each in (layer.keys, layer.values)]
+        states = [each for each in held if each is not None]
+        if states:  # in one call: the next caller's preparation and this one share an interpreter
+            torch._foreach_zero_(states)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Appends a token to each row; there must be room for it.

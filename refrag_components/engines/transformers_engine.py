@@ -41,6 +41,17 @@ class TransformersEngine(SharedEngine[Row]):
         self._worker = Worker(model, max_rows=batch_size, caches=caches)
         self._grammars = JsonGrammars(self._tokenizer, self._end_ids)
 
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits until nothing is decoded: who withdraws an answer does not wait for its last step.
+
+        Args:
+            seconds: For at most so long; None without limit.
+
+        Returns:
+            Whether nothing is decoded.
+        """
+        return self._worker.wait(seconds)
+
     def _begin(self, layout: Layout, params: SamplingParams, **common: Any) -> Row:
         device = self._model.device
         ids = torch.zeros(0, dtype=torch.int64, device=device)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-import time
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from refrag_components.engines.kept_threads import KeptThreads
 from refrag_components.engines.lanes import Lanes, alike
 from refrag_components.engines.row import Row
 from refrag_components.engines.turns import Turns
@@ -19,19 +18,19 @@ if TYPE_CHECKING:
     from refrag_components.engines.static_caches import StaticCaches
     from refrag_components.modeling import RefragModel
 
-__all__ = ["Worker"]
+__all__ = ["START_POSITIONS", "Worker"]
 
-# Prompts that start together, in positions with padding: what runs already waits so long.
-_START_POSITIONS = 4096
+#: Prompts that start together, in positions with padding: what runs already waits so long.
+START_POSITIONS = 4096
 _GOODBYE = 10.0  # seconds that the interpreter's end waits for the step that is being computed
 
 
 class Worker:
     """Decodes the rows of all callers together; rows join and leave between steps.
 
-    The thread exists only while there are rows, so a worker that nobody uses costs nothing and
-    keeps no model alive. No caller decodes for others: one that is interrupted only withdraws its
-    own rows.
+    It has a thread only while there are rows, so a worker that nobody uses costs nothing and keeps
+    no model alive; the thread itself waits a while for other rows, of any worker. No caller decodes
+    for others: one that is interrupted only withdraws its own rows.
 
     Args:
         model: Provides the decoder and the embeddings.
@@ -45,7 +44,8 @@ class Worker:
         self._model = model
         self._caches = caches
         self._max_rows = max_rows
-        self._thread: threading.Thread | None = None
+        self._decoding: bool
+        self._runs: int
         self._reset()
 
     def submit(self, rows: Sequence[Row]) -> None:
@@ -54,28 +54,48 @@ class Worker:
             self._reset()  # after a fork: the thread and the holder of the lock stayed behind
         with self._lock:
             self._turns.add(rows)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="refrag-decoding", daemon=True
-                )
-                self._thread.start()
+            if not self._decoding:
+                self._decoding = True
+                self._runs += 1
+                _threads.run(self._run)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits until nothing is decoded, and what was decoded in has been given up.
+
+        Args:
+            seconds: For at most so long; None without limit.
+
+        Returns:
+            Whether that is so.
+        """
+        with self._lock:
+            return self._ended.wait_for(lambda: not self._runs, seconds)
 
     def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._turns = Turns()
-        self._thread = None
+        self._decoding = False
+        self._runs = 0  # of threads: one may end while the next begins
+        self._ended = threading.Condition(self._lock)
 
     def _run(self) -> None:
+        try:
+            self._decode()
+        finally:
+            with self._lock:
+                self._runs -= 1
+                self._ended.notify_all()
+
+    def _decode(self) -> None:
         lanes = Lanes(self._model, self._caches)
         starting: list[Row] = []
-        _running.add(threading.current_thread())
         try:
             while not _ending.is_set():
                 with self._lock:
                     starting = self._turns.take(self._max_rows - len(lanes.rows))
                     if not starting and not lanes.rows:
-                        self._thread = None
+                        self._decoding = False
                         return
                 for group in _groups(starting):
                     with computing():
@@ -91,13 +111,13 @@ class Worker:
     def _give_up(self, rows: Sequence[Row], error: BaseException) -> None:
         """Ends all answers, so that nobody waits forever."""
         with self._lock:
-            self._thread = None
+            self._decoding = False
             waiting = self._turns.take_all()
         for row in (*rows, *waiting):
             row.fail(error)
 
 
-_running: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_threads = KeptThreads("refrag-decoding")
 _ending = threading.Event()
 
 
@@ -105,9 +125,7 @@ _ending = threading.Event()
 def _end() -> None:
     """A thread that is still inside PyTorch when Python goes away aborts the whole process."""
     _ending.set()
-    until = time.monotonic() + _GOODBYE
-    for thread in list(_running):
-        thread.join(max(until - time.monotonic(), 0.0))
+    _threads.wait(_GOODBYE)
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -117,7 +135,7 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
     others = [row for row in rows if not row.alone]
     for row in sorted(others, key=lambda row: row.layout.n_positions):
         length = row.layout.n_positions
-        full = (len(group) + 1) * length > _START_POSITIONS
+        full = (len(group) + 1) * length > START_POSITIONS
         if group and (full or not alike(group[0].layout.n_positions, length)):
             yield group
             group = []

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from refrag_components.checking import parse_json
 from refrag_components.exceptions import UnknownModelError
 
-__all__ = ["load_pretrained", "load_tokenizer", "quietly"]
+__all__ = ["load_pretrained", "load_tokenizer", "plan_no_attention", "quietly"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +52,20 @@ def quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def plan_no_attention() -> None:
+    """Keeps PyTorch from cuDNN's attention in this process.
+
+    cuDNN plans again for every shape, in every thread: training steps took 1.2-2.5 s, of which the
+    GPU worked 0.3 s, prompts hardly ever have the same length twice, and in decoding the keys grow
+    with each step. The other kernels need no plan.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def load_pretrained(auto_class: Any, folder: Path) -> Any:
     """Loads a model in float32 and warns if weights are missing that it needs.
 
-    From then on PyTorch does not use cuDNN's attention in this process. cuDNN plans again for every
-    shape: training steps took 1.2-2.5 s, of which the GPU worked 0.3 s, and prompts hardly ever
-    have the same length twice. The other kernels need no plan.
+    From then on PyTorch does not use cuDNN's attention, see ``plan_no_attention``.
 
     Args:
         auto_class: ``AutoModel`` or another auto class.
@@ -68,7 +76,7 @@ def load_pretrained(auto_class: Any, folder: Path) -> Any:
             without end.
     """
     _check_config(folder)
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    plan_no_attention()
     with quietly():
         model, found = auto_class.from_pretrained(
             folder,

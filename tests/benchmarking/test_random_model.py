@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from refrag_components.benchmarking.random_model import random_decoder
 from refrag_components.benchmarking.shapes import SHAPES, shape_named
 from refrag_components.benchmarking.subject import ShapeSubject
 from refrag_components.benchmarking.words import QUESTION, WORDS
 from refrag_components.exceptions import UnknownModelError
+from tests.benchmarking.conftest import TINY
 
 
 def test_a_word_is_a_token(tiny_subject: ShapeSubject) -> None:
@@ -59,3 +61,9 @@ def test_shapes_are_those_that_their_makers_publish() -> None:
 def test_an_unknown_shape_names_those_that_there_are() -> None:
     with pytest.raises(UnknownModelError, match=r"llama-2-7b, llama-3\.1-8b, smollm2-135m"):
         shape_named("llama-9")
+
+
+def test_attention_is_that_of_a_loaded_checkpoint() -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    random_decoder(TINY, device=torch.device("cpu"), dtype=torch.float32)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

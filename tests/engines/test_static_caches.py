@@ -43,8 +43,7 @@ def with_caches(model: RefragModel, batch_size: int = 32) -> TransformersEngine:
 
 def lent(engine: TransformersEngine) -> StaticCaches:
     """The engine's caches, once all answers have left them."""
-    if (thread := engine._worker._thread) is not None:
-        thread.join(300)
+    assert engine.wait(300)
     caches = engine._worker._caches
     assert caches is not None
     return caches

@@ -87,6 +87,21 @@ def test_passages_in_a_batch_equal_passages_alone(chunker: Chunker) -> None:
     assert layers.encode([]) == []
 
 
+def test_fewer_kernels_on_a_gpu_give_the_same_vectors(chunker: Chunker) -> None:
+    model = LayerEncoder(decoder(), layers=2, chunk_size=4, window=512)
+    layers = ready(model)
+    passages = chunker.chunk(TEXT)
+    expected = layers.encode(passages)
+    plain = layers.model.layers[0].forward
+    with layers._fewer_kernels(torch.device("cuda")):
+        assert layers.model.layers[0].forward != plain
+        found = layers.encode(passages)
+    for left, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+    with layers._fewer_kernels(torch.device("cpu")):
+        assert layers.model.layers[0].forward == plain
+
+
 def test_a_chunk_vector_depends_on_the_text_before_it_and_not_after_it(chunker: Chunker) -> None:
     layers = encoder()
     (whole,) = layers.encode(chunker.chunk([TEXT[0] + TEXT[1]]))

@@ -1,4 +1,4 @@
-"""The layers of the Llama family in half as many kernels, for work that is recorded.
+"""The layers of the Llama family in half as many kernels, for work that waits for launches.
 
 With one row a kernel of a layer takes less time than there is between two of them, and with a few
 hundred positions the smaller matrix products leave a part of a GPU without work. So queries, keys
@@ -27,14 +27,15 @@ _MLP = ("gate_proj", "up_proj", "down_proj")
 
 @contextmanager
 def fused_layers(decoder: Any) -> Iterator[None]:
-    """Replaces the layers of the Llama family while something is recorded.
+    """Replaces the layers of the Llama family while something is recorded, or read at once.
 
     Weights that are multiplied in one product are put next to each other in memory, once; they
     remain the decoder's own, with the same values. Sums keep more digits than the decoder's. Other
     threads, if any, get the same.
 
     Args:
-        decoder: Any decoder; layers of other kinds, with adapters or with hooks stay as they are.
+        decoder: Any decoder, or a part of one; layers of other kinds, with adapters, with hooks or
+            with weights that were made in inference mode stay as they are.
     """
     layers = [module for module in decoder.modules() if _suits(module)]
     signs = _Signs()
@@ -54,7 +55,9 @@ def _suits(module: Any) -> bool:
     linear = [getattr(module.self_attn, name) for name in _ATTENTION]
     linear += [getattr(module.mlp, name) for name in _MLP]
     plain = all(type(each) is nn.Linear and "forward" not in vars(each) for each in linear)
-    return plain and not any("forward" in vars(each) for each in inner)
+    # Weights that were made in inference mode cannot be moved; trying spoils them.
+    movable = not any(parameter.is_inference() for parameter in module.parameters())
+    return plain and movable and not any("forward" in vars(each) for each in inner)
 
 
 class _Signs:

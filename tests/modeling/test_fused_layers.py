@@ -18,8 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from refrag_components.engines.fused_layers import _joined, _suits, fused_layers
 from refrag_components.modeling.decoder_call import DecoderCall
+from refrag_components.modeling.fused_layers import _joined, _suits, fused_layers
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -147,3 +147,15 @@ def test_other_layers_stay_as_they_are() -> None:
     second.self_attn.forward = second.self_attn.forward
     third.train()
     assert not any(map(_suits, decoder.modules()))
+
+
+def test_weights_that_were_made_in_inference_mode_are_left_where_they_are() -> None:
+    """They cannot be moved, and a decoder whose weights were tried to be is of no use any more."""
+    with torch.inference_mode():
+        decoder = make(LlamaConfig)
+    embeds = torch.randn(1, 4, 32)
+    expected = read(decoder, embeds)
+    with fused_layers(decoder):
+        found = read(decoder, embeds)
+    for left, right in zip([*found, *read(decoder, embeds)], expected * 2, strict=True):
+        assert torch.equal(left, right)

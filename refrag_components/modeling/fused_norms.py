@@ -15,12 +15,12 @@ __all__ = ["fused_norms"]
 
 @contextmanager
 def fused_norms(decoder: Any) -> Iterator[None]:
-    """Replaces the RMS norms of the Llama family while something is recorded.
+    """Replaces the RMS norms of the Llama family while something is recorded, or read at once.
 
     They keep more digits between their operations; other threads, if any, get the same.
 
     Args:
-        decoder: Any decoder.
+        decoder: Any decoder, or a part of one.
     """
     norms = [
         module
