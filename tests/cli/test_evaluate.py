@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -217,6 +218,9 @@ def test_the_passage_that_answers_is_placed(
         (count, place) for count in (2, 3) for place in ("start", "end")
     }
     assert (tmp_path / "f1-passages-harbour.valid-given-end.png").is_file()
+    section = (tmp_path / "qa.md").read_text().split("## F1 by place")[1]
+    assert "| context | passages | start | end |" in section
+    assert len(re.findall(r"^\| (?:full context|p=0) \| [23] \|", section, re.MULTILINE)) == 4
 
 
 def test_a_missing_matplotlib_is_told_before_the_work(

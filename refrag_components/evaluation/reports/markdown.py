@@ -7,6 +7,7 @@ from typing import Any
 
 from refrag_components.evaluation.answers.contexts import RETRIEVALS
 from refrag_components.evaluation.methods import METHODS, Method
+from refrag_components.evaluation.reports.places import places_markdown
 from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.reports.titles import answers_title, rate_cell, text_title
 
@@ -66,6 +67,7 @@ def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
             )
         if table["pairs"]:
             lines += ["", "### Paired differences at equal positions", "", *_pairs(table)]
+    lines += places_markdown(tables)
     return "\n".join(lines) + "\n"
 
 
