@@ -105,6 +105,9 @@ def test_contexts_beyond_the_window_are_measured_beside_an_ensemble(
     # One passage alone is the same as all of it.
     assert rows[0]["replug"]["log_ppl"] == pytest.approx(rows[0]["full"]["log_ppl"], abs=1e-4)
     assert rows[1]["replug"]["log_ppl"] != pytest.approx(rows[1]["full"]["log_ppl"], abs=1e-3)
+    beside = {pair["a"] for pair in long["pairs"] if pair["b"] == "replug"}
+    assert beside >= {"compressed", "recent-0.5"}
+    assert "| p=0 | REPLUG |" in (tmp_path / "perplexity.md").read_text()
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "perplexity-k4-s256-in-order.png",
         "perplexity-k4-s512-in-order.png",
