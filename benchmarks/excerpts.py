@@ -12,9 +12,9 @@ questions on one passage; differences are paired. Left out: questions without an
 answered by a summary, and contexts that do not fit the decoder's window as a whole.
 
 "Answer in it" is whether a right answer occurs in what is read, "its sentence" whether a sentence
-of a passage that answers is in it, whole, with the answer: what one would cite. With --no-answers
-the decoder reads nothing; only questions whose answer has such a sentence count, and there are no
-"surprising words".
+of a passage that answers is in it, whole, with the answer: what one would cite; yes and no have
+none. With --no-answers the decoder reads nothing; only questions whose answer has such a sentence
+count, and there are no "surprising words".
 
 LLMLingua-2 and open pruners need weights of a hub and are not among the rivals. "Surprising words"
 is the idea before them, Selective Context (arXiv 2310.06201): the words that a language model, here
@@ -158,6 +158,8 @@ def rows_of(
 
 def cited(context: Context) -> list[str]:
     """The sentences that one would cite: of a passage that answers, with the answer in them."""
+    if context.question.kind == "yes/no":
+        return []
     return [
         text[a:b]
         for text in context.passages
