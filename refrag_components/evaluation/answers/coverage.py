@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refrag_components.corpus.question_files import Question
+from refrag_components.evaluation.answers.clusters import best_of_clusters
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.evaluation.statistics import cluster_labels, interval, resample
 from refrag_components.exceptions import EvaluationError
-from refrag_components.index.diversity import best_of_clusters, most_diverse
+from refrag_components.index.diversity import most_diverse
 from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:
