@@ -1,6 +1,7 @@
 """What excerpts leave of an answer, at equal tokens with what a sceptic would do instead.
 
     python benchmarks/excerpts.py QUESTIONS... --out excerpts.md
+    python benchmarks/excerpts.py QUESTIONS... --out survive.md --no-answers         # on a CPU
     python benchmarks/excerpts.py QUESTIONS... --out times.md --items 5 --timed 20   # on a CPU
 
 QUESTIONS are .jsonl or .jsonl.zst files as `refrag eval qa` reads them, or folders of them, of
@@ -9,6 +10,11 @@ row depends on chunk embeddings; it answers greedily, and tells how likely the r
 (log-perplexity). Sets count the same. Brackets hold 95% bootstrap intervals over clusters of
 questions on one passage; differences are paired. Left out: questions without an answer, those
 answered by a summary, and contexts that do not fit the decoder's window as a whole.
+
+"Answer in it" is whether a right answer occurs in what is read, "its sentence" whether a sentence
+of a passage that answers is in it, whole, with the answer: what one would cite; yes and no have
+none. With --no-answers the decoder reads nothing; only questions whose answer has such a sentence
+count, and there are no "surprising words".
 
 LLMLingua-2 and open pruners need weights of a hub and are not among the rivals. "Surprising words"
 is the idea before them, Selective Context (arXiv 2310.06201): the words that a language model, here
@@ -23,7 +29,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +60,14 @@ from refrag_components.prompts.parts import Message, TextPart
 from refrag_components.prompts.prompt_tokenizer import PromptTokenizer
 from refrag_components.prompts.rendering import render
 from refrag_components.stores.memory import MemoryStore
-from refrag_components.text.splitting import token_counter
+from refrag_components.text.splitting import sentence_spans, token_counter
 
 TIMES = (2, 4, 8)
 ANSWER_TOKENS = 32
 _READERS = 8  # tokenizers let others compute
 ALL, NONE = "all passages", "no passages"
+F1, LOG_PPL, SHOWN, CITED = "F1", "log-ppl", "answer in it, %", "its sentence, %"
+DIGITS = {F1: 1, LOG_PPL: 3, SHOWN: 1, CITED: 1}
 OURS = "excerpts in sentences"
 
 
@@ -69,15 +77,13 @@ class Measured:
 
     Attributes:
         tokens: What is read of the passages, and what there is of them; (contexts, 2).
-        f1: In percent, (contexts,).
-        log_ppl: Of the right answer in nats per token, (contexts,).
-        shown: Whether the answer occurs in what is read, (contexts,).
+        scores: By the heading of their column, each (contexts,): F1 in percent and log-ppl of the
+            right answer in nats per token unless nothing was answered, then whether the answer and
+            its sentence are in what is read, in percent, NaN where it has none.
     """
 
     tokens: np.ndarray
-    f1: np.ndarray
-    log_ppl: np.ndarray
-    shown: np.ndarray
+    scores: dict[str, np.ndarray]
 
 
 def drawn(
@@ -103,9 +109,14 @@ def drawn(
 
 
 def reading(
-    model: RefragModel, store: MemoryStore, rivals: Rivals, ours: Policy, surprise: Policy, n: int
+    model: RefragModel,
+    store: MemoryStore,
+    rivals: Rivals,
+    ours: Policy,
+    surprise: Policy | None,
+    n: int,
 ) -> dict[str, Read]:
-    """The ways to read a share 1/n of the tokens, by name."""
+    """The ways to read a share 1/n of the tokens, by name; no surprising words without scores."""
 
     def excerpts(policy: Policy, unit: str) -> Read:
         made = Excerpter(model, store=store, policy=policy, budget=1 / n, unit=unit)  # type: ignore[arg-type]
@@ -116,13 +127,14 @@ def reading(
 
         return read
 
+    surprising_words = {} if surprise is None else {"surprising words": excerpts(surprise, "words")}
     return {
         OURS: excerpts(ours, "sentences"),
         "excerpts in words": excerpts(ours, "words"),
         "best passages by the policy": rivals.ranked_passages(n),
         "most similar passages": rivals.similar_passages(n),
         "most similar sentences": rivals.similar_sentences(n),
-        "surprising words": excerpts(surprise, "words"),
+        **surprising_words,
         "first sentences": rivals.first_sentences(n),
         "any sentences": rivals.any_sentences(n),
     }
@@ -144,35 +156,56 @@ def rows_of(
     return rows
 
 
-def measured(
+def cited(context: Context) -> list[str]:
+    """The sentences that one would cite: of a passage that answers, with the answer in them."""
+    if context.question.kind == "yes/no":
+        return []
+    return [
+        text[a:b]
+        for text in context.passages
+        if text in context.question.needed
+        for a, b in sentence_spans(text)
+        if occurs_in(context.question.answers, [text[a:b]])
+    ]
+
+
+def survived(
     model: RefragModel, contexts: Sequence[Context], reads: Mapping[str, list[list[str]]]
 ) -> dict[str, Measured]:
-    """What becomes of the answers; every way to read is decoded together with all others."""
+    """What is left of the tokens and of the answers; the decoder reads nothing."""
     count = token_counter(model.tokenizer)
+    sentences = [cited(context) for context in contexts]
+    full = [sum(count(list(context.passages))) for context in contexts]
+    found = {}
+    for name, each in reads.items():
+        read = [sum(count(texts)) if texts else 0 for texts in each]
+        shown = [occurs_in(c.question.answers, t) for c, t in zip(contexts, each, strict=True)]
+        whole = [
+            any(sentence in text for sentence in own for text in texts) if own else np.nan
+            for own, texts in zip(sentences, each, strict=True)
+        ]
+        scores = {SHOWN: 100 * np.array(shown, float), CITED: 100 * np.array(whole, float)}
+        found[name] = Measured(np.array([read, full]).T, scores)
+    return found
+
+
+def answered(
+    model: RefragModel, contexts: Sequence[Context], reads: Mapping[str, list[list[str]]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """F1 and log-ppl; every way to read is decoded together with all others."""
     rows = [row for each in reads.values() for row in rows_of(model, contexts, each)]
     table = torch.zeros(0, model.decoder.config.hidden_size, device=model.device)
     outputs = iter(decode(model, table, rows, max_new_tokens=ANSWER_TOKENS))
+    asked = [context.question for context in contexts]
     found = {}
-    for name, each in reads.items():
+    for name in reads:
         own = [next(outputs) for _ in contexts]
         said = [model.tokenizer.decode(o.token_ids, skip_special_tokens=True) for o in own]
-        asked = [context.question for context in contexts]
-        found[name] = Measured(
-            np.array(
-                [
-                    (sum(count(texts)) if texts else 0, sum(count(list(context.passages))))
-                    for texts, context in zip(each, contexts, strict=True)
-                ]
-            ),
-            np.array(
-                [
-                    100 * score(a, q.answers, by_word=q.kind == "yes/no")[1]
-                    for a, q in zip(said, asked, strict=True)
-                ]
-            ),
-            np.array([o.log_ppl for o in own]),
-            np.array([occurs_in(q.answers, t) for q, t in zip(asked, each, strict=True)]),
-        )
+        f1 = [
+            100 * score(a, q.answers, by_word=q.kind == "yes/no")[1]
+            for a, q in zip(said, asked, strict=True)
+        ]
+        found[name] = {F1: np.array(f1), LOG_PPL: np.array([o.log_ppl for o in own])}
     return found
 
 
@@ -200,13 +233,14 @@ class Report:
         for n in TIMES:
             names = [name for name in self._found if name.endswith(f", 1/{n}")]
             parts.append("\n".join([f"1/{n} of the tokens:", "", *self._table(f", 1/{n}", names)]))
-        parts.append("\n".join(["F1 by set:", "", *self._by_set()]))
+        column = next(iter(self._found[ALL].scores))
+        parts.append("\n".join([f"{column} by set:", "", *self._by_set()]))
         return "\n\n".join(parts) + "\n"
 
     def _table(self, suffix: str, names: Sequence[str]) -> list[str]:
-        head = ["what is read", "tokens", "over", "F1", "log-ppl", "answer in it"]
         ours = self._found.get(OURS + suffix)
-        head += ["F1 of excerpts less this", "log-ppl of excerpts less this"] if ours else []
+        columns = list(self._found[ALL].scores)
+        compared = columns[:2] if ours else []
         body = []
         for name in names:
             own = self._found[name]
@@ -216,16 +250,20 @@ class Report:
                 name.removesuffix(suffix),
                 f"{100 * share:.1f} %",
                 f"{100 * np.mean(own.tokens[:, 0] > limit):.0f} %" if suffix else "-",
-                self._mean(own.f1, 1),
-                self._mean(own.log_ppl, 3),
-                f"{100 * own.shown.mean():.0f} %",
+                *(self._mean(own.scores[column], DIGITS[column]) for column in columns),
             ]
             if ours is not None:
-                same = own is ours
-                cells.append("-" if same else self._mean(ours.f1 - own.f1, 1, sign="+"))
-                cells.append("-" if same else self._mean(ours.log_ppl - own.log_ppl, 3, sign="+"))
+                cells += [
+                    "-"
+                    if own is ours
+                    else self._mean(
+                        ours.scores[column] - own.scores[column], DIGITS[column], sign="+"
+                    )
+                    for column in compared
+                ]
             body.append(cells)
-        return markdown_table(head, body)
+        less = [f"{column.removesuffix(', %')} of excerpts less this" for column in compared]
+        return markdown_table(["what is read", "tokens", "over", *columns, *less], body)
 
     def _mean(self, values: np.ndarray, digits: int, *, sign: str = "") -> str:
         strata = np.split(values[:, None], self._ends)
@@ -236,7 +274,8 @@ class Report:
 
     def _by_set(self) -> list[str]:
         names = [ALL, *(f"{OURS}, 1/{n}" for n in TIMES), f"most similar passages, 1/{TIMES[1]}"]
-        each = [np.split(self._found[name].f1, self._ends) for name in names]
+        column = next(iter(self._found[ALL].scores))
+        each = [np.split(self._found[name].scores[column], self._ends) for name in names]
         body = [
             [name, str(len(each[0][i])), *(f"{own[i].mean():.1f}" for own in each)]
             for i, name in enumerate(self._names)
@@ -245,13 +284,17 @@ class Report:
 
 
 def times(
-    model: RefragModel, store: MemoryStore, loader: PassageLoader, contexts: Sequence[Context]
+    model: RefragModel,
+    store: MemoryStore,
+    loader: PassageLoader,
+    contexts: Sequence[Context],
+    surprise: Policy | None,
 ) -> str:
     """Milliseconds per call of each way to read a quarter."""
     ours = make_policy("auto", model)
     rivals = Rivals(model, ours, loader, ())
     body = []
-    for name, read in reading(model, store, rivals, ours, PerplexityPolicy(model), 4).items():
+    for name, read in reading(model, store, rivals, ours, surprise, 4).items():
         read(contexts[0])
         took = []
         for context in contexts[1:]:
@@ -281,6 +324,7 @@ def main() -> None:
     parser.add_argument("--device", help="the GPU if there is one")
     parser.add_argument("--passages", type=int, default=5)
     parser.add_argument("--items", type=int, default=20, help="questions per set")
+    parser.add_argument("--no-answers", action="store_true", help="the decoder reads nothing")
     parser.add_argument("--timed", type=int, default=0, help="calls to time, on this device")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -299,13 +343,15 @@ def main() -> None:
         name: [each for each in own if sum(count(list(each.passages))) <= room]
         for name, own in sets.items()
     }
+    if options.no_answers:
+        sets = {name: [each for each in own if cited(each)] for name, own in sets.items()}
     sets = {name: own for name, own in sets.items() if own}
     contexts = [each for own in sets.values() for each in own]
     tell(f"{len(contexts)} questions of {', '.join(sets)}")
     store = MemoryStore(max_bytes=None)
     loader = PassageLoader(model, store, waits=True)
     ours = remembered(make_policy("auto", model), contexts, model, loader)
-    surprise = surprising(contexts, model, loader)
+    surprise = None if options.no_answers else surprising(contexts, model, loader)
     tell("scores")
     rivals = Rivals(model, ours, loader, contexts)
     reads: dict[str, list[list[str]]] = {
@@ -321,15 +367,21 @@ def main() -> None:
         for name, read in reading(model, store, rivals, ours, surprise, n).items():
             reads[f"{name}, 1/{n}"] = list(pool.map(read, contexts))
         tell(f"read 1/{n}")
-    report = Report(sets, measured(model, contexts, reads)).text()
-    tell("answers")
+    found = survived(model, contexts, reads)
+    if not options.no_answers:
+        for name, scores in answered(model, contexts, reads).items():
+            found[name] = replace(found[name], scores=scores | found[name].scores)
+        tell("answers")
+    report = Report(sets, found).text()
     about = (
         f"{len(contexts):,} questions of {len(sets)} sets, {options.passages} passages each.\n\n"
     )
     timed = ""
     if options.timed:
         step = max(len(contexts) // (options.timed + 1), 1)
-        timed = "\n" + times(model, store, loader, contexts[::step][: options.timed + 1]) + "\n"
+        chosen = contexts[::step][: options.timed + 1]
+        reads_all = None if options.no_answers else PerplexityPolicy(model)
+        timed = "\n" + times(model, store, loader, chosen, reads_all) + "\n"
         tell("times")
     options.out.write_text(about + report + timed, encoding="utf-8")
     print(about + report + timed)

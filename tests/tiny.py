@@ -152,7 +152,8 @@ def random_model(
     saved = save_tiny_decoder(folder / "decoder", decoder)
     config = tiny_config(saved, encoder or save_tiny_encoder(folder / "encoder"), **others)
     model = RefragModel.from_base(config).eval()
-    torch.nn.init.normal_(model.projector.out.weight, std=0.2)  # zero before training
+    projector: Any = model.projector
+    torch.nn.init.normal_(projector.out.weight, std=0.2)  # zero before training
     return model
 
 

@@ -32,9 +32,21 @@ def coverage(
             "--diversity",
             min=0,
             max=1,
-            help="How much passages are to differ (MMR); 0 is similarity alone.",
-            show_default="0 .1 .3 .5",
+            help="How much passages are to differ (MMR), beside similarity alone.",
+            show_default=".1 .3 .5",
         ),
+    ] = None,
+    clusters: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--clusters",
+            min=1,
+            help="Clusters of candidates whose best passages are taken in turn.",
+            show_default="5 10 20",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder that caches the pool's search vectors.")
     ] = None,
     items: Annotated[
         int | None, typer.Option("--items", help="Maximum number of questions per set.")
@@ -58,17 +70,19 @@ def coverage(
             loaded,
             questions,
             passages=passages or [5, 10, 20, 40],
-            diversities=diversity or [0, 0.1, 0.3, 0.5],
+            diversities=diversity or [0.1, 0.3, 0.5],
+            clusters=clusters or [5, 10, 20],
             pool=texts,
+            cache=cache,
             progress=lambda n: bars.advance("search vectors", n, total),
         )
     written = write_coverage(out, model, tables)
     for table in tables:
-        shown = Table("diversity", "passages", "all found", "one found", title=table["set"])
+        shown = Table("order", "passages", "all found", "one found", title=table["set"])
         for row in table["rows"]:
             low, high = row["all_interval"]
             shown.add_row(
-                f"{row['diversity']:g}",
+                row["order"],
                 str(row["passages"]),
                 f"{row['all']:.1%} ({low:.1%} to {high:.1%})",
                 f"{row['any']:.1%}",

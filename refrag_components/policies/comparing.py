@@ -9,7 +9,9 @@ import numpy as np
 
 from refrag_components.policies.asking import asking, numbers_in
 from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.policies.making import make_policy
 from refrag_components.policies.named.late_interaction import LateInteractionPolicy
+from refrag_components.policies.names import DEFAULT_POLICY
 from refrag_components.policies.stretches import Stretch, ranked_scores, stretches
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ logger = logging.getLogger(__name__)
 class ComparisonPolicy(Policy):
     """Lets a chat model put parts of the passages in order, under a budget of comparisons.
 
-    The order starts as that of ``late-interaction``. A window moves over it from the end to the
-    front, and in each place the model puts the parts in it in order, so that the best ones rise.
+    The order starts as that of another policy. A window moves over it from the end to the front,
+    and in each place the model puts the parts in it in order, so that the best ones rise.
     With two parts in the window these are pairwise comparisons (arXiv 2306.17563), with more they
     are listwise ones (arXiv 2304.09542). Passes are made until the comparisons are used up or
     nothing changes. Only as many parts take part as one pass can compare: those that ranked first.
@@ -44,7 +46,9 @@ class ComparisonPolicy(Policy):
         comparisons: Most calls of the model per request, at least 1.
         window: Parts that are compared in one call, at least 2.
         stretch: Tokens of a part.
-        tokenizer: The decoder's; that of the model which the policy works for if None.
+        otherwise: The policy whose order it starts with; if None ``auto`` of the checkpoint which
+            this policy works for, or ``late-interaction`` where it was given a tokenizer.
+        tokenizer: The decoder's; that of the checkpoint which the policy works for if None.
 
     Raises:
         TypeError: If ``llm`` is not a model.
@@ -60,6 +64,7 @@ class ComparisonPolicy(Policy):
         comparisons: int = 16,
         window: int = 2,
         stretch: int = 32,
+        otherwise: Policy | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         if comparisons < 1 or window < 2 or stretch < 1:
@@ -71,8 +76,8 @@ class ComparisonPolicy(Policy):
         self._ask = asking(llm)
         self._llm = llm
         self._comparisons, self._window, self._stretch = comparisons, window, stretch
-        self._tokenizer = tokenizer
-        self._otherwise = LateInteractionPolicy()
+        self._tokenizer, self._given = tokenizer, otherwise
+        self._otherwise = LateInteractionPolicy() if otherwise is None else otherwise
 
     def of(self, model: RefragModel) -> ComparisonPolicy:
         """The same policy, which reads the tokens of this model."""
@@ -83,6 +88,7 @@ class ComparisonPolicy(Policy):
             comparisons=self._comparisons,
             window=self._window,
             stretch=self._stretch,
+            otherwise=make_policy(DEFAULT_POLICY if self._given is None else self._given, model),
             tokenizer=model.tokenizer,
         )
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from refrag_components.policies.asking import asking, numbers_in
 from refrag_components.policies.base import Policy, PolicyInputs
+from refrag_components.policies.making import make_policy
 from refrag_components.policies.named.late_interaction import LateInteractionPolicy
+from refrag_components.policies.names import DEFAULT_POLICY
 from refrag_components.policies.stretches import Stretch, ranked_scores, stretches
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class NaturalLanguagePolicy(Policy):
     It reads stretches of neighbouring chunks as numbered text, many in one prompt, and names
     numbers, the most important first. They expand first, whatever else it says: how much expands is
     up to the budget alone. What is left of a budget, and what a model leaves undecided, is filled
-    as by ``late-interaction``; so is all of it, with a warning in the log, if the model fails or
-    names nothing.
+    by another policy; so is all of it, with a warning in the log, if the model fails or names
+    nothing.
 
     It reads every passage, so it costs what the compression saves, and is for measurements, for
     strong cheap models, and for teaching. ``refrag_components.training.instructions`` looks for a
@@ -55,7 +57,9 @@ class NaturalLanguagePolicy(Policy):
         instruction: What it is asked to do.
         stretch: Tokens of a numbered part.
         at_once: Parts per prompt; a longer context takes several prompts.
-        tokenizer: The decoder's; that of the model which the policy works for if None.
+        otherwise: Ranks what the chat model leaves undecided; if None ``auto`` of the checkpoint
+            which the policy works for, or ``late-interaction`` where it was given a tokenizer.
+        tokenizer: The decoder's; that of the checkpoint which the policy works for if None.
 
     Raises:
         TypeError: If ``llm`` is none of these.
@@ -71,6 +75,7 @@ class NaturalLanguagePolicy(Policy):
         instruction: str = INSTRUCTION,
         stretch: int = 32,
         at_once: int = 60,
+        otherwise: Policy | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         if stretch < 1 or at_once < 1:
@@ -79,23 +84,33 @@ class NaturalLanguagePolicy(Policy):
         self._ask = asking(llm)
         self._llm, self.instruction = llm, instruction
         self._stretch, self._at_once = stretch, at_once
-        self._tokenizer = tokenizer
-        self._otherwise = LateInteractionPolicy()
+        self._tokenizer, self._given = tokenizer, otherwise
+        self._otherwise = LateInteractionPolicy() if otherwise is None else otherwise
 
     def of(self, model: RefragModel) -> NaturalLanguagePolicy:
         """The same policy, which reads the tokens of this model."""
-        return self if self._tokenizer is not None else self.following(None, model.tokenizer)
+        if self._tokenizer is not None:
+            return self
+        otherwise = make_policy(DEFAULT_POLICY if self._given is None else self._given, model)
+        return self._made(self.instruction, otherwise, model.tokenizer)
 
-    def following(
-        self, instruction: str | None, tokenizer: PreTrainedTokenizerBase | None = None
+    def following(self, instruction: str) -> NaturalLanguagePolicy:
+        """The same policy with another instruction."""
+        return self._made(instruction, self._given, self._tokenizer)
+
+    def _made(
+        self,
+        instruction: str,
+        otherwise: Policy | None,
+        tokenizer: PreTrainedTokenizerBase | None,
     ) -> NaturalLanguagePolicy:
-        """The same policy with another instruction or tokenizer; None keeps what there is."""
         return NaturalLanguagePolicy(
             self._llm,
-            instruction=self.instruction if instruction is None else instruction,
+            instruction=instruction,
             stretch=self._stretch,
             at_once=self._at_once,
-            tokenizer=self._tokenizer if tokenizer is None else tokenizer,
+            otherwise=otherwise,
+            tokenizer=tokenizer,
         )
 
     def stretches(self, inputs: PolicyInputs) -> list[Stretch]:
@@ -121,7 +136,9 @@ class NaturalLanguagePolicy(Policy):
         try:
             replies = self._ask(prompts) if prompts else []
         except Exception as error:  # other people's models fail in many ways
-            logger.warning("chunks expand as by late-interaction, the chat model failed: %s", error)
+            logger.warning(
+                "chunks expand as by %s, the chat model failed: %s", self._otherwise.name, error
+            )
             return []
         each = [
             [
@@ -132,7 +149,8 @@ class NaturalLanguagePolicy(Policy):
         ]
         if replies and not any(each) and not all(reply.strip(" .\n") == "0" for reply in replies):
             logger.warning(
-                "chunks expand as by late-interaction, the chat model named no part: %.80r",
+                "chunks expand as by %s, the chat model named no part: %.80r",
+                self._otherwise.name,
                 replies[0],
             )
         return [[i for i in rank if i is not None] for rank in zip_longest(*each)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def test_contexts_beyond_the_window_are_measured_beside_an_ensemble(
     # One passage alone is the same as all of it.
     assert rows[0]["replug"]["log_ppl"] == pytest.approx(rows[0]["full"]["log_ppl"], abs=1e-4)
     assert rows[1]["replug"]["log_ppl"] != pytest.approx(rows[1]["full"]["log_ppl"], abs=1e-3)
+    beside = {pair["a"] for pair in long["pairs"] if pair["b"] == "replug"}
+    assert beside >= {"compressed", "recent-0.5"}
+    assert "| p=0 | REPLUG |" in (tmp_path / "perplexity.md").read_text()
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "perplexity-k4-s256-in-order.png",
         "perplexity-k4-s512-in-order.png",
@@ -217,6 +221,9 @@ def test_the_passage_that_answers_is_placed(
         (count, place) for count in (2, 3) for place in ("start", "end")
     }
     assert (tmp_path / "f1-passages-harbour.valid-given-end.png").is_file()
+    section = (tmp_path / "qa.md").read_text().split("## F1 by place")[1]
+    assert "| context | passages | start | end |" in section
+    assert len(re.findall(r"^\| (?:full context|p=0) \| [23] \|", section, re.MULTILINE)) == 4
 
 
 def test_a_missing_matplotlib_is_told_before_the_work(

@@ -158,16 +158,23 @@ def test_coverage_is_the_share_of_questions_with_all_their_passages(
     path.write_text("".join(json.dumps(line) + "\n" for line in (record, other)))
     code, output = invoke(
         *("coverage", path, "--model", tiny_folder, "--out", tmp_path),
-        *("--passages", 2, "--passages", 9, "--diversity", 0, "--diversity", 0.9),
+        *("--passages", 2, "--passages", 9, "--diversity", 0.9, "--clusters", 4),
+        *("--cache", tmp_path / "cache"),
     )
     assert code == 0, output
     every, table = json.loads((tmp_path / "coverage.json").read_text())["tables"]
     assert (every["set"], every["questions"]) == ("two", 2)
     assert (table["set"], table["questions"]) == ("two, two passages or more", 1)
-    rows = {(row["diversity"], row["passages"]): row for row in table["rows"]}
-    assert rows[0, 2]["all"] == 0
-    assert rows[0, 9]["all"] == rows[0.9, 9]["all"] == 1
-    assert rows[0, 9]["any"] == 1
-    assert rows[0, 9]["all_as_text_4"] == 0  # nine passages compressed take little text
-    assert rows[0, 9]["positions_4"] < rows[0, 9]["tokens"] / 3
+    rows = {(row["order"], row["passages"]): row for row in table["rows"]}
+    orders = ("similarity", "MMR 0.9", "4 clusters")
+    assert {*rows} == {(order, count) for order in orders for count in (2, 9)}
+    assert rows["similarity", 2]["all"] == 0
+    assert [rows[order, 9]["all"] for order in orders] == [1, 1, 1]
+    alone = rows["similarity", 9]
+    assert alone["any"] == 1
+    assert alone["all_as_text_4"] == 0  # nine passages compressed take little text
+    assert alone["positions_4"] < alone["tokens"] / 3
+    assert "less_similar" not in alone
+    assert rows["4 clusters", 9]["less_similar_interval"] == [0, 0]
+    assert list((tmp_path / "cache").glob("*.npy"))
     assert "# Coverage" in (tmp_path / "coverage.md").read_text()

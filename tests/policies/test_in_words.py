@@ -15,10 +15,12 @@ from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
 from refrag_components.modeling import RefragModel
 from refrag_components.policies import (
+    ComparisonPolicy,
     FractionBudget,
     LateInteractionPolicy,
     NaturalLanguagePolicy,
     PolicyInputs,
+    RandomPolicy,
     make_policy,
     select,
 )
@@ -92,6 +94,28 @@ def test_nonsense_falls_back_with_a_warning(
     assert "named no part" in caplog.text
     expected = LateInteractionPolicy().scores(inputs)
     assert np.array_equal(np.argsort(-scores), np.argsort(-expected))
+
+
+def test_another_policy_decides_what_it_leaves_open(
+    tiny_model: RefragModel, inputs: PolicyInputs, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = RandomPolicy()
+    unbound = NaturalLanguagePolicy(lambda prompt: "no idea", otherwise=other)
+    scores = unbound.following("Name one.").of(tiny_model).scores(inputs)
+    assert np.array_equal(np.argsort(-scores), np.argsort(-other.scores(inputs)))
+    assert "as by random" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [NaturalLanguagePolicy, ComparisonPolicy])
+def test_what_it_leaves_open_is_up_to_the_default_of_the_checkpoint(
+    trained: RefragModel, kind: type[NaturalLanguagePolicy] | type[ComparisonPolicy]
+) -> None:
+    question = trained.encode_questions([QUESTION])[0]
+    asked = PolicyInputs(trained.encode_passages(TEXT), question)
+    scores = kind(lambda prompt: "no idea").of(trained).scores(asked)
+    learned = make_policy("learned-query", trained).scores(asked)
+    best = np.argsort(-learned, kind="stable")[0]
+    assert np.argsort(-scores, kind="stable")[0] == best
 
 
 def test_that_nothing_helps_is_no_nonsense(

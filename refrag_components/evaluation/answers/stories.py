@@ -13,6 +13,7 @@ from refrag_components.evaluation.answers.contexts import Context, Setting
 from refrag_components.evaluation.answers.pool import PassagePool
 from refrag_components.evaluation.answers.results import Result
 from refrag_components.evaluation.answers.rouge import rouge_columns
+from refrag_components.exceptions import EvaluationError
 from refrag_components.prompts.parts import Message, PassagePart, TextPart
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def story_contexts(
         questions: Questions with all passages of a document each.
         documents: Numbers of documents, at least 1 each.
         progress: Called with the number of passages ranked.
+
+    Raises:
+        EvaluationError: If a question has too few other documents to be among.
     """
     texts = [tuple(dict.fromkeys((*q.needed, *q.others))) for q in questions]
     distinct = list(dict.fromkeys(texts))
@@ -63,6 +67,9 @@ def story_contexts(
         for question, parts, vector in zip(questions, texts, vectors, strict=True):
             rng = np.random.default_rng([question.seed, count])
             others = [other for other in distinct if not {*other} & {*parts}]
+            if len(others) < count - 1:
+                msg = f"{count} documents were asked for, these questions have {len(others) + 1}"
+                raise EvaluationError(f"{msg}; take more questions")
             chosen = [others[i] for i in rng.permutation(len(others))[: count - 1]]
             chosen.insert(int(rng.integers(len(chosen) + 1)), parts)
             passages = tuple(dict.fromkeys(text for document in chosen for text in document))

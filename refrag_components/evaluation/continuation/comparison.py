@@ -116,7 +116,7 @@ def measure_contexts(
     Returns:
         What was measured, "rows" (one per method: log-perplexity, that of the first 16 tokens, and
         recovery, with intervals; log-perplexity and recovery of recalled tokens) and "pairs"
-        (paired differences at equal positions).
+        (paired differences at equal positions, and of what compresses from REPLUG).
 
     Raises:
         EmptyInputError: If the corpus is shorter than one window.
@@ -353,6 +353,7 @@ def _figures(
         for i in range(len(methods))
         for j in range(i + 1, len(methods))
         if positions[methods[i]] == positions[methods[j]]
+        or (methods[i].compresses and methods[j] == REPLUG)
     ]
     pairs = []
     if compared:

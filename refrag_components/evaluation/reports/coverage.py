@@ -14,10 +14,11 @@ __all__ = ["write_coverage"]
 
 _NOTE = (
     "The share of questions for which *all* passages that the answer needs are among those found, "
-    "and for which *any* is. Diversity 0 is similarity alone, more is maximal marginal relevance "
-    "among the 100 most similar. *As text*: the same passages from the first on as text, as many "
-    "as fit the positions that all of them take as one chunk embedding for k tokens. Brackets hold "
-    "95% bootstrap intervals over questions; differences are paired."
+    "and for which *any* is. MMR is maximal marginal relevance among the 100 most similar, with so "
+    "much diversity; *clusters* are k-means of the same 100, of which the best are taken in turn. "
+    "*As text*: the same passages from the first on as text, as many as fit the positions that all "
+    "of them take as one chunk embedding for k tokens. Brackets hold 95% bootstrap intervals over "
+    "clusters of questions that need the same passage; differences are paired."
 )
 
 
@@ -49,14 +50,14 @@ def _table(table: dict[str, Any]) -> list[str]:
         for name in table["rows"][0]
         if name.startswith("positions_")
     ]
-    headings = ["diversity", "passages", "tokens", "all", "any", "all, less similarity alone"]
+    headings = ["order", "passages", "tokens", "all", "any", "all, less similarity alone"]
     for k in rungs:
         headings += [f"positions, k={k}", "passages as text", "all as text", "all, less as text"]
     rows = []
     for row in table["rows"]:
         low, high = (100 * bound for bound in row["all_interval"])
         cells = [
-            f"{row['diversity']:g}",
+            row["order"],
             str(row["passages"]),
             f"{row['tokens']:.0f}",
             f"{100 * row['all']:.1f} ({low:.1f} to {high:.1f})",

@@ -7,6 +7,7 @@ from typing import Any
 
 from refrag_components.evaluation.answers.contexts import RETRIEVALS
 from refrag_components.evaluation.methods import METHODS, Method
+from refrag_components.evaluation.reports.places import places_markdown
 from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.reports.titles import answers_title, rate_cell, text_title
 
@@ -66,6 +67,7 @@ def qa_markdown(tables: Sequence[dict[str, Any]], *, chunk_size: int) -> str:
             )
         if table["pairs"]:
             lines += ["", "### Paired differences at equal positions", "", *_pairs(table)]
+    lines += places_markdown(tables)
     return "\n".join(lines) + "\n"
 
 
@@ -102,10 +104,16 @@ def perplexity_markdown(tables: Sequence[dict[str, Any]]) -> str:
         lines += markdown_table(headings, rows)
         if table["pairs"]:
             lines += ["", "### Paired differences", ""]
+            labels = {row["method"]: row["label"] for row in table["rows"]}
             lines += markdown_table(
                 ("a", "b", "log-ppl, a - b", "p"),
                 [
-                    (pair["a"], pair["b"], _signed(pair, "log_ppl"), f"{pair['log_ppl_p']:.4f}")
+                    (
+                        labels[pair["a"]],
+                        labels[pair["b"]],
+                        _signed(pair, "log_ppl"),
+                        f"{pair['log_ppl_p']:.4f}",
+                    )
                     for pair in table["pairs"]
                     if "full" not in (pair["a"], pair["b"])
                 ],
@@ -165,10 +173,11 @@ def _keeping(table: dict[str, Any]) -> list[str]:
 def _pairs(table: dict[str, Any]) -> list[str]:
     """Differences at equal positions; those from the full context are only in the JSON file."""
     score, name = ("f1", "F1") if table["judged"] == "answers" else ("refused", "refused")
+    labels = {row["method"]: row["label"] for row in table["rows"]}
     rows = [
         (
-            pair["a"],
-            pair["b"],
+            labels[pair["a"]],
+            labels[pair["b"]],
             *(_signed(pair, score, 100, unit) for unit in _UNITS),
             f"{pair[f'{score}_p']:.4f}",
             *(_signed(pair, "log_ppl", 1, unit) for unit in _UNITS),
