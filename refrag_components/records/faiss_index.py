@@ -31,7 +31,7 @@ class VectorIndex:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
+        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
         self._rebuilt_at = _EXACT
 
     @property

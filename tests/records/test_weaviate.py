@@ -148,3 +148,17 @@ def test_the_users_other_collections_are_left_alone(
 def test_what_the_server_refuses_is_reported(client: weaviate.WeaviateClient) -> None:
     with pytest.raises(StoreError, match="not a valid class name"):
         WeaviateRecords(client, collection="no name").put([record(1)])
+
+
+def test_a_server_that_went_away_is_named(server: WeaviateServer) -> None:
+    with server.serving() as (port, grpc_port):
+        client = weaviate.connect_to_local(
+            port=port, grpc_port=grpc_port, host="127.0.0.1", skip_init_checks=True
+        )
+        records = WeaviateRecords(client)
+        records.put([record(1)])
+    # A search would end the same way, but the client itself tries that for a minute.
+    for asked in (lambda: records.put([record(2)]), lambda: records.delete([record(1).key])):
+        with pytest.raises(StoreError, match=r"collection RefragRecords: .*check the server"):
+            asked()
+    client.close()

@@ -45,7 +45,8 @@ class RefragExamples:
 
     Args:
         examples: The examples; or a function that chooses them, to which the variables of the
-            prompt are given, such as one that searches for similar ones.
+            prompt are given, such as one that searches for similar ones. LlamaIndex formats prompts
+            in the event loop, and so calls it there, where an answer is awaited.
         example_prompt: Lays out one example.
         k: Most examples, the first ones; all by default.
         separator: What stands between two of them.
