@@ -2,9 +2,10 @@
 
 No package brings a Weaviate server. What the client sends and reads is Weaviate's own protocol: the
 messages are those that the client brings. Requests are read and refused as the source of Weaviate
-1.39 does it: names of collections and tenants, settings of the vector index, base64 of blobs,
-tenants that are unknown or not named, widths of vectors, blobs that come only when they are asked
-for, null for properties that an object lacks. All vectors are compared; there is no index.
+1.40 (before its release) does it: names of collections and tenants, settings of the vector index,
+base64 of blobs, tenants that are unknown or not named, widths of vectors, blobs that come only when
+they are asked for, null for properties that an object lacks. All vectors are compared; there is no
+index.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class WeaviateServer(weaviate_pb2_grpc.WeaviateServicer):
         self.asked.append(f"{request.method} /{path}")
         match path.split("/"):
             case ["meta"]:
-                meta = {"version": "1.39.0", "grpcMaxMessageSize": _LARGEST_MESSAGE}
+                meta = {"version": "1.40.0", "grpcMaxMessageSize": _LARGEST_MESSAGE}
                 return JSONResponse(meta)
             case ["schema"]:
                 return self._create(await request.json())
