@@ -5,7 +5,8 @@
 
 Passages and questions are those of the validation splits of SQuAD and of its shifted Wikipedia set,
 encoded with the encoder that the bundled model searches with. The passage that answers a question
-counts as found if it is among the first ten.
+counts as found if it is among the first ten. Intervals are over questions and, of bytes, over the
+passages that were drawn: what is on disk is shared out by what each record holds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +31,7 @@ from benchmarks.records_data import Asked, load
 from refrag_components.evaluation.reports.table import markdown_table
 from refrag_components.evaluation.statistics import cluster_labels, interval, resample
 from refrag_components.records import Record, RecordCollection
+from refrag_components.records.maxsim import pack_tokens
 
 PAGE = Path(__file__).parents[1] / "docs" / "stores.md"
 BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
@@ -39,7 +42,9 @@ NAMES = {
     "lancedb": "LanceDB",
     "postgres": "PostgreSQL, pgvector",
     "milvus": "Milvus Lite",
+    "qdrant": "Qdrant, the client's local mode",
 }
+KINDS = ("none", "float16", "1 bit")  # of token vectors
 HEAD = [
     "collection",
     "token vectors",
@@ -121,17 +126,33 @@ def milvus(folder: Path, *, quantised: bool) -> Iterator[Opened]:
     client.close()
 
 
+@contextmanager
+def qdrant(folder: Path, *, quantised: bool) -> Iterator[Opened]:
+    """A folder of the Qdrant client's local mode, and how large it is."""
+    from qdrant_client import QdrantClient
+
+    from refrag_components.records.qdrant import QdrantRecords
+
+    warnings.filterwarnings("ignore", message="Payload indexes have no effect in the local")
+    client = QdrantClient(path=str(folder))
+    yield QdrantRecords(client, quantised=quantised), lambda: _bytes(folder)
+    client.close()
+
+
 OPEN = {
     "faiss": faiss,
     "lancedb": lancedb,
     "postgres": postgres,
     "milvus": milvus,
+    "qdrant": qdrant,
 }
+UNQUANTISED = {"qdrant"}  # local mode leaves out what a server's settings say of quantisation
 
 
 def measure(name: str, tokens: str, records: list[Record], asked: list[Asked]) -> list[str]:
     """One row of the table: a kind of collection, with one kind of token vectors."""
-    n_tokens = sum(0 if each.token_vectors is None else len(each.token_vectors) for each in records)
+    n_tokens = [0 if each.token_vectors is None else len(each.token_vectors) for each in records]
+    held = [own_bytes(each, tokens) for each in records]
     if tokens == "none":
         records = [replace(each, token_vectors=None) for each in records]
     with (
@@ -142,20 +163,51 @@ def measure(name: str, tokens: str, records: list[Record], asked: list[Asked]) -
         for start in range(0, len(records), BATCH):
             collection.put(records[start : start + BATCH])
         written = time.perf_counter() - began
-        n_bytes = size()
+        per_object, per_token = shared_out(size(), held, n_tokens)
         one = search(collection, asked, late=False)
         late = search(collection, asked, late=True) if tokens != "none" else None
     return [
         NAMES[name],
         tokens,
-        f"{n_bytes / len(records):,.0f}",
-        f"{n_bytes / n_tokens:,.0f}",
+        per_object,
+        per_token,
         f"{written:.0f}",
         f"{one[0]:.1f}",
         f"{late[0]:.0f}" if late else "",
         recall(one[1], asked),
         recall(late[1], asked) if late else "",
     ]
+
+
+def own_bytes(record: Record, tokens: str) -> int:
+    """What a record holds, whatever a database makes of it."""
+    n_bytes = len(record.text.encode()) + 2 * record.vector.size
+    n_bytes += len(record.chunk_vectors.to_bytes("float16"))
+    if tokens != "none" and record.token_vectors is not None:
+        n_bytes += len(pack_tokens(record.token_vectors, quantised=tokens == "1 bit"))
+    return n_bytes
+
+
+def shared_out(n_bytes: int, held: list[int], n_tokens: list[int]) -> tuple[str, str]:
+    """Bytes on disk per object and per token, with intervals.
+
+    Args:
+        n_bytes: On disk, of all records.
+        held: What each record holds.
+        n_tokens: Tokens of each record.
+    """
+    share = np.array([held, n_tokens], dtype=float).T
+    share[:, 0] *= n_bytes / share[:, 0].sum()
+    draws, means = resample([share]), share.mean(axis=0)
+    return (
+        _with_interval(means[0], draws[:, 0]),
+        _with_interval(means[0] / means[1], draws[:, 0] / draws[:, 1]),
+    )
+
+
+def _with_interval(value: float, draws: np.ndarray) -> str:
+    low, high = interval(draws)
+    return f"{value:,.0f} [{low:,.0f}, {high:,.0f}]"
 
 
 def recall(found: list[bool], asked: list[Asked]) -> str:
@@ -202,11 +254,11 @@ def main() -> None:
     about = (
         f"`python benchmarks/records.py`: {len(records):,} passages of "
         f"{n_tokens / len(records):.0f} tokens on average, {len(asked)} questions (95% intervals), "
-        "2 cores that others were using too."
+        "2 cores that others were using too, so times tell how collections compare and no more."
     )
     rows: list[list[str]] = []
     for name in arguments.collections or OPEN:
-        for kind in ("none", "float16", "1 bit"):
+        for kind in KINDS[:-1] if name in UNQUANTISED else KINDS:
             rows.append(measure(name, kind, records, asked))
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
         if arguments.write:

@@ -15,7 +15,8 @@ from langchain_refrag import (
     RefragExampleSelector,
     RefragRetriever,
 )
-from llama_index.llms.refrag import RefragLLM
+from llama_index.llms.refrag import RefragExamples, RefragLLM
+from llama_index.retrievers import refrag as llama_index_retrievers
 from refrag_components.index import RefragIndex
 from refrag_components.modeling import RefragModel
 from refrag_components.stores import SQLiteStore
@@ -27,10 +28,12 @@ from refrag_components.stores import SQLiteStore
         ChatRefrag,
         RefragCollections,
         RefragExampleSelector,
+        RefragExamples,
         RefragIndex,
         RefragLLM,
         RefragRetriever,
         SQLiteStore,
+        llama_index_retrievers.RefragCollections,
     ],
 )
 def test_the_example_does_what_it_says(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
     CallbackManagerForRetrieverRun,
@@ -17,7 +18,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from langchain_refrag.retrievers import k_argument
 from refrag_components.generation.shared_checkpoints import load_checkpoint
-from refrag_components.index.diversity import MarginalRelevance, merge_collections
+from refrag_components.index.diversity import merge_diverse
 from refrag_components.weights.lookup import DEFAULT_MODEL
 
 __all__ = ["RefragCollections"]
@@ -115,13 +116,15 @@ class RefragCollections(BaseRetriever):
     def _merged(
         self, query: str, found: Sequence[Sequence[Document]], count: int
     ) -> list[Document]:
-        texts = [[document.page_content for document in documents] for documents in found]
-        shares = [1.0] * len(found) if self.shares is None else self.shares
-        relevance = None
-        if self.diversity and any(texts):
-            model = load_checkpoint(self.model_name, self.device).generator.model
-            asked = model.search_vectors([query])[0]
-            every = model.search_vectors([text for own in texts for text in own])
-            relevance = MarginalRelevance(asked, every, self.diversity)
-        merged = merge_collections(texts, count, shares, relevance)
+        merged = merge_diverse(
+            query,
+            [[document.page_content for document in documents] for documents in found],
+            count,
+            shares=self.shares,
+            diversity=self.diversity,
+            search_vectors=self._search_vectors,
+        )
         return [found[i][j] for i, j in merged]
+
+    def _search_vectors(self, texts: Sequence[str]) -> np.ndarray:
+        return load_checkpoint(self.model_name, self.device).model.search_vectors(texts)

@@ -9,15 +9,14 @@ from typing import Any
 from langchain_core.documents import Document
 from pydantic import ConfigDict, Field, InstanceOf, SkipValidation
 
+from refrag_components.prompts import carried
+from refrag_components.prompts.carried import KEY_METADATA
 from refrag_components.prompts.conversation import read_documents
 from refrag_components.prompts.resolver import Resolver, document_text
 from refrag_components.stores.common.base import ChunkStore
-from refrag_components.stores.memory import MemoryStore
-from refrag_components.vectors import ChunkVectors, passage_key
+from refrag_components.vectors import ChunkVectors
 
 __all__ = ["KEY_METADATA", "RefragDocument", "carried_stores", "document_stores"]
-
-KEY_METADATA = "refrag_key"
 
 
 class RefragDocument(Document):
@@ -71,21 +70,12 @@ def document_stores(documents: object, resolver: Resolver) -> dict[str, ChunkSto
 
 
 def carried_stores(documents: Iterable[Document]) -> dict[str, ChunkStore]:
-    """The chunk vectors that documents carry, whatever model made them.
-
-    Returns:
-        For the text, without white space around it, of each document that carries the chunk vectors
-        of this text, a store of these.
-    """
-    carried: dict[str, ChunkStore] = {}
-    for document in documents:
-        if isinstance(document, RefragDocument) and (vectors := document.chunk_vectors) is not None:
-            text, key = document.page_content.strip(), document.metadata.get(KEY_METADATA)
-            # Somebody may have copied the document with another text; its vectors are worthless
-            # then.
-            if key == passage_key(text, vectors.fingerprint):
-                carried[text] = _store_of(key, vectors)
-    return carried
+    """As ``prompts.carried.carried_stores``, of LangChain's documents."""
+    return carried.carried_stores(
+        (each.page_content, each.metadata.get(KEY_METADATA), each.chunk_vectors)
+        for each in documents
+        if isinstance(each, RefragDocument)
+    )
 
 
 def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, ChunkStore | None]:
@@ -94,12 +84,6 @@ def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, Chunk
     text, key = document.page_content, document.metadata.get(KEY_METADATA)
     if not isinstance(document, RefragDocument):
         return text, None
-    if document.chunk_vectors is None or not resolver.is_key_of(key, text):
+    if not resolver.is_key_of(key, text):
         return text, document.store
-    return text, _store_of(str(key), document.chunk_vectors)
-
-
-def _store_of(key: str, vectors: ChunkVectors) -> MemoryStore:
-    store = MemoryStore(max_bytes=None)
-    store.mset([(key, vectors)])
-    return store
+    return text, carried_stores([document]).get(text.strip(), document.store)

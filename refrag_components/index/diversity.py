@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from refrag_components.exceptions import InvalidVectorsError
 
-__all__ = ["MarginalRelevance", "merge_collections", "most_diverse"]
+__all__ = ["MarginalRelevance", "merge_collections", "merge_diverse", "most_diverse"]
 
 
 class MarginalRelevance:
@@ -123,3 +123,38 @@ def merge_collections(
             for numbers, texts in zip(left, found, strict=True)
         ]
     return merged
+
+
+def merge_diverse(
+    query: str,
+    found: Sequence[Sequence[str]],
+    count: int,
+    *,
+    shares: Sequence[float] | None,
+    diversity: float,
+    search_vectors: Callable[[Sequence[str]], np.ndarray],
+) -> list[tuple[int, int]]:
+    """Merges what several collections found, see ``merge_collections``, and lets texts differ.
+
+    Args:
+        query: What was searched for.
+        found: Texts that each collection found, best first.
+        count: Most texts to take.
+        shares: Share of each collection, above 0; all alike if None.
+        diversity: As for ``MarginalRelevance``; at 0 the order of the collections stays.
+        search_vectors: Search vectors of texts, shape (n, d), each of length 1; called only if
+            there is a diversity.
+
+    Returns:
+        Collection and index in it of each text, in order.
+
+    Raises:
+        ValueError: If there is not one share above 0 for each collection, or the diversity is
+            outside its range.
+    """
+    relevance = None
+    if diversity and any(found):
+        every = search_vectors([text for own in found for text in own])
+        relevance = MarginalRelevance(search_vectors([query])[0], every, diversity)
+    even = [1.0] * len(found)
+    return merge_collections(found, count, even if shares is None else shares, relevance)

@@ -31,8 +31,13 @@ class VectorIndex:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
+        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
         self._rebuilt_at = _EXACT
+
+    @property
+    def in_lists(self) -> bool:
+        """Whether it looks into the nearest lists alone and does not compare all vectors."""
+        return not isinstance(self._index, faiss.IndexIDMap2)
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """Adds vectors.
@@ -68,9 +73,7 @@ class VectorIndex:
 
     def _all(self) -> tuple[np.ndarray, np.ndarray]:
         """All numbers and vectors."""
-        if isinstance(self._index, faiss.IndexIDMap2):
-            ids = faiss.vector_to_array(self._index.id_map)
-        else:
+        if self.in_lists:
             lists = self._index.invlists
             ids = np.concatenate(
                 [
@@ -79,4 +82,6 @@ class VectorIndex:
                     if lists.list_size(i)
                 ]
             )
+        else:
+            ids = faiss.vector_to_array(self._index.id_map)
         return ids, self._index.reconstruct_batch(ids)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from refrag_components.index import RefragIndex
 from refrag_components.index.diversity import (
     MarginalRelevance,
     merge_collections,
+    merge_diverse,
     most_diverse,
 )
 
@@ -62,3 +65,24 @@ def test_within_a_collection_passages_differ_from_those_of_all() -> None:
 def test_a_collection_without_a_share_is_refused() -> None:
     with pytest.raises(ValueError, match="each of the 2 collections"):
         merge_collections([["a"], ["b"]], 2, [1, 0])
+
+
+def test_vectors_are_made_only_to_tell_texts_apart() -> None:
+    known = dict(zip(["first", "copy", "else", "other"], PASSAGES, strict=True))
+
+    def search_vectors(texts: Sequence[str]) -> np.ndarray:
+        return np.stack([QUESTION if text == "asked" else known[text] for text in texts])
+
+    def none(texts: Sequence[str]) -> np.ndarray:
+        raise AssertionError("vectors were made")
+
+    found = [["first", "other"], ["copy", "else"]]
+    alike = merge_diverse("asked", found, 2, shares=None, diversity=0, search_vectors=none)
+    assert alike == [(0, 0), (1, 0)]
+    assert merge_diverse(
+        "asked", found, 2, shares=None, diversity=0.4, search_vectors=search_vectors
+    ) == [(0, 0), (1, 1)]
+    nothing: list[list[str]] = [[], []]
+    assert merge_diverse("?", nothing, 2, shares=[1, 2], diversity=1, search_vectors=none) == []
+    with pytest.raises(ValueError, match="each of the 2 collections"):
+        merge_diverse("asked", found, 2, shares=[], diversity=0, search_vectors=none)

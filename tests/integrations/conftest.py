@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+from psycopg_pool import ConnectionPool
+from qdrant_client import QdrantClient
 
 from refrag_components.generation import shared_checkpoints
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.modeling import RefragModel
+from refrag_components.records import RecordCollection
+from refrag_components.records.postgres import PostgresRecords
+from refrag_components.records.qdrant import QdrantRecords
 from tests.integrations.scripted import ScriptedEngine, follow_tools
 from tests.tiny import TOOL_TEMPLATE
 
@@ -34,6 +41,21 @@ def scripted(tool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedEngi
     engine = ScriptedEngine(generator.model, follow_tools, generator.engine)
     monkeypatch.setattr(generator, "engine", engine)
     return engine
+
+
+@pytest.fixture(params=["qdrant", "postgres"])
+def no_records(request: pytest.FixtureRequest) -> Iterator[RecordCollection]:
+    """A collection of records without any, in two databases that divide tenants in two ways."""
+    if request.param == "qdrant":
+        client = QdrantClient(":memory:")
+        yield QdrantRecords(client)
+        client.close()
+        return
+    url = request.getfixturevalue("postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
+    with ConnectionPool(url, min_size=1, open=True) as pool:
+        yield PostgresRecords(pool)
 
 
 @pytest.fixture

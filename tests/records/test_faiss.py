@@ -97,6 +97,29 @@ def test_a_search_while_others_write(folder: Path) -> None:
     assert len(reader.search(record(0).vector, k=20)) == 7
 
 
+def test_many_passages_are_found_in_lists_whatever_was_changed_since(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "_EXACT", 200)
+    mine, theirs = FaissRecords(folder, tenant="a"), FaissRecords(folder, tenant="b")
+    theirs.put([record(i) for i in range(150)])  # all compared
+    mine.put([record(i) for i in range(250)])
+    assert texts(mine.search(record(7).vector, k=1)) == ["passage 7"]
+    assert mine._index is not None
+    assert mine._index.in_lists
+    mine.delete([record(7).key, record(8).key])
+    mine.put([record(9, metadata={"new": True}), *(record(i) for i in range(250, 300))])
+    for opened in (mine, FaissRecords(folder, tenant="a")):
+        for i in (0, 120, 249, 299):
+            (found,) = opened.search(record(i).vector, k=1)
+            assert found.chunk_vectors == record(i).chunk_vectors
+        assert opened.search(record(9).vector, k=1)[0].metadata == {"new": True}
+        assert not {"passage 7", "passage 8"} & {*texts(opened.search(record(7).vector, k=30))}
+        (late,) = opened.search(record(260).vector, record(260).token_vectors, k=1)
+        assert late.text == "passage 260"
+    assert texts(theirs.search(record(7).vector, k=1)) == ["passage 7"]
+
+
 class TestVectorIndex:
     VECTORS = unit_rows(np.random.default_rng(0).standard_normal((3000, 16)))
 
@@ -110,6 +133,7 @@ class TestVectorIndex:
 
     def test_few_vectors_are_all_compared(self, monkeypatch: pytest.MonkeyPatch) -> None:
         index = self.made(monkeypatch, 10_000, 500)
+        assert not index.in_lists
         found = index.search(self.VECTORS[5], 20)
         nearest = np.argsort(-self.VECTORS @ self.VECTORS[5])[:20] + 7
         assert [number for number, _ in found] == nearest.tolist()
@@ -119,6 +143,7 @@ class TestVectorIndex:
         self, monkeypatch: pytest.MonkeyPatch, at_once: int
     ) -> None:
         index = self.made(monkeypatch, 500, at_once)
+        assert index.in_lists
         recalls = []
         for i in range(0, 3000, 100):
             found = index.search(self.VECTORS[i], 10)

@@ -70,6 +70,8 @@ def check_records(shown: Outputs) -> None:
     assert "6 points with chunks, passage, tokens\n" in shown.printed
     assert "3 passages brought their vectors, 0 were encoded" in shown.printed
     assert "in a trace: False\n" in shown.printed
+    assert "3 nodes brought their vectors, 0 were encoded\n" in shown.printed
+    assert "chunk vectors; in what is stored of a node: False\n" in shown.printed
     assert len(re.findall(r"paragraphs \[\d, \d, \d\]\n", shown.printed)) == 2
     assert "6 of 6 for their owner\n0 of 6 for another tenant\n" in shown.printed
     kept = re.findall(r"([\d,]+) bytes per record  same: True\n", shown.printed)

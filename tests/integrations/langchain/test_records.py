@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
@@ -14,8 +12,6 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.load import dumps
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnablePassthrough
-from psycopg_pool import ConnectionPool
-from qdrant_client import QdrantClient
 
 from langchain_refrag import (
     ChatRefrag,
@@ -28,10 +24,9 @@ from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.modeling import RefragModel
 from refrag_components.records import RecordCollection, make_records
-from refrag_components.records.postgres import PostgresRecords
-from refrag_components.records.qdrant import QdrantRecords
 from refrag_components.serving.app import create_app
 from refrag_components.stores.memory import MemoryStore
+from tests.integrations.guards import NoStore, no_encoding
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
 from tests.serving.running import running
 
@@ -52,37 +47,16 @@ def model(chat: ChatRefrag) -> RefragModel:
     return load_checkpoint(chat.model_name, chat.device).model
 
 
-@pytest.fixture(params=["qdrant", "postgres"])
-def empty(request: pytest.FixtureRequest) -> Iterator[RecordCollection]:
-    if request.param == "qdrant":
-        client = QdrantClient(":memory:")
-        yield QdrantRecords(client)
-        client.close()
-        return
-    url = request.getfixturevalue("postgres")
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
-    with ConnectionPool(url, min_size=1, open=True) as pool:
-        yield PostgresRecords(pool)
-
-
 @pytest.fixture
-def records(empty: RecordCollection, model: RefragModel) -> RecordCollection:
+def records(no_records: RecordCollection, model: RefragModel) -> RecordCollection:
     about = [{"page": number} for number in range(3)]
-    empty.put(list(make_records(model, TEXTS, about, token_vectors=True)))
-    return empty
+    no_records.put(list(make_records(model, TEXTS, about, token_vectors=True)))
+    return no_records
 
 
 @pytest.fixture
 def search(records: RecordCollection, chat: ChatRefrag) -> RecordRetriever:
     return RecordRetriever(records=records, embeddings=RefragEmbeddings(model=chat.model_name), k=3)
-
-
-class NoStore(MemoryStore):
-    """Must not be asked."""
-
-    def mget(self, keys: Any) -> Any:
-        raise AssertionError("a second look-up")
 
 
 @pytest.fixture
@@ -103,10 +77,6 @@ def chain(retriever: Runnable[Any, Any], chat: ChatRefrag) -> Runnable[str, Any]
 
 def without_vectors(documents: list[Document]) -> list[Document]:
     return [Document(each.page_content, metadata=each.metadata) for each in documents]
-
-
-def no_encoding(*_: object, **__: object) -> None:
-    raise AssertionError("a passage was encoded")
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -240,17 +210,17 @@ def test_another_tenant_finds_nothing(search: RecordRetriever, records: RecordCo
 
 
 def test_any_embeddings_search_by_one_vector(
-    empty: RecordCollection, model: RefragModel, chat: ChatRefrag
+    no_records: RecordCollection, model: RefragModel, chat: ChatRefrag
 ) -> None:
     embeddings = DeterministicFakeEmbedding(size=12)
     made = make_records(model, TEXTS)
-    empty.put(
+    no_records.put(
         [
             type(each)(each.text, np.array(embeddings.embed_query(each.text)), each.chunk_vectors)
             for each in made
         ]
     )
-    search = RecordRetriever(records=empty, embeddings=embeddings, k=1)
+    search = RecordRetriever(records=no_records, embeddings=embeddings, k=1)
     assert [document.page_content for document in search.invoke(RAIN)] == [RAIN]
     with pytest.raises(ValueError, match="embed tokens"):
-        RecordRetriever(records=empty, embeddings=embeddings, late_interaction=True)
+        RecordRetriever(records=no_records, embeddings=embeddings, late_interaction=True)

@@ -43,6 +43,11 @@ class RefragEmbedding(BaseEmbedding):
         """Name under which LlamaIndex serialises it."""
         return "RefragEmbedding"
 
+    def get_query_token_embeddings(self, query: str) -> list[Embedding]:
+        """Embeds every token of a query, for late interaction; each vector has length 1."""
+        rows: list[Embedding] = self._loaded().search_token_vectors([query])[1][0].tolist()
+        return rows
+
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         rows: list[Embedding] = self._loaded().search_vectors(texts).tolist()
         return rows

@@ -17,6 +17,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
+from llama_index.llms.refrag.nodes import carried_stores
 from llama_index.llms.refrag.tools import called
 from refrag_components.prompts.conversation import (
     Block,
@@ -30,6 +31,7 @@ from refrag_components.prompts.conversation import (
 )
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.prompts.resolver import Resolver, document_text
+from refrag_components.stores.common.base import ChunkStore
 
 __all__ = ["Conversation", "resolve_completion", "resolve_messages", "without_media"]
 
@@ -132,10 +134,12 @@ def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> Re
     return resolve_prompt(_unprinted(prompt, given, resolver), given, resolver)
 
 
-def _text_and_store(document: object) -> tuple[str, None]:
-    if isinstance(document, BaseNode | NodeWithScore):
-        return document.get_content(metadata_mode=MetadataMode.NONE), None
-    return document_text(document), None
+def _text_and_store(document: object) -> tuple[str, ChunkStore | None]:
+    node = document.node if isinstance(document, NodeWithScore) else document
+    if not isinstance(node, BaseNode):
+        return document_text(document), None
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    return text, carried_stores([node]).get(text.strip())
 
 
 def _blocks(message: ChatMessage, documents: Documents, resolver: Resolver) -> Iterator[Block]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+from llama_index.core.schema import BaseNode, NodeWithScore
 
+from llama_index.llms.refrag.nodes import carried_stores, marked, passage_of
 from llama_index.llms.refrag.runs import retrieved_in_run
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
+from refrag_components.prompts.carried import KEY_METADATA
 from refrag_components.prompts.parts import PassagePart
 from refrag_components.prompts.retrieved import Retrieval
 from refrag_components.stores.common.base import ChunkStore
 from refrag_components.vectors import passage_key
 
 __all__ = ["KEY_METADATA", "encoded_nodes", "prepared_nodes"]
-
-KEY_METADATA = "refrag_key"
 
 _NODES_PER_BATCH = 256  # so that an ingested corpus need not fit into memory
 
@@ -44,22 +43,23 @@ def prepared_nodes(
         The nodes with the same scores in the same order; marked copies if there is a model.
     """
     if model is not None:
-        marked = encoded_nodes([each.node for each in nodes], model, store=store, device=device)
+        made = encoded_nodes([each.node for each in nodes], model, store=store, device=device)
         store = _store(store, model, device)
         nodes = [
             NodeWithScore(node=node, score=each.score)
-            for node, each in zip(marked, nodes, strict=True)
+            for node, each in zip(made, nodes, strict=True)
         ]
     request = retrieved_in_run()
     if request is not None:
-        request.add(Retrieval.of(query, (_passage(each.node) for each in nodes), store))
+        found = [each.node for each in nodes]
+        request.add(Retrieval.of(query, map(passage_of, found), store, carried_stores(found)))
     return list(nodes)
 
 
 def encoded_nodes(
     nodes: Sequence[BaseNode], model: str, *, store: ChunkStore | None, device: str | None
 ) -> list[BaseNode]:
-    """Makes sure that a store has the chunk vectors of nodes.
+    """Makes sure that a store has the chunk vectors of nodes, unless these carry them.
 
     Args:
         nodes: Nodes; they are not modified. Those without text are passed on.
@@ -80,23 +80,14 @@ def _encoded(
     model = load_checkpoint(name, device).model
     loader = PassageLoader(model, store, waits=True)
     for start in range(0, len(nodes), _NODES_PER_BATCH):
-        batch = nodes[start : start + _NODES_PER_BATCH]
-        texts = [_passage(node) for node in batch]
-        loader.load([PassagePart(text) for text in texts if text])
-        for node, text in zip(batch, texts, strict=True):
-            yield _marked(node, passage_key(text, model.fingerprint)) if text else node
-
-
-def _marked(node: BaseNode, key: str) -> BaseNode:
-    hidden: dict[str, Any] = {
-        name: sorted({*getattr(node, name), KEY_METADATA})
-        for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
-    }
-    return node.model_copy(update={"metadata": {**node.metadata, KEY_METADATA: key}, **hidden})
-
-
-def _passage(node: BaseNode) -> str:
-    return node.get_content(metadata_mode=MetadataMode.NONE).strip()
+        texts = [passage_of(node) for node in nodes[start : start + _NODES_PER_BATCH]]
+        batch = [
+            marked(node, passage_key(text, model.fingerprint)) if text else node
+            for node, text in zip(nodes[start:], texts, strict=False)
+        ]
+        carried = carried_stores(batch)  # what another model made does not go by these keys
+        loader.load([PassagePart(text, carried.get(text)) for text in texts if text])
+        yield from batch
 
 
 def _store(store: ChunkStore | None, model: str, device: str | None) -> ChunkStore:
