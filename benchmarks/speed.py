@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.timeline import timeline
 from refrag_components.benchmarking.latency import LatencySettings
 from refrag_components.benchmarking.run import measure_latency
 from refrag_components.benchmarking.scenario import Case, make_passages, prompt
 from refrag_components.benchmarking.shapes import SHAPES, Shape
 from refrag_components.benchmarking.subject import ShapeSubject
-from refrag_components.benchmarking.timeline import timeline
 from refrag_components.benchmarking.timing import free_memory, synchronise
 from refrag_components.benchmarking.words import QUESTION
 from refrag_components.engines import static_cache
@@ -37,7 +37,7 @@ from refrag_components.engines.layout import Layout
 from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.requests import Request
-from refrag_components.modeling import RefragModel
+from refrag_components.modeling import RefragModel, layer_encoder
 from refrag_components.policies import FractionBudget
 
 TINY = Shape(64, 128, 2, 4, 2, 512, 1)
@@ -126,7 +126,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("refrag_components").setLevel(logging.INFO)  # why there are no graphs
     if options.own_layers:
-        static_cache.fused_layers = unchanged
+        static_cache.fused_layers = layer_encoder.fused_layers = unchanged
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     shape = TINY if options.shape == "tiny" else SHAPES[options.shape]
     subject = ShapeSubject(shape, device=device, dtype=dtype, attention="sdpa")

@@ -32,7 +32,7 @@ def coverage(
             "--diversity",
             min=0,
             max=1,
-            help="How much passages are to differ (MMR), beside similarity alone.",
+            help="How much passages are to differ (MMR), in addition to similarity alone.",
             show_default=".1 .3 .5",
         ),
     ] = None,

@@ -53,11 +53,11 @@ class Worker:
         if os.getpid() != self._process:
             self._reset()  # after a fork: the thread and the holder of the lock stayed behind
         with self._lock:
-            self._turns.add(rows)
             if not self._decoding:
+                _threads.run(self._run)  # first, for it may fail; the thread waits for the lock
                 self._decoding = True
                 self._runs += 1
-                _threads.run(self._run)
+            self._turns.add(rows)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits until nothing is decoded, and what was decoded in has been given up.
@@ -68,6 +68,8 @@ class Worker:
         Returns:
             Whether that is so.
         """
+        if os.getpid() != self._process:
+            return True  # after a fork: the thread stayed behind
         with self._lock:
             return self._ended.wait_for(lambda: not self._runs, seconds)
 

@@ -45,7 +45,7 @@ def fused_layers(decoder: Any) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            vars(layer).pop("forward", None)  # another thread may have been here as well
 
 
 def _suits(module: Any) -> bool:

@@ -35,7 +35,7 @@ def fused_norms(decoder: Any) -> Iterator[None]:
         yield
     finally:
         for norm in norms:
-            del norm.forward
+            vars(norm).pop("forward", None)  # another thread may have been here as well
 
 
 def _forward(norm: Any, states: Tensor) -> Tensor:

@@ -172,7 +172,8 @@ class LayerEncoder(nn.Module):
     @contextmanager
     def _fewer_kernels(self, device: torch.device) -> Iterator[None]:
         """A question is read in less time than its kernels are launched in; a CPU launches none."""
-        if device.type != "cuda":
+        # Other attention may need to be told more than fused layers say, such as a sliding window.
+        if device.type != "cuda" or self.model.config._attn_implementation != "sdpa":
             yield
             return
         with fused_norms(self.model), fused_layers(self.model):

@@ -82,14 +82,19 @@ class ComparisonPolicy(Policy):
     def of(self, model: RefragModel) -> ComparisonPolicy:
         """The same policy, which reads the tokens of this model."""
         if self._tokenizer is not None:
-            return self
+            otherwise, tokenizer = self._otherwise.of(model), self._tokenizer
+            if otherwise is self._otherwise:
+                return self
+        else:
+            given = DEFAULT_POLICY if self._given is None else self._given
+            otherwise, tokenizer = make_policy(given, model), model.tokenizer
         return ComparisonPolicy(
             self._llm,
             comparisons=self._comparisons,
             window=self._window,
             stretch=self._stretch,
-            otherwise=make_policy(DEFAULT_POLICY if self._given is None else self._given, model),
-            tokenizer=model.tokenizer,
+            otherwise=otherwise,
+            tokenizer=tokenizer,
         )
 
     def scores(self, inputs: PolicyInputs) -> np.ndarray:

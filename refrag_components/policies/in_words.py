@@ -90,7 +90,10 @@ class NaturalLanguagePolicy(Policy):
     def of(self, model: RefragModel) -> NaturalLanguagePolicy:
         """The same policy, which reads the tokens of this model."""
         if self._tokenizer is not None:
-            return self
+            otherwise = self._otherwise.of(model)
+            if otherwise is self._otherwise:
+                return self
+            return self._made(self.instruction, otherwise, self._tokenizer)
         otherwise = make_policy(DEFAULT_POLICY if self._given is None else self._given, model)
         return self._made(self.instruction, otherwise, model.tokenizer)
 

@@ -1,6 +1,6 @@
 """Chunk vectors, which are computed once, stored and looked up.
 
-Imported when first used, because the command line needs only the codecs' names, without NumPy.
+Imported when first used, because the command line needs only the codecs.
 """
 
 from __future__ import annotations

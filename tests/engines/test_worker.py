@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor, MistralConfig
 
-from refrag_components.engines import EngineOutput, SamplingParams, TransformersEngine
+from refrag_components.engines import EngineOutput, SamplingParams, TransformersEngine, worker
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.layout import Layout
 from refrag_components.modeling import RefragModel
@@ -333,6 +333,24 @@ def test_a_forked_process_waits_for_nobody_it_has_left_behind(
     expected = alone(engine, layouts[0], LONG)
     engine._worker._lock.acquire()
     monkeypatch.setattr(engine._worker, "_process", -1)
+    assert engine.wait(0)
+    assert same(alone(engine, layouts[0], LONG), expected)
+
+
+def test_a_thread_that_cannot_start_leaves_the_engine_usable(
+    engine: TransformersEngine, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(engine, layouts[0], LONG)
+    assert engine.wait(60)
+
+    def fail(work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._threads, "run", fail)
+        with pytest.raises(RuntimeError, match="can't start"):
+            alone(engine, layouts[0], LONG)
+    assert engine.wait(0)
     assert same(alone(engine, layouts[0], LONG), expected)
 
 

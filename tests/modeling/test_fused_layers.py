@@ -20,6 +20,7 @@ from transformers import (
 
 from refrag_components.modeling.decoder_call import DecoderCall
 from refrag_components.modeling.fused_layers import _joined, _suits, fused_layers
+from refrag_components.modeling.fused_norms import fused_norms
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -159,3 +160,14 @@ def test_weights_that_were_made_in_inference_mode_are_left_where_they_are() -> N
         found = read(decoder, embeds)
     for left, right in zip([*found, *read(decoder, embeds)], expected * 2, strict=True):
         assert torch.equal(left, right)
+
+
+def test_another_thread_has_left_before() -> None:
+    decoder = make(LlamaConfig)
+    embeds = torch.randn(1, 9, 32)
+    expected = read(decoder, embeds)
+    with fused_norms(decoder), fused_layers(decoder):
+        for module in decoder.modules():
+            vars(module).pop("forward", None)
+    for left, right in zip(read(decoder, embeds), expected, strict=True):
+        torch.testing.assert_close(left, right)

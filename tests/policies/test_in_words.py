@@ -118,6 +118,17 @@ def test_what_it_leaves_open_is_up_to_the_default_of_the_checkpoint(
     assert np.argsort(-scores, kind="stable")[0] == best
 
 
+@pytest.mark.parametrize("kind", [NaturalLanguagePolicy, ComparisonPolicy])
+def test_what_decides_instead_is_for_the_same_model(
+    tiny_model: RefragModel,
+    inputs: PolicyInputs,
+    kind: type[NaturalLanguagePolicy] | type[ComparisonPolicy],
+) -> None:
+    inner = ComparisonPolicy(lambda prompt: "no idea")  # has no tokenizer yet
+    outer = kind(lambda prompt: "no idea", otherwise=inner, tokenizer=tiny_model.tokenizer)
+    assert np.isfinite(outer.of(tiny_model).scores(inputs)).all()
+
+
 def test_that_nothing_helps_is_no_nonsense(
     tiny_model: RefragModel, inputs: PolicyInputs, caplog: pytest.LogCaptureFixture
 ) -> None:

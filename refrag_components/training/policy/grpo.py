@@ -27,7 +27,7 @@ def sample_picks(
     logits and sorting draws exactly so, all picks at once.
 
     Args:
-        logits: One logit a chunk, (prompts, chunks), very low for padding.
+        logits: One logit per chunk, (prompts, chunks), very low for padding.
         counts: Picks of each prompt (T'), 0 to its number of chunks, (prompts,), int64.
         samples: Sequences of picks per prompt (G).
         generator: Source of randomness on the logits' device.
