@@ -10,8 +10,8 @@ the rows whose errors are as frequent as that model's.
 
 Only questions whose answer occurs word for word in a passage count. Sets count the same; brackets
 hold 95% bootstrap intervals over clusters of questions on one passage. Tokens are those that the
-chat model reads and writes per request, of this decoder's tokenizer; ms are the policy's own work
-on all cores, without a chat model.
+chat model reads and writes per request, of this decoder's tokenizer; ms are the processor time
+of all cores, without a chat model but with the script, which counts tokens.
 """
 
 from __future__ import annotations

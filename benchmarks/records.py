@@ -252,7 +252,8 @@ def main() -> None:
     records, asked = load(arguments.data, arguments.passages, arguments.questions, arguments.cache)
     n_tokens = sum(len(each.token_vectors) for each in records if each.token_vectors is not None)
     about = (
-        f"`python benchmarks/records.py`: {len(records):,} passages of "
+        f"`python benchmarks/records.py --data ... --passages {len(records)} "
+        f"--questions {len(asked)}`: {len(records):,} passages of "
         f"{n_tokens / len(records):.0f} tokens on average, {len(asked)} questions (95% intervals), "
         "2 cores that others were using too, so times tell how collections compare and no more."
     )

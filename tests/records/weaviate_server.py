@@ -113,7 +113,8 @@ class WeaviateServer(weaviate_pb2_grpc.WeaviateServicer):
     def serving(self) -> Iterator[tuple[int, int]]:
         """The ports of both interfaces, while they are served."""
         options = [("grpc.max_receive_message_length", _LARGEST_MESSAGE)]
-        server = grpc.server(ThreadPoolExecutor(8), options=options)
+        # One request after another: each finds the collections whole.
+        server = grpc.server(ThreadPoolExecutor(1), options=options)
         weaviate_pb2_grpc.add_WeaviateServicer_to_server(self, server)
         server.add_generic_rpc_handlers([_health()])
         port = server.add_insecure_port("127.0.0.1:0")
