@@ -10,17 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
-from psycopg_pool import ConnectionPool
-from qdrant_client import QdrantClient
 
 from refrag_components.generation import shared_checkpoints
 from refrag_components.generation.shared_checkpoints import load_checkpoint
 from refrag_components.modeling import RefragModel
 from refrag_components.records import RecordCollection
-from refrag_components.records.postgres import PostgresRecords
-from refrag_components.records.qdrant import QdrantRecords
 from tests.integrations.scripted import ScriptedEngine, follow_tools
 from tests.tiny import TOOL_TEMPLATE
 
@@ -46,11 +41,21 @@ def scripted(tool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedEngi
 @pytest.fixture(params=["qdrant", "postgres"])
 def no_records(request: pytest.FixtureRequest) -> Iterator[RecordCollection]:
     """A collection of records without any, in two databases that divide tenants in two ways."""
+    # Imported here, for these fixtures are read where no database is installed as well.
     if request.param == "qdrant":
+        from qdrant_client import QdrantClient
+
+        from refrag_components.records.qdrant import QdrantRecords
+
         client = QdrantClient(":memory:")
         yield QdrantRecords(client)
         client.close()
         return
+    import psycopg
+    from psycopg_pool import ConnectionPool
+
+    from refrag_components.records.postgres import PostgresRecords
+
     url = request.getfixturevalue("postgres")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
