@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events import BaseEvent
@@ -32,7 +33,14 @@ from refrag_components.serving.app import create_app
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
 from tests.integrations.guards import NoStore, no_encoding
-from tests.integrations.llama_index.conftest import HARBOUR, PASSAGES, PRICES, QUESTION, RAIN
+from tests.integrations.llama_index.conftest import (
+    HARBOUR,
+    PASSAGES,
+    PRICES,
+    QUESTION,
+    RAIN,
+    ListRetriever,
+)
 from tests.integrations.llama_index.recording import Recording
 from tests.serving.running import running
 
@@ -266,22 +274,50 @@ def test_what_is_damaged_is_encoded_again(
     assert (report["cache_hits"], report["cache_misses"]) == (0, 3)
 
 
-def test_vectors_do_not_follow_a_text_that_was_changed(
-    search: RecordRetriever, llm: RefragLLM
-) -> None:
-    class Shorten(BaseNodePostprocessor):
-        def _postprocess_nodes(
-            self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
-        ) -> list[NodeWithScore]:
-            for each in nodes:
-                each.node.set_content(each.text[:40])
-            return nodes
+class Shorten(BaseNodePostprocessor):
+    """Changes the texts, and leaves keys and chunk vectors to the nodes."""
 
-    answer = RefragQueryEngine.from_args(search, llm=llm, node_postprocessors=[Shorten()]).query(
-        QUESTION
-    )
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        for each in nodes:
+            each.node.set_content(each.text[:40])
+        return nodes
+
+
+class Shortened(BaseRetriever):
+    """As ``Shorten``, of another retriever."""
+
+    def __init__(self, search: BaseRetriever) -> None:
+        super().__init__()
+        self.search = search
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return Shorten().postprocess_nodes(self.search.retrieve(query_bundle))
+
+
+@pytest.mark.parametrize("kind", ["llm", "postprocessor", "retriever"])
+def test_vectors_do_not_follow_a_text_that_was_changed(
+    search: RecordRetriever, llm: RefragLLM, folder: str, model: RefragModel, kind: str
+) -> None:
+    store = MemoryStore()
+    after: list[BaseNodePostprocessor] = []
+    found: BaseRetriever = Shortened(search)
+    if kind == "llm":
+        llm = llm.model_copy(update={"store": store})
+    elif kind == "postprocessor":
+        after = [RefragNodePostprocessor(model=folder, store=store)]
+    else:
+        found = RefragRetriever(found, model=folder, store=store)
+    answer = RefragQueryEngine.from_args(found, llm=llm, node_postprocessors=after).query(QUESTION)
     report = (answer.metadata or {})["refrag"]
-    assert (report["cache_hits"], report["cache_misses"]) == (0, 3)
+    made = (0, 3) if kind == "llm" else (3, 0)  # before the model reads them
+    assert (report["cache_hits"], report["cache_misses"]) == made
+    keys = {passage_key(text[:40].strip(), model.fingerprint) for text in PASSAGES}
+    assert set(store.yield_keys()) == keys
+    if kind != "llm":
+        assert {each.node.metadata[KEY_METADATA] for each in answer.source_nodes} == keys
+        assert all(each.node.chunk_vectors is None for each in answer.source_nodes)  # type: ignore[attr-defined]
 
 
 def test_a_model_makes_only_what_nodes_do_not_carry(
@@ -305,6 +341,34 @@ def test_what_another_model_made_goes_into_the_store(
     keys = {each.node.metadata[KEY_METADATA] for each in found}
     assert keys == {passage_key(text, "another") for text in PASSAGES}
     assert set(store.yield_keys()) == keys
+    assert all(each.node.chunk_vectors is None for each in found)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "documents"])
+def test_what_another_model_made_is_made_once_for_the_one_that_answers(
+    search: RecordRetriever,
+    llm: RefragLLM,
+    model: RefragModel,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    store = MemoryStore()
+    reader = RefragLLM(model=llm.model, max_tokens=8, store=store)
+    found = search.retrieve(QUESTION)
+    retriever = ListRetriever(found)
+    wrapped = RefragRetriever(retriever, store=store) if kind == "retriever" else retriever
+    monkeypatch.setattr(model, "fingerprint", "another")
+    with collect_reports() as reports:
+        for _ in range(2):
+            if kind == "documents":
+                reader.complete(QUESTION, documents=found)
+            elif kind == "retriever":
+                RetrieverQueryEngine.from_args(wrapped, llm=reader).query(QUESTION)
+            else:
+                engine(retriever, reader, kind).query(QUESTION)
+    counts = [(report["cache_hits"], report["cache_misses"]) for report in reports]
+    assert counts == [(0, 3), (3, 0)]
+    assert set(store.yield_keys()) == {passage_key(text, "another") for text in PASSAGES}
 
 
 class TestTenants:

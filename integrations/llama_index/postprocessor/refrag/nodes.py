@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from llama_index.core.schema import BaseNode, NodeWithScore
 
-from llama_index.llms.refrag.nodes import carried_stores, marked, passage_of
+from llama_index.llms.refrag.nodes import RefragNode, carried_stores, marked, passage_of
 from llama_index.llms.refrag.runs import retrieved_in_run
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
@@ -80,14 +80,27 @@ def _encoded(
     model = load_checkpoint(name, device).model
     loader = PassageLoader(model, store, waits=True)
     for start in range(0, len(nodes), _NODES_PER_BATCH):
-        texts = [passage_of(node) for node in nodes[start : start + _NODES_PER_BATCH]]
-        batch = [
-            marked(node, passage_key(text, model.fingerprint)) if text else node
-            for node, text in zip(nodes[start:], texts, strict=False)
-        ]
-        carried = carried_stores(batch)  # what another model made does not go by these keys
-        loader.load([PassagePart(text, carried.get(text)) for text in texts if text])
-        yield from batch
+        batch = nodes[start : start + _NODES_PER_BATCH]
+        texts = [passage_of(node) for node in batch]
+        keys = [passage_key(text, model.fingerprint) for text in texts]
+        carried = carried_stores(batch)
+        loader.load(
+            [
+                PassagePart(text, carried.get(key))
+                for text, key in zip(texts, keys, strict=True)
+                if text
+            ]
+        )
+        for node, text, key in zip(batch, texts, keys, strict=True):
+            yield _marked(node, key) if text else node
+
+
+def _marked(node: BaseNode, key: str) -> BaseNode:
+    """A marked copy, without chunk vectors that do not go by this key."""
+    copy = marked(node, key)
+    if isinstance(copy, RefragNode) and key not in carried_stores([node]):
+        copy.chunk_vectors = None
+    return copy
 
 
 def _store(store: ChunkStore | None, model: str, device: str | None) -> ChunkStore:
