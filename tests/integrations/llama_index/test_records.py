@@ -19,7 +19,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from llama_index.embeddings.refrag import RefragEmbedding
+from llama_index.embeddings.refrag import ChunkVectorTransform, RefragEmbedding
 from llama_index.llms.refrag import RefragLLM, collect_reports
 from llama_index.postprocessor.refrag import KEY_METADATA, RefragNodePostprocessor
 from llama_index.response_synthesizers.refrag import RefragQueryEngine
@@ -369,6 +369,28 @@ def test_what_another_model_made_is_made_once_for_the_one_that_answers(
     counts = [(report["cache_hits"], report["cache_misses"]) for report in reports]
     assert counts == [(0, 3), (3, 0)]
     assert set(store.yield_keys()) == {passage_key(text, "another") for text in PASSAGES}
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_ingestion_stores_what_nodes_carry(
+    search: RecordRetriever,
+    folder: str,
+    model: RefragModel,
+    monkeypatch: pytest.MonkeyPatch,
+    is_changed: bool,
+) -> None:
+    nodes = [each.node for each in search.retrieve(QUESTION)]
+    store = MemoryStore()
+    if is_changed:
+        nodes[0].set_content("Something else.")
+    else:
+        monkeypatch.setattr(model, "encode_passages", no_encoding)
+    made = ChunkVectorTransform(model=folder, store=store)(nodes)
+    keys = [passage_key(node.get_content(), model.fingerprint) for node in nodes]
+    assert [node.metadata[KEY_METADATA] for node in made] == keys
+    assert set(store.yield_keys()) == set(keys)
+    carried = [node.chunk_vectors for node in nodes[1:]]  # type: ignore[attr-defined]
+    assert store.mget(keys[1:]) == carried
 
 
 class TestTenants:
