@@ -82,5 +82,8 @@ def test_what_makes_no_retriever_is_refused() -> None:
         RefragCollections([])
     with pytest.raises(ValueError, match="from 0 to 1"):
         RefragCollections([listed("a")], diversity=2)
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"similarity_top_k must be at least 1, got {number}"):
+            RefragCollections([listed("a")], similarity_top_k=number)
     with pytest.raises(ValueError, match="each of the 2 collections"):
         RefragCollections([listed("a"), listed("b")], shares=[1]).retrieve("?")

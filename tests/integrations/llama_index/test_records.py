@@ -211,6 +211,14 @@ def test_any_embeddings_search_by_one_vector(
         RecordRetriever(no_records, embed_model, late_interaction=True)
 
 
+@pytest.mark.parametrize("name", ["similarity_top_k", "candidates"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_numbers_below_1_are_refused(embed_model: RefragEmbedding, name: str, number: int) -> None:
+    never: Any = None  # asked
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {number}"):
+        RecordRetriever(never, embed_model, **{name: number})  # type: ignore[arg-type]
+
+
 class TestTraces(Recording):
     """Chunk vectors are in nothing that LlamaIndex shows, sends or stores."""
 
