@@ -32,6 +32,7 @@ from refrag_components.records import RecordCollection, make_records
 from refrag_components.serving.app import create_app
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
+from tests.integrations.conftest import Watch
 from tests.integrations.guards import NoStore, no_encoding
 from tests.integrations.llama_index.conftest import (
     HARBOUR,
@@ -139,11 +140,15 @@ def test_the_answer_is_that_of_an_ordinary_retriever(
 
 
 async def test_searching_does_not_block_the_event_loop(
-    records: RecordCollection, folder: str, threads: dict[str, list[bool]]
+    records: RecordCollection, embed_model: RefragEmbedding, watch: Watch
 ) -> None:
-    search = RecordRetriever(records, RefragEmbedding(model=folder), late_interaction=True)
-    await search.aretrieve(QUESTION)
-    assert not any(own for ran in threads.values() for own in ran)
+    watch(type(records), "search")
+    watch(RefragModel, "search_vector")
+    watch(RefragModel, "search_token_vectors")
+    search = RecordRetriever(records, embed_model, late_interaction=True)
+    assert len(await search.aretrieve(QUESTION)) == 3
+    assert {*watch.ran} == {"search", "search_vector", "search_token_vectors"}
+    assert not any(own for ran in watch.ran.values() for own in ran)
 
 
 def test_steps_by_hand(search: RecordRetriever, guarded: RefragLLM, folder: str) -> None:
