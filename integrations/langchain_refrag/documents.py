@@ -81,9 +81,7 @@ def carried_stores(documents: Iterable[Document]) -> dict[str, ChunkStore]:
 def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, ChunkStore | None]:
     if not isinstance(document, Document):
         return document_text(document), None
-    text, key = document.page_content, document.metadata.get(KEY_METADATA)
+    text = document.page_content
     if not isinstance(document, RefragDocument):
         return text, None
-    if not resolver.is_key_of(key, text):
-        return text, document.store
-    return text, carried_stores([document]).get(text.strip(), document.store)
+    return text, carried_stores([document]).get(resolver.key_of(text), document.store)

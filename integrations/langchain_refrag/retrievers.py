@@ -140,17 +140,17 @@ class RefragRetriever(BaseRetriever):
         note_documents(query, documents, store, run_manager)
         carried = carried_stores(documents)
         texts = [document.page_content.strip() for document in documents]
-        passages = [PassagePart(text, carried.get(text)) for text in texts]
+        keys = [passage_key(text, generator.model.fingerprint) for text in texts]
+        passages = [
+            PassagePart(text, carried.get(key)) for text, key in zip(texts, keys, strict=True)
+        ]
         loaded = PassageLoader(generator.model, store, waits=True).load(passages)
         return [
             RefragDocument(
                 id=document.id,
                 page_content=document.page_content,
-                metadata={
-                    **document.metadata,
-                    KEY_METADATA: passage_key(passage.text, generator.model.fingerprint),
-                },
+                metadata={**document.metadata, KEY_METADATA: key},
                 chunk_vectors=known.vectors,
             )
-            for document, passage, known in zip(documents, passages, loaded, strict=True)
+            for document, key, known in zip(documents, keys, loaded, strict=True)
         ]

@@ -124,6 +124,24 @@ class PassageLoader:
         }
         return [loaded[id(store), part.text] for part, store in zip(parts, stores, strict=True)]
 
+    def keep(self, parts: Sequence[PassagePart], loaded: Sequence[LoadedPassage]) -> None:
+        """Has the loader's store keep what passages brought with them.
+
+        Args:
+            parts: Passages; those that name no other store are in the loader's already.
+            loaded: As ``load`` returned them, in order.
+        """
+        guard = guard_of(self._store)
+        self._guards.add(guard)
+        brought = {
+            passage_key(part.text, self._model.fingerprint): passage.vectors
+            for part, passage in zip(parts, loaded, strict=True)
+            if part.store is not None
+        }
+        guard.write(self._store, list(brought.items()))
+        if self._waits and brought:
+            guard.flush(time_limit(self._store))
+
     def flush(self, seconds: float | None = None) -> bool:
         """Waits until what was encoded is stored, or the store has failed.
 

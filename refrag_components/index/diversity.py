@@ -28,8 +28,7 @@ class MarginalRelevance:
     """
 
     def __init__(self, question: np.ndarray, passages: np.ndarray, diversity: float) -> None:
-        if not 0 <= diversity <= 1:
-            raise ValueError(f"diversity must be from 0 to 1, got {diversity!r}")
+        _check(diversity)
         if passages.shape[1:] != question.shape:
             msg = f"search vectors differ in width: {question.shape} and {passages.shape[1:]}"
             raise InvalidVectorsError(msg)
@@ -152,9 +151,15 @@ def merge_diverse(
         ValueError: If there is not one share above 0 for each collection, or the diversity is
             outside its range.
     """
+    _check(diversity)
     relevance = None
     if diversity and any(found):
         every = search_vectors([text for own in found for text in own])
         relevance = MarginalRelevance(search_vectors([query])[0], every, diversity)
     even = [1.0] * len(found)
     return merge_collections(found, count, even if shares is None else shares, relevance)
+
+
+def _check(diversity: float) -> None:
+    if not 0 <= diversity <= 1:
+        raise ValueError(f"diversity must be from 0 to 1, got {diversity!r}")

@@ -26,15 +26,16 @@ def carried_stores(
         documents: Text, key and chunk vectors of each; None for those that carry none.
 
     Returns:
-        For the text, without white space around it, of each document that carries the chunk vectors
-        of this text, a store of these.
+        For the key of each document that carries the chunk vectors of its text, a store of these.
+        A model finds its own under ``passage_key`` of the text and its fingerprint, and nothing of
+        what another one has made.
     """
     carried: dict[str, ChunkStore] = {}
     for text, key, vectors in documents:
         passage = text.strip()
         # Somebody may have copied the document with another text; its vectors are worthless then.
-        if vectors is not None and key == passage_key(passage, vectors.fingerprint):
+        if vectors is not None and key == (own := passage_key(passage, vectors.fingerprint)):
             store = MemoryStore(max_bytes=None)
-            store.mset([(key, vectors)])
-            carried[passage] = store
+            store.mset([(own, vectors)])
+            carried[own] = store
     return carried

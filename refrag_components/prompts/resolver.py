@@ -145,10 +145,13 @@ class Resolver:
             logger.warning(_NOT_ASKED_FOR)
         return Resolver(self._fingerprint, self._retrieved, by_hand=asked_for, store=self._store)
 
+    def key_of(self, text: str) -> str:
+        """The key of a passage for this model."""
+        return passage_key(text.strip(), self._fingerprint)
+
     def is_key_of(self, key: object, text: str) -> bool:
         """Whether a key was made from exactly this passage for this model."""
-        passage = text.strip()
-        return bool(passage) and key == passage_key(passage, self._fingerprint)
+        return bool(text.strip()) and key == self.key_of(text)
 
     def passage_parts(self, text: str, store: ChunkStore | None = None) -> tuple[Part, ...]:
         """The parts of a text that is one whole passage.
@@ -263,7 +266,9 @@ class Resolver:
         return _Span(match.start, match.end, (part,), match.passage)
 
     def _passage(self, text: str, store: ChunkStore | None) -> PassagePart:
-        retrieved, by_hand = _store_of(text, self._retrieved), _store_of(text, self._by_hand)
+        key = self.key_of(text)
+        retrieved = _store_of(text, key, self._retrieved)
+        by_hand = _store_of(text, key, self._by_hand)
         for known in (store, retrieved, self._store, by_hand):
             if known is not None:  # an empty store is false
                 return PassagePart(text, known)
@@ -286,12 +291,10 @@ def _cut(text: str, spans: Sequence[_Span]) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.text)
 
 
-def _store_of(text: str, retrievals: Sequence[Retrieval]) -> ChunkStore | None:
+def _store_of(text: str, key: str, retrievals: Sequence[Retrieval]) -> ChunkStore | None:
     """The store that came with a passage, or its retriever's: of the last that has one."""
-    for retrieval in reversed(retrievals):
-        if text in retrieval.passages and (store := retrieval.store_of(text)) is not None:
-            return store
-    return None
+    stores = (retrieval.store_of(text, key) for retrieval in reversed(retrievals))
+    return next((store for store in stores if store is not None), None)
 
 
 def _asked_for(retrievals: Sequence[Retrieval], prompt: PlainText) -> tuple[Retrieval, ...]:

@@ -30,7 +30,7 @@ class Retrieval:
     Attributes:
         query: What was searched for; "" if that is unknown.
         passages: The texts, without white space around them.
-        carried: Of passages that brought their chunk vectors, by their texts, a store of these; it
+        carried: Of passages that brought their chunk vectors, by their keys, a store of these; it
             is kept as long as this is.
     """
 
@@ -53,7 +53,7 @@ class Retrieval:
             query: What was searched for; "" if that is unknown.
             passages: Texts; blank ones are left out.
             store: Where their chunk vectors are kept, if anywhere. It is not kept alive.
-            carried: Of passages that brought their chunk vectors, a store of these.
+            carried: Of passages that brought their chunk vectors, by their keys, a store of these.
         """
         texts = tuple(filter(None, (passage.strip() for passage in passages)))
         kept = None if store is None else weakref.ref(store)
@@ -64,9 +64,17 @@ class Retrieval:
         """Where the chunk vectors are kept; None if there is no such store, or no longer."""
         return None if self._store is None else self._store()
 
-    def store_of(self, passage: str) -> ChunkStore | None:
-        """Where the chunk vectors of one of the passages are; None if nobody says."""
-        return self.carried.get(passage, self.store)
+    def store_of(self, passage: str, key: str) -> ChunkStore | None:
+        """Where the chunk vectors of a passage are or belong.
+
+        Args:
+            passage: The passage.
+            key: Its key for the model that reads it.
+
+        Returns:
+            The store; None if the passage was not found here, or nobody says.
+        """
+        return self.carried.get(key, self.store) if passage in self.passages else None
 
     @property
     def n_characters(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class FoundRecord:
             question's token vectors of the best cosine with a token vector of the passage; -1 to 1.
         key: Its key, by which it can be deleted.
         chunk_vectors: Its chunk vectors; None if what is stored is damaged.
-        metadata: What was stored with it.
+        metadata: What was stored with it; empty if that is damaged.
     """
 
     text: str
@@ -150,24 +151,36 @@ def found_record(
     text: str,
     score: float,
     key: str,
-    metadata: dict[str, Any],
+    metadata: object,
     read: Callable[[str], ChunkVectors],
 ) -> FoundRecord:
-    """A record as it was found; damage to its chunk vectors costs only these.
+    """A record as it was found; damage to its chunk vectors or its metadata costs only these.
 
     Args:
         label: Names the collection in a warning.
         text: The passage.
         score: Its score.
         key: Its key as it is stored.
-        metadata: What was stored with it.
+        metadata: What was stored with it, or that as JSON.
         read: Reads the chunk vectors that are stored under a key.
     """
+    about = _metadata(label, key, metadata)
     try:
         chunks = read(key)
         if passage_key(text.strip(), chunks.fingerprint) != key:
             raise CorruptVectorsError("its key is that of another text or model")
     except CorruptVectorsError as error:
         logger.warning("%s: chunk vectors of %s are damaged: %s", label, key, error)
-        return FoundRecord(text, score, key, None, metadata)
-    return FoundRecord(text, score, key, chunks, metadata)
+        return FoundRecord(text, score, key, None, about)
+    return FoundRecord(text, score, key, chunks, about)
+
+
+def _metadata(label: str, key: str, stored: object) -> dict[str, Any]:
+    try:
+        read = json.loads(stored) if isinstance(stored, str | bytes) else stored
+    except ValueError:
+        read = None
+    if isinstance(read, dict):
+        return read
+    logger.warning("%s: metadata of %s are damaged and left out", label, key)
+    return {}

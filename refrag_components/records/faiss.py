@@ -126,6 +126,7 @@ class FaissRecords:
         vector, tokens = question(vector, token_vectors)
         rows = self._nearest(vector, k if tokens is None else candidates)
         best = ranking(
+            self._label,
             [score for _, score in rows],
             tokens,
             [row[-1] for row, _ in rows],
@@ -207,6 +208,6 @@ class FaissRecords:
             text=text,
             score=score,
             key=key,
-            metadata=json.loads(metadata),
+            metadata=metadata,
             read=lambda key: unpack_row(key, chunks),
         )

@@ -128,6 +128,7 @@ class LanceDBRecords:
             )
             rows = query.limit(k if tokens is None else candidates).to_arrow().to_pylist()
             best = ranking(
+                self._label,
                 [1 - row["_distance"] for row in rows],
                 tokens,
                 [row.get("tokens") for row in rows],
@@ -169,7 +170,7 @@ class LanceDBRecords:
             text=row["text"],
             score=score,
             key=row["key"],
-            metadata=json.loads(row["metadata"]),
+            metadata=row["metadata"],
             read=lambda key: unpack_row(key, row["chunks"]),
         )
 

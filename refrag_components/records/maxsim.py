@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 __all__ = ["maxsim", "pack_tokens", "ranking", "unpack_tokens"]
+
+logger = logging.getLogger(__name__)
 
 
 def maxsim(question: np.ndarray, passages: Sequence[np.ndarray]) -> np.ndarray:
@@ -28,29 +32,38 @@ def maxsim(question: np.ndarray, passages: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def ranking(
+    label: str,
     scores: Sequence[float],
     question: np.ndarray | None,
-    packed: Sequence[bytes | None],
+    packed: Sequence[bytes | str | None],
     *,
     quantised: bool,
 ) -> list[tuple[int, float]]:
     """Orders what a search by one vector found.
 
     Args:
+        label: Names the collection in a warning.
         scores: Of each row, by that search.
         question: Token vectors of the question, shape (m, d), each of length 1, for late
-            interaction: scores are then its, and rows without token vectors are left out.
-        packed: Token vectors of each row as ``pack_tokens`` wrote them, or None; read only then.
+            interaction: scores are then its, and rows without token vectors are left out, as are,
+            with a warning, those whose token vectors are damaged.
+        packed: Token vectors of each row as ``pack_tokens`` wrote them, or that in base64, or None;
+            read only then.
         quantised: As they were written.
 
     Returns:
         Number and score of each row, best first.
     """
     if question is not None:
-        found = {i: data for i, data in enumerate(packed) if data is not None}
-        width = question.shape[1]
-        passages = [unpack_tokens(data, width, quantised=quantised) for data in found.values()]
-        return _best_first(found, maxsim(question, passages).tolist())
+        found: dict[int, np.ndarray] = {}
+        for i, data in enumerate(packed):
+            if data is None:
+                continue
+            try:
+                found[i] = unpack_tokens(data, question.shape[1], quantised=quantised)
+            except ValueError as error:
+                logger.warning("%s: token vectors of a record are damaged: %s", label, error)
+        return _best_first(found, maxsim(question, list(found.values())).tolist())
     return _best_first(range(len(scores)), scores)
 
 
@@ -65,14 +78,29 @@ def pack_tokens(rows: np.ndarray, *, quantised: bool) -> bytes:
     return rows.astype("<f2").tobytes()
 
 
-def unpack_tokens(data: bytes, width: int, *, quantised: bool) -> np.ndarray:
+def unpack_tokens(data: bytes | str, width: int, *, quantised: bool) -> np.ndarray:
     """Reads what ``pack_tokens`` wrote; of quantised vectors the signs, scaled to length 1.
 
+    Args:
+        data: The bytes, or these in base64.
+        width: Width of a vector.
+        quantised: As they were written.
+
+    Returns:
+        The vectors, shape (n, width), n at least 1.
+
     Raises:
-        ValueError: If the bytes are not whole vectors of this width.
+        ValueError: If the bytes are not whole, finite vectors of this width, or are none.
     """
+    if isinstance(data, str):
+        data = base64.b64decode(data, validate=True)
+    if not data:
+        raise ValueError("there are none")
     if quantised:
         packed = np.frombuffer(data, dtype=np.uint8).reshape(-1, -(-width // 8))
         signs = np.unpackbits(packed, axis=1)[:, :width].astype(np.float32)
         return (2 * signs - 1) / np.float32(np.sqrt(width))
-    return np.frombuffer(data, dtype="<f2").reshape(-1, width).astype(np.float32)
+    rows = np.frombuffer(data, dtype="<f2").reshape(-1, width).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError("they hold NaN or infinite values")
+    return rows

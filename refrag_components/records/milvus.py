@@ -119,9 +119,10 @@ class MilvusRecords:
         rows = [dict(hit["entity"]) for hit in hits]
         packed = [row.get("tokens") for row in rows]
         best = ranking(
+            self._label,
             [float(hit["distance"]) for hit in hits],
             tokens,
-            [base64.b64decode("".join(parts)) if parts else None for parts in packed],
+            ["".join(parts) if parts else None for parts in packed],
             quantised=self._quantised,
         )
         return [self._found(rows[i], score) for i, score in best[:k]]

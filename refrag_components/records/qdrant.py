@@ -190,7 +190,7 @@ class QdrantRecords:
             text=payload["text"],
             score=point.score / divisor,
             key=payload["key"],
-            metadata=payload["metadata"],
+            metadata=payload.get("metadata"),
             read=lambda key: read_point(key, payload, point.vector or {}),
         )
 

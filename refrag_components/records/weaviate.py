@@ -130,11 +130,11 @@ class WeaviateRecords:
                 if not self._is_there():
                     return []
                 raise
-        packed = [each.properties.get(_TOKENS) for each in objects]
         best = ranking(
+            self._label,
             [1 - each.metadata.distance for each in objects],
             tokens,
-            [base64.b64decode(own) if own else None for own in packed],
+            [each.properties.get(_TOKENS) or None for each in objects],
             quantised=self._quantised,
         )
         return [self._found(objects[i].properties, score) for i, score in best[:k]]
@@ -213,6 +213,6 @@ class WeaviateRecords:
             text=properties["text"],
             score=score,
             key=properties["key"],
-            metadata=json.loads(properties["metadata"]),
+            metadata=properties.get("metadata"),
             read=lambda key: unpack_text(key, properties.get("chunks")),
         )

@@ -86,3 +86,6 @@ def test_vectors_are_made_only_to_tell_texts_apart() -> None:
     assert merge_diverse("?", nothing, 2, shares=[1, 2], diversity=1, search_vectors=none) == []
     with pytest.raises(ValueError, match="each of the 2 collections"):
         merge_diverse("asked", found, 2, shares=[], diversity=0, search_vectors=none)
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            merge_diverse("?", nothing, 2, shares=None, diversity=wrong, search_vectors=none)

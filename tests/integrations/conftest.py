@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,39 @@ def no_records(request: pytest.FixtureRequest) -> Iterator[RecordCollection]:
         yield PostgresRecords(pool)
 
 
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[bool]]:
-    """Whether what takes long at first use ran in the thread of the test, as often as it ran."""
-    ran: dict[str, list[bool]] = {}
-    own = threading.current_thread()
+@dataclass
+class Watch:
+    """Notes which functions run, and where.
 
-    def watch(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
+    Attributes:
+        ran: By name, whether it ran in the thread of the test, as often as it ran.
+    """
+
+    monkeypatch: pytest.MonkeyPatch
+    ran: dict[str, list[bool]] = field(default_factory=dict)
+
+    def __call__(self, owner: Any, name: str) -> None:
+        """From now on, for a function of a class or a module."""
+        real, own = getattr(owner, name), threading.current_thread()
 
         def watched(*arguments: Any, **options: Any) -> Any:
-            ran.setdefault(name, []).append(threading.current_thread() is own)
+            self.ran.setdefault(name, []).append(threading.current_thread() is own)
             return real(*arguments, **options)
 
-        monkeypatch.setattr(owner, name, watched)
+        self.monkeypatch.setattr(owner, name, watched)
 
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+@pytest.fixture
+def threads(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[bool]]:
+    """Whether what takes long at first use ran in the thread of the test, as often as it ran."""
     monkeypatch.setattr(shared_checkpoints, "_LOOK_AGAIN", math.inf)
     watch(RefragModel, "from_pretrained")
     watch(shared_checkpoints, "_digest_of_files")
     watch(shared_checkpoints, "position_limit")  # after the tokenizer was loaded
     watch(httpx.Client, "get")
-    return ran
+    return watch.ran

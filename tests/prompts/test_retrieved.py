@@ -107,9 +107,11 @@ async def test_tasks_and_threads_do_not_see_each_other() -> None:
 
 def test_what_a_passage_carries_comes_before_the_retriever_s_store() -> None:
     store, own = MemoryStore(), MemoryStore()
-    retrieval = Retrieval.of("why?", [LAKE, "Zug"], store, {LAKE: own})
-    assert retrieval.store_of(LAKE) is own
-    assert retrieval.store_of("Zug") is store
+    retrieval = Retrieval.of("why?", [LAKE, "Zug"], store, {"its key": own})
+    assert retrieval.store_of(LAKE, "its key") is own
+    assert retrieval.store_of("Zug", "another") is store
+    assert retrieval.store_of(LAKE, "its key for another model") is store
+    assert retrieval.store_of("Basel", "its key") is None
     own_alive = weakref.ref(own)
     del own
     gc.collect()

@@ -256,3 +256,35 @@ class RecordContract:
     ) -> None:
         with pytest.raises(InvalidVectorsError):
             records.search(vector)
+
+
+class PackedContract(RecordContract):
+    """Of databases that bring token vectors as bytes; inherit it and give ``replace_tokens``."""
+
+    @pytest.fixture
+    def replace_tokens(self) -> Callable[[str, bytes], object]:
+        """Puts bytes in the place of the token vectors of the record with a text."""
+        raise NotImplementedError
+
+    @pytest.mark.parametrize(
+        "tokens",
+        [b"x" * 7, np.full((3, WIDTH), np.nan, "<f2").tobytes()],
+        ids=["no vectors", "not finite"],
+    )
+    def test_damaged_token_vectors_cost_only_that_passage(
+        self,
+        records: RecordCollection,
+        replace_tokens: Callable[[str, bytes], object],
+        caplog: pytest.LogCaptureFixture,
+        tokens: bytes,
+    ) -> None:
+        records.put([record(i) for i in range(3)])
+        replace_tokens("passage 1", tokens)
+        question = record(1).token_vectors
+        with caplog.at_level(logging.WARNING):
+            found = records.search(record(1).vector, question, k=3)
+        assert sorted(texts(found)) == ["passage 0", "passage 2"]
+        assert "token vectors of a record are damaged" in caplog.text
+        assert texts(records.search(record(1).vector, k=1)) == ["passage 1"]
+        records.put([record(1)])
+        assert texts(records.search(record(1).vector, question, k=1)) == ["passage 1"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from refrag_components.exceptions import InvalidVectorsError
+from refrag_components.records.base import found_record
 from refrag_components.vectors import passage_key
 from tests.records.contract import FINGERPRINT, WIDTH, record
 from tests.requirements import CLIENTS, packages
@@ -42,6 +43,24 @@ def test_what_is_no_vector_is_refused(values: dict[str, Any]) -> None:
 def test_a_record_needs_a_text() -> None:
     with pytest.raises(ValueError, match="text"):
         record(1, text=" \n")
+
+
+@pytest.mark.parametrize("metadata", ['{"page": ', "[1]", b"\xff", None, 7])
+def test_damaged_metadata_cost_only_these(
+    metadata: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = record(1)
+    found = found_record(
+        "Records",
+        text=stored.text,
+        score=1.0,
+        key=stored.key,
+        metadata=metadata,
+        read=lambda _: stored.chunk_vectors,
+    )
+    assert (found.text, found.metadata) == (stored.text, {})
+    assert found.chunk_vectors == stored.chunk_vectors
+    assert f"metadata of {stored.key} are damaged" in caplog.text
 
 
 @pytest.mark.parametrize("extra", ["lancedb", "milvus", "postgres", "qdrant"])

@@ -13,7 +13,7 @@ from refrag_components.records import faiss_index
 from refrag_components.records.faiss import FaissRecords
 from refrag_components.records.faiss_index import VectorIndex
 from refrag_components.vectors import unit_rows
-from tests.records.contract import WIDTH, RecordContract, record, texts
+from tests.records.contract import WIDTH, PackedContract, record, texts
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "records"
 
 
-class TestFaissRecords(RecordContract):
+class TestFaissRecords(PackedContract):
     @pytest.fixture
     def records(self, folder: Path) -> FaissRecords:
         return FaissRecords(folder)
@@ -34,6 +34,15 @@ class TestFaissRecords(RecordContract):
                 connection.execute(f"UPDATE records SET chunks = {request.param}")
 
         return damage
+
+    @pytest.fixture
+    def replace_tokens(self, folder: Path) -> Callable[[str, bytes], None]:
+        def replace(text: str, tokens: bytes) -> None:
+            (path,) = folder.glob("*/records.sqlite")
+            with sqlite3.connect(path) as connection:
+                connection.execute("UPDATE records SET tokens = ? WHERE text = ?", [tokens, text])
+
+        return replace
 
 
 def test_a_folder_is_opened_again(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from refrag_components.exceptions import StoreError
 from refrag_components.records import lancedb as module
 from refrag_components.records.lancedb import LanceDBRecords
-from tests.records.contract import WIDTH, RecordContract, record, texts
+from tests.records.contract import WIDTH, PackedContract, record, texts
 
 NAME = "refrag_records"
 
@@ -21,7 +21,7 @@ def database(tmp_path: Path) -> lancedb.DBConnection:
     return lancedb.connect(tmp_path)
 
 
-class TestLanceDBRecords(RecordContract):
+class TestLanceDBRecords(PackedContract):
     @pytest.fixture
     def records(self, database: lancedb.DBConnection) -> LanceDBRecords:
         return LanceDBRecords(database)
@@ -31,6 +31,12 @@ class TestLanceDBRecords(RecordContract):
         self, request: pytest.FixtureRequest, database: lancedb.DBConnection
     ) -> Callable[[], object]:
         return lambda: damage_rows(database, request.param)
+
+    @pytest.fixture
+    def replace_tokens(self, database: lancedb.DBConnection) -> Callable[[str, bytes], object]:
+        return lambda text, tokens: database.open_table(NAME).update(
+            where=f"text = '{text}'", values={"tokens": tokens}
+        )
 
 
 def damage_rows(database: lancedb.DBConnection, kind: str) -> None:

@@ -39,3 +39,7 @@ def test_bits_are_signs(width: int) -> None:
 def test_bytes_that_are_no_vectors_are_refused(quantised: bool) -> None:
     with pytest.raises(ValueError, match=r"reshape|buffer size"):
         unpack_tokens(b"x" * 7, 12, quantised=quantised)
+    with pytest.raises(ValueError, match="there are none"):
+        unpack_tokens("", 12, quantised=quantised)
+    with pytest.raises(ValueError, match="base64"):
+        unpack_tokens("no base64!", 12, quantised=quantised)

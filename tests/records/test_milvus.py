@@ -12,7 +12,7 @@ from pymilvus import DataType, MilvusClient
 
 from refrag_components.exceptions import StoreError
 from refrag_components.records.milvus import MilvusRecords
-from tests.records.contract import WIDTH, RecordContract, record
+from tests.records.contract import WIDTH, PackedContract, record
 
 NAME = "refrag_records"
 
@@ -24,7 +24,7 @@ def client(tmp_path: Path) -> Iterator[MilvusClient]:
     client.close()
 
 
-class TestMilvusRecords(RecordContract):
+class TestMilvusRecords(PackedContract):
     @pytest.fixture
     def records(self, client: MilvusClient) -> MilvusRecords:
         return MilvusRecords(client)
@@ -32,6 +32,16 @@ class TestMilvusRecords(RecordContract):
     @pytest.fixture(params=["truncated", "nothing", "no base64", "another's"])
     def damage(self, request: pytest.FixtureRequest, client: MilvusClient) -> Callable[[], None]:
         return lambda: damage_rows(client, request.param)
+
+    @pytest.fixture
+    def replace_tokens(self, client: MilvusClient) -> Callable[[str, bytes], None]:
+        def replace(text: str, tokens: bytes) -> None:
+            rows = [dict(row) for row in client.query(NAME, filter='id >= ""', output_fields=["*"])]
+            (row,) = [row for row in rows if list(row["text"]) == [text]]
+            row["tokens"] = [base64.b64encode(tokens).decode()]
+            client.upsert(NAME, [row])
+
+        return replace
 
 
 def damage_rows(client: MilvusClient, kind: str) -> None:

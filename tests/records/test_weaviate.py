@@ -12,7 +12,7 @@ from weaviate.classes.config import Configure, DataType, Property
 
 from refrag_components.exceptions import StoreError
 from refrag_components.records.weaviate import WeaviateRecords
-from tests.records.contract import WIDTH, RecordContract, record
+from tests.records.contract import WIDTH, PackedContract, record
 from tests.records.weaviate_server import WeaviateServer
 
 NAME = "RefragRecords"
@@ -34,7 +34,7 @@ def client(server: WeaviateServer) -> Iterator[weaviate.WeaviateClient]:
         client.close()
 
 
-class TestWeaviateRecords(RecordContract):
+class TestWeaviateRecords(PackedContract):
     @pytest.fixture
     def records(self, client: weaviate.WeaviateClient) -> WeaviateRecords:
         return WeaviateRecords(client)
@@ -42,6 +42,17 @@ class TestWeaviateRecords(RecordContract):
     @pytest.fixture(params=["truncated", "nothing", "no base64", "another's"])
     def damage(self, request: pytest.FixtureRequest, server: WeaviateServer) -> Callable[[], None]:
         return lambda: damage_objects(server, request.param)
+
+    @pytest.fixture
+    def replace_tokens(self, server: WeaviateServer) -> Callable[[str, bytes], None]:
+        def replace(text: str, tokens: bytes) -> None:
+            (objects,) = server.classes[NAME].tenants.values()
+            (own,) = [
+                each.properties for each in objects.values() if each.properties["text"] == text
+            ]
+            own["tokens"] = base64.b64encode(tokens).decode()
+
+        return replace
 
     def test_a_search_is_one_request(
         self, records: WeaviateRecords, server: WeaviateServer

@@ -220,7 +220,7 @@ class WeaviateServer(weaviate_pb2_grpc.WeaviateServicer):
         _check(target in known.config["vectorConfig"], f"class does not have named vector {target}")
         sent = near.vectors[0].vector_bytes if near.vectors else near.vector_bytes
         vector = np.frombuffer(sent, dtype="<f4")
-        objects = known.objects_of(asked.tenant)
+        objects = dict(known.objects_of(asked.tenant))  # other threads insert
         width = known.widths.get((asked.tenant, target), len(vector))
         _check(len(vector) == width, f"vector lengths don't match: {len(vector)} vs {width}")
         distances = {

@@ -10,6 +10,8 @@ from langchain_core.documents import Document
 from pydantic import ValidationError
 
 from langchain_refrag import ChatRefrag, RefragCollections, RefragRetriever
+from refrag_components.modeling import RefragModel
+from tests.integrations.conftest import Watch
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN, ListRetriever
 from tests.integrations.langchain.test_chains import QUESTION, lcel
 
@@ -34,9 +36,14 @@ def test_each_collection_has_its_share_and_a_text_comes_once() -> None:
     assert texts(both.invoke("?", k=2)) == ["a", "b"]
 
 
-async def test_the_same_without_blocking() -> None:
-    both = RefragCollections(retrievers=[listed("a", "b"), listed("b", "x")], k=3)
-    assert texts(await both.ainvoke("?")) == texts(both.invoke("?"))
+async def test_the_same_without_blocking(tiny_folder: Path, watch: Watch) -> None:
+    both = RefragCollections(
+        retrievers=[listed("a", "b"), listed("b", "x")], k=3, diversity=0.5, model=str(tiny_folder)
+    )
+    expected = texts(both.invoke("?"))
+    watch(RefragModel, "search_vectors")
+    assert texts(await both.ainvoke("?")) == expected
+    assert watch.ran == {"search_vectors": [False, False]}
 
 
 def test_with_a_diversity_copies_of_a_passage_wait(tiny_folder: Path) -> None:

@@ -10,6 +10,9 @@ from langchain_core.messages import AIMessage
 from langchain_core.prompts import FewShotPromptTemplate, PromptTemplate
 
 from langchain_refrag import ChatRefrag, RefragExampleSelector
+from refrag_components.modeling import RefragModel
+from refrag_components.stores.memory import MemoryStore
+from tests.integrations.guards import needing_a_free_loop
 
 LAYOUT = PromptTemplate.from_template("{text}\nLabel: {label}")
 EXAMPLES = [
@@ -47,10 +50,13 @@ def test_every_example_in_the_prompt_is_compressed(chat: ChatRefrag) -> None:
     assert report(again)["cache_hits"] == len(EXAMPLES)
 
 
-async def test_the_same_without_blocking(chat: ChatRefrag) -> None:
+async def test_the_same_without_blocking(chat: ChatRefrag, monkeypatch: pytest.MonkeyPatch) -> None:
+    needing = needing_a_free_loop(RefragModel.encode_passages)
+    monkeypatch.setattr(RefragModel, "encode_passages", needing)
+    chat = chat.model_copy(update={"store": MemoryStore()})
     selector = RefragExampleSelector(EXAMPLES, LAYOUT, k=5)
     found = await chain(selector, chat).ainvoke({"text": "Ship 9 left."})
-    assert compressed(found) == 5
+    assert compressed(found) == report(found)["cache_misses"] == 5
 
 
 def test_another_selector_chooses(chat: ChatRefrag) -> None:

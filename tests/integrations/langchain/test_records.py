@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.load import dumps
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 
 from langchain_refrag import (
     ChatRefrag,
@@ -26,6 +26,7 @@ from refrag_components.modeling import RefragModel
 from refrag_components.records import RecordCollection, make_records
 from refrag_components.serving.app import create_app
 from refrag_components.stores.memory import MemoryStore
+from refrag_components.vectors import passage_key
 from tests.integrations.guards import NoStore, no_encoding
 from tests.integrations.langchain.conftest import HARBOUR, PRICES, RAIN
 from tests.serving.running import running
@@ -191,6 +192,30 @@ def test_vectors_do_not_follow_a_text_that_was_changed(
     answer = chain(RefragRetriever(retriever=search | shorten), chat).invoke(QUESTION)
     report = answer.response_metadata["refrag"]
     assert (report["cache_hits"], report["cache_misses"]) == (0, 3)
+
+
+@pytest.mark.parametrize("has_model", [False, True])
+def test_what_another_model_made_is_made_once_for_the_one_that_answers(
+    search: RecordRetriever,
+    chat: ChatRefrag,
+    model: RefragModel,
+    monkeypatch: pytest.MonkeyPatch,
+    has_model: bool,
+) -> None:
+    found = search.invoke(QUESTION)
+    store = MemoryStore()
+    retriever = RefragRetriever(
+        retriever=RunnableLambda(lambda _: found),
+        store=store,
+        model=chat.model_name if has_model else None,
+    )
+    monkeypatch.setattr(model, "fingerprint", "another")
+    counts = []
+    for _ in range(2):
+        report = chain(retriever, chat).invoke(QUESTION).response_metadata["refrag"]
+        counts.append((report["cache_hits"], report["cache_misses"]))
+    assert counts == [(3, 0) if has_model else (0, 3), (3, 0)]
+    assert set(store.yield_keys()) == {passage_key(text, "another") for text in TEXTS}
 
 
 def test_a_model_makes_only_what_documents_do_not_carry(

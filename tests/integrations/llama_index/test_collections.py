@@ -9,6 +9,8 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.llms.refrag import RefragLLM
 from llama_index.response_synthesizers.refrag import RefragQueryEngine
 from llama_index.retrievers.refrag import RefragCollections
+from refrag_components.modeling import RefragModel
+from tests.integrations.conftest import Watch
 from tests.integrations.llama_index.conftest import (
     HARBOUR,
     PRICES,
@@ -55,9 +57,14 @@ def test_nodes_keep_their_scores() -> None:
     }
 
 
-async def test_the_same_without_blocking() -> None:
-    both = RefragCollections([listed("a", "b"), listed("b", "x")], similarity_top_k=3)
-    assert texts(await both.aretrieve("?")) == texts(both.retrieve("?"))
+async def test_the_same_without_blocking(folder: str, watch: Watch) -> None:
+    both = RefragCollections(
+        [listed("a", "b"), listed("b", "x")], similarity_top_k=3, diversity=0.5, model=folder
+    )
+    expected = texts(both.retrieve("?"))
+    watch(RefragModel, "search_vectors")
+    assert texts(await both.aretrieve("?")) == expected
+    assert watch.ran == {"search_vectors": [False, False]}
 
 
 def test_with_a_diversity_copies_of_a_passage_wait(folder: str) -> None:
@@ -82,5 +89,8 @@ def test_what_makes_no_retriever_is_refused() -> None:
         RefragCollections([])
     with pytest.raises(ValueError, match="from 0 to 1"):
         RefragCollections([listed("a")], diversity=2)
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"similarity_top_k must be at least 1, got {number}"):
+            RefragCollections([listed("a")], similarity_top_k=number)
     with pytest.raises(ValueError, match="each of the 2 collections"):
         RefragCollections([listed("a"), listed("b")], shares=[1]).retrieve("?")

@@ -11,7 +11,9 @@ from llama_index.core.prompts import PromptTemplate, RichPromptTemplate
 
 from llama_index.llms.refrag import RefragExamples, RefragLLM, collect_reports
 from llama_index.response_synthesizers.refrag import RefragQueryEngine
+from refrag_components.modeling import RefragModel
 from refrag_components.stores.memory import MemoryStore
+from tests.integrations.guards import needing_a_free_loop
 from tests.integrations.llama_index.conftest import PASSAGES, QUESTION, ListRetriever
 
 LAYOUT = "{text}\nLabel: {label}"
@@ -41,7 +43,9 @@ def test_every_example_in_the_prompt_is_compressed(llm: RefragLLM) -> None:
     assert reports[1]["cache_hits"] == len(EXAMPLES)
 
 
-async def test_the_same_without_blocking(llm: RefragLLM) -> None:
+async def test_the_same_without_blocking(llm: RefragLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    needing = needing_a_free_loop(RefragModel.encode_passages)
+    monkeypatch.setattr(RefragModel, "encode_passages", needing)
     with collect_reports() as reports:
         await llm.apredict(prompt(RefragExamples(EXAMPLES, LAYOUT, k=5)), text="Ship 9 left.")
         async for _ in await llm.astream(
@@ -49,6 +53,7 @@ async def test_the_same_without_blocking(llm: RefragLLM) -> None:
         ):
             pass
     assert [compressed(report) for report in reports] == [5, 4]
+    assert reports[0]["cache_misses"] == 5
 
 
 def test_a_rich_prompt_may_hold_them(llm: RefragLLM) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events import BaseEvent
@@ -18,7 +19,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from llama_index.embeddings.refrag import RefragEmbedding
+from llama_index.embeddings.refrag import ChunkVectorTransform, RefragEmbedding
 from llama_index.llms.refrag import RefragLLM, collect_reports
 from llama_index.postprocessor.refrag import KEY_METADATA, RefragNodePostprocessor
 from llama_index.response_synthesizers.refrag import RefragQueryEngine
@@ -31,8 +32,16 @@ from refrag_components.records import RecordCollection, make_records
 from refrag_components.serving.app import create_app
 from refrag_components.stores.memory import MemoryStore
 from refrag_components.vectors import passage_key
+from tests.integrations.conftest import Watch
 from tests.integrations.guards import NoStore, no_encoding
-from tests.integrations.llama_index.conftest import HARBOUR, PASSAGES, PRICES, QUESTION, RAIN
+from tests.integrations.llama_index.conftest import (
+    HARBOUR,
+    PASSAGES,
+    PRICES,
+    QUESTION,
+    RAIN,
+    ListRetriever,
+)
 from tests.integrations.llama_index.recording import Recording
 from tests.serving.running import running
 
@@ -131,11 +140,15 @@ def test_the_answer_is_that_of_an_ordinary_retriever(
 
 
 async def test_searching_does_not_block_the_event_loop(
-    records: RecordCollection, folder: str, threads: dict[str, list[bool]]
+    records: RecordCollection, embed_model: RefragEmbedding, watch: Watch
 ) -> None:
-    search = RecordRetriever(records, RefragEmbedding(model=folder), late_interaction=True)
-    await search.aretrieve(QUESTION)
-    assert not any(own for ran in threads.values() for own in ran)
+    watch(type(records), "search")
+    watch(RefragModel, "search_vector")
+    watch(RefragModel, "search_token_vectors")
+    search = RecordRetriever(records, embed_model, late_interaction=True)
+    assert len(await search.aretrieve(QUESTION)) == 3
+    assert {*watch.ran} == {"search", "search_vector", "search_token_vectors"}
+    assert not any(own for ran in watch.ran.values() for own in ran)
 
 
 def test_steps_by_hand(search: RecordRetriever, guarded: RefragLLM, folder: str) -> None:
@@ -203,6 +216,14 @@ def test_any_embeddings_search_by_one_vector(
         RecordRetriever(no_records, embed_model, late_interaction=True)
 
 
+@pytest.mark.parametrize("name", ["similarity_top_k", "candidates"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_numbers_below_1_are_refused(embed_model: RefragEmbedding, name: str, number: int) -> None:
+    never: Any = None  # asked
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {number}"):
+        RecordRetriever(never, embed_model, **{name: number})  # type: ignore[arg-type]
+
+
 class TestTraces(Recording):
     """Chunk vectors are in nothing that LlamaIndex shows, sends or stores."""
 
@@ -266,22 +287,50 @@ def test_what_is_damaged_is_encoded_again(
     assert (report["cache_hits"], report["cache_misses"]) == (0, 3)
 
 
-def test_vectors_do_not_follow_a_text_that_was_changed(
-    search: RecordRetriever, llm: RefragLLM
-) -> None:
-    class Shorten(BaseNodePostprocessor):
-        def _postprocess_nodes(
-            self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
-        ) -> list[NodeWithScore]:
-            for each in nodes:
-                each.node.set_content(each.text[:40])
-            return nodes
+class Shorten(BaseNodePostprocessor):
+    """Changes the texts, and leaves keys and chunk vectors to the nodes."""
 
-    answer = RefragQueryEngine.from_args(search, llm=llm, node_postprocessors=[Shorten()]).query(
-        QUESTION
-    )
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        for each in nodes:
+            each.node.set_content(each.text[:40])
+        return nodes
+
+
+class Shortened(BaseRetriever):
+    """As ``Shorten``, of another retriever."""
+
+    def __init__(self, search: BaseRetriever) -> None:
+        super().__init__()
+        self.search = search
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return Shorten().postprocess_nodes(self.search.retrieve(query_bundle))
+
+
+@pytest.mark.parametrize("kind", ["llm", "postprocessor", "retriever"])
+def test_vectors_do_not_follow_a_text_that_was_changed(
+    search: RecordRetriever, llm: RefragLLM, folder: str, model: RefragModel, kind: str
+) -> None:
+    store = MemoryStore()
+    after: list[BaseNodePostprocessor] = []
+    found: BaseRetriever = Shortened(search)
+    if kind == "llm":
+        llm = llm.model_copy(update={"store": store})
+    elif kind == "postprocessor":
+        after = [RefragNodePostprocessor(model=folder, store=store)]
+    else:
+        found = RefragRetriever(found, model=folder, store=store)
+    answer = RefragQueryEngine.from_args(found, llm=llm, node_postprocessors=after).query(QUESTION)
     report = (answer.metadata or {})["refrag"]
-    assert (report["cache_hits"], report["cache_misses"]) == (0, 3)
+    made = (0, 3) if kind == "llm" else (3, 0)  # before the model reads them
+    assert (report["cache_hits"], report["cache_misses"]) == made
+    keys = {passage_key(text[:40].strip(), model.fingerprint) for text in PASSAGES}
+    assert set(store.yield_keys()) == keys
+    if kind != "llm":
+        assert {each.node.metadata[KEY_METADATA] for each in answer.source_nodes} == keys
+        assert all(each.node.chunk_vectors is None for each in answer.source_nodes)  # type: ignore[attr-defined]
 
 
 def test_a_model_makes_only_what_nodes_do_not_carry(
@@ -305,6 +354,56 @@ def test_what_another_model_made_goes_into_the_store(
     keys = {each.node.metadata[KEY_METADATA] for each in found}
     assert keys == {passage_key(text, "another") for text in PASSAGES}
     assert set(store.yield_keys()) == keys
+    assert all(each.node.chunk_vectors is None for each in found)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "documents"])
+def test_what_another_model_made_is_made_once_for_the_one_that_answers(
+    search: RecordRetriever,
+    llm: RefragLLM,
+    model: RefragModel,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    store = MemoryStore()
+    reader = RefragLLM(model=llm.model, max_tokens=8, store=store)
+    found = search.retrieve(QUESTION)
+    retriever = ListRetriever(found)
+    wrapped = RefragRetriever(retriever, store=store) if kind == "retriever" else retriever
+    monkeypatch.setattr(model, "fingerprint", "another")
+    with collect_reports() as reports:
+        for _ in range(2):
+            if kind == "documents":
+                reader.complete(QUESTION, documents=found)
+            elif kind == "retriever":
+                RetrieverQueryEngine.from_args(wrapped, llm=reader).query(QUESTION)
+            else:
+                engine(retriever, reader, kind).query(QUESTION)
+    counts = [(report["cache_hits"], report["cache_misses"]) for report in reports]
+    assert counts == [(0, 3), (3, 0)]
+    assert set(store.yield_keys()) == {passage_key(text, "another") for text in PASSAGES}
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_ingestion_stores_what_nodes_carry(
+    search: RecordRetriever,
+    folder: str,
+    model: RefragModel,
+    monkeypatch: pytest.MonkeyPatch,
+    is_changed: bool,
+) -> None:
+    nodes = [each.node for each in search.retrieve(QUESTION)]
+    store = MemoryStore()
+    if is_changed:
+        nodes[0].set_content("Something else.")
+    else:
+        monkeypatch.setattr(model, "encode_passages", no_encoding)
+    made = ChunkVectorTransform(model=folder, store=store)(nodes)
+    keys = [passage_key(node.get_content(), model.fingerprint) for node in nodes]
+    assert [node.metadata[KEY_METADATA] for node in made] == keys
+    assert set(store.yield_keys()) == set(keys)
+    carried = [node.chunk_vectors for node in nodes[1:]]  # type: ignore[attr-defined]
+    assert store.mget(keys[1:]) == carried
 
 
 class TestTenants:

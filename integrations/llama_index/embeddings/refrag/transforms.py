@@ -59,7 +59,7 @@ class ChunkVectorTransform(TransformComponent):
         return "ChunkVectorTransform"
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[BaseNode]:
-        """Encodes what the store lacks.
+        """Encodes what neither the store nor the nodes have, and stores what these carry.
 
         Args:
             nodes: Nodes; they are not modified.

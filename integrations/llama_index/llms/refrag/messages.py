@@ -6,6 +6,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -66,7 +67,7 @@ def resolve_messages(
         TypeError: If ``documents`` is something else.
         ValueError: If a message holds something other than text.
     """
-    given = read_documents(documents, _text_and_store)
+    given = read_documents(documents, partial(_text_and_store, resolver=resolver))
     resolver = resolver.for_prompt("\n".join(message.content or "" for message in messages))
     names: dict[object, str] = {}  # of the tools, by call
     turns: list[Turn] = []
@@ -129,17 +130,17 @@ def resolve_completion(prompt: str, documents: object, resolver: Resolver) -> Re
         EmptyInputError: If the prompt is blank.
         TypeError: If ``documents`` is not a list of documents.
     """
-    given = read_documents(documents, _text_and_store)
+    given = read_documents(documents, partial(_text_and_store, resolver=resolver))
     resolver = resolver.for_prompt(prompt)
     return resolve_prompt(_unprinted(prompt, given, resolver), given, resolver)
 
 
-def _text_and_store(document: object) -> tuple[str, ChunkStore | None]:
+def _text_and_store(document: object, *, resolver: Resolver) -> tuple[str, ChunkStore | None]:
     node = document.node if isinstance(document, NodeWithScore) else document
     if not isinstance(node, BaseNode):
         return document_text(document), None
     text = node.get_content(metadata_mode=MetadataMode.NONE)
-    return text, carried_stores([node]).get(text.strip())
+    return text, carried_stores([node]).get(resolver.key_of(text))
 
 
 def _blocks(message: ChatMessage, documents: Documents, resolver: Resolver) -> Iterator[Block]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from llama_index.core.schema import BaseNode, NodeWithScore
 
-from llama_index.llms.refrag.nodes import carried_stores, marked, passage_of
+from llama_index.llms.refrag.nodes import RefragNode, carried_stores, marked, passage_of
 from llama_index.llms.refrag.runs import retrieved_in_run
 from refrag_components.generation.passage_loader import PassageLoader
 from refrag_components.generation.shared_checkpoints import load_checkpoint
@@ -43,8 +43,8 @@ def prepared_nodes(
         The nodes with the same scores in the same order; marked copies if there is a model.
     """
     if model is not None:
-        made = encoded_nodes([each.node for each in nodes], model, store=store, device=device)
         store = _store(store, model, device)
+        made = _encoded([each.node for each in nodes], model, store, device, keeps=False)
         nodes = [
             NodeWithScore(node=node, score=each.score)
             for node, each in zip(made, nodes, strict=True)
@@ -59,7 +59,7 @@ def prepared_nodes(
 def encoded_nodes(
     nodes: Sequence[BaseNode], model: str, *, store: ChunkStore | None, device: str | None
 ) -> list[BaseNode]:
-    """Makes sure that a store has the chunk vectors of nodes, unless these carry them.
+    """Makes sure that a store has the chunk vectors of nodes, also of those that carry them.
 
     Args:
         nodes: Nodes; they are not modified. Those without text are passed on.
@@ -71,23 +71,38 @@ def encoded_nodes(
         Copies with the key of their chunk vectors in ``metadata["refrag_key"]``, in order; prompts
         and embeddings of the nodes do not change.
     """
-    return list(_encoded(nodes, model, _store(store, model, device), device))
+    return list(_encoded(nodes, model, _store(store, model, device), device, keeps=True))
 
 
 def _encoded(
-    nodes: Sequence[BaseNode], name: str, store: ChunkStore, device: str | None
+    nodes: Sequence[BaseNode], name: str, store: ChunkStore, device: str | None, *, keeps: bool
 ) -> Iterator[BaseNode]:
+    """Marked copies; the store gets what nodes carry only if it ``keeps`` that."""
     model = load_checkpoint(name, device).model
     loader = PassageLoader(model, store, waits=True)
     for start in range(0, len(nodes), _NODES_PER_BATCH):
-        texts = [passage_of(node) for node in nodes[start : start + _NODES_PER_BATCH]]
-        batch = [
-            marked(node, passage_key(text, model.fingerprint)) if text else node
-            for node, text in zip(nodes[start:], texts, strict=False)
+        batch = nodes[start : start + _NODES_PER_BATCH]
+        texts = [passage_of(node) for node in batch]
+        keys = [passage_key(text, model.fingerprint) for text in texts]
+        carried = carried_stores(batch)
+        parts = [
+            PassagePart(text, carried.get(key))
+            for text, key in zip(texts, keys, strict=True)
+            if text
         ]
-        carried = carried_stores(batch)  # what another model made does not go by these keys
-        loader.load([PassagePart(text, carried.get(text)) for text in texts if text])
-        yield from batch
+        loaded = loader.load(parts)
+        if keeps:
+            loader.keep(parts, loaded)
+        for node, text, key in zip(batch, texts, keys, strict=True):
+            yield _marked(node, key) if text else node
+
+
+def _marked(node: BaseNode, key: str) -> BaseNode:
+    """A marked copy, without chunk vectors that do not go by this key."""
+    copy = marked(node, key)
+    if isinstance(copy, RefragNode) and key not in carried_stores([node]):
+        copy.chunk_vectors = None
+    return copy
 
 
 def _store(store: ChunkStore | None, model: str, device: str | None) -> ChunkStore:

@@ -43,15 +43,15 @@ class RefragCollections(BaseRetriever):
     Args:
         retrievers: The retrievers; at least one.
         shares: Share of each, above 0; all alike if None.
-        similarity_top_k: Most nodes to return.
+        similarity_top_k: Most nodes to return, at least 1.
         diversity: From 0, the order of the retrievers, to 1, difference alone.
         model: Checkpoint whose search encoder compares passages; not loaded without a diversity.
         device: Where it runs.
         callback_manager: As for every retriever.
 
     Raises:
-        ValueError: If there is no retriever, or the diversity is outside its range; at the first
-            search, if there is not one share above 0 for each retriever.
+        ValueError: If there is no retriever, or ``similarity_top_k`` or the diversity is outside
+            its range; at the first search, if there is not one share above 0 for each retriever.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class RefragCollections(BaseRetriever):
         super().__init__(callback_manager=callback_manager)
         if not retrievers:
             raise ValueError("give at least one retriever")
+        if similarity_top_k < 1:
+            raise ValueError(f"similarity_top_k must be at least 1, got {similarity_top_k!r}")
         if not 0 <= diversity <= 1:
             raise ValueError(f"diversity must be from 0 to 1, got {diversity!r}")
         self._retrievers = list(retrievers)

@@ -32,15 +32,16 @@ class RecordRetriever(BaseRetriever):
     Args:
         records: The collection; what it finds belongs to its tenant.
         embed_model: What the passage vectors were made with.
-        similarity_top_k: Passages to return, at most.
+        similarity_top_k: Passages to return, at most; at least 1.
         late_interaction: Whether candidates are ordered by the vectors of the query's tokens, which
             ``embed_model`` must then make (``get_query_token_embeddings``, as ``RefragEmbedding``
             does).
-        candidates: Passages that late interaction compares.
+        candidates: Passages that late interaction compares, at least 1.
         callback_manager: As for every retriever.
 
     Raises:
-        ValueError: If this embedding model cannot embed tokens, but should.
+        ValueError: If this embedding model cannot embed tokens, but should, or a number is
+            below 1.
 
     Example:
         ```python
@@ -63,6 +64,9 @@ class RecordRetriever(BaseRetriever):
         super().__init__(callback_manager=callback_manager)
         if late_interaction and not isinstance(embed_model, _TokenEmbedding):
             raise ValueError("late_interaction needs embeddings that embed tokens: RefragEmbedding")
+        for name, number in (("similarity_top_k", similarity_top_k), ("candidates", candidates)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number!r}")
         self._records = records
         self._embed_model = embed_model
         self._similarity_top_k = similarity_top_k
