@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +15,16 @@ import numpy as np
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
 from refrag_components.vectors import ChunkVectors, passage_key, unit_rows
 
-__all__ = ["CANDIDATES", "FoundRecord", "Record", "RecordCollection", "found_record", "question"]
+__all__ = [
+    "CANDIDATES",
+    "FoundRecord",
+    "OfTenant",
+    "Record",
+    "RecordCollection",
+    "found_record",
+    "question",
+    "tenant_id",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +86,27 @@ class FoundRecord:
     key: str
     chunk_vectors: ChunkVectors | None
     metadata: dict[str, Any]
+
+
+def tenant_id(tenant: str) -> str:
+    """32 characters for a tenant of any name, which can end or widen no query and no path."""
+    return hashlib.blake2b(tenant.encode(), digest_size=16).hexdigest()
+
+
+class OfTenant:
+    """A collection of one tenant, of which a copy with another name serves another.
+
+    Attributes:
+        tenant: Whose records are written and read.
+    """
+
+    tenant: str
+
+    def for_tenant(self, tenant: str) -> Self:
+        """The same collection for another tenant."""
+        other = copy.copy(self)
+        other.tenant = tenant
+        return other
 
 
 class RecordCollection(Protocol):

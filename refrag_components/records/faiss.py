@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import sqlite3
@@ -21,6 +20,7 @@ from refrag_components.records.base import (
     Record,
     found_record,
     question,
+    tenant_id,
 )
 from refrag_components.records.faiss_index import VectorIndex
 from refrag_components.records.maxsim import pack_tokens, ranking
@@ -75,7 +75,7 @@ class FaissRecords:
     def _open(self, tenant: str) -> None:
         self.tenant = tenant
         # A hash, since a tenant may have any name, and a folder may not.
-        name = hashlib.blake2b(tenant.encode(), digest_size=16).hexdigest()
+        name = tenant_id(tenant)
         self._path = self._folder / name / "records.sqlite"
         self._label = f"records in {self._path}"
         self._database: Database | None = None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +14,11 @@ from refrag_components.exceptions import MissingExtraError
 from refrag_components.records.base import (
     CANDIDATES,
     FoundRecord,
+    OfTenant,
     Record,
     found_record,
     question,
+    tenant_id,
 )
 from refrag_components.records.maxsim import pack_tokens, ranking
 from refrag_components.stores.common.client import client_errors
@@ -39,7 +39,7 @@ _PUTS_PER_COMPACTION = 50  # every put adds a file and a version, which readers 
 _OLD = timedelta(seconds=10)  # versions that are older than any read takes
 
 
-class LanceDBRecords:
+class LanceDBRecords(OfTenant):
     """Keeps records in tables of the user's LanceDB.
 
     A record is a row: the vector column "passage", the serialised chunk vectors with a checksum,
@@ -78,17 +78,11 @@ class LanceDBRecords:
         """The tenant's table; a hash, since a tenant may have any name, and a table may not."""
         if not self.tenant:
             return self._table
-        return f"{self._table}.{hashlib.blake2b(self.tenant.encode(), digest_size=16).hexdigest()}"
+        return f"{self._table}.{tenant_id(self.tenant)}"
 
     @property
     def _label(self) -> str:
         return f"LanceDB table {self._name} in {self._database.uri}"
-
-    def for_tenant(self, tenant: str) -> Self:
-        """The table of another tenant."""
-        other = copy.copy(self)
-        other.tenant = tenant
-        return other
 
     def put(self, records: Sequence[Record]) -> None:
         """Stores records in one version of the table."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,11 @@ from refrag_components.exceptions import CorruptVectorsError, MissingExtraError
 from refrag_components.records.base import (
     CANDIDATES,
     FoundRecord,
+    OfTenant,
     Record,
     found_record,
     question,
+    tenant_id,
 )
 from refrag_components.records.maxsim import pack_tokens, ranking
 from refrag_components.stores.common.client import client_errors, pages
@@ -41,7 +42,7 @@ _PART_OF_BASE64 = 65_532  # whole groups of four characters
 _LONGEST_ARRAY = 4096  # texts, of Milvus
 
 
-class MilvusRecords:
+class MilvusRecords(OfTenant):
     """Keeps records in a collection of the user's Milvus, or in a Milvus Lite file.
 
     A record is a row: "passage" is a vector field with an index; text, chunk vectors and token
@@ -74,12 +75,6 @@ class MilvusRecords:
         self._label = f"Milvus collection {collection}"
         self.tenant = tenant
 
-    def for_tenant(self, tenant: str) -> Self:
-        """The same collection for another tenant."""
-        other = copy.copy(self)
-        other.tenant = tenant
-        return other
-
     def put(self, records: Sequence[Record]) -> None:
         """Stores records, 16 per request; each is stored whole or not at all."""
         rows = {record.key: self._row(record) for record in records}
@@ -108,7 +103,7 @@ class MilvusRecords:
                     self._collection,
                     data=[vector.tolist()],
                     anns_field="passage",
-                    filter=f'tenant == "{self._tenant_id}"',
+                    filter=f'tenant == "{tenant_id(self.tenant)}"',
                     limit=k if tokens is None else candidates,
                     output_fields=fields,
                 )
@@ -133,14 +128,10 @@ class MilvusRecords:
             if keys and self._client.has_collection(self._collection):
                 self._client.delete(self._collection, ids=[self._id(key) for key in keys])
 
-    @property
-    def _tenant_id(self) -> str:
-        """A hash, so that no name can be taken for part of a filter."""
-        return hashlib.blake2b(self.tenant.encode(), digest_size=16).hexdigest()
-
     def _id(self, key: str) -> str:
         """Another tenant's record of the same text is another row."""
-        return hashlib.blake2b(f"{self._tenant_id}{key}".encode(), digest_size=16).hexdigest()
+        whole = f"{tenant_id(self.tenant)}{key}"
+        return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
 
     def _create(self, width: int) -> None:
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -177,7 +168,7 @@ class MilvusRecords:
             tokens = base64.b64encode(packed).decode()
         return {
             "id": self._id(record.key),
-            "tenant": self._tenant_id,
+            "tenant": tenant_id(self.tenant),
             "key": record.key,
             "metadata": dict(record.metadata),
             "passage": record.vector.tolist(),

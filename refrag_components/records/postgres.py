@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.records.base import (
     CANDIDATES,
     FoundRecord,
+    OfTenant,
     Record,
     found_record,
     question,
@@ -103,7 +103,7 @@ WHERE tokens IS NOT NULL ORDER BY score DESC LIMIT %(k)s
 """
 
 
-class PostgresRecords:
+class PostgresRecords(OfTenant):
     """Keeps records in a table of the user's PostgreSQL, whose database needs pgvector 0.8.
 
     A record is a row: "passage" is a ``halfvec`` with an HNSW index, "chunks" the serialised chunk
@@ -148,12 +148,6 @@ class PostgresRecords:
         self._pgvector = _Extension()
         self._turn = threading.Lock()  # a connection of the user's is one for all threads
         self.tenant = tenant
-
-    def for_tenant(self, tenant: str) -> Self:
-        """The same table for another tenant."""
-        other = copy.copy(self)
-        other.tenant = tenant
-        return other
 
     def put(self, records: Sequence[Record]) -> None:
         """Stores records in one transaction."""

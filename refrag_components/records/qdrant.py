@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.records.base import (
     CANDIDATES,
     FoundRecord,
+    OfTenant,
     Record,
     found_record,
     question,
@@ -37,7 +37,7 @@ _ADVICE = "check the server, its log and the collection"
 _PER_REQUEST = 16  # 256 token vectors of width 384 are some 2 MB as JSON; servers refuse 32 MB
 
 
-class QdrantRecords:
+class QdrantRecords(OfTenant):
     """Keeps records in a collection of the user's Qdrant.
 
     A record is a point: the named vector "passage", the multivectors "chunks", which is not
@@ -69,12 +69,6 @@ class QdrantRecords:
         self._label = f"Qdrant collection {collection}"
         self._turn = turns(client)
         self.tenant = tenant
-
-    def for_tenant(self, tenant: str) -> Self:
-        """The same collection for another tenant."""
-        other = copy.copy(self)
-        other.tenant = tenant
-        return other
 
     def put(self, records: Sequence[Record]) -> None:
         """Stores records, 16 per request; each is stored whole or not at all."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import copy
-import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +13,11 @@ from refrag_components.exceptions import MissingExtraError, StoreError
 from refrag_components.records.base import (
     CANDIDATES,
     FoundRecord,
+    OfTenant,
     Record,
     found_record,
     question,
+    tenant_id,
 )
 from refrag_components.records.maxsim import pack_tokens, ranking
 from refrag_components.stores.common.client import client_errors, key_id, pages
@@ -43,7 +43,7 @@ _ADVICE = "check the server, its log and the collection"
 _PER_REQUEST = 16  # 256 token vectors of width 384 are 262 kB; servers take 100 MB of a message
 
 
-class WeaviateRecords:
+class WeaviateRecords(OfTenant):
     """Keeps records in a collection of the user's Weaviate. Experimental.
 
     Experimental, because it has never been run against a server, which no package brings: its tests
@@ -82,12 +82,6 @@ class WeaviateRecords:
         self._quantised = quantised
         self._label = f"Weaviate collection {collection}"
         self.tenant = tenant
-
-    def for_tenant(self, tenant: str) -> Self:
-        """The same collection for another tenant."""
-        other = copy.copy(self)
-        other.tenant = tenant
-        return other
 
     def put(self, records: Sequence[Record]) -> None:
         """Stores records, 16 per request; each is stored whole or not at all."""
@@ -152,8 +146,8 @@ class WeaviateRecords:
 
     @property
     def _shard(self) -> str:
-        """A hash, since a tenant may have any name, and Weaviate's may not."""
-        return hashlib.blake2b(self.tenant.encode(), digest_size=16).hexdigest()
+        """A tenant may have any name, and Weaviate's may not."""
+        return tenant_id(self.tenant)
 
     def _own(self) -> Any:
         return self._client.collections.use(self._collection).with_tenant(self._shard)

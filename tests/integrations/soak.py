@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import gc
 import hashlib
 import os
 import random
-import signal
 import sys
 import threading
 import time
@@ -54,6 +54,7 @@ __all__ = ["ROUNDS", "Figures", "Soak"]
 ROUNDS = 10
 CALLERS = 64  # half of them threads, half of them tasks
 PATIENCE = 1800.0  # seconds for one round before it counts as hanging
+_CHILD = 300.0  # seconds of a forked child for eight answers, which take one or two
 FAQ = "Which plug do I need for the charger model ZX-20 in Malta?"
 COMMON = (*TEXT, FAQ)  # both tenants have them, each in a store of their own
 QUESTIONS = ("When was the harbour dug?", FAQ, f"Proofread this: {TEXT[0]}", "Context:", "lamp")
@@ -454,8 +455,9 @@ class Soak:
         asked = [visit for visit in self._known if visit.way in CHAINS][:8]
         child = os.fork()
         if child == 0:
-            signal.alarm(int(PATIENCE))
             try:
+                # Shows where it hangs, if it does, and ends it; capturing has taken sys.stderr.
+                faulthandler.dump_traceback_later(_CHILD, exit=True, file=2)
                 right = all(self.office.alone(visit) == self._expected[visit] for visit in asked)
                 os._exit(0 if right else 1)
             except BaseException:

@@ -32,7 +32,7 @@ def test_a_thousand_requests_while_everything_goes_wrong(
     # The first rounds fill caches; from then on nothing is kept of a request.
     assert figures.objects[-1] < 1.02 * figures.objects[3]
     # Not what is resident: pages that 64 threads have freed go back to the system when glibc likes.
-    assert not figures.allocated or figures.allocated[-1] < figures.allocated[3] + 8
+    assert not figures.allocated or figures.allocated[-1] < figures.allocated[3] + 48
     assert figures.open_files[-1] <= figures.open_files[0] + 2
     assert figures.threads[-1] <= figures.threads[0] + 2
     soak.close()
