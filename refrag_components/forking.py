@@ -14,24 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["OwnLock", "computing"]
+__all__ = ["OwnLock", "OwnProcess", "computing"]
 
 _PATIENCE = 30.0  # seconds that a fork waits: whoever computes may be waiting for who forks
 
 
-class OwnLock:
-    """A lock for ``with`` that every process has for itself, free at the start.
+class OwnProcess:
+    """Something that a child begins anew; its first use there may be by several threads at once."""
 
-    What it protects may have been left half done by a thread that the child does not have; whoever
-    uses it looks at ``inherited`` then.
-
-    Args:
-        make: ``threading.Lock`` or ``threading.RLock``.
-    """
-
-    def __init__(self, make: Callable[[], Any] = threading.Lock) -> None:
-        self._make = make
-        self._lock: Any = make()
+    def __init__(self) -> None:
         self._process = os.getpid()
 
     @property
@@ -39,9 +30,42 @@ class OwnLock:
         """Whether it comes from a parent process and was not used in this one yet."""
         return self._process != os.getpid()
 
+    def begin_again(self, begin: Callable[[], object]) -> None:
+        """Calls ``begin`` if inherited: once, and before any other thread gets past here."""
+        if self.inherited:
+            with _renewing:
+                if self.inherited:
+                    begin()
+                    self._process = os.getpid()
+
+
+class OwnLock(OwnProcess):
+    """A lock for ``with`` that every process has for itself, free at the start.
+
+    What it protects may have been left half done by a thread that the child does not have; whoever
+    uses it calls ``begin_again`` before.
+
+    Args:
+        make: ``threading.Lock`` or ``threading.RLock``.
+    """
+
+    def __init__(self, make: Callable[[], Any] = threading.Lock) -> None:
+        super().__init__()
+        self._make = make
+        self._lock: Any = make()
+
+    def begin_again(self, begin: Callable[[], object]) -> None:
+        """Calls ``begin`` if inherited: once, and before any thread holds the lock."""
+
+        def anew() -> None:
+            begin()
+            self._lock = self._make()
+
+        super().begin_again(anew)
+
     def __enter__(self) -> OwnLock:
-        if self.inherited:  # only one thread lives just after a fork
-            self._lock, self._process = self._make(), os.getpid()
+        if self.inherited:
+            self.begin_again(lambda: None)
         self._lock.acquire()
         return self
 
@@ -112,11 +136,18 @@ class _Gate:
         self._begin()
 
 
+def _after_in_child() -> None:
+    global _renewing  # who held it stayed behind
+    _renewing = threading.RLock()
+    _gate.after_in_child()
+
+
 _gate = _Gate()
+_renewing = threading.RLock()
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
     os.register_at_fork(
         before=_gate.before_fork,
         after_in_parent=_gate.after_in_parent,
-        after_in_child=_gate.after_in_child,
+        after_in_child=_after_in_child,
     )

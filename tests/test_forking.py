@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,35 @@ def test_a_lock_is_free_in_a_child_whoever_held_it(elsewhere: Callable[[OwnLock]
 
     assert in_child(work) == 0
     assert not lock.inherited
+
+
+def test_threads_of_a_child_that_come_at_the_same_time() -> None:
+    lock = OwnLock()
+
+    def work() -> None:
+        began, came = threading.Event(), threading.Barrier(2)
+        times: list[bool] = []
+
+        def begin() -> None:
+            times.append(lock.inherited)
+            began.set()
+            with suppress(threading.BrokenBarrierError):
+                came.wait(0.5)  # nobody else gets here, nor past the lock
+
+        def second() -> None:
+            began.wait(30)
+            lock.begin_again(begin)
+            times.append(lock.inherited)
+
+        threads = [threading.Thread(target=lock.begin_again, args=(begin,))]
+        threads.append(threading.Thread(target=second))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert times == [True, False]
+
+    assert in_child(work) == 0
 
 
 def test_a_child_that_is_forked_inside_a_block_leaves_it(tmp_path: Path) -> None:

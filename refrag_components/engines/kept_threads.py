@@ -37,8 +37,7 @@ class KeptThreads:
 
     def run(self, work: Work) -> None:
         """Has some work done: by the thread that waits since last, else by a new one."""
-        if self._lock.inherited:
-            self._begin()  # a forked process has none of the threads
+        self._lock.begin_again(self._begin)  # a forked process has none of the threads
         done = threading.Event()
         with self._lock:
             self._working.add(done)

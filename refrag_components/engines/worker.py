@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from refrag_components.engines.kept_threads import KeptThreads
 from refrag_components.engines.lanes import Lanes, alike
 from refrag_components.engines.row import Row
 from refrag_components.engines.turns import Turns
-from refrag_components.forking import computing
+from refrag_components.forking import OwnProcess, computing
 
 if TYPE_CHECKING:
     from refrag_components.engines.static_caches import StaticCaches
@@ -25,7 +24,7 @@ START_POSITIONS = 4096
 _GOODBYE = 10.0  # seconds that the interpreter's end waits for the step that is being computed
 
 
-class Worker:
+class Worker(OwnProcess):
     """Decodes the rows of all callers together; rows join and leave between steps.
 
     It has a thread only while there are rows, so a worker that nobody uses costs nothing and keeps
@@ -41,6 +40,7 @@ class Worker:
     def __init__(
         self, model: RefragModel, *, max_rows: int, caches: StaticCaches | None = None
     ) -> None:
+        super().__init__()
         self._model = model
         self._caches = caches
         self._max_rows = max_rows
@@ -50,8 +50,7 @@ class Worker:
 
     def submit(self, rows: Sequence[Row]) -> None:
         """Decodes the rows of one call; returns at once."""
-        if os.getpid() != self._process:
-            self._reset()  # after a fork: the thread and the holder of the lock stayed behind
+        self.begin_again(self._reset)  # the thread and the holder of the lock stayed behind
         with self._lock:
             if not self._decoding:
                 _threads.run(self._run)  # first, for it may fail; the thread waits for the lock
@@ -68,13 +67,12 @@ class Worker:
         Returns:
             Whether that is so.
         """
-        if os.getpid() != self._process:
-            return True  # after a fork: the thread stayed behind
+        if self.inherited:
+            return True  # the thread stayed behind
         with self._lock:
             return self._ended.wait_for(lambda: not self._runs, seconds)
 
     def _reset(self) -> None:
-        self._process = os.getpid()
         self._lock = threading.Lock()
         self._turns = Turns()
         self._decoding = False

@@ -95,10 +95,10 @@ class PassageSearch:
 
     def sync(self) -> None:
         """Applies what has changed in the catalog, in this process or in another."""
-        inherited = self._lock.inherited
+        self._lock.begin_again(
+            self._drop
+        )  # another thread of the parent may have been adding to it
         with self._lock:
-            if inherited:  # another thread of the parent may have been adding to it
-                self._index, self._position = None, Position(0, 0)
             target = self._catalog.position()
             if target.removals != self._position.removals:
                 self._index = None
@@ -108,6 +108,9 @@ class PassageSearch:
                     self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
                 self._index.add_with_ids(vectors, ids)
             self._position = target
+
+    def _drop(self) -> None:
+        self._index, self._position = None, Position(0, 0)
 
     def save(self) -> None:
         """Writes the file, unless it is up to date or may not be written."""

@@ -141,14 +141,18 @@ class FaissRecords:
 
     def _nearest(self, vector: np.ndarray, k: int) -> list[tuple[tuple[Any, ...], float]]:
         """Rows of the file, nearest first, with their cosines."""
-        if self._lock.inherited:  # another thread of the parent may have been adding to it
-            self._index, self._last_id = None, 0
+        self._lock.begin_again(
+            self._drop
+        )  # another thread of the parent may have been adding to it
         with self._lock:
             rows = self._look_up(vector, k)
             if rows is None:  # some were deleted or replaced
-                self._index, self._last_id = None, 0
+                self._drop()
                 rows = self._look_up(vector, k)
             return [] if rows is None else rows
+
+    def _drop(self) -> None:
+        self._index, self._last_id = None, 0
 
     def _look_up(self, vector: np.ndarray, k: int) -> list[tuple[tuple[Any, ...], float]] | None:
         """As ``_nearest``; None if FAISS found what is in the file no longer."""

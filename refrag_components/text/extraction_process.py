@@ -94,8 +94,10 @@ class ExtractionProcess:
 
     def _leave_to_parent(self) -> None:
         """In a forked child: the process answers its parent."""
-        if self._lock.inherited:
-            self._process = None
+        self._lock.begin_again(self._forget)
+
+    def _forget(self) -> None:
+        self._process = None
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from transformers import LogitsProcessor, MistralConfig
 from refrag_components.engines import EngineOutput, SamplingParams, TransformersEngine, worker
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.layout import Layout
+from refrag_components.engines.row import Row
+from refrag_components.engines.turns import Turns
 from refrag_components.modeling import RefragModel
 from tests.engines.contract import same
 from tests.engines.layouts import every_other, prompt
@@ -335,6 +337,49 @@ def test_a_forked_process_waits_for_nobody_it_has_left_behind(
     monkeypatch.setattr(engine._worker, "_process", -1)
     assert engine.wait(0)
     assert same(alone(engine, layouts[0], LONG), expected)
+
+
+def test_threads_of_a_forked_process_that_come_at_the_same_time(
+    engine: TransformersEngine, layouts: list[Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(engine, layouts[0], LONG)
+    assert engine.wait(60)
+    beginning, added, going_on = threading.Event(), threading.Event(), threading.Event()
+    inherited = engine._worker._turns
+    add = inherited.add
+
+    class Slow(Turns):
+        def __init__(self) -> None:
+            super().__init__()
+            beginning.set()
+            added.wait(0.5)  # to no avail: nobody gets past the beginning
+
+    def add_and_linger(rows: Sequence[Row]) -> None:
+        add(rows)
+        added.set()
+        going_on.wait(0.5)
+
+    monkeypatch.setattr(inherited, "add", add_and_linger)
+    answers: list[Any] = []
+
+    def second() -> None:
+        beginning.wait(60)
+        answers.append(alone(engine, layouts[0], LONG))
+
+    monkeypatch.setattr(worker, "Turns", Slow)
+    monkeypatch.setattr(engine._worker, "_process", -1)
+    threads = [threading.Thread(target=second, daemon=True)]
+    threads.append(
+        threading.Thread(
+            target=lambda: answers.append(alone(engine, layouts[0], LONG)), daemon=True
+        )
+    )
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(answers) == 2
+    assert all(same(answer, expected) for answer in answers)
 
 
 def test_a_thread_that_cannot_start_leaves_the_engine_usable(
