@@ -456,8 +456,9 @@ class Soak:
         child = os.fork()
         if child == 0:
             try:
-                # Shows where it hangs, if it does, and ends it; capturing has taken sys.stderr.
-                faulthandler.dump_traceback_later(_CHILD, exit=True, file=2)
+                watch = threading.Timer(_CHILD, _end_hanging)
+                watch.daemon = True
+                watch.start()
                 right = all(self.office.alone(visit) == self._expected[visit] for visit in asked)
                 os._exit(0 if right else 1)
             except BaseException:
@@ -479,6 +480,12 @@ class Soak:
             figures.open_files.append(len(os.listdir("/proc/self/fd")))
             if (allocated := _allocated()) is not None:
                 figures.allocated.append(allocated)
+
+
+def _end_hanging() -> None:
+    """Shows where a child hangs; capturing has taken ``sys.stderr``."""
+    faulthandler.dump_traceback(file=2)
+    os._exit(3)
 
 
 class _Mallinfo2(ctypes.Structure):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from llama_index.core import Document, VectorStoreIndex
+from llama_index.core import VectorStoreIndex
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
@@ -73,8 +73,9 @@ def list_retriever(nodes: list[NodeWithScore]) -> ListRetriever:
 
 @pytest.fixture
 def index() -> VectorStoreIndex:
-    """An ordinary index; every passage is as near as any other."""
-    documents = [
-        Document(text=text, metadata={"file": f"{i}.txt"}) for i, text in enumerate(PASSAGES)
+    """An ordinary index; every passage is as near as any other, so their ids decide the order."""
+    nodes = [
+        TextNode(id_=f"node-{i}", text=text, metadata={"file": f"{i}.txt"})
+        for i, text in enumerate(PASSAGES)
     ]
-    return VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=8))
+    return VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=8))
