@@ -33,6 +33,10 @@ from tests.tiny import (
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Its threads tell of connections that clients of databases keep whenever they like, also while
+# another test sees to it that nothing is printed.
+os.environ["GRPC_VERBOSITY"] = "NONE"
+
 # How long an example takes, to make or to try, says something of the machine, not of the code.
 settings.register_profile(
     "without a clock", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -53,8 +57,7 @@ def patience() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseChunkStore, "timeout", 300.0)
-        for module in ("common.rows", "qdrant"):
-            patch.setattr(f"refrag_components.stores.{module}.seconds", patient)
+        patch.setattr("refrag_components.stores.common.rows.seconds", patient)
         yield
 
 
