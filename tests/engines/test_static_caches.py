@@ -361,7 +361,8 @@ def test_a_failure_costs_no_answer(
             found = engine.generate(layouts, _LONG)
             assert all(same(left, right) for left, right in zip(found, expected, strict=True))
             assert same(engine.generate(layouts[:1], _LONG)[0], expected[0])
-    assert len(caplog.records) == 1
+    own = [record for record in caplog.records if record.name.startswith("refrag_components")]
+    assert len(own) == 1  # what other libraries' threads tell meanwhile does not count
 
 
 def test_reproducible_answers_are_computed_in_the_same_way_each_time(

@@ -377,7 +377,7 @@ def test_threads_of_a_forked_process_that_come_at_the_same_time(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
     assert len(answers) == 2
     assert all(same(answer, expected) for answer in answers)
 

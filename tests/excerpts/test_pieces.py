@@ -72,6 +72,17 @@ def test_pieces_cover_all_words_once_and_excerpts_quote(
     )
 
 
+def test_the_head_of_a_table_right_after_another_is_one_piece() -> None:
+    """Also if a chunk begins in the first table and ends in the second."""
+    table = "| a | b |\n|---|---|\n| 1 | 2 |\n"
+    text = f"{table}\n{table}"
+    for size in range(1, len(text)):
+        bounds = chunks(text, size)
+        pieces = cut(text, bounds, np.arange(len(bounds)), "words", [])
+        covered = "".join(text[piece.start : piece.end] for piece in pieces)
+        assert "".join(covered.split()) == "".join(text.split())
+
+
 def test_a_piece_has_the_score_of_its_best_chunk() -> None:
     scores = np.zeros(len(chunks(TEXT, 8)))
     scores[TEXT.index("ten") // 8] = 2

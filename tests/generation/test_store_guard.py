@@ -30,9 +30,9 @@ class OwnError(Exception):
 
 
 class SickStore(BaseChunkStore):
-    """A store that fails, hangs or lies as it is told."""
+    """A store that fails, hangs or lies as it is told; where it hangs, a test sets ``timeout``."""
 
-    timeout = 0.05
+    timeout = 300.0  # a busy machine may begin the thread that reads late
 
     def __init__(self) -> None:
         self.inner = MemoryStore()
@@ -158,6 +158,7 @@ def test_a_store_that_hangs_is_waited_for_once(
     guard: StoreGuard, store: SickStore, clock: Clock
 ) -> None:
     store.answers.clear()
+    store.timeout = 0.05
     rows, trouble = guard.read(store, ["a"])
     assert rows == [None]
     assert trouble is not None
@@ -169,6 +170,7 @@ def test_a_store_that_hangs_is_waited_for_once(
     (call,) = guard._stuck
     store.answers.set()
     call.join()
+    store.timeout = 300.0
     assert guard.read(store, ["a"]) == ([make(1)], None)
 
 
@@ -239,6 +241,7 @@ def test_a_sick_store_of_one_tenant_does_not_touch_the_others(
     loader.flush()
     store.answers.clear()
     store.takes.clear()
+    store.timeout = 0.05
     parts = [PassagePart(TEXT[0], well), PassagePart(TEXT[0], store), PassagePart(TEXT[1], well)]
     first, second, third = loader.load(parts)
     assert (first.cached, first.store_error) == (True, None)
@@ -256,7 +259,6 @@ def test_threads_share_one_guard(store: SickStore) -> None:
             guard_of(store).write(store, [(key, make(i))])
             found.append(guard_of(store).read(store, [key, "a"])[0])
 
-    store.timeout = 60.0
     threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
@@ -285,7 +287,6 @@ def test_retrievers_wait_for_writing_as_long_as_for_reading(
     tiny_model: RefragModel, store: SickStore
 ) -> None:
     loader = PassageLoader(tiny_model, store, waits=True)
-    store.timeout = 60.0
     loader.load([PassagePart(TEXT[0])])
     assert len(store.inner) == 2
     store.timeout = 0.05

@@ -24,14 +24,19 @@ def no_encoding(*_: object, **__: object) -> None:
     raise AssertionError("a passage was encoded")
 
 
-def needing_a_free_loop(real: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that fails unless the event loop that runs now goes on while it is called."""
+def needing_a_free_loop(real: Callable[..., Any], patience: float = 300.0) -> Callable[..., Any]:
+    """A function that fails unless the event loop that runs now goes on while it is called.
+
+    Args:
+        real: What it does then.
+        patience: Seconds that it waits for the event loop.
+    """
     loop = asyncio.get_running_loop()
 
     def needing(*arguments: Any, **options: Any) -> Any:
         goes_on = threading.Event()
         loop.call_soon_threadsafe(goes_on.set)
-        assert goes_on.wait(10), "the event loop is blocked"
+        assert goes_on.wait(patience), "the event loop is blocked"
         return real(*arguments, **options)
 
     return needing
