@@ -76,7 +76,8 @@ def plain_loss(model: RefragModel, teacher: Any, batch: Batch) -> torch.Tensor:
     if batch.full_ids is None:
         return loss
     with torch.no_grad():
-        full = teacher(input_ids=batch.full_ids).logits.flatten(0, 1)[batch.teacher_index]
+        read = [teacher(input_ids=ids).logits.flatten(0, 1) for ids in batch.full_ids]
+        full = torch.cat(read)[batch.teacher_index]
     return loss + torch.nn.functional.kl_div(
         logits[batch.student_index].log_softmax(-1),
         full.log_softmax(-1),
