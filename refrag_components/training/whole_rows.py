@@ -29,5 +29,5 @@ def whole_rows() -> Iterator[None]:
         setattr(masking_utils, _SEARCH, before)
 
 
-def _none_found(position_ids: torch.Tensor) -> None:  # noqa: ARG001
+def _none_found(position_ids: torch.Tensor) -> None:
     """What is found where the positions of each row count up from its first."""

@@ -151,7 +151,7 @@ def test_the_teacher_is_asked_at_the_same_tokens(seeds: list[int], p: float, eve
     # The first place of a tail may be a chunk embedding, or follow a passage that was dropped.
     ends = []
     place = 0
-    for i, row in enumerate(rows):
+    for row in rows:
         text = text_of(row)
         start = int(batch.teacher_index[place]) - (len(text) - 1)
         assert read[start : start + len(text) + 4] == [*text, *row.tail[:4].tolist()]
