@@ -8,9 +8,9 @@ import numpy as np
 
 __all__ = ["group_by_length"]
 
-# What a pass costs besides its tokens, in tokens: a GPU reads about so many while the kernels of
-# a pass through layers are launched. It is an estimate.
-_PASS = 4096
+# What a pass costs besides its tokens, in tokens: an H200 reads about so many in the time in which
+# a pass through the layers is launched. It is an estimate, see experiments/022.
+_PASS = 8192
 _FEWEST = 2  # texts per group: compiled layers are compiled again for a pass with one
 
 

@@ -232,8 +232,8 @@ def test_a_batch_goes_to_another_process_without_shared_memory() -> None:
         elif name not in ("groups", "full_ids"):
             assert other == value, name
     assert again.full_ids is not None
-    for mine, its in zip(batch.full_ids or (), again.full_ids, strict=True):
-        assert torch.equal(mine, its)
+    for ids, other_ids in zip(batch.full_ids or (), again.full_ids, strict=True):
+        assert torch.equal(ids, other_ids)
     for mine, its in zip(batch.groups, again.groups, strict=True):
         assert torch.equal(mine.token_ids, its.token_ids)
         assert torch.equal(mine.used, its.used)
