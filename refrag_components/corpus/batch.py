@@ -35,18 +35,19 @@ class _ByValue:
     """Goes between processes by value: each shared tensor would take a file descriptor."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value.numpy() if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-        }
+        return {name: _changed(value, Tensor, Tensor.numpy) for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(
-            {
-                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                for name, value in state.items()
-            }
+            {name: _changed(value, np.ndarray, torch.from_numpy) for name, value in state.items()}
         )
+
+
+def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """The value, with what is of a kind changed, also in a tuple."""
+    if isinstance(value, tuple):
+        return tuple(_changed(each, kind, change) for each in value)
+    return change(value) if isinstance(value, kind) else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +82,12 @@ class Batch(_ByValue):
         label_index: Places in the flattened rows whose next token counts, ascending, (labels,).
         labels: Those next tokens, (labels,).
         predicted: Number of columns at the end of the rows that hold all of these places.
-        full_ids: The rows as text alone, as far as a teacher is asked, (rows, any); None if none
-            is.
+        full_ids: The rows as text alone, as far as a teacher is asked, those of similar length
+            together, (rows, any) each; None if none is.
         student_index: Places in the flattened rows that are compared with a teacher, (compared,);
             None likewise.
-        teacher_index: Where the same tokens stand in the flattened ``full_ids``, (compared,).
+        teacher_index: Where the same tokens stand in ``full_ids``, which are flattened and follow
+            each other, (compared,).
         weight: Weight of this batch in the loss of a step.
         name: Its kind, for the training log.
     """
@@ -98,7 +100,7 @@ class Batch(_ByValue):
     label_index: Tensor
     labels: Tensor
     predicted: int
-    full_ids: Tensor | None = None
+    full_ids: tuple[Tensor, ...] | None = None
     student_index: Tensor | None = None
     teacher_index: Tensor | None = None
     weight: float = 1.0
@@ -138,11 +140,11 @@ class Batch(_ByValue):
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {
-            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        groups = tuple(PassageGroup(change(g.token_ids), change(g.used)) for g in self.groups)
-        return replace(self, groups=groups, **changed)
+        changed = {name: _changed(value, Tensor, change) for name, value in vars(self).items()}
+        changed["groups"] = tuple(
+            PassageGroup(change(g.token_ids), change(g.used)) for g in self.groups
+        )
+        return replace(self, **changed)
 
 
 def batch_vectors(model: RefragModel, batch: Batch) -> list[Tensor]:

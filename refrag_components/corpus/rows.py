@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from refrag_components.corpus.batch import Batch, PassageGroup
+from refrag_components.corpus.grouping import group_by_length
 
 __all__ = ["Row", "ShownPassage", "build_batch", "run_tokens"]
 
@@ -120,19 +122,14 @@ def build_batch(
     ]
     label_index = np.concatenate(label_positions)
     first_column = int((label_index % width).min()) if len(label_index) else width
-    tensors = {
+    tensors: dict[str, Any] = {
         "token_ids": _padded([row.token_ids for row in laid_out], width, 0),
         "chunk_index": _padded([row.chunk_index for row in laid_out], width, -1),
         "label_index": torch.from_numpy(label_index),
         "labels": torch.from_numpy(np.concatenate(labels).astype(np.int64)),
     }
     if rows[0].imitated is not None:
-        full_width = max(len(row.full_ids) for row in laid_out)
-        full_width = -(-full_width // _ALIGNED) * _ALIGNED
-        tensors["full_ids"] = _padded([row.full_ids for row in laid_out], full_width, 0)
-        for side, stride in (("student", width), ("teacher", full_width)):
-            indices = [i * stride + getattr(row, side) for i, row in enumerate(laid_out)]
-            tensors[f"{side}_index"] = torch.from_numpy(np.concatenate(indices))
+        tensors |= _to_compare(laid_out, width)
     return Batch(
         groups=table.groups,
         chunk_size=chunk_size,
@@ -200,6 +197,25 @@ def _lay_out(row: Row, table: _Table) -> _LaidOut:
     )
 
 
+def _to_compare(rows: Sequence[_LaidOut], width: int) -> dict[str, Any]:
+    """What a teacher reads and what is compared with it; the student's rows have this width."""
+    full_ids: list[torch.Tensor] = []
+    starts = [0] * len(rows)
+    start = 0
+    for length, places in group_by_length([len(row.full_ids) for row in rows], _ALIGNED):
+        full_ids.append(_padded([rows[i].full_ids for i in places], length, 0))
+        for i in places:
+            starts[i] = start
+            start += length
+    student = [i * width + row.student for i, row in enumerate(rows)]
+    teacher = [first + row.teacher for first, row in zip(starts, rows, strict=True)]
+    return {
+        "full_ids": tuple(full_ids),
+        "student_index": torch.from_numpy(np.concatenate(student)),
+        "teacher_index": torch.from_numpy(np.concatenate(teacher)),
+    }
+
+
 def _inside_passages(row: Row) -> np.ndarray:
     """True for the tokens of passages, of all tokens before the tail."""
     return np.concatenate(
@@ -224,21 +240,20 @@ class _Table:
         encoded = [p for row in rows for p in row.parts if isinstance(p, ShownPassage)]
         encoded = [p for p in encoded if p.encoded]
         self.rungs = tuple(sorted({p.rung for p in encoded}))
-        by_length: dict[int, dict[Hashable, np.ndarray]] = {}
-        for passage in encoded:
-            length = _padded_length(len(passage.token_ids), math.lcm(*rungs))
-            by_length.setdefault(length, {})[_key(passage)] = passage.token_ids
+        passages = {_key(passage): passage.token_ids for passage in encoded}
+        keys, ids = [*passages], [*passages.values()]
         self._starts: dict[tuple[Hashable, int], int] = {}
         groups = []
         start = 0
-        for length, passages in sorted(by_length.items()):
+        for length, places in group_by_length([*map(len, ids)], math.lcm(*rungs)):
             for rung in self.rungs:
-                for key in passages:
-                    self._starts[key, rung] = start
+                for i in places:
+                    self._starts[keys[i], rung] = start
                     start += length // rung
-            ids = _padded(list(passages.values()), length, 0)
-            lengths = torch.tensor([len(ids_of) for ids_of in passages.values()])
-            groups.append(PassageGroup(ids, torch.arange(length) < lengths.unsqueeze(1)))
+            of_group = [ids[i] for i in places]
+            lengths = torch.tensor([*map(len, of_group)])
+            used = torch.arange(length) < lengths.unsqueeze(1)
+            groups.append(PassageGroup(_padded(of_group, length, 0), used))
         self.groups = tuple(groups)
 
     def start(self, passage: ShownPassage) -> int:
@@ -248,13 +263,6 @@ class _Table:
 
 def _key(passage: ShownPassage) -> Hashable:
     return id(passage) if passage.key is None else ("key", passage.key)
-
-
-def _padded_length(tokens: int, unit: int) -> int:
-    """Length that passages of about so many tokens are padded to: few different ones."""
-    units = max(-(-tokens // unit), 1)
-    step = 1 << max(units.bit_length() - 2, 0)  # 1, 2, 3, 4, 6, 8, 12, 16, ... units
-    return -(-units // step) * step * unit
 
 
 def _padded(rows: Sequence[np.ndarray], width: int, filling: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from refrag_components.corpus import Batch, batch_embeddings
 from refrag_components.modeling import RefragModel
 from refrag_components.training.losses import OutputHead, SlicedLosses
+from refrag_components.training.whole_rows import whole_rows
 
 __all__ = ["TrainingModel"]
 
@@ -69,7 +70,14 @@ class TrainingModel(nn.Module):
         self._losses.compile()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Returns the loss of a batch on the model's device, a scalar, before its weight."""
+        """Returns the loss of a batch on the model's device, a scalar, before its weight.
+
+        Nothing in it waits for a GPU, so that kernels are launched ahead.
+        """
+        with whole_rows():
+            return self._loss(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
         teacher = None if batch.full_ids is None else self._read_full_text(batch)
         inputs = batch_embeddings(self.refrag, batch)
         if distributed.is_available() and distributed.is_initialized():
@@ -97,6 +105,5 @@ class TrainingModel(nn.Module):
     def _read_full_text(self, batch: Batch) -> Tensor:
         """States of the teacher where they are compared, (compared, width)."""
         assert batch.full_ids is not None
-        states = self._teacher_head.states(input_ids=batch.full_ids)
-        compared: Tensor = states.flatten(0, 1)[batch.teacher_index]
-        return compared
+        read = [self._teacher_head.states(input_ids=ids).flatten(0, 1) for ids in batch.full_ids]
+        return torch.cat(read)[batch.teacher_index]

@@ -183,7 +183,8 @@ def test_a_teacher_reads_what_answers_and_is_asked_about_the_answers_alone(
         # Each place predicts an answer's next token, of further questions as well.
         assert len(built.teacher_index) == len(built.labels)
         assert built.student_index.tolist() == built.label_index.tolist()
-        read = decoded(tiny_model, built.full_ids[0, : int(built.teacher_index[0]) + 1])
+        (full_ids,) = built.full_ids
+        read = decoded(tiny_model, full_ids[0, : int(built.teacher_index[0]) + 1])
         assert row.question in read
         answering = "\n".join(
             decoded(tiny_model, questions.passage(number))

@@ -21,6 +21,7 @@ from refrag_components.corpus import (
     batch_vectors,
     build_batch,
     chunk_table,
+    grouping,
 )
 from refrag_components.corpus.rows import run_tokens
 from refrag_components.modeling import RefragModel
@@ -51,6 +52,13 @@ def random_row(seed: int, p: float, *, taught: bool = True, every: int = 1) -> R
 
 def build(rows: list[Row]) -> Batch:
     return build_batch(rows, chunk_size=K, rungs=RUNGS)
+
+
+def read_by_teacher(batch: Batch) -> list[int]:
+    """What ``teacher_index`` points into."""
+    assert batch.full_ids is not None
+    ids: list[int] = torch.cat([group.flatten() for group in batch.full_ids]).tolist()
+    return ids
 
 
 def text_of(row: Row) -> list[int]:
@@ -106,18 +114,19 @@ def test_everything_expanded_is_plain_text(seed: int) -> None:
 def test_a_teacher_can_read_something_else(seeds: list[int], p: float) -> None:
     rows = [replace(random_row(seed, p), read=np.arange(3 + seed % 5)) for seed in seeds]
     batch = build(rows)
-    assert batch.full_ids is not None
     assert batch.student_index is not None
     assert batch.teacher_index is not None
-    width, place = batch.full_ids.shape[1], 0
+    read, place = read_by_teacher(batch), 0
     for i, row in enumerate(rows):
         assert row.read is not None
         text = [*row.read.tolist(), *row.tail[:4].tolist()]
-        assert batch.full_ids[i, : len(text)].tolist() == text
         # What is compared is what predicts the first tokens of the tail, on either side.
         counted = np.flatnonzero(row.counted[:5])
-        theirs = batch.teacher_index[place : place + len(counted)] - i * width
-        assert theirs.tolist() == (len(row.read) - 1 + counted).tolist()
+        theirs = batch.teacher_index[place : place + len(counted)]
+        start = int(theirs[0]) - (len(row.read) - 1)  # the first token of a tail counts
+        assert theirs.tolist() == (start + len(row.read) - 1 + counted).tolist()
+        assert start % 8 == 0
+        assert read[start : start + len(text)] == text
         mine = batch.student_index[place : place + len(counted)] - i * batch.token_ids.shape[1]
         assert mine.tolist() == (row.positions - len(row.tail) + counted).tolist()
         place += len(counted)
@@ -133,18 +142,19 @@ def test_a_teacher_can_read_something_else(seeds: list[int], p: float) -> None:
 def test_the_teacher_is_asked_at_the_same_tokens(seeds: list[int], p: float, every: int) -> None:
     rows = [random_row(seed, p, every=every) for seed in seeds]
     batch = build(rows)
-    assert batch.full_ids is not None
     assert batch.student_index is not None
     assert batch.teacher_index is not None
+    read = read_by_teacher(batch)
     mine = batch.token_ids.flatten()[batch.student_index]
-    theirs = batch.full_ids.flatten()[batch.teacher_index]
+    theirs = torch.tensor(read)[batch.teacher_index]
     is_token = batch.chunk_index.flatten()[batch.student_index] < 0
     # The first place of a tail may be a chunk embedding, or follow a passage that was dropped.
     ends = []
     place = 0
-    for i, row in enumerate(rows):
+    for row in rows:
         text = text_of(row)
-        assert batch.full_ids[i, : len(text) + 4].tolist() == [*text, *row.tail[:4].tolist()]
+        start = int(batch.teacher_index[place]) - (len(text) - 1)
+        assert read[start : start + len(text) + 4] == [*text, *row.tail[:4].tolist()]
         expanded = sum(
             int(part.expanded.sum()) for part in row.parts if isinstance(part, ShownPassage)
         )
@@ -164,8 +174,11 @@ def test_only_rows_with_a_teacher_have_its_text() -> None:
     assert batch.full_ids is batch.student_index is batch.teacher_index is None
 
 
-def test_chunk_embeddings_are_those_of_single_passages(layered_model: RefragModel) -> None:
+def test_chunk_embeddings_are_those_of_single_passages(
+    layered_model: RefragModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The table, through padding and groups, holds what ``chunk_embeddings`` makes."""
+    monkeypatch.setattr(grouping, "_PASS", 0)
     rng = np.random.default_rng(0)
     texts = ["The harbour was dug in 1907.", "Rain fell on the mountain for three days."]
     encoded = layered_model.encode_passages(texts)
@@ -216,8 +229,11 @@ def test_a_batch_goes_to_another_process_without_shared_memory() -> None:
         other = getattr(again, name)
         if isinstance(value, torch.Tensor):
             assert torch.equal(other, value), name
-        elif name != "groups":
+        elif name not in ("groups", "full_ids"):
             assert other == value, name
+    assert again.full_ids is not None
+    for ids, other_ids in zip(batch.full_ids or (), again.full_ids, strict=True):
+        assert torch.equal(ids, other_ids)
     for mine, its in zip(batch.groups, again.groups, strict=True):
         assert torch.equal(mine.token_ids, its.token_ids)
         assert torch.equal(mine.used, its.used)

@@ -169,4 +169,5 @@ def test_the_teacher_reads_the_output_but_recalls_nothing(corpus: TokenisedCorpu
         assert batch.full_ids is not None
         assert batch.student_index is not None
         assert len(batch.student_index) == 2 * compared
-        assert batch.full_ids.shape[1] == 104  # the separator, 96 and 7 tokens
+        (full_ids,) = batch.full_ids
+        assert full_ids.shape[1] == 104  # the separator, 96 and 7 tokens

@@ -87,7 +87,7 @@ def test_short_contexts_come_first(run_folder: Path, recipe: Recipe) -> None:
         recipe,
         text=recipe.continual and recipe.continual.text.model_copy(update={"short_chunks": 0.0}),
     )
-    tokens = [int(batches[step][2].full_ids.shape[1]) for step in range(4)]  # type: ignore[union-attr]
+    tokens = [int(batches[step][2].full_ids[0].shape[1]) for step in range(4)]  # type: ignore[index]
     assert tokens[:2] == [88, 88]  # 1 + 64 + 23 tokens
     assert tokens[2:] == [152, 152]
 

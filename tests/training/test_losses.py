@@ -13,10 +13,14 @@ from transformers import Gemma2Config, LlamaConfig, PretrainedConfig
 
 from refrag_components.corpus import (
     Batch,
+    Row,
+    ShownPassage,
     TokenisedCorpus,
     WindowSpec,
     batch_embeddings,
+    build_batch,
     cut_windows,
+    grouping,
 )
 from refrag_components.modeling import RefragModel
 from refrag_components.training import losses
@@ -76,7 +80,8 @@ def plain_loss(model: RefragModel, teacher: Any, batch: Batch) -> torch.Tensor:
     if batch.full_ids is None:
         return loss
     with torch.no_grad():
-        full = teacher(input_ids=batch.full_ids).logits.flatten(0, 1)[batch.teacher_index]
+        read = [teacher(input_ids=ids).logits.flatten(0, 1) for ids in batch.full_ids]
+        full = torch.cat(read)[batch.teacher_index]
     return loss + torch.nn.functional.kl_div(
         logits[batch.student_index].log_softmax(-1),
         full.log_softmax(-1),
@@ -107,6 +112,35 @@ def test_slices_give_the_loss_and_gradients_of_the_whole(
         assert (mine is None) == (theirs is None), name
         if mine is not None:
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_how_texts_are_grouped_changes_nothing(
+    model: RefragModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many small groups of passages and of the teacher's texts, or one of each."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for length in (3, 9, 22, 40, 41):
+        passages = [
+            ShownPassage(rng.integers(3, 400, size=n), np.zeros(n, dtype=bool), rung)
+            for n, rung in ((length, 4), (length // 2 + 1, 8), (60 - length, 4))
+        ]
+        tail = rng.integers(3, 400, size=4)
+        rows.append(Row([tail[:1], *passages], tail, tail > 0, imitated=4, every=0))
+    training = TrainingModel(model, copy.deepcopy(model.decoder))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found, counts = [], []
+    for cost in (0, 10**9):
+        monkeypatch.setattr(grouping, "_PASS", cost)
+        batch = build_batch(rows, chunk_size=4, rungs=(4, 8))
+        loss = training(batch)
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+        found.append([loss.detach(), *(g for g in gradients if g is not None)])
+        counts.append((len(batch.groups), len(batch.full_ids or ())))
+    assert min(counts[0]) > 1
+    assert counts[1] == (1, 1)
+    for many, one in zip(*found, strict=True):
+        torch.testing.assert_close(many, one, atol=1e-5, rtol=1e-3)
 
 
 def test_text_that_is_read_as_the_teacher_reads_it_has_no_divergence(

@@ -1,0 +1,82 @@
+"""A training step tells the device what to do and never asks what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import masking_utils
+
+from refrag_components.training.objective import TrainingModel
+from refrag_components.training.optimizer import MuonAdamW
+from refrag_components.training.whole_rows import whole_rows
+from tests.training.test_losses import layered, window_batch
+
+#: Operations whose result a GPU has to hand over before the host goes on.
+WAITING = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "repeat_interleave",
+    "unique",
+    "equal",
+)
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations that would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation."""
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(each, Tensor) and each.dtype == torch.bool for each in tree_leaves(args[1])
+        )
+        if by_mask or any(name.startswith(each) for each in WAITING):
+            self.found.append(name)
+        return func(*args, **kwargs or {})
+
+
+def waits(step: Callable[[], object]) -> list[str]:
+    with Waits() as noted:
+        step()
+    return noted.found
+
+
+@pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
+def test_a_step_does_not_wait_for_the_device(
+    expanded: float, tiny_base: tuple[Path, Path], run_folder: Path
+) -> None:
+    model = layered(*tiny_base)
+    training = TrainingModel(model, model.base_decoder())
+    optimizer = MuonAdamW([p for p in training.parameters() if p.requires_grad], lr=1e-4)
+    batch = window_batch(run_folder, expanded)
+
+    def step() -> None:
+        training(batch).backward()
+        torch.nn.utils.clip_grad_norm_(training.parameters(), 1.0)
+        optimizer.step()
+
+    assert waits(step) == []
+    # As a decoder is called elsewhere it does: else this test would see nothing.
+    elsewhere = waits(lambda: model.decoder(input_ids=batch.token_ids, use_cache=False))
+    assert elsewhere == ["_local_scalar_dense"]
+
+
+def test_elsewhere_texts_in_one_row_are_still_told_apart() -> None:
+    packed = torch.tensor([[0, 1, 2, 0, 1]])
+    with whole_rows():
+        assert masking_utils.find_packed_sequence_indices(packed) is None
+    found = masking_utils.find_packed_sequence_indices(packed)
+    assert found is not None
+    assert found.tolist() == [[0, 0, 0, 1, 1]]
