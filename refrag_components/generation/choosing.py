@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -75,10 +75,10 @@ class Chunks:
         sums: np.ndarray = np.add.reduceat(values, self.runs, dtype=np.int64)
         return sums
 
-    def of_runs(self, chosen: np.ndarray) -> np.ndarray:
-        """The chunks of the chosen runs: a mask of shape (n_chunks,), bool."""
-        mask: np.ndarray = np.repeat(chosen, np.diff(self.runs, append=len(self.lengths)))
-        return mask
+    def of_runs(self, values: np.ndarray) -> np.ndarray:
+        """Gives each chunk its run's value, such as True for a chosen one; shape (n_chunks,)."""
+        repeated: np.ndarray = np.repeat(values, np.diff(self.runs, append=len(self.lengths)))
+        return repeated
 
     def every(self, rest: Rest, *, expanded: bool | np.ndarray) -> Choice:
         """The same for every passage: the rest compressed on the finest rung, or dropped."""
@@ -145,7 +145,8 @@ def choose(
     passages on a rung, a passage ranked by its best chunk) until half of the positions that are
     left (``STEP_SHARE``) are used; or more, as long as the next step can hold all that remains.
     The last step takes all positions that are left, and what it cannot hold is dropped. With the
-    rest dropped there is one step, text. A small budget is not an error; it may hold nothing.
+    rest dropped there is one step, text, and its last run is cut after a chunk. A small budget is
+    not an error; it may hold nothing.
 
     Args:
         scores: One per chunk; higher is better, and the earlier of two equals comes first.
@@ -200,27 +201,34 @@ def _filled(
 ) -> Choice:
     """Fills a number of positions from the top, see ``choose``."""
     room = min(positions, limit)
-    tokens = chunks.by_run(chunks.lengths)[best].cumsum()
     if rest == "drop":
-        n_text = _held(tokens, room)
+        choice = Choice(_as_text(best, chunks, room), np.zeros(len(chunks.counts), dtype=np.int64))
     else:
+        tokens = chunks.by_run(chunks.lengths)[best].cumsum()
         compressed = len(scores) - chunks.by_run(np.ones_like(chunks.lengths))[best].cumsum()
         n_text = max(_held(tokens, STEP_SHARE * room), _held(tokens + compressed, room))
-    expanded = _first(best, n_text, chunks)
-    rungs = np.zeros(len(chunks.counts), dtype=np.int64)
-    if rest == "compress":
+        expanded = _first(best, n_text, chunks)
         left = room - int(chunks.lengths[expanded].sum())
-        rungs = _on_rungs(scores, expanded, chunks, left)
-    choice = Choice(expanded, rungs)
+        choice = Choice(expanded, _on_rungs(scores, expanded, chunks, left))
     warnings = []
-    if limit < positions and not expanded.all():
+    if limit < positions and not choice.expanded.all():
         warnings.append(
             f"the passages take at most {limit} positions instead of {positions}: more would not "
             "leave enough of the decoder's window for an answer"
         )
     if not chunks.positions(choice):
         warnings.append(f"{room} positions hold nothing of the passages; raise the budget")
-    return Choice(expanded, rungs, tuple(warnings))
+    return replace(choice, warnings=tuple(warnings))
+
+
+def _as_text(best: np.ndarray, chunks: Chunks, room: int) -> np.ndarray:
+    """The chunks of the best runs that fit, run after run: no embedding is left to be cut."""
+    place = np.empty_like(best)
+    place[best] = np.arange(len(best))
+    order = np.argsort(chunks.of_runs(place), kind="stable")
+    shown = np.zeros(len(order), dtype=bool)
+    shown[order[: _held(chunks.lengths[order].cumsum(), room)]] = True
+    return shown
 
 
 def _on_rungs(scores: np.ndarray, expanded: np.ndarray, chunks: Chunks, room: int) -> np.ndarray:

@@ -123,6 +123,22 @@ def test_the_steps_of_the_ladder(positions: int, passages: list[str]) -> None:
     assert by_passage(choice, chunks) == passages
 
 
+@given(PROMPTS, SEEDS, st.integers(1, 700))
+def test_text_alone_leaves_no_room_for_another_chunk(
+    chunks: Chunks, seed: int, positions: int
+) -> None:
+    """Whole runs, the best first, and of the next one as many chunks as fit."""
+    scores = random_scores(chunks, seed)
+    shown = choose(scores, chunks, PositionBudget(positions), "drop", AMPLE).expanded
+    parts = np.split(shown, chunks.runs[1:])
+    best = np.argsort(-np.maximum.reduceat(scores, chunks.runs), kind="stable")
+    in_order = np.concatenate([parts[run] for run in best])
+    lengths = np.concatenate([np.split(chunks.lengths, chunks.runs[1:])[run] for run in best])
+    count = int(in_order.sum())
+    assert in_order[:count].all()
+    assert shown.all() or lengths[: count + 1].sum() > positions
+
+
 def test_one_rung_compresses_or_drops() -> None:
     chunks = chunks_of([16, 16, 16])
     scores = np.array([9, 9, 0, 0, 5, 5, 5, 5, 1, 1, 1, 1], np.float32)
