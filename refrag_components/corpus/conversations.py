@@ -20,14 +20,16 @@ UNANSWERABLE = "The context does not say."
 #: What expands of the last turn's passages: nothing; random runs of tokens; a passage that does
 #: not answer, while the answer stays compressed; runs that share rare words with the question;
 #: most of the passages that answer; as "rare", with the best passages on the finest rung and the
-#: worst on the coarsest or dropped; everything.
-Kind = Literal["compressed", "runs", "wrong", "rare", "gold", "ladder", "text"]
+#: worst on the coarsest or dropped; as "rare", with nothing else or the rest of the best passage
+#: alone; everything.
+Kind = Literal["compressed", "runs", "wrong", "rare", "gold", "ladder", "dropped", "text"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _MISJUDGED = 0.3  # of the conversations rank their runs with noise, as a policy does
 _NOISE = 4.0  # standard deviation of that noise, in nats of rarity
 _GOLD, _BESIDE = 0.6, 0.04  # of the runs expand in passages that answer and in the others
 _DROPS = 0.3  # of the ladders drop their worst passages
+_ALONE = 0.5  # of those that drop the rest keep that of the best passage
 
 #: True for each run of a passage that expands, shape (runs,), given its number and runs.
 Choice = Callable[[int, int], np.ndarray]
@@ -74,7 +76,7 @@ def lay_out(
         row: Drawn from ``questions``.
         questions: Hold the passages.
         kind: What expands.
-        share: Of the last turn's tokens that expand, for "runs", "rare" and "ladder".
+        share: Of the last turn's tokens that expand, for "runs", "rare", "ladder" and "dropped".
         rung: Tokens per chunk embedding.
         rungs: All rungs of the checkpoint, ascending.
         rng: Draws what expands.
@@ -165,7 +167,13 @@ def _choose(
         return lambda n, runs: np.full(runs, n == wrong), {}
     ranking = _rank(row, questions, run_tokens(rungs), rng)
     best = ranking.best(share)
-    row_rungs = _ladder(ranking, rungs, rng) if kind == "ladder" else {}
+    row_rungs: dict[int, int] = {}
+    if kind == "ladder":
+        row_rungs = _ladder(ranking, rungs, rng)
+    elif kind == "dropped":
+        row_rungs = dict.fromkeys(shown, 0)
+        if rng.random() < _ALONE:
+            row_rungs[int(ranking.passages[0])] = rungs[0]
     return lambda n, runs: np.array([(n, run) in best for run in range(runs)], bool), row_rungs
 
 

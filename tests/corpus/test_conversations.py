@@ -241,7 +241,8 @@ def test_only_the_answers_count(
         seen.add(decoded(layered_model, kept[:-1]))
     assert next(labels, None) is None
     assert seen == answers
-    assert (batch.groups == ()) == (kind == "text")
+    if kind != "dropped":  # a question without words of its own has no passage that stands out
+        assert (batch.groups == ()) == (kind == "text")
     with torch.inference_mode():
         assert len(batch_logits(layered_model, batch)) == len(batch.labels)
 
@@ -303,15 +304,29 @@ def test_a_ladder_has_finer_rungs_for_better_passages(questions: QuestionSet) ->
     assert min(means, key=lambda key: means[key]) == gold
 
 
+def test_what_does_not_expand_is_dropped_or_kept_of_the_best_passage_alone(
+    questions: QuestionSet,
+) -> None:
+    row, questions, gold = asked_in_words_of_its_own(questions)
+    kept = []
+    for seed in range(60):
+        rungs = {p.key: p.rung for p in shown(laid_out(row, questions, "dropped", seed=seed))}
+        kept.append({key for key, rung in rungs.items() if rung})
+        assert gold in rungs
+        assert set(rungs.values()) <= {0, 4}
+    assert {len(keys) for keys in kept} == {0, 1}
+    assert sum({gold} == keys for keys in kept) > sum(bool(keys - {gold}) for keys in kept) * 3
+
+
 def test_runs_are_whole_and_fit_the_rungs(questions: QuestionSet) -> None:
     for row in drawn(questions, 30):
-        for kind in ("runs", "rare", "gold", "ladder"):
+        for kind in ("runs", "rare", "gold", "ladder", "dropped"):
             for own in shown(laid_out(row, questions, kind)):
                 changes = np.flatnonzero(np.diff(own.expanded)) + 1
                 assert (changes % 32 == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["wrong", "runs", "ladder"])
+@pytest.mark.parametrize("kind", ["wrong", "runs", "ladder", "dropped"])
 def test_passages_of_earlier_turns_stay_compressed(kind: Kind, questions: QuestionSet) -> None:
     rows = [row for row in drawn(questions, 200, passages=2) if len(row.passages) > 1]
     assert rows
