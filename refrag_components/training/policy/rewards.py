@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,35 +25,40 @@ class EncodedPrompts:
     """Prompts with every chunk compressed, encoded once for all choices.
 
     Attributes:
+        model: Frozen.
         batch: Prompts and what follows them, laid out at p = 0, on the model's device.
-        embeddings: The batch's table of chunk embeddings, (entries, d_dec).
         token_ids: Token ids under each entry, 0 where unused, (entries, k).
         used: True where ``token_ids`` holds a token, same shape.
         vectors: What policies read of the chunk vectors, by prompt, (prompts, chunks, d_enc), 0
             where padded.
         chunks: Entry in the table of each prompt's chunks, (prompts, chunks).
         present: False for padding, (prompts, chunks).
+        encoded: The chunk vectors of each group of passages, if the policies read these.
     """
 
+    model: RefragModel
     batch: Batch
-    embeddings: Tensor
     token_ids: Tensor
     used: Tensor
     vectors: Tensor
     chunks: Tensor
     present: Tensor
+    encoded: list[Tensor] | None
+
+    @cached_property
+    @torch.no_grad()
+    def embeddings(self) -> Tensor:
+        """The batch's table of chunk embeddings, (entries, d_dec); made only for rewards."""
+        encoded = self.encoded
+        if encoded is None:
+            encoded = _as_stored(batch_vectors(self.model, self.batch))
+        return chunk_table(self.model, self.batch, encoded).to(self.model.dtype)
 
 
 @torch.no_grad()
 def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
-    """Encodes and projects the chunks of a batch whose rows are laid out at p = 0.
-
-    Vectors are rounded to float16 as they are when they are stored.
-    """
-    by_group = [vectors.half().float() for vectors in batch_vectors(model, batch)]
-    embeddings = chunk_table(model, batch, by_group).to(model.dtype)
-    if model.matcher is not None:
-        by_group = [vectors.half().float() for vectors in policy_vectors(model, batch)]
+    """Encodes what policies read of a batch whose rows are laid out at p = 0."""
+    by_group = _as_stored(policy_vectors(model, batch))
     flat = torch.cat([vectors.flatten(0, 1) for vectors in by_group])
     token_ids, used = batch.table_tokens
     is_chunk = batch.chunk_index >= 0
@@ -61,7 +67,13 @@ def encode_prompts(model: RefragModel, batch: Batch) -> EncodedPrompts:
     chunks = torch.zeros(present.shape, dtype=torch.long, device=counts.device)
     chunks[present] = batch.chunk_index[is_chunk]
     vectors = flat[chunks] * present.unsqueeze(-1)
-    return EncodedPrompts(batch, embeddings, token_ids, used, vectors, chunks, present)
+    encoded = by_group if model.matcher is None else None
+    return EncodedPrompts(model, batch, token_ids, used, vectors, chunks, present, encoded)
+
+
+def _as_stored(by_group: list[Tensor]) -> list[Tensor]:
+    """Rounds vectors to float16, as they are when they are stored."""
+    return [vectors.half().float() for vectors in by_group]
 
 
 def expand_rows(encoded: EncodedPrompts, expanded: Tensor) -> Rows:

@@ -23,6 +23,8 @@ class PolicySettings(Settings):
         examples: Prompts per step.
         samples: Choices per prompt that are rewarded and compared (G).
         updates: Optimiser steps on the examples of each step.
+        go_on: Whether the networks that the checkpoint carries are trained further; otherwise, and
+            where it carries none, new ones are.
         clip: How far a ratio of probabilities may leave 1 (PPO's epsilon).
         learning_rate: At its peak: 4 % linear warm-up, then a cosine to zero.
         chunk_sizes: Values of k, drawn step by step; the checkpoint's own k alone if its encoder is
@@ -45,6 +47,7 @@ class PolicySettings(Settings):
     examples: int = Field(default=64, ge=1)
     samples: int = Field(default=8, ge=2)
     updates: int = Field(default=4, ge=1)
+    go_on: bool = False
     clip: float = Field(default=0.2, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     chunk_sizes: tuple[Steps, ...] = Field(default=(4,), min_length=1)

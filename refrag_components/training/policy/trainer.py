@@ -110,6 +110,9 @@ class PolicyTrainer:
                 for name, sees_question in NETWORKS.items()
             }
         ).to(model.device)
+        if self.settings.go_on:
+            for name, network in self.model.policies.items():
+                self.networks[name].load_state_dict(network.state_dict())
         self._optimiser = torch.optim.AdamW(self.networks.parameters(), weight_decay=0.01)
         self._progress = Progress(self.settings.steps, self.settings.max_seconds)
 

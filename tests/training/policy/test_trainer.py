@@ -18,6 +18,7 @@ from refrag_components.modeling import RefragModel, policy_network
 from refrag_components.modeling.policy_network import NETWORKS
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.policies.named.learned import observe
+from refrag_components.training.policy import rewards as rewards_module
 from refrag_components.training.policy import trainer as module
 from refrag_components.training.policy.examples import PolicyBatches, observe_examples, token_rarity
 from refrag_components.training.policy.rewards import EncodedPrompts, encode_prompts
@@ -116,6 +117,18 @@ def test_the_model_that_rewards_stays_as_it_was(make: MakeTrainer, tmp_path: Pat
         assert torch.equal(tensor, before[name]), name
 
 
+def test_networks_of_the_checkpoint_are_trained_further(make: MakeTrainer, tmp_path: Path) -> None:
+    first = make(tmp_path / "first", steps=2, go_on=True)  # it carries none: these are new
+    first.model.policies = first.train()
+    again = PolicyTrainer(first.model, first.batches, tmp_path, validation=first.validation)
+    trained = first.networks.state_dict()
+    for name, tensor in again.networks.state_dict().items():
+        assert torch.equal(tensor, trained[name]), name
+    moved = again.train().state_dict()
+    weight = "learned-query.shortcut.weight"
+    assert not torch.equal(moved[weight], first.model.policies.state_dict()[weight])
+
+
 @pytest.mark.parametrize("killed_at", [3, 5])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
     killed_at: int, make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +212,20 @@ def test_the_warm_up_learns_where_answers_stand(make: MakeTrainer, tmp_path: Pat
     before = share()
     trainer.train()
     assert share() > 1.6 * before
+
+
+def test_where_answers_stand_is_learnt_without_the_decoder(
+    make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only rewards need chunk embeddings and what reads them, the dearest part of a step."""
+    trainer = make(tmp_path, steps=2, warm_up=2, question_share=1.0, evaluate_every=10)
+    monkeypatch.setattr(trainer, "evaluate", dict)
+    monkeypatch.setattr(rewards_module, "chunk_table", None)
+    monkeypatch.setattr(trainer.model.decoder, "forward", None)
+    if trainer.model.matcher is not None:
+        monkeypatch.setattr(trainer.model.encoder, "forward", None)
+    trainer.train()
+    assert [entry["step"] for entry in log_of(tmp_path)] == [1, 2]
 
 
 def test_what_trains_sees_what_a_query_shows(make: MakeTrainer, tmp_path: Path) -> None:
