@@ -62,11 +62,10 @@ class Split:
             chunks: The chunks.
             positions: Decoder positions that they may take.
         """
-        by_run = np.maximum.reduceat(scores, chunks.runs)
-        order = np.argsort(-chunks.of_runs(by_run), kind="stable")
+        order = chunks.best(scores)
         ends = np.arange(1, len(order) + 1)
         if self.whole:
-            runs = np.argsort(-by_run, kind="stable")
+            runs = np.argsort(-np.maximum.reduceat(scores, chunks.runs), kind="stable")
             ends = chunks.by_run(np.ones_like(chunks.lengths))[runs].cumsum()
         expanded = np.zeros(len(scores), dtype=bool)
         for end in ends[::-1]:

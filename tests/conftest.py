@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseChunkStore, "timeout", 300.0)
         patch.setattr("refrag_components.stores.common.rows.seconds", patient)
+        if find_spec("qdrant_client"):
+            patch.setattr("refrag_components.stores.qdrant.seconds", patient)
         yield
 
 

@@ -136,16 +136,19 @@ def test_an_index_with_a_second_database_and_a_process_that_forks(
 ) -> None:
     """The one thread holds the index and waits for the store, the fork the other way round."""
     url = f"sqlite://{tmp_path / 'store.sqlite'}"
-    done, forked = threading.Event(), threading.Event()
+    done, forked, ended = threading.Event(), threading.Event(), threading.Event()
     with RefragIndex.create(tmp_path / "index", model, passage_tokens=8, store=url) as index:
 
         def work() -> None:
-            for number in count():
-                if number >= 60 and forked.is_set():
-                    break
-                index.add_texts([f"The short document number {number}."])
-                index.remove(index._catalog.all_paths()[1:])
-            done.set()
+            try:
+                for number in count():
+                    if number >= 60 and forked.is_set():
+                        break
+                    index.add_texts([f"The short document number {number}."])
+                    index.remove(index._catalog.all_paths()[1:])
+                ended.set()
+            finally:
+                done.set()
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -156,6 +159,7 @@ def test_an_index_with_a_second_database_and_a_process_that_forks(
             if forks > 1:
                 forked.set()
         thread.join()
+        assert ended.is_set()
         assert index.search("document") != []
         assert in_child(lambda: index.search("document")) == 0
 

@@ -20,8 +20,8 @@ UNANSWERABLE = "The context does not say."
 #: What expands of the last turn's passages: nothing; random runs of tokens; a passage that does
 #: not answer, while the answer stays compressed; runs that share rare words with the question;
 #: most of the passages that answer; as "rare", with the best passages on the finest rung and the
-#: worst on the coarsest or dropped; as "rare", with nothing else or the rest of the best passage
-#: alone; everything.
+#: worst on the coarsest or dropped; as "rare", with the rest dropped, except that of passages
+#: that answer and show nothing, and in half of the rows that of the best passage; everything.
 Kind = Literal["compressed", "runs", "wrong", "rare", "gold", "ladder", "dropped", "text"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -29,7 +29,7 @@ _MISJUDGED = 0.3  # of the conversations rank their runs with noise, as a policy
 _NOISE = 4.0  # standard deviation of that noise, in nats of rarity
 _GOLD, _BESIDE = 0.6, 0.04  # of the runs expand in passages that answer and in the others
 _DROPS = 0.3  # of the ladders drop their worst passages
-_ALONE = 0.5  # of those that drop the rest keep that of the best passage
+_KEEPS_BEST = 0.5  # of those that drop the rest keep that of the best passage
 
 #: True for each run of a passage that expands, shape (runs,), given its number and runs.
 Choice = Callable[[int, int], np.ndarray]
@@ -171,9 +171,10 @@ def _choose(
     if kind == "ladder":
         row_rungs = _ladder(ranking, rungs, rng)
     elif kind == "dropped":
-        row_rungs = dict.fromkeys(shown, 0)
-        if rng.random() < _ALONE:
-            row_rungs[int(ranking.passages[0])] = rungs[0]
+        kept = needed - {number for number, _ in best}
+        if rng.random() < _KEEPS_BEST:
+            kept.update(ranking.passages[:1].tolist())
+        row_rungs = {number: rungs[0] if number in kept else 0 for number in shown}
     return lambda n, runs: np.array([(n, run) in best for run in range(runs)], bool), row_rungs
 
 

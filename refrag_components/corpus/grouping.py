@@ -9,7 +9,8 @@ import numpy as np
 __all__ = ["group_by_length"]
 
 # What a pass costs besides its tokens, in tokens: an H200 reads about so many in the time in which
-# a pass through the layers is launched. It is an estimate, see experiments/022.
+# a pass through the layers is launched. It is an estimate for 135M parameters, see experiments/022;
+# a larger model reads fewer in that time, so that its groups have more padding than they need.
 _PASS = 8192
 _FEWEST = 2  # texts per group: compiled layers are compiled again for a pass with one
 

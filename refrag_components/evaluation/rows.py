@@ -142,8 +142,7 @@ class Prompt:
         Returns:
             A mask, True at selected tokens, shape (n,), bool.
         """
-        by_run = np.maximum.reduceat(scores, self.chunks.runs)  # as ``choose`` ranks them
-        order = np.argsort(-self.chunks.of_runs(by_run), kind="stable")
+        order = self.chunks.best(scores)
         before = np.zeros(len(order), dtype=np.int64)
         before[order] = np.cumsum(self.lengths[order]) - self.lengths[order]
         inside = np.flatnonzero(self.in_context)

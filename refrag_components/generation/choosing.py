@@ -66,9 +66,15 @@ class Chunks:
     def runs(self) -> np.ndarray:
         """First chunk of each run: the chunks that share an embedding on the coarsest rung.
 
-        A run expands as a whole, so that no rung's group is cut; with one rung it is a chunk.
+        A run expands as a whole, so that no rung's group is cut, unless the rest is dropped; with
+        one rung it is a chunk.
         """
         return np.flatnonzero(self.index % (self.rungs[-1] // self.rungs[0]) == 0)
+
+    def best(self, scores: np.ndarray) -> np.ndarray:
+        """The chunks, those of the best runs first; a run ranks as its best chunk does."""
+        by_run = np.maximum.reduceat(scores, self.runs)
+        return np.argsort(-self.of_runs(by_run), kind="stable")
 
     def by_run(self, values: np.ndarray) -> np.ndarray:
         """Sums values of chunks, or counts True ones, over each run; shape (runs,)."""
@@ -174,20 +180,22 @@ def choose(
         return (
             chosen
             if chunks.positions(chosen) <= limit
-            else _fewer(best, chosen, chunks, rest, limit)
+            else _fewer(scores, best, chosen, chunks, rest, limit)
         )
     return _filled(scores, best, chunks, budget.positions, rest, limit)
 
 
-def _fewer(best: np.ndarray, wanted: Choice, chunks: Chunks, rest: Rest, limit: int) -> Choice:
-    """The best runs that fit the limit with the rest compressed or dropped."""
-    nothing = chunks.positions(chunks.every(rest, expanded=False))
-    added = chunks.by_run(chunks.lengths)
-    if rest == "compress":
-        added = added - chunks.by_run(np.ones_like(chunks.lengths))
-    fitting = chunks.every(
-        rest, expanded=_first(best, _held(added[best].cumsum(), limit - nothing), chunks)
-    )
+def _fewer(
+    scores: np.ndarray, best: np.ndarray, wanted: Choice, chunks: Chunks, rest: Rest, limit: int
+) -> Choice:
+    """What fits the limit, best first, with the rest compressed or dropped."""
+    if rest == "drop":
+        expanded = _as_text(scores, chunks, limit)
+    else:
+        nothing = chunks.positions(chunks.every(rest, expanded=False))
+        added = chunks.by_run(chunks.lengths) - chunks.by_run(np.ones_like(chunks.lengths))
+        expanded = _first(best, _held(added[best].cumsum(), limit - nothing), chunks)
+    fitting = chunks.every(rest, expanded=expanded)
     warning = (
         f"{int(fitting.expanded.sum())} chunks were expanded instead of "
         f"{int(wanted.expanded.sum())}: their {chunks.positions(wanted)} positions would not leave "
@@ -202,7 +210,7 @@ def _filled(
     """Fills a number of positions from the top, see ``choose``."""
     room = min(positions, limit)
     if rest == "drop":
-        choice = Choice(_as_text(best, chunks, room), np.zeros(len(chunks.counts), dtype=np.int64))
+        choice = chunks.every(rest, expanded=_as_text(scores, chunks, room))
     else:
         tokens = chunks.by_run(chunks.lengths)[best].cumsum()
         compressed = len(scores) - chunks.by_run(np.ones_like(chunks.lengths))[best].cumsum()
@@ -221,11 +229,9 @@ def _filled(
     return replace(choice, warnings=tuple(warnings))
 
 
-def _as_text(best: np.ndarray, chunks: Chunks, room: int) -> np.ndarray:
+def _as_text(scores: np.ndarray, chunks: Chunks, room: int) -> np.ndarray:
     """The chunks of the best runs that fit, run after run: no embedding is left to be cut."""
-    place = np.empty_like(best)
-    place[best] = np.arange(len(best))
-    order = np.argsort(chunks.of_runs(place), kind="stable")
+    order = chunks.best(scores)
     shown = np.zeros(len(order), dtype=bool)
     shown[order[: _held(chunks.lengths[order].cumsum(), room)]] = True
     return shown

@@ -72,7 +72,8 @@ class TrainingModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Returns the loss of a batch on the model's device, a scalar, before its weight.
 
-        Nothing in it waits for a GPU, so that kernels are launched ahead.
+        With an encoder of the decoder's layers nothing in it waits for a GPU, so that kernels are
+        launched ahead.
         """
         with whole_rows():
             return self._loss(batch)

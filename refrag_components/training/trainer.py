@@ -150,7 +150,8 @@ class StageTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         """Losses and gradients of the batches of one step; returns the weighted sum."""
-        if not self._training.refrag.decoder.training:  # telling every module takes milliseconds
+        refrag = self._training.refrag
+        if not refrag.decoder.training or refrag.encoder.training:  # telling all takes milliseconds
             model.train()
         torch.manual_seed((self.args.seed << 32) + self.state.global_step)
         batches: Sequence[Batch] = inputs[_STEP]
@@ -180,7 +181,6 @@ class StageTrainer(Trainer):
         """Measures the model on a few held-out windows."""
         with torch.compiler.set_stance("force_eager"):  # a few windows are not worth compiling for
             metrics = {f"eval_{name}": value for name, value in self._measure().items()}
-        self._training.train()  # what has measured left the encoder with dropout
         self.log(metrics)
         return metrics
 

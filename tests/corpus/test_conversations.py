@@ -241,8 +241,7 @@ def test_only_the_answers_count(
         seen.add(decoded(layered_model, kept[:-1]))
     assert next(labels, None) is None
     assert seen == answers
-    if kind != "dropped":  # a question without words of its own has no passage that stands out
-        assert (batch.groups == ()) == (kind == "text")
+    assert (batch.groups == ()) == (kind == "text")
     with torch.inference_mode():
         assert len(batch_logits(layered_model, batch)) == len(batch.labels)
 
@@ -310,12 +309,27 @@ def test_what_does_not_expand_is_dropped_or_kept_of_the_best_passage_alone(
     row, questions, gold = asked_in_words_of_its_own(questions)
     kept = []
     for seed in range(60):
-        rungs = {p.key: p.rung for p in shown(laid_out(row, questions, "dropped", seed=seed))}
-        kept.append({key for key, rung in rungs.items() if rung})
-        assert gold in rungs
-        assert set(rungs.values()) <= {0, 4}
-    assert {len(keys) for keys in kept} == {0, 1}
-    assert sum({gold} == keys for keys in kept) > sum(bool(keys - {gold}) for keys in kept) * 3
+        passages = shown(laid_out(row, questions, "dropped", share=0.05, seed=seed))
+        kept.append({own.key for own in passages if own.rung})
+        assert {own.rung for own in passages} <= {0, 4}
+        assert any(own.key == gold and own.has_position.any() for own in passages)
+    assert {len(keys) for keys in kept} >= {0, 1}
+    assert sum(gold in keys for keys in kept) > sum(bool(keys - {gold}) for keys in kept) * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_passages_are_no_reason_to_fail(kind: Kind, questions: QuestionSet) -> None:
+    row = drawn(questions, 1)[0]
+    none = [np.zeros(0, dtype=np.int64) for _ in row.passages]
+    for seed in range(5):
+        assert shown(laid_out(replace(row, passages=none), questions, kind, seed=seed)) == []
+
+
+def test_with_the_rest_dropped_what_answers_has_a_position(questions: QuestionSet) -> None:
+    for seed, row in enumerate(drawn(questions, 60)):
+        passages = shown(laid_out(row, questions, "dropped", share=0.01, seed=seed))
+        there = {own.key for own in passages if own.has_position.any()}
+        assert there >= set(row.needed.tolist()) & set(row.passages[-1].tolist())
 
 
 def test_runs_are_whole_and_fit_the_rungs(questions: QuestionSet) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refrag_components.corpus import grouping
@@ -19,13 +19,14 @@ def cost(groups: list[tuple[int, list[int]]]) -> int:
 
 @settings(max_examples=60)
 @given(lengths=LENGTHS, unit=st.sampled_from([1, 8, 32]))
+@example(lengths=[0], unit=8)
+@example(lengths=[0, 0], unit=32)
 def test_every_text_is_in_one_group_that_is_long_enough(lengths: list[int], unit: int) -> None:
     groups = group_by_length(lengths, unit)
     assert sorted(i for _, places in groups for i in places) == list(range(len(lengths)))
     for length, places in groups:
         longest = max(lengths[i] for i in places)
-        assert max(longest, 1) <= length < longest + max(unit, 2)
-        assert length % unit == 0
+        assert length == max(-(-longest // unit), 1) * unit
         assert len(places) >= 2 or len(lengths) == 1
     assert [length for length, _ in groups] == sorted(length for length, _ in groups)
 

@@ -194,6 +194,11 @@ def test_the_window_limits_a_fraction(
     assert chunks.positions(choice) <= limit
     assert (choice.expanded <= wanted.expanded).all()
     assert bool(choice.warnings) == (chunks.positions(wanted) > limit)
+    if (
+        choice.warnings and rest == "drop" and limit
+    ):  # the window is full, as by a number of positions
+        filled = choose(scores, chunks, PositionBudget(limit), "drop", AMPLE)
+        np.testing.assert_array_equal(choice.expanded, filled.expanded)
 
 
 @pytest.mark.parametrize("scores", [np.zeros(2), np.array([0.0, math.nan, 1.0])])

@@ -12,6 +12,7 @@ import gc
 import hashlib
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -459,6 +460,7 @@ class Soak:
                 watch = threading.Timer(_CHILD, _end_hanging)
                 watch.daemon = True
                 watch.start()
+                signal.alarm(round(_CHILD) + 30)  # if it hangs where no thread of Python gets on
                 right = all(self.office.alone(visit) == self._expected[visit] for visit in asked)
                 os._exit(0 if right else 1)
             except BaseException:

@@ -59,12 +59,13 @@ rung_shares = [0.5, 0.3, 0.2]
 mix = [{{ windows = 1, expanded = [0.0, 0.25] }}, {{ windows = 1, expanded = [1.0] }}]
 
 [questions.kind_shares]
-compressed = 0.3
+compressed = 0.2
 runs = 0.1
 wrong = 0.1
 rare = 0.1
 gold = 0.1
 ladder = 0.1
+dropped = 0.1
 text = 0.2
 
 [questions.cloze]

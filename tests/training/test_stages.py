@@ -126,6 +126,24 @@ def test_training_learns(run_folder: Path, tmp_path: Path) -> None:
         assert losses[-1][f"{kind} divergence"] > 0
 
 
+def test_the_decoder_trains_and_the_encoder_stays_without_dropout(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after what is measured between steps, which reads with everything in evaluation."""
+    modes = []
+    step = StageTrainer.training_step
+
+    def watched(self: StageTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = step(self, *args, **kwargs)
+        refrag = self._training.refrag
+        modes.append((refrag.decoder.training, any(m.training for m in refrag.encoder.modules())))
+        return loss
+
+    monkeypatch.setattr(StageTrainer, "training_step", watched)
+    run_stage("continual", a_run(run_folder, tmp_path, continual={"steps": 5, "evaluate_every": 2}))
+    assert modes == [(True, False)] * 5
+
+
 def test_all_weights_but_the_token_table_are_trained(finished: Path, run_folder: Path) -> None:
     recipe = Recipe.load(run_folder / "recipe.toml")
     torch.manual_seed(0)
