@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from refrag_components.cached import cached_property
 from refrag_components.checking import did_you_mean
 from refrag_components.corpus.tokenised import TokenisedCorpus
 from refrag_components.exceptions import TrainingError

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+from refrag_components.cached import cached_property
 from refrag_components.checking import parse_json
 from refrag_components.exceptions import StructuredOutputError
 

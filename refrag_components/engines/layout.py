@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from refrag_components.cached import cached_property
 from refrag_components.vectors import ChunkVectors
 
 __all__ = [

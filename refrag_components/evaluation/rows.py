@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
+from refrag_components.cached import cached_property
 from refrag_components.engines.layout import positions_per_chunk, token_positions
 from refrag_components.generation.choosing import Choice, Chunks, choose
 from refrag_components.policies import FractionBudget, PolicyInputs, PositionBudget, Rest

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
+from refrag_components.cached import cached_property
 from refrag_components.engines.layout import positions_per_chunk
 from refrag_components.policies.budget import FractionBudget, PositionBudget, Rest
 from refrag_components.policies.selecting import select

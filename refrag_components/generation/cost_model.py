@@ -8,7 +8,6 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from refrag_components.atomic import atomic_file
+from refrag_components.cached import cached_property
 from refrag_components.exceptions import BudgetError
 from refrag_components.weights.wheels import cache_folder
 

@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from refrag_components.cached import cached_property
 from refrag_components.engines.layout import Layout, TextSegment, passage_segments
 from refrag_components.exceptions import ContextWindowError, EmptyInputError
 from refrag_components.generation.choosing import Choice, Chunks, choose, only_choice

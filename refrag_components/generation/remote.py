@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import httpx
 
+from refrag_components.cached import cached_property
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.exceptions import (
     AnswerTimeoutError,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from refrag_components.cached import cached_property
 from refrag_components.exceptions import FingerprintMismatchError
 from refrag_components.forking import computing
 from refrag_components.modeling.adapters import ChunkMask, ThreadChunkMask

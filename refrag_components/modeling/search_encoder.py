@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig
 
-from refrag_components.forking import computing
+from refrag_components.cached import cached_property
+from refrag_components.forking import OwnLock, computing
 from refrag_components.modeling.checkpoint_files import damage_named
 from refrag_components.modeling.chunk_encoder import ChunkEncoder, batches, load_encoder
 from refrag_components.text.tokenization import encodable
@@ -22,6 +22,8 @@ from refrag_components.weights.loading import load_tokenizer
 __all__ = ["SearchEncoder"]
 
 _TOKENISED_AT_ONCE = 2048  # texts; the tokens of many texts would take more memory than the texts
+
+_loading = OwnLock()  # transformers changes states of the process while it loads
 
 
 class SearchEncoder:
@@ -39,12 +41,12 @@ class SearchEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        with damage_named(self._folder):
+        with _loading, damage_named(self._folder):
             return load_encoder(self._folder)
 
     @cached_property
     def _tokenizer(self) -> Any:
-        with damage_named(self._folder):
+        with _loading, damage_named(self._folder):
             return load_tokenizer(self._folder)
 
     @cached_property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from refrag_components.cached import cached_property
 from refrag_components.text.guarded import GuardedTokenizer
 from refrag_components.text.tokenization import encodable
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from refrag_components.cached import cached_property
 from refrag_components.text.tokenization import content_tokenizer
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from refrag_components.cached import cached_property
 from refrag_components.exceptions import CorruptVectorsError, InvalidVectorsError
 from refrag_components.vectors.codecs import Codec, codec_named, codec_numbered, single
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from refrag_components.cached import cached_property
 from refrag_components.corpus import IGNORED, Batch, batch_vectors, chunk_table, policy_vectors
 from refrag_components.engines.decoder_inputs import Rows, embed_rows
 from refrag_components.engines.layout import token_positions
