@@ -20,7 +20,7 @@ _PATIENCE = 30.0  # seconds that a fork waits: whoever computes may be waiting f
 
 
 class OwnProcess:
-    """Something that a child begins anew; its first use there may be by several threads at once."""
+    """What a child begins again; its first use there may be by several threads at once."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -57,11 +57,11 @@ class OwnLock(OwnProcess):
     def begin_again(self, begin: Callable[[], object]) -> None:
         """Calls ``begin`` if inherited: once, and before any thread holds the lock."""
 
-        def anew() -> None:
+        def renew() -> None:
             begin()
             self._lock = self._make()
 
-        super().begin_again(anew)
+        super().begin_again(renew)
 
     def __enter__(self) -> OwnLock:
         if self.inherited:

@@ -95,9 +95,8 @@ class PassageSearch:
 
     def sync(self) -> None:
         """Applies what has changed in the catalog, in this process or in another."""
-        self._lock.begin_again(
-            self._drop
-        )  # another thread of the parent may have been adding to it
+        # In a forked child: another thread of the parent may have been adding to it.
+        self._lock.begin_again(self._drop)
         with self._lock:
             target = self._catalog.position()
             if target.removals != self._position.removals:

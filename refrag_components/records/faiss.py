@@ -141,9 +141,8 @@ class FaissRecords:
 
     def _nearest(self, vector: np.ndarray, k: int) -> list[tuple[tuple[Any, ...], float]]:
         """Rows of the file, nearest first, with their cosines."""
-        self._lock.begin_again(
-            self._drop
-        )  # another thread of the parent may have been adding to it
+        # In a forked child: another thread of the parent may have been adding to it.
+        self._lock.begin_again(self._drop)
         with self._lock:
             rows = self._look_up(vector, k)
             if rows is None:  # some were deleted or replaced

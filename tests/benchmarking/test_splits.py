@@ -9,23 +9,9 @@ from hypothesis import strategies as st
 from benchmarks.splits import Split
 from refrag_components.generation.choosing import Choice, Chunks, choose
 from refrag_components.policies import PositionBudget
+from tests.generation.test_choosing import AMPLE, K, chunks_of, random_scores
 
-K = 8
-RUNGS = (K, 16, 32)
-AMPLE = 100_000
-
-
-def chunks_of(tokens: list[int]) -> Chunks:
-    """The chunks of passages of so many tokens."""
-    lengths = [min(K, n - start) for n in tokens for start in range(0, n, K)]
-    counts = [-(-n // K) for n in tokens]
-    return Chunks(np.array(counts, np.int64), np.array(lengths, np.int64), RUNGS)
-
-
-def random_scores(chunks: Chunks, seed: int) -> np.ndarray:
-    """With equal ones among them."""
-    drawn = np.random.default_rng(seed).integers(0, 20, len(chunks.lengths))
-    return drawn.astype(np.float32)
+RUNGS = (K, 2 * K, 4 * K)
 
 
 def passages_with(mask: np.ndarray, chunks: Chunks) -> set[int]:
@@ -38,13 +24,15 @@ def with_embeddings(choice: Choice, chunks: Chunks) -> set[int]:
     return passages_with((choice.rungs[chunks.passage] > 0) & ~choice.expanded, chunks)
 
 
-CONTEXTS = st.builds(chunks_of, st.lists(st.integers(1, 150), min_size=1, max_size=6))
+CONTEXTS = st.builds(
+    chunks_of, st.lists(st.integers(1, 75), min_size=1, max_size=6), st.just(RUNGS)
+)
 SEEDS = st.integers(0, 1000)
-POSITIONS = st.integers(1, 300)
+POSITIONS = st.integers(1, 150)
 SPLITS = st.builds(
     Split,
     st.floats(0, 1),
-    st.sampled_from([RUNGS, (8,), (32,)]),
+    st.sampled_from([RUNGS, RUNGS[:1], RUNGS[2:]]),
     st.booleans(),
     st.sampled_from([None, 1, 2]),
 )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.decoder_inputs import embed_layouts
@@ -15,6 +12,7 @@ from refrag_components.engines.layout import Layout, PassageSegment, TextSegment
 from refrag_components.modeling import RefragModel
 from tests.engines.layouts import logits, segment, text_segment
 from tests.tiny import TEXT
+from tests.waits import waits
 
 
 def test_all_expanded_equals_the_plain_decoder_bit_for_bit(tiny_model: RefragModel) -> None:
@@ -97,24 +95,6 @@ def test_each_passage_is_read_on_its_own_rung(layered_model: RefragModel) -> Non
     torch.testing.assert_close(rows[1, -len(tables[16]) :], tables[16])
 
 
-class _Waits(TorchDispatchMode):
-    """Notes what makes a host wait for its device: operations that read values from it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
-        by_mask = any(i is not None and i.dtype == torch.bool for i in indices)
-        if by_mask or name in ("nonzero", "masked_select", "_local_scalar_dense", "item", "equal"):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("expand", [0.0, 0.5])
 def test_nothing_waits_for_the_device_from_the_vectors_to_the_logits(
     layered_model: RefragModel, expand: float
@@ -125,9 +105,12 @@ def test_nothing_waits_for_the_device_from_the_vectors_to_the_logits(
             *(segment(layered_model, text, expand) for text in TEXT),
         )
     )
-    with torch.inference_mode(), _Waits() as waits:
+
+    def read() -> None:
         DecoderBatch(layered_model, embed_layouts(layered_model, [layout]))
-    assert waits.found == []
+
+    with torch.inference_mode():
+        assert waits(read) == []
 
 
 @pytest.mark.parametrize("expand", [0.0, 1.0])

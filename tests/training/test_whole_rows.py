@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import masking_utils
 
 from refrag_components.training.objective import TrainingModel
 from refrag_components.training.optimizer import MuonAdamW
 from refrag_components.training.whole_rows import whole_rows
 from tests.training.test_losses import layered, window_batch
-
-#: Operations whose result a GPU has to hand over before the host goes on.
-WAITING = (
-    "local_scalar_dense",
-    "nonzero",
-    "masked_select",
-    "repeat_interleave",
-    "unique",
-    "equal",
-)
-
-
-class Waits(TorchDispatchMode):
-    """Notes the operations that would wait for a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation."""
-        name = func.overloadpacket.__name__.lstrip("_")
-        by_mask = name.startswith("index") and any(
-            isinstance(each, Tensor) and each.dtype == torch.bool for each in tree_leaves(args[1])
-        )
-        if by_mask or any(name.startswith(each) for each in WAITING):
-            self.found.append(name)
-        return func(*args, **kwargs or {})
-
-
-def waits(step: Callable[[], object]) -> list[str]:
-    with Waits() as noted:
-        step()
-    return noted.found
+from tests.waits import waits
 
 
 @pytest.mark.parametrize("expanded", [0.0, 0.3, 1.0])
