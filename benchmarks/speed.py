@@ -4,9 +4,10 @@
     python benchmarks/speed.py OUT --shape tiny --context 64 128 --device cpu
 
 Parts: "nothing" (text, and nothing expanded), "throughput" (the largest batch), "expanded",
-"encoded" (passages that are not cached), "dropped", and "kernels" (a profile of one prompt and of
-some steps, and what a first token waits for). A run that is stopped, or whose time is over,
-continues with the same command: rows that are there are skipped.
+"encoded" (passages that are not cached), "dropped", and "kernels" (of a short and of a long prompt
+with nothing expanded: profiles of it and of some steps, and what a first token waits for). A run
+that is stopped, or whose time is over, continues with the same command: rows that are there are
+skipped.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ CONTEXTS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
 RATES = (32, 16)
 FRACTIONS = (0.05, 0.1)
 BATCH_TOKENS = 128
+PROFILED = (2048, 16_384)
 _STEPS = 8  # that are profiled
 
 
@@ -164,8 +166,11 @@ def main() -> None:
     if "kernels" in wanted and not over():
         # Outside of inference mode, in which weights would be made that no product can join.
         model = subject.at(RATES[0])
-        context = max(c for c in options.context if c <= 16_384)
-        text = kernels(model, StaticCaches.for_model(model), context)
+        chosen = [c for c in options.context if c in PROFILED] or options.context[-1:]
+        text = "\n\n".join(
+            f"{context} tokens\n\n{kernels(model, StaticCaches.for_model(model), context)}"
+            for context in chosen
+        )
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / "kernels.txt"
         path.write_text(f"{text}\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.row import Row
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.static_cache import StaticCache
+from refrag_components.engines.static_caches import StaticCaches
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.generation.generator import RefragGenerator
 from refrag_components.generation.passage_loader import PassageLoader
@@ -32,9 +33,14 @@ _PARAMS = SamplingParams(max_tokens=17)  # as rows of latency
 _CALLS: dict[str, tuple[Any, str]] = {
     "preparation": (Preparer, "prepare"),
     "  passages from the store": (PassageLoader, "load"),
+    "  texts, tokenised": (Preparer, "_spans"),
+    "  layout": (Preparer, "_lay_out"),
     "handed to the thread that decodes": (TransformersEngine, "_submit"),
+    "in the thread that decodes": (lanes.Lanes, "start"),
     "embedding, started": (lanes, "embed_layouts"),
     "prefill, started": (DecoderBatch, "__init__"),
+    "  a static cache": (StaticCaches, "take"),
+    "  the prompt in its place, and its graph": (StaticCache, "begin"),
     "sampling, started": (lanes, "_sample"),
     "next step, started": (DecoderBatch, "step"),
     "token on the host, and its text": (Row, "take"),

@@ -161,6 +161,7 @@ class _Measurement:
         if model.device.type == "cuda":  # without what a full batch takes
             row["peak_memory_bytes"] = torch.cuda.max_memory_allocated(model.device)
         if settings.batch_tokens:
+            del self._generator, self._engine  # whose static caches would take room from the batch
             throughput = measure_throughput(
                 model,
                 layout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from refrag_components.benchmarking.timing import free_memory, synchronise
 from refrag_components.engines.sampling import SamplingParams
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.engines.worker import START_POSITIONS
+from refrag_components.exceptions import AnswerTimeoutError
 
 if TYPE_CHECKING:
     from refrag_components.engines.layout import Layout
@@ -45,7 +46,8 @@ def measure_throughput(
     """Decodes copies of a layout in one batch: as many as fit, or fewer if that is faster.
 
     On a GPU a batch gets a static cache, and graphs, if there is room for it next to the keys and
-    values that the batch has grown with; both are measured.
+    values that the batch has grown with; both are measured. A larger batch is given up as soon as
+    it has taken so long that it cannot be the faster one.
 
     Args:
         model: The model.
@@ -61,21 +63,30 @@ def measure_throughput(
     positions = layout.n_positions + new_tokens
     first = min(largest, _estimate(model, layout.n_positions, positions, kv_bytes))
 
-    def measured(batch: int) -> Throughput | None:
+    def measured(batch: int, timeout: float | None = None) -> Throughput | None:
+        free_memory(model.device)
         engine = TransformersEngine(model, batch_size=batch)
+        limited = replace(params, timeout=timeout)
         try:
-            return _run(engine, [layout] * batch, params, model.device)
+            return _run(engine, [layout] * batch, limited, model.device)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
-        engine.wait()  # it still holds what did not fit while it ends the other answers
-        del engine
-        free_memory(model.device)
+        finally:
+            engine.wait()  # it still holds what did not fit while it ends the other answers
         return None
 
     roomy = measured(max(int(_ROOMY * first), 1))
-    found = [_largest(first, measured)] if roomy is None or roomy.batch < first else []
-    return max([*found, *([roomy] if roomy else [])], key=lambda each: each.tokens_per_second)
+    if roomy is None:
+        return _largest(first, measured)
+    if roomy.batch == first:
+        return roomy
+    rate = roomy.tokens_per_second
+    try:
+        found = _largest(first, lambda batch: measured(batch, batch * new_tokens / rate))
+    except AnswerTimeoutError:
+        return roomy
+    return max(found, roomy, key=lambda each: each.tokens_per_second)
 
 
 def _largest(first: int, measured: Callable[[int], Throughput | None]) -> Throughput:

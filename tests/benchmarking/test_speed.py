@@ -67,6 +67,19 @@ def test_kernels_alone(measure: Any) -> None:
     assert [name for name in names if name in order] == order
 
 
+def test_a_short_and_a_long_prompt_are_profiled(
+    measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "PROFILED", (64, 128))
+    text = (
+        measure("--only", "kernels", "--context", "64", "128", "256") / "kernels.txt"
+    ).read_text()
+    assert [line for line in text.split("\n") if line.endswith(" tokens")] == [
+        "64 tokens",
+        "128 tokens",
+    ]
+
+
 def test_attention_is_the_librarys_unless_cudnns_is_asked_for(measure: Any) -> None:
     measure("--only", "kernels")
     assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -20,6 +20,7 @@ from refrag_components.benchmarking.throughput import (
 from refrag_components.engines.decoder_batch import DecoderBatch
 from refrag_components.engines.layout import Layout, TextSegment
 from refrag_components.engines.transformers_engine import TransformersEngine
+from refrag_components.exceptions import AnswerTimeoutError
 
 LAYOUT = Layout((TextSegment(np.arange(1, 9)),))
 
@@ -54,6 +55,25 @@ def test_one_prompt_that_does_not_fit_is_an_error(
     monkeypatch.setattr(TransformersEngine, "generate", fail)
     with pytest.raises(torch.OutOfMemoryError):
         measure_throughput(tiny_subject.at(4), LAYOUT, new_tokens=1, kv_bytes=1, largest=5)
+
+
+def test_a_larger_batch_that_cannot_be_faster_is_given_up(
+    tiny_subject: ShapeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, sizes = TransformersEngine.generate, []
+
+    def slow(engine: Any, layouts: Sequence[Layout], params: Any) -> Any:
+        sizes.append(len(layouts))
+        if params.timeout is not None:
+            assert len(layouts) == 5
+            raise AnswerTimeoutError
+        return generate(engine, layouts, params)
+
+    monkeypatch.setattr(TransformersEngine, "generate", slow)
+    monkeypatch.setattr(throughput, "_estimate", lambda *_: 6)
+    measured = measure_throughput(tiny_subject.at(4), LAYOUT, new_tokens=3, kv_bytes=1, largest=5)
+    assert sizes == [1, 1, 1, 5]  # each after one prompt alone
+    assert measured.batch == 1
 
 
 @pytest.mark.parametrize(("first", "room", "most"), [(200, 200, 1), (200, 171, 5), (13, 11, 4)])
