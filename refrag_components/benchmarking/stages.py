@@ -84,13 +84,13 @@ def measure_stages(
         for run in runs:
             prompts.encode(run)
         if not cached:
-            model.chunker.chunk(texts)
+            model.cut_passages(texts)
 
     work: dict[str, Callable[[], object]] = {"tokenising": tokenise}
     if passages and cached:
         work["store"] = lambda: loader.load(passages)
     elif passages:
-        chunked = model.chunker.chunk(texts)
+        chunked = model.cut_passages(texts)
         work["encoding"] = lambda: model.encode_chunks(chunked)
     if policy is not None:
         vectors = [passage.vectors for passage in loader.load(passages)]

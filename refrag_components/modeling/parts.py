@@ -175,7 +175,7 @@ class ModelParts(nn.Module):
         Returns:
             One ``ChunkVectors`` per passage, in order.
         """
-        passages = self.chunker.chunk(texts)
+        passages = self.cut_passages(texts)
         encoded = self.encode_chunks(passages, batch_size=batch_size, progress=progress)
         with computing():  # PyTorch rounds as NumPy does, in a third of the time
             halved = [torch.from_numpy(rows).half().numpy() for rows in encoded]
@@ -188,6 +188,18 @@ class ModelParts(nn.Module):
             )
             for passage, rows in zip(passages, halved, strict=True)
         ]
+
+    def cut_passages(self, texts: Sequence[str]) -> list[ChunkedPassage]:
+        """Cuts passages into chunks to be encoded, with no more than the encoder reads of them.
+
+        Args:
+            texts: Passages; an empty one has no chunks.
+
+        Returns:
+            One per passage, in order; without offsets, if only the decoder's tokens are read.
+        """
+        tokens_alone = isinstance(self.encoder, LayerEncoder) and self.matcher is None
+        return self.chunker.chunk(texts, offsets=not tokens_alone)
 
     def encode_chunks(
         self,

@@ -31,7 +31,8 @@ class ChunkedPassage:
     Attributes:
         text: The passage; lone surrogates are replaced by U+FFFD.
         token_ids: Decoder token ids, shape (n_tokens,), int32.
-        offsets: Start and end character of each token in ``text``, shape (n_tokens, 2), int32.
+        offsets: Start and end character of each token in ``text``, shape (n_tokens, 2), int32; of
+            no tokens if the passage was cut without.
         chunk_size: Tokens per chunk (k); only the last chunk may be shorter.
     """
 
@@ -84,8 +85,14 @@ class Chunker:
         self.chunk_size = chunk_size
         self._guarded = GuardedTokenizer(tokenizer, finds_control=False)
 
-    def chunk(self, texts: Sequence[str]) -> list[ChunkedPassage]:
-        """Cuts each passage; an empty text gives a passage without chunks."""
+    def chunk(self, texts: Sequence[str], *, offsets: bool = True) -> list[ChunkedPassage]:
+        """Cuts each passage; an empty text gives a passage without chunks.
+
+        Args:
+            texts: The passages.
+            offsets: Whether the characters of tokens are needed; without, it takes two thirds of
+                the time.
+        """
         passages: list[ChunkedPassage] = []
         for start in range(0, len(texts), _BATCH):
             batch = [encodable(text) for text in texts[start : start + _BATCH]]
@@ -93,10 +100,14 @@ class Chunker:
                 ChunkedPassage(
                     text=text,
                     token_ids=np.asarray(tokens.ids, dtype=np.int32),
-                    offsets=np.asarray(tokens.offsets, dtype=np.int32).reshape(-1, 2),
+                    offsets=np.asarray(tokens.offsets if offsets else [], dtype=np.int32).reshape(
+                        -1, 2
+                    ),
                     chunk_size=self.chunk_size,
                 )
-                for text, tokens in zip(batch, self._guarded.encode_content(batch), strict=True)
+                for text, tokens in zip(
+                    batch, self._guarded.encode_content(batch, offsets=offsets), strict=True
+                )
             )
         return passages
 

@@ -26,7 +26,7 @@ class Tokens:
 
     Attributes:
         ids: Token ids.
-        offsets: Start and end character of each token in the text.
+        offsets: Start and end character of each token in the text; empty if nobody asked.
     """
 
     ids: list[int]
@@ -93,20 +93,25 @@ class GuardedTokenizer:
         """
         return self._encode(text, content, _Place.START)
 
-    def encode_content(self, texts: Sequence[str]) -> list[Tokens]:
+    def encode_content(self, texts: Sequence[str], *, offsets: bool = True) -> list[Tokens]:
         """Tokenises texts that are content from end to end, many at once.
 
         Args:
             texts: Texts without lone surrogates.
+            offsets: Whether anybody asks for them: a third of the time is theirs.
         """
         whole = self._by_place[_Place.START]
-        encodings = whole.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            Tokens(encoding.ids, encoding.offsets)
-            if self._special.isdisjoint(encoding.ids)
-            else self.encode(text, np.ones(len(text), dtype=bool))
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+        encode = whole.encode_batch if offsets else whole.encode_batch_fast
+        found = []
+        for text, encoding in zip(
+            texts, encode(list(texts), add_special_tokens=False), strict=True
+        ):
+            ids = encoding.ids
+            if self._special.isdisjoint(ids):
+                found.append(Tokens(ids, encoding.offsets if offsets else []))
+            else:
+                found.append(self.encode(text, np.ones(len(text), dtype=bool)))
+        return found
 
     def _encode(self, text: str, content: np.ndarray, place: _Place) -> Tokens:
         encoding = self._tokenizer(place).encode(text, add_special_tokens=False)

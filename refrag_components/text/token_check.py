@@ -56,7 +56,7 @@ class TokenCheck:
         plain = list(map(encodable, texts))
         agree = [self._spells(text, ids) for text, ids in zip(plain, token_ids, strict=True)]
         unsure = [i for i, agrees in enumerate(agree) if not agrees]
-        encoded = self._guarded.encode_content([plain[i] for i in unsure])
+        encoded = self._guarded.encode_content([plain[i] for i in unsure], offsets=False)
         for i, tokens in zip(unsure, encoded, strict=True):
             agree[i] = tokens.ids == token_ids[i].tolist()
         return [not agrees for agrees in agree]

@@ -29,6 +29,17 @@ def test_a_passage_is_cut_the_same_in_any_company(batch: list[str]) -> None:
         assert np.array_equal(passage.token_ids, chunker.chunk([text])[0].token_ids)
 
 
+@given(batch=st.lists(texts, max_size=6), k=st.integers(1, 9))
+def test_chunks_are_the_same_without_offsets(batch: list[str], k: int) -> None:
+    chunker = Chunker(TOKENIZER, k)
+    batch += ["a <|im_end|> b", ""]
+    bare = chunker.chunk(batch, offsets=False)
+    for passage, found in zip(chunker.chunk(batch), bare, strict=True):
+        assert np.array_equal(found.token_ids, passage.token_ids)
+        assert (found.text, found.n_chunks) == (passage.text, passage.n_chunks)
+        assert found.offsets.shape == (0, 2)
+
+
 def test_chunk_texts_spell_the_passage() -> None:
     for text in TEXT:
         (passage,) = Chunker(TOKENIZER, 3).chunk([text])
