@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,18 @@ from refrag_components.exceptions import AnswerTimeoutError
 LAYOUT = Layout((TextSegment(np.arange(1, 9)),))
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is given up because the machine is slow."""
+    generate = TransformersEngine.generate
+
+    def unlimited(engine: Any, layouts: Sequence[Layout], params: Any) -> Any:
+        return generate(engine, layouts, replace(params, timeout=None))
+
+    monkeypatch.setattr(TransformersEngine, "generate", unlimited)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_batch_that_does_not_fit_is_made_smaller(
     tiny_subject: ShapeSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +117,7 @@ def test_a_far_too_high_first_guess_ends_at_what_fits() -> None:
     assert len(tried) < 12
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_batch_that_did_not_fit_holds_no_memory_when_the_next_one_begins(
     tiny_subject: ShapeSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
