@@ -115,6 +115,14 @@ def run(
             "by default the run's own twin.",
         ),
     ] = None,
+    decoder_from: Annotated[
+        str | None,
+        typer.Option(
+            "--decoder-from",
+            help="Checkpoint whose decoder the continual stage starts with, in place of the base "
+            "decoder; the encoder starts anew.",
+        ),
+    ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option("--max-seconds", help="Time limit for each stage; by default the recipe's."),
@@ -149,6 +157,7 @@ def run(
         ),
         folder=out,
         teacher=teacher,
+        decoder_from=decoder_from,
     )
     for name in settings.stages if stage is None else (stage,):
         if speaks:

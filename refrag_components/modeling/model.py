@@ -149,6 +149,26 @@ class RefragModel(ModelParts):
         model._loaded_weights = None  # training changes them
         return model
 
+    @classmethod
+    def text_decoder(cls, name_or_path: str | os.PathLike[str]) -> Any:
+        """Loads a checkpoint's decoder as it reads text, in float32 on CPU, without adapters.
+
+        An adapter for all positions is merged into it; the one at chunk embeddings is left out.
+
+        Args:
+            name_or_path: As for `from_pretrained`; any checkpoint, also one that only serves.
+
+        Raises:
+            UnknownModelError: If there is no such checkpoint, or it is incomplete.
+            DownloadError: If base weights cannot be fetched.
+        """
+        folder = checkpoint_folder(str(name_or_path))
+        with damage_named(folder):
+            model = cls._load(folder)
+            if (folder / "decoder_adapter").is_dir():
+                model._apply_adapter("decoder", folder / "decoder_adapter")
+        return model.decoder
+
     def base_decoder(self) -> Any:
         """Loads the decoder that the checkpoint was made from, untrained, in float32 on CPU."""
         folder = self._carried.get("decoder") or base_folder(self.config.decoder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import set_seed
 
@@ -49,6 +50,8 @@ class Run:
         folder: Of the whole run; each stage works in a folder of its name.
         teacher: Checkpoint whose decoder teaches the stages that are ``taught``; None for the
             plain twin that the run has trained.
+        decoder_from: Checkpoint whose decoder, as it reads text, the continual stage starts with;
+            None for the base decoder.
     """
 
     recipe: Recipe
@@ -57,6 +60,7 @@ class Run:
     questions: QuestionSet | None
     folder: Path
     teacher: str | Path | None = None
+    decoder_from: str | Path | None = None
 
 
 class _Stage(ABC):
@@ -109,6 +113,10 @@ class _WeightStage(_Stage):
     def batches(self, run: Run, model: RefragModel, replicas: int) -> Dataset[tuple[Batch, ...]]:
         """What each step sees."""
 
+    def begin(self, run: Run) -> RefragModel:
+        """The model of a run's first stage."""
+        return RefragModel.from_base(run.recipe.model)
+
     def freeze(self, model: RefragModel) -> None:
         """The table of token embeddings is not trained."""
         model.decoder.get_input_embeddings().weight.requires_grad_(False)
@@ -124,11 +132,7 @@ class _WeightStage(_Stage):
     def work(self, run: Run, start: str | Path | None, folder: Path, compiled: bool) -> None:
         """Trains with transformers' Trainer."""
         set_seed(run.recipe.seed)
-        model = (
-            RefragModel.from_base(run.recipe.model)
-            if start is None
-            else RefragModel.for_training(start)
-        )
+        model = self.begin(run) if start is None else RefragModel.for_training(start)
         for corpus in (run.train, run.validation):
             corpus.check(model.tokenizer)
         self.freeze(model)
@@ -156,6 +160,20 @@ class _Continual(_WeightStage):
 
     settings: ContinualSettings
     name: ClassVar[str] = "continual"
+
+    def begin(self, run: Run) -> RefragModel:
+        model = super().begin(run)
+        if run.decoder_from is not None:
+            start = RefragModel.text_decoder(run.decoder_from).state_dict()
+            if _shapes(start) != _shapes(model.decoder.state_dict()):
+                msg = (
+                    f"the decoder of {run.decoder_from} is not of the shape of "
+                    f"{run.recipe.model.decoder}; the recipe must name the base that it was "
+                    "trained from"
+                )
+                raise TrainingError(msg)
+            model.decoder.load_state_dict(start)
+        return model
 
     def batches(self, run: Run, model: RefragModel, replicas: int) -> ContinualBatches:
         frame = Frame.of(model, self.settings.rung_shares)
@@ -185,7 +203,7 @@ class _Questions(_WeightStage):
                 "pass --teacher"
             )
             raise TrainingError(msg)
-        return RefragModel.for_training(run.teacher or twin).decoder
+        return RefragModel.text_decoder(run.teacher or twin)
 
 
 @dataclass(frozen=True)
@@ -204,7 +222,7 @@ class _Twin(_WeightStage):
             return super().teacher(run, model)
         if run.teacher is None:
             raise TrainingError("the recipe's twin is taught, but nobody teaches; pass --teacher")
-        return RefragModel.for_training(run.teacher).decoder
+        return RefragModel.text_decoder(run.teacher)
 
     def freeze(self, model: RefragModel) -> None:
         super().freeze(model)
@@ -285,6 +303,10 @@ def _stage(name: str, recipe: Recipe) -> _Stage:
         return _KINDS[name](settings)
     msg = f"the recipe has no [{name}] table; add one to run this stage"
     raise TrainingError(msg)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def _question_batches(

@@ -27,7 +27,8 @@ from refrag_components.training.recipe import STAGES, Recipe
 from refrag_components.training.stages import Run, run_stage
 from refrag_components.training.states import last_state
 from refrag_components.training.trainer import StageTrainer
-from tests.tiny import TEXT, tiny_decoder_tokenizer
+from tests.adapters import attach_adapters
+from tests.tiny import TEXT, save_tiny_decoder, tiny_decoder_config, tiny_decoder_tokenizer
 
 # Kills itself when it has done a step more than its first checkpoint holds.
 KILLED = """
@@ -209,6 +210,58 @@ def test_a_checkpoint_teaches_twin_and_questions(
         run_stage(stage, run)
         seen = {key for entry in history(tmp_path / stage) for key in entry}
         assert any(key.startswith("asked") and key.endswith("divergence") for key in seen), stage
+
+
+def served_only(run: Run, folder: Path) -> RefragModel:
+    """A checkpoint of an earlier design, whose adapters change what the decoder reads."""
+    config = replace(run.recipe.model, encoder_layers=0, rungs=(4,))
+    model = RefragModel.from_base(config)
+    attach_adapters(model)
+    for name, parameter in model.decoder.named_parameters():
+        if "lora_B.default" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    return RefragModel.from_pretrained(folder, device="cpu")
+
+
+def test_a_run_begins_with_the_decoder_of_a_checkpoint_that_only_serves(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    """With the adapter for all positions in it; encoder and projector are untrained."""
+    nothing = {"steps": 1, "learning_rate": 1e-12, "warm_up": 0, "short": ()}
+    run = a_run(run_folder, tmp_path / "run", continual=nothing)
+    served = served_only(run, tmp_path / "served")
+    begun = RefragModel.from_pretrained(
+        run_stage("continual", replace(run, decoder_from=tmp_path / "served")), device="cpu"
+    )
+    ids = torch.arange(1, 30)[None]
+    with torch.inference_mode():
+        read, expected, base = (
+            decoder(input_ids=ids).logits
+            for decoder in (begun.decoder, served.decoder, begun.base_decoder())
+        )
+    assert (read - expected).norm() < 0.05 * (expected - base).norm()  # 8 bits per value
+
+
+def test_a_checkpoint_that_only_serves_teaches(
+    finished: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    run = a_run(run_folder, tmp_path / "run", questions={"taught": True})
+    served_only(run, tmp_path / "served")
+    model = finished / "continual" / "model"
+    run_stage("questions", replace(run, teacher=tmp_path / "served"), start_from=model)
+    seen = {key for entry in history(tmp_path / "run" / "questions") for key in entry}
+    assert any(key.startswith("asked") and key.endswith("divergence") for key in seen)
+
+
+def test_a_decoder_of_another_shape_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    run = a_run(run_folder, tmp_path)
+    deeper = save_tiny_decoder(tmp_path / "deeper", tiny_decoder_config(num_hidden_layers=3))
+    model = RefragModel.from_base(replace(run.recipe.model, decoder=str(deeper)))
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(TrainingError, match="not of the shape"):
+        run_stage("continual", replace(run, decoder_from=tmp_path / "other"))
+    assert not (tmp_path / "continual" / "model").exists()
 
 
 def test_the_log_tells_what_the_loss_is_made_of(finished: Path) -> None:
