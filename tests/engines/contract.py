@@ -14,7 +14,7 @@ import torch
 from refrag_components.engines import Engine, EngineOutput, SamplingParams
 from refrag_components.engines.json_schema import AnswerSchema
 from refrag_components.engines.layout import Layout, TextSegment
-from refrag_components.exceptions import ContextWindowError
+from refrag_components.exceptions import ContextWindowError, SamplingError
 from refrag_components.modeling import RefragModel
 from refrag_components.modeling.huggingface import end_token_ids
 from tests.engines.layouts import every_other, plain_ids, prompt
@@ -44,9 +44,11 @@ class EngineContract:
 
     Attributes:
         warm: The highest temperature to try, at most what the engine takes.
+        tells_likelihoods: Whether it tells log probabilities; otherwise it must refuse by name.
     """
 
     warm = 5.0
+    tells_likelihoods = True
 
     @pytest.fixture
     def model(self) -> RefragModel:
@@ -138,6 +140,10 @@ class EngineContract:
         self, model: RefragModel, engine: Engine, temperature: float
     ) -> None:
         layout = prompt(model, TEXT[:3], True, "Answer:")
+        if not self.tells_likelihoods:
+            with pytest.raises(SamplingError, match="logprobs"):
+                engine.generate([layout], SamplingParams(max_tokens=6, top_logprobs=3))
+            return
         params = SamplingParams(
             max_tokens=6, temperature=temperature, top_k=9, seed=1, repetition_penalty=1.5
         )

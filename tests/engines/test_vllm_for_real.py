@@ -113,6 +113,7 @@ def prompts_of(model: RefragModel) -> list[Layout]:
 
 class TestInProcess(EngineContract):
     warm = 2.0
+    tells_likelihoods = False
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -305,6 +306,7 @@ class TestServer(EngineContract):
     """``vllm serve`` in a process of its own, through HTTP, with an adapter at chunk embeddings."""
 
     warm = 2.0
+    tells_likelihoods = False
 
     @pytest.fixture
     def model(self, adapted: RefragModel) -> RefragModel:
