@@ -26,7 +26,7 @@ def test_stored_passages_are_checked_without_cutting_them_again(
     ids = [passage.token_ids for passage in model.chunker.chunk(texts)]
     cut: list[str] = []
     monkeypatch.setattr(
-        model.token_check._guarded, "encode_content", lambda texts: cut.extend(texts) or []
+        model.token_check._guarded, "encode_content", lambda texts, **_: cut.extend(texts) or []
     )
     assert model.token_check.differ(texts, ids) == [False, False]
     assert not cut
