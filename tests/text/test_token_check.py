@@ -85,8 +85,8 @@ def test_other_tokens_are_not(name: str, data: st.DataObject) -> None:
     change = data.draw(st.sampled_from(["one", "cut", "more", "another"]))
     if change == "one":
         new = data.draw(st.integers(0, 2**31 - 1))
-        if new == ids[place]:
-            return
+        if new == ids[place] or (name == "sentencepiece" and new < 258):
+            return  # a piece for one byte, such as a space, may spell the same
         ids[place] = new
     elif change == "cut":
         ids = ids[:place]
