@@ -188,7 +188,7 @@ class Preparer:
             most += -(-size // self._model.config.chunk_size) if is_passage else size
         if not new or most < terms.window:
             return  # nothing to encode, or short enough without being cut
-        cut = dict(zip(new, self._model.chunker.chunk(new), strict=True))
+        cut = dict(zip(new, self._model.chunker.chunk(new, offsets=False), strict=True))
         chunks = self._chunks([known.get(p.text) or cut[p.text] for p in terms.passages])
         n_text = 0
         for _, run in groupby(terms.parts, key=lambda part: isinstance(part, PassagePart)):

@@ -329,7 +329,8 @@ class AnswerSettings(BaseModel):
 
     def _token_ids(self, text: str) -> list[int]:
         """Token ids of a text by the decoder's own tokenizer."""
-        ids: list[int] = self._checkpoint().model.chunker.chunk([text])[0].token_ids.tolist()
+        (passage,) = self._checkpoint().model.chunker.chunk([text], offsets=False)
+        ids: list[int] = passage.token_ids.tolist()
         return ids
 
     def _sampling_params(self, form: AnswerForm = _FREE_TEXT) -> SamplingParams:

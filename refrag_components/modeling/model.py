@@ -110,8 +110,7 @@ class RefragModel(ModelParts):
         with damage_named(folder):
             model = cls._load(folder, chunk_size)
             for part in _PARTS:
-                if (folder / f"{part}_adapter").is_dir():
-                    model._apply_adapter(part, folder / f"{part}_adapter")
+                model._apply_adapter(part, folder)
             if (folder / CHUNK_ADAPTER).is_dir():
                 model._apply_chunk_adapter(folder / CHUNK_ADAPTER)
         model.to(device)
@@ -165,8 +164,7 @@ class RefragModel(ModelParts):
         folder = checkpoint_folder(str(name_or_path))
         with damage_named(folder):
             model = cls._load(folder)
-            if (folder / "decoder_adapter").is_dir():
-                model._apply_adapter("decoder", folder / "decoder_adapter")
+            model._apply_adapter("decoder", folder)
         return model.decoder
 
     def base_decoder(self) -> Any:
@@ -220,7 +218,11 @@ class RefragModel(ModelParts):
         model._carried.update(carried)
         return model
 
-    def _apply_adapter(self, part: str, folder: Path) -> None:
+    def _apply_adapter(self, part: str, checkpoint: Path) -> None:
+        """Merges a part's adapter for all positions into it, if the checkpoint has one."""
+        folder = checkpoint / f"{part}_adapter"
+        if not folder.is_dir():
+            return
         from peft import PeftModel
 
         if part == "encoder":

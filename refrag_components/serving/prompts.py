@@ -135,7 +135,7 @@ class PromptReader:
                 "vectors out"
             )
             raise InvalidVectorsError(msg)
-        (chunked,) = model.chunker.chunk([text])
+        (chunked,) = model.chunker.chunk([text], offsets=False)
         if not np.array_equal(chunked.token_ids, vectors.token_ids):
             msg = (
                 "the token ids of chunk vectors are not those of the passage next to them; send "
