@@ -130,7 +130,9 @@ def request(i: int, passages: int = 4) -> Request:
     """A prompt with everything compressed."""
     context = [PassagePart(TEXT[(i + j) % len(TEXT)]) for j in range(passages)]
     parts: list[Part] = [TextPart("Read:\n"), *context, TextPart(f"\nQuestion {i}?")]
-    return Request(parts, f"Question {i}?", policy="none", budget=FractionBudget(0.0))
+    return Request(
+        parts, f"Question {i}?", policy="none", budget=FractionBudget(0.0), rest="compress"
+    )
 
 
 def random_model() -> RefragModel:

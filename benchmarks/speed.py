@@ -187,7 +187,7 @@ def unchanged(decoder: Any) -> Iterator[None]:
 def kernels(model: RefragModel, caches: StaticCaches | None, context: int) -> str:
     """What a prompt and its steps spend their time in, and what the first token waits for."""
     free_memory(model.device)
-    generator = RefragGenerator(model, budget=FractionBudget(0.0))
+    generator = RefragGenerator(model, budget=FractionBudget(0.0), rest="compress")
     passages = make_passages(model.tokenizer, context, 256)
     request = Request(prompt(passages, "compress"), QUESTION)
     layout = generator.prepare(request).layout

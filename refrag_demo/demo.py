@@ -78,7 +78,12 @@ _MAX_TOKENS = 40
 _RUNS = 3
 _PLAIN = "plain"
 _ALL_EXPANDED = "REFRAG 100%"
-_BUDGETS = {_ALL_EXPANDED: 1.0, "REFRAG 25%": 0.25, "REFRAG 0%": 0.0}
+_READS: Mapping[str, Mapping[str, Any]] = {
+    _ALL_EXPANDED: {"budget": 1.0},
+    "REFRAG 25%": {"budget": 0.25},
+    "REFRAG 10%": {"budget": 0.1},
+    "REFRAG 0%": {"budget": 0.0, "rest": "compress"},
+}
 
 _Chain = Runnable[str, BaseMessage]
 _Reports = Mapping[str, Mapping[str, Any]]
@@ -220,8 +225,8 @@ def _chains(
     retriever = _IndexRetriever(index=index, k=k)
     swapped = RefragRetriever(retriever=retriever, store=index.store)
     chains = {_PLAIN: _make_chain(retriever, _PlainChat(generator=plain, max_tokens=max_tokens))}
-    for name, budget in _BUDGETS.items():
-        chat = ChatRefrag(model=model, budget=budget, max_tokens=max_tokens)
+    for name, settings in _READS.items():
+        chat = ChatRefrag(model=model, max_tokens=max_tokens, **settings)
         chains[name] = _make_chain(swapped, chat)
     return chains
 
@@ -250,11 +255,11 @@ _LEGEND = f"""
 One chain, {_PASSAGES} passages per question, at most {_MAX_TOKENS} tokens per answer:
   {_PLAIN}        the base decoder, untouched, reads every token
   {_ALL_EXPANDED}  the trained decoder reads every token
-  REFRAG 25%   it reads 25% of the chunks, those where it expects the answer; the others take
-               one position each instead of {{k}}
-  REFRAG 0%    every chunk takes one position
+  REFRAG 25%   it reads 25% of the chunks, those where the policy expects the answer (the default)
+  REFRAG 10%   it reads 10% of them
+  REFRAG 0%    none; every chunk of {{k}} tokens takes one position, as a chunk embedding
 The questions are ones that it answers right when it reads every token, so that you see what
-compression costs; docs/results.md says how often it is wrong even then.
+reading less costs; docs/results.md says how often it is wrong even then.
 """
 _NEXT = """What to try next:
   refrag index FOLDER --out my-index            index your own text, Markdown, HTML or PDF files

@@ -22,7 +22,7 @@ class RefragDocumentCompressor(ExcerptSettings, BaseDocumentCompressor):
     The policy scores chunks by their vectors, without a look at the text and without a decoder, in
     milliseconds; what it would expand is kept as text, in order, in whole sentences or words. Works
     with any chat model: hand it to ``ContextualCompressionRetriever``, or call
-    ``compress_documents``. (``ChatRefrag`` needs none: it reads the rest as chunk embeddings.)
+    ``compress_documents``. (``ChatRefrag`` needs none: it picks from the prompt itself.)
 
     If anything goes wrong, documents are passed on as they came, with a warning in the log.
 

@@ -37,6 +37,7 @@ from refrag_components.cli.common import (
 from refrag_components.cli.explained import explained
 from refrag_components.cli.limits import tell_nothing_found, tell_purpose
 from refrag_components.exceptions import EmptyInputError
+from refrag_components.policies.budget import DEFAULT_REST
 from refrag_components.policies.names import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def ask(
     model_name: IndexModelOption = None,
     policy: PolicyOption = DEFAULT_POLICY,
     budget: BudgetOption = "0.25",
-    rest: RestOption = "compress",
+    rest: RestOption = DEFAULT_REST,
     passages: PassagesOption = 5,
     max_tokens: MaxTokensOption = 256,
     explain: Annotated[

@@ -64,7 +64,8 @@ BudgetOption = Annotated[
         "--budget",
         metavar="NUMBER",
         help=f"How much may expand: {', or '.join(kind.meaning for kind in BUDGETS)}. "
-        "Positions are filled from the top: text, then ever coarser chunk embeddings.",
+        "Positions are filled with text and, with --rest compress, then with ever coarser "
+        "chunk embeddings.",
     ),
 ]
 RestOption = Annotated[

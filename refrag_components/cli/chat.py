@@ -29,6 +29,7 @@ from refrag_components.cli.common import (
 )
 from refrag_components.cli.interrupts import Interrupts, interrupts_once
 from refrag_components.exceptions import ContextWindowError
+from refrag_components.policies.budget import DEFAULT_REST
 from refrag_components.policies.names import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def chat(
     model_name: IndexModelOption = None,
     policy: PolicyOption = DEFAULT_POLICY,
     budget: BudgetOption = "0.25",
-    rest: RestOption = "compress",
+    rest: RestOption = DEFAULT_REST,
     passages: PassagesOption = 5,
     max_tokens: MaxTokensOption = 256,
     store: StoreOption = None,

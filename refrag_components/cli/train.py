@@ -137,7 +137,7 @@ def run(
     from refrag_components.corpus import QuestionSet, TokenisedCorpus
     from refrag_components.exceptions import TrainingError
     from refrag_components.training.recipe import STAGES, Recipe
-    from refrag_components.training.stages import Run, run_stage
+    from refrag_components.training.stages import Run, check_stages, run_stage
 
     speaks = os.environ.get("RANK", "0") == "0"  # only one of the processes that train together
     settings = Recipe.load(recipe)
@@ -159,7 +159,9 @@ def run(
         teacher=teacher,
         decoder_from=decoder_from,
     )
-    for name in settings.stages if stage is None else (stage,):
+    names = settings.stages if stage is None else (stage,)
+    check_stages(names, whole)
+    for name in names:
         if speaks:
             say(f"Stage {name}")
         finished = run_stage(name, whole, start_from=start_from)

@@ -9,7 +9,6 @@ import numpy as np
 from refrag_components.cached import cached_property
 from refrag_components.engines.layout import positions_per_chunk
 from refrag_components.policies.budget import FractionBudget, PositionBudget, Rest
-from refrag_components.policies.selecting import select
 
 __all__ = ["STEP_SHARE", "Choice", "Chunks", "choose", "only_choice"]
 
@@ -124,7 +123,7 @@ def only_choice(
     if not isinstance(budget, FractionBudget):
         fits = chunks.n_tokens <= min(budget.positions, limit)
         return chunks.every(rest, expanded=True) if fits else None
-    most = budget.count(len(chunks.runs))
+    most = _to_expand(chunks, budget, rest)
     if 0 < most < len(chunks.runs):
         return None
     choice = chunks.every(rest, expanded=most > 0)
@@ -143,8 +142,8 @@ def choose(
     What expands is chosen in runs: single chunks, or with several rungs the chunks that share an
     embedding on the coarsest one. A run has the score of its best chunk.
 
-    A *fraction* expands the best runs; the rest is compressed on the finest rung or dropped. If
-    that exceeds ``limit``, fewer expand.
+    A *fraction* expands the best runs; the rest is compressed on the finest rung or dropped (then
+    at least one run expands, unless the fraction is 0). If that exceeds ``limit``, fewer expand.
 
     A number of *positions* is filled from the top, in steps: text, then each rung from the finest
     to the coarsest. A step takes the best that the steps above it left (runs as text, whole
@@ -176,13 +175,20 @@ def choose(
     by_run = np.maximum.reduceat(scores, chunks.runs)
     best = np.argsort(-by_run, kind="stable")
     if isinstance(budget, FractionBudget):
-        chosen = chunks.every(rest, expanded=chunks.of_runs(select(by_run, budget)))
+        count = _to_expand(chunks, budget, rest)
+        chosen = chunks.every(rest, expanded=_first(best, count, chunks))
         return (
             chosen
             if chunks.positions(chosen) <= limit
             else _fewer(scores, best, chosen, chunks, rest, limit)
         )
     return _filled(scores, best, chunks, budget.positions, rest, limit)
+
+
+def _to_expand(chunks: Chunks, budget: FractionBudget, rest: Rest) -> int:
+    """How many runs a fraction expands: with the rest dropped something of a short context too."""
+    count = budget.count(len(chunks.runs))
+    return max(count, 1) if rest == "drop" and budget.fraction else count
 
 
 def _fewer(

@@ -15,7 +15,7 @@ from refrag_components.engines.sampling import SamplingParams, params_by_row
 from refrag_components.engines.shared_engine import SharedEngine
 from refrag_components.engines.transformers_engine import TransformersEngine
 from refrag_components.engines.vllm_engine import VllmEngine
-from refrag_components.exceptions import AnswerTimeoutError, BudgetError, EmptyInputError
+from refrag_components.exceptions import AnswerTimeoutError, BudgetError, EmptyInputError, shown
 from refrag_components.generation.cost_model import CostModel, load_costs
 from refrag_components.generation.explanation import Explanation, explain
 from refrag_components.generation.passage_loader import PassageLoader
@@ -30,6 +30,7 @@ from refrag_components.generation.requests import (
 )
 from refrag_components.policies import (
     DEFAULT_POLICY,
+    DEFAULT_REST,
     Budget,
     FractionBudget,
     Milliseconds,
@@ -62,8 +63,8 @@ class RefragGenerator:
             checkpoint carries it, else ``late-interaction``.
         budget: How much may expand (a fraction of the chunks) or enter (a number of positions, or
             as many as fit a time), see ``refrag_components.generation.choosing.choose``.
-        rest: What becomes of chunks that do not expand: "compress" makes chunk embeddings of them,
-            "drop" leaves them out.
+        rest: What becomes of chunks that do not expand: "drop" leaves them out, "compress" makes
+            chunk embeddings of them.
         costs: How long prompts take with this engine, for a time as the budget; by default what
             ``refrag bench calibrate`` measured on this machine, with transformers.
         clock: Seconds of a clock that never goes back.
@@ -81,7 +82,7 @@ class RefragGenerator:
         engine: Engine | None = None,
         policy: str | Policy = DEFAULT_POLICY,
         budget: Budget = _BUDGET,
-        rest: Rest = "compress",
+        rest: Rest = DEFAULT_REST,
         costs: CostModel | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -253,6 +254,13 @@ class RefragGenerator:
         budget = self.budget if request.budget is None else request.budget
         rest = self.rest if request.rest is None else parse_rest(request.rest)
         allowed = policy.budget(budget)
+        if rest == "drop" and allowed == FractionBudget(0.0):
+            msg = (
+                f"policy {policy.name!r} with budget {shown(budget.number)} expands nothing, and "
+                'rest="drop" leaves out everything else, so that no passage would be read; set '
+                'rest="compress" to read chunk embeddings alone'
+            )
+            raise BudgetError(msg)
         engine = self.engine if request.engine is None else request.engine
         return Terms(
             tuple(request.parts),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from refrag_components.engines.sampling import SamplingParams
-from refrag_components.policies import Budget, Rest
+from refrag_components.policies import DEFAULT_REST, Budget, Rest
 from refrag_components.prompts.parts import Message, Part, PassagePart
 from refrag_components.stores.common.base import ChunkStore
 from refrag_components.vectors import passage_key
@@ -58,7 +58,7 @@ class RemoteRequest:
     question: str
     policy: str
     budget: Budget
-    rest: Rest = "compress"
+    rest: Rest = DEFAULT_REST
     store: ChunkStore | None = None
     is_chat: bool = True
 

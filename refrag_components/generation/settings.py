@@ -33,6 +33,7 @@ from refrag_components.generation.shared_checkpoints import (
 from refrag_components.generation.tools import AnswerForm, Tools
 from refrag_components.policies import (
     DEFAULT_POLICY,
+    DEFAULT_REST,
     Budget,
     Policy,
     Rest,
@@ -75,10 +76,12 @@ class AnswerSettings(BaseModel):
             policy, or "auto": ``learned-query`` if the checkpoint carries it, else
             ``late-interaction``.
         budget: How much may expand: a fraction of the chunks in 0..1, an int of at least 2
-            (decoder positions for all passages, filled from the top: text first, then ever coarser
-            chunk embeddings), a time to first token such as "40ms" (as many positions as this
-            machine reads in it, see ``refrag bench calibrate``; not with vLLM), or a budget.
-        rest: What becomes of chunks that do not expand: "compress" or "drop".
+            (decoder positions for all passages, filled from the top: text first, then, unless the
+            rest is dropped, ever coarser chunk embeddings), a time to first token such as "40ms"
+            (as many positions as this machine reads in it, see ``refrag bench calibrate``; not
+            with vLLM), or a budget.
+        rest: What becomes of chunks that do not expand: "drop" leaves them out, "compress" makes
+            chunk embeddings of them.
         max_tokens: Maximum number of tokens to generate.
         temperature: 0 takes the likeliest token each time.
         top_p: Below 1, only the likeliest tokens that together reach this probability are drawn.
@@ -118,7 +121,7 @@ class AnswerSettings(BaseModel):
     engine: SkipValidation[str | Engine | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[str | Policy] = DEFAULT_POLICY
     budget: SkipValidation[float | str | Budget] = 0.25
-    rest: SkipValidation[Rest] = "compress"
+    rest: SkipValidation[Rest] = DEFAULT_REST
     # Checked by ``SamplingParams``, which converts nothing: True is not one token.
     max_tokens: SkipValidation[int] = 256
     temperature: SkipValidation[float] = 0.0

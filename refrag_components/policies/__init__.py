@@ -12,6 +12,7 @@ from refrag_components._lazy import hand_on
 if TYPE_CHECKING:
     from refrag_components.policies.base import Policy, PolicyInputs
     from refrag_components.policies.budget import (
+        DEFAULT_REST,
         Budget,
         FractionBudget,
         Milliseconds,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_POLICY",
+    "DEFAULT_REST",
     "POLICIES",
     "AllPolicy",
     "Budget",
@@ -69,6 +71,7 @@ __getattr__, __dir__ = hand_on(
         "check_policy": "making",
         "ComparisonPolicy": "comparing",
         "DEFAULT_POLICY": "names",
+        "DEFAULT_REST": "budget",
         "FractionBudget": "budget",
         "LateInteractionPolicy": "named.late_interaction",
         "LearnedPolicy": "named.learned",

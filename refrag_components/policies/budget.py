@@ -12,6 +12,7 @@ from refrag_components.exceptions import BudgetError, shown
 
 __all__ = [
     "BUDGETS",
+    "DEFAULT_REST",
     "RESTS",
     "Budget",
     "FractionBudget",
@@ -26,6 +27,9 @@ __all__ = [
 Rest = Literal["compress", "drop"]
 
 RESTS: tuple[Rest, ...] = get_args(Rest)
+
+#: Text that a policy chooses is worth more than embeddings in as many positions (docs/results.md).
+DEFAULT_REST: Rest = "drop"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,10 +28,10 @@ from refrag_components.training.policy.trainer import train_policies
 from refrag_components.training.questions import QuestionBatches, QuestionSettings, TwinSettings
 from refrag_components.training.recipe import Recipe
 from refrag_components.training.settings import StageSettings
-from refrag_components.training.text_batches import Frame, TextSource
+from refrag_components.training.text_batches import Frame, TextSource, shares_of_rungs
 from refrag_components.training.trainer import StageTrainer
 
-__all__ = ["Run", "run_stage"]
+__all__ = ["Run", "check_stages", "run_stage"]
 
 _BITS: Bits = 8  # of the weights that a stage hands over to the next
 
@@ -75,6 +75,9 @@ class _Stage(ABC):
     name: ClassVar[str]
     follows: ClassVar[tuple[str, ...]] = ()
 
+    def check(self, run: Run, before: Sequence[str]) -> None:  # noqa: B027 - not all need anything
+        """Refuses what the stage could not begin with; ``before`` are stages that will have run."""
+
     def run(self, run: Run, start_from: str | Path | None, compiled: bool) -> Path:
         """Runs the stage to its end and returns the folder of the finished model."""
         work = run.folder / self.name
@@ -108,6 +111,15 @@ class _WeightStage(_Stage):
     """
 
     settings: StageSettings
+
+    def check(self, run: Run, before: Sequence[str]) -> None:
+        super().check(run, before)
+        if not run.recipe.model.encoder_layers:
+            msg = (
+                "training needs an encoder made of the decoder's layers; set encoder_layers in the "
+                "recipe's [model] (other encoders load and serve, but are not trained)"
+            )
+            raise TrainingError(msg)
 
     @abstractmethod
     def batches(self, run: Run, model: RefragModel, replicas: int) -> Dataset[tuple[Batch, ...]]:
@@ -161,6 +173,10 @@ class _Continual(_WeightStage):
     settings: ContinualSettings
     name: ClassVar[str] = "continual"
 
+    def check(self, run: Run, before: Sequence[str]) -> None:
+        super().check(run, before)
+        shares_of_rungs(run.recipe.model.rungs, self.settings.rung_shares)
+
     def begin(self, run: Run) -> RefragModel:
         model = super().begin(run)
         if run.decoder_from is not None:
@@ -189,6 +205,13 @@ class _Questions(_WeightStage):
     name: ClassVar[str] = "questions"
     follows: ClassVar[tuple[str, ...]] = ("continual",)
 
+    def check(self, run: Run, before: Sequence[str]) -> None:
+        super().check(run, before)
+        shares_of_rungs(run.recipe.model.rungs, self.settings.rung_shares)
+        _questions_of(run, self.settings)
+        if self.settings.taught and run.teacher is None and "twin" not in before:
+            self._twin(run)
+
     def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
         frame = Frame.of(model, self.settings.rung_shares)
         return _question_batches(run, self.settings, model, frame, replicas)
@@ -196,14 +219,18 @@ class _Questions(_WeightStage):
     def teacher(self, run: Run, model: RefragModel) -> Any:
         if not self.settings.taught:
             return super().teacher(run, model)
+        return RefragModel.text_decoder(run.teacher or self._twin(run))
+
+    def _twin(self, run: Run) -> Path:
+        """The twin that the run has trained."""
         twin = run.folder / "twin" / "model"
-        if run.teacher is None and not twin.is_dir():
+        if not twin.is_dir():
             msg = (
                 f"the twin teaches the questions, and there is none in {twin}; run twin first or "
                 "pass --teacher"
             )
             raise TrainingError(msg)
-        return RefragModel.text_decoder(run.teacher or twin)
+        return twin
 
 
 @dataclass(frozen=True)
@@ -213,6 +240,12 @@ class _Twin(_WeightStage):
     settings: TwinSettings
     name: ClassVar[str] = "twin"
 
+    def check(self, run: Run, before: Sequence[str]) -> None:
+        super().check(run, before)
+        _questions_of(run, self.settings)
+        if self.settings.taught and run.teacher is None:
+            raise TrainingError("the recipe's twin is taught, but nobody teaches; pass --teacher")
+
     def batches(self, run: Run, model: RefragModel, replicas: int) -> QuestionBatches:
         frame = Frame.of(model, [1.0] * len(model.config.rungs))
         return _question_batches(run, self.settings, model, frame, replicas)
@@ -220,8 +253,7 @@ class _Twin(_WeightStage):
     def teacher(self, run: Run, model: RefragModel) -> Any:
         if not self.settings.taught:
             return super().teacher(run, model)
-        if run.teacher is None:
-            raise TrainingError("the recipe's twin is taught, but nobody teaches; pass --teacher")
+        assert run.teacher is not None  # checked before anything was loaded
         return RefragModel.text_decoder(run.teacher)
 
     def freeze(self, model: RefragModel) -> None:
@@ -262,6 +294,20 @@ _KINDS: Mapping[str, Callable[[Any], _Stage]] = {
 }
 
 
+def check_stages(names: Sequence[str], run: Run) -> None:
+    """Refuses stages that could not begin, before the first of them takes hours.
+
+    Args:
+        names: Which stages, in the order in which they are to run.
+        run: Recipe, data and folder.
+
+    Raises:
+        TrainingError: As ``run_stage``.
+    """
+    for i, name in enumerate(names):
+        _stage(name, run.recipe).check(run, names[:i])
+
+
 def run_stage(
     name: str,
     run: Run,
@@ -286,12 +332,7 @@ def run_stage(
             or the stage needs questions that are not there.
     """
     stage = _stage(name, run.recipe)
-    if isinstance(stage, _WeightStage) and not run.recipe.model.encoder_layers:
-        msg = (
-            "training needs an encoder made of the decoder's layers; set encoder_layers in the "
-            "recipe's [model] (other encoders load and serve, but are not trained)"
-        )
-        raise TrainingError(msg)
+    stage.check(run, ())
     if compiled is None:
         compiled = torch.cuda.is_available()
     return stage.run(run, start_from, compiled)
@@ -309,16 +350,21 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in weights.items()}
 
 
-def _question_batches(
-    run: Run, settings: TwinSettings, model: RefragModel, frame: Frame, replicas: int
-) -> QuestionBatches:
+def _questions_of(run: Run, settings: TwinSettings) -> QuestionSet:
+    """What a stage trains on."""
     if run.questions is None:
         msg = (
             "this stage trains on questions; prepare some with `refrag train questions` and pass "
             "--questions"
         )
         raise TrainingError(msg)
-    run.questions.corpus.check(model.tokenizer)
-    questions = run.questions.without(settings.held_out)
+    return run.questions.without(settings.held_out)
+
+
+def _question_batches(
+    run: Run, settings: TwinSettings, model: RefragModel, frame: Frame, replicas: int
+) -> QuestionBatches:
+    questions = _questions_of(run, settings)
+    questions.corpus.check(model.tokenizer)
     source = TextSource(run.train, settings.text, frame)
     return QuestionBatches(settings, questions, source, run.recipe.seed, replicas)

@@ -17,7 +17,7 @@ from refrag_components.training.settings import Settings, Share, Steps
 if TYPE_CHECKING:
     from refrag_components.modeling import RefragModel
 
-__all__ = ["Frame", "Mix", "Shape", "TextSettings", "TextSource"]
+__all__ = ["Frame", "Mix", "Shape", "TextSettings", "TextSource", "shares_of_rungs"]
 
 _USUAL_CONTEXT = 1024  # tokens; numbers of windows are given for contexts of this length
 
@@ -95,11 +95,7 @@ class Frame:
             TrainingError: If the number of shares is not the number of rungs.
         """
         rungs = model.config.rungs
-        if len(rung_shares) != len(rungs) or sum(rung_shares) <= 0:
-            msg = f"rung_shares must be one share for each of the rungs {rungs}, got {rung_shares}"
-            raise TrainingError(msg)
-        whole = sum(rung_shares)
-        shares = tuple(share / whole for share in rung_shares)
+        shares = shares_of_rungs(rungs, rung_shares)
         form = ClozeForm.of(model.tokenizer)
         return cls(model.config.chunk_size, rungs, shares, model.first_token_id, form)
 
@@ -107,6 +103,19 @@ class Frame:
         """Draws the rung of each row."""
         drawn: list[int] = rng.choice(self.rungs, size=rows, p=self.rung_shares).tolist()
         return drawn
+
+
+def shares_of_rungs(rungs: Sequence[int], shares: Sequence[float]) -> tuple[float, ...]:
+    """The share of each rung, all together 1.
+
+    Raises:
+        TrainingError: If the number of shares is not the number of rungs.
+    """
+    whole = sum(shares)
+    if len(shares) != len(rungs) or whole <= 0:
+        msg = f"rung_shares must be one share for each of the rungs {rungs}, got {shares}"
+        raise TrainingError(msg)
+    return tuple(share / whole for share in shares)
 
 
 @dataclass(frozen=True, eq=False)

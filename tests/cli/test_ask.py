@@ -39,7 +39,11 @@ def test_fewer_passages_can_be_asked_for(refrag: Run, index: Path, tiny_folder: 
 
 @pytest.mark.parametrize(
     ("options", "expanded"),
-    [(("--policy", "none"), "0 of"), (("--budget", "0"), "0 of"), (("--budget", "1.0"), None)],
+    [
+        (("--policy", "none", "--rest", "compress"), "0 of"),
+        (("--budget", "0", "--rest", "compress"), "0 of"),
+        (("--budget", "1.0"), None),
+    ],
 )
 def test_policy_and_budget_decide_what_expands(
     refrag: Run, index: Path, tiny_folder: Path, options: tuple[str, ...], expanded: str | None
@@ -59,10 +63,8 @@ def test_a_budget_of_positions_is_kept(refrag: Run, index: Path, tiny_folder: Pa
 
 
 @pytest.mark.parametrize("budget", [2, 0.25])
-def test_the_rest_may_be_dropped(
-    refrag: Run, index: Path, tiny_folder: Path, budget: float
-) -> None:
-    options = ("--model", tiny_folder, "--max-tokens", 2, "--rest", "drop", "--budget", budget)
+def test_the_rest_is_dropped(refrag: Run, index: Path, tiny_folder: Path, budget: float) -> None:
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--budget", budget)
     result = refrag("ask", index, QUESTION, *options)
     counts = re.search(
         r"(\d+) of (\d+) chunks expanded, (\d+) compressed, (\d+) dropped", result.stderr
@@ -76,7 +78,7 @@ def test_the_rest_may_be_dropped(
 
 
 def test_explain_shows_every_chunk(refrag: Run, index: Path, tiny_folder: Path) -> None:
-    options = ("--model", tiny_folder, "--max-tokens", 2, "--explain")
+    options = ("--model", tiny_folder, "--max-tokens", 2, "--explain", "--rest", "compress")
     result = refrag("ask", index, QUESTION, *options)
     shown = result.stdout.partition("~not read~\n\n")[2]
     assert HARBOUR in re.sub(r"[«»\[\]]", "", shown)

@@ -52,7 +52,9 @@ def handled() -> Iterator[None]:
 def asking(tiny_model: RefragModel, tmp_path: Path) -> Iterator[Asking]:
     with RefragIndex.create(tmp_path / "i", tiny_model) as index:
         index.add_texts([HARBOUR, LIGHTHOUSE])
-        yield Asking(index, RefragGenerator(tiny_model, store=index.store), 1, 8, "tiny")
+        yield Asking(
+            index, RefragGenerator(tiny_model, store=index.store, rest="compress"), 1, 8, "tiny"
+        )
 
 
 def turns_in(request: Request) -> list[str]:

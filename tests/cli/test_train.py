@@ -77,6 +77,7 @@ def test_questions_are_prepared_and_trained_on(folder: Path) -> None:
     code, output = invoke(*run, "--max-seconds", 600)
     assert code == 1
     assert "refrag train questions" in output
+    assert not (folder / "run").exists()  # told before the first stage has been trained
     code, output = invoke(*run, "--max-seconds", 600, "--questions", folder / "questions")
     assert code == 0, output
     assert (folder / "run" / "questions" / "model" / "config.json").is_file()

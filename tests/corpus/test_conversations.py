@@ -106,7 +106,7 @@ def test_a_row_is_the_layout_of_its_messages(
     tiny_model: RefragModel, questions: QuestionSet
 ) -> None:
     """The prompt that `refrag eval qa` asks, laid out by the generator: the same positions."""
-    generator = RefragGenerator(tiny_model, policy="none")
+    generator = RefragGenerator(tiny_model, policy="none", rest="compress")
     compared = 0
     for row in drawn(questions):
         texts = [decoded(tiny_model, questions.passage(n)) for n in row.passages[0].tolist()]

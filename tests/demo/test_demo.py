@@ -39,7 +39,7 @@ def test_every_question_is_answered_on_each_side(roomy_folder: Path) -> None:
     for question in demo._QUESTIONS:
         assert any(question.text in line for line in lines)
     assert len(rows(lines, "REFRAG 100%")) == 2
-    for name in ("plain", "REFRAG 25%", "REFRAG 0%"):
+    for name in ("plain", "REFRAG 25%", "REFRAG 10%", "REFRAG 0%"):
         assert len(rows(lines, name)) == 3  # timing is the third
     assert "cookbooks/01_swap_into_langchain.ipynb" in "\n".join(lines[-4:])
 
@@ -50,14 +50,15 @@ def test_the_first_question_finds_its_vectors_in_the_index(roomy_folder: Path) -
     assert " 20 of 20 " in rows(lines, "REFRAG 0%")[2]
 
 
-def test_compressed_prompts_are_shorter(roomy_folder: Path) -> None:
+def test_what_reads_less_is_shorter(roomy_folder: Path) -> None:
     lines = run(roomy_folder)
 
     def positions(name: str) -> int:
         numbers = [int(word) for word in rows(lines, name)[0].split() if word.isdigit()]
         return numbers[1]  # after the context tokens
 
-    assert positions("REFRAG 0%") < positions("REFRAG 25%") < positions("REFRAG 100%")
+    assert positions("REFRAG 10%") < positions("REFRAG 25%") < positions("REFRAG 100%")
+    assert positions("REFRAG 0%") < positions("REFRAG 100%") / 2
     assert positions("plain") == pytest.approx(positions("REFRAG 100%"), rel=0.02)
 
 

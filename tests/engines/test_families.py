@@ -143,7 +143,7 @@ def test_scores_after_more_tokens_are_those_of_steps(
 
 
 def test_stored_chunk_vectors_answer_as_fresh_ones(model: RefragModel) -> None:
-    generator = RefragGenerator(model, policy="none")
+    generator = RefragGenerator(model, policy="none", rest="compress")
     parts = (ControlPart("Read: "), *map(PassagePart, TEXT[:3]), ControlPart("\nAnswer:"))
     request = Request(parts, "What rose?")
     (fresh,) = generator.generate([request], SamplingParams(max_tokens=8))

@@ -36,7 +36,9 @@ def test_nothing_is_lost_and_the_positions_add_up(tiny_model: RefragModel) -> No
 
 
 def test_the_best_scores_expand(tiny_model: RefragModel) -> None:
-    generator = RefragGenerator(tiny_model, policy="similarity", budget=FractionBudget(0.25))
+    generator = RefragGenerator(
+        tiny_model, policy="similarity", rest="compress", budget=FractionBudget(0.25)
+    )
     view = generator.explain(generator.prepare(request(tiny_model, TEXT[:3])))
     pieces = [piece for passage in view.passages for piece in passage.pieces]
     read = [piece.score for piece in pieces if piece.fate == "expanded" and piece.score is not None]
@@ -64,7 +66,7 @@ def test_what_is_dropped_is_shown_but_is_none_of_the_spans(tiny_model: RefragMod
 
 
 def test_coarser_rungs_have_fewer_and_longer_pieces(layered_model: RefragModel) -> None:
-    generator = RefragGenerator(layered_model, budget=PositionBudget(64))
+    generator = RefragGenerator(layered_model, budget=PositionBudget(64), rest="compress")
     prepared = generator.prepare(request(layered_model, [*TEXT, *TEXT[::-1]]))
     view = generator.explain(prepared)
     rungs = {passage.rung for passage in view.passages}

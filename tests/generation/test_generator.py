@@ -72,7 +72,7 @@ def _timeless(answer: Answer) -> Answer:
 
 @pytest.fixture
 def generator(tiny_model: RefragModel) -> RefragGenerator:
-    return RefragGenerator(tiny_model)
+    return RefragGenerator(tiny_model, rest="compress")
 
 
 def test_report_is_what_happened(tiny_model: RefragModel, generator: RefragGenerator) -> None:
@@ -178,7 +178,7 @@ def test_every_number_of_positions_is_kept(
 
 
 def test_passages_are_on_several_rungs(layered_model: RefragModel) -> None:
-    generator = RefragGenerator(layered_model, budget=PositionBudget(24))
+    generator = RefragGenerator(layered_model, budget=PositionBudget(24), rest="compress")
     prepared = generator.prepare(_request(layered_model, [*TEXT, *TEXT[::-1]]))
     rungs = [segment.rung for segment in prepared.layout.passages]
     assert {*rungs} == {4, 8, 16, 0}
@@ -189,7 +189,7 @@ def test_a_group_on_a_coarser_rung_is_explained_as_one_position(
     layered_model: RefragModel,
 ) -> None:
     request = _request(layered_model, [*TEXT, *TEXT[::-1]], budget=PositionBudget(64))
-    generator = RefragGenerator(layered_model)
+    generator = RefragGenerator(layered_model, rest="compress")
     prepared = generator.prepare(request)
     assert {segment.rung for segment in prepared.layout.passages} > {4}
     assert prepared.report.dropped == 0
@@ -220,6 +220,30 @@ def test_what_is_dropped_is_not_read(tiny_model: RefragModel, generator: RefragG
         generator.prepare(replace(request, rest="delete"))
     with pytest.raises(BudgetError, match="'compress' or 'drop'"):
         RefragGenerator(tiny_model, rest="delete")  # type: ignore[arg-type]
+
+
+def test_by_default_the_rest_is_dropped(tiny_model: RefragModel) -> None:
+    report = RefragGenerator(tiny_model).prepare(_request(tiny_model, TEXT)).report
+    assert (report.rest, report.compressed) == ("drop", 0)
+    assert 0 < report.expanded < report.chunks
+
+
+def test_something_of_a_short_passage_is_read(tiny_model: RefragModel) -> None:
+    short = _request(tiny_model, ["It rained."], budget=FractionBudget(0.01))
+    assert RefragGenerator(tiny_model).prepare(short).report.expanded == 1
+
+
+@pytest.mark.parametrize("options", [{"policy": "none"}, {"budget": FractionBudget(0.0)}])
+def test_reading_nothing_of_the_passages_is_refused(
+    tiny_model: RefragModel, options: dict[str, Any]
+) -> None:
+    generator = RefragGenerator(tiny_model)
+    request = _request(tiny_model, TEXT, **options)
+    with pytest.raises(BudgetError, match='set rest="compress"'):
+        generator.prepare(request)
+    assert generator.prepare(replace(request, rest="compress")).report.expanded == 0
+    everything = replace(request, policy="all")
+    assert generator.prepare(everything).report.dropped == 0
 
 
 class _OneOf(Policy):

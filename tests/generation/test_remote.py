@@ -75,9 +75,9 @@ def timeless(answer: Answer) -> Answer:
 
 CONVERSATIONS = [
     ask(),
-    ask(budget=PositionBudget(60), policy="none"),
+    ask(budget=PositionBudget(60), policy="none", rest="compress"),
     ask(is_chat=False),
-    ask(rest="drop"),
+    ask(rest="compress"),
     ask(
         Message("system", (TextPart("Be brief."),)),
         Message("user", (TextPart("What fell?"),)),
@@ -272,7 +272,8 @@ def test_a_store_that_fails_sends_the_text(
 
 
 async def test_errors_say_what_the_server_says(remote: RemoteGenerator, url: str) -> None:
-    long = ask(Message("user", (PassagePart("word " * 9000), TextPart("What?"))))
+    words = Message("user", (PassagePart("word " * 9000), TextPart("What?")))
+    long = ask(words, rest="compress")
     many = ask(Message("user", (*PASSAGES, *PASSAGES, TextPart("What?"))))
     for request, error, reason in (
         (long, ContextWindowError, "retrieve fewer"),

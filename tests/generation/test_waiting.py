@@ -37,7 +37,7 @@ def timeless(answer: Answer) -> Answer:
 
 @pytest.fixture
 def generator(tiny_model: RefragModel) -> RefragGenerator:
-    generator = RefragGenerator(tiny_model)
+    generator = RefragGenerator(tiny_model, rest="compress")
     generator.prepare(ask(*TEXT))  # every passage is stored
     return generator
 

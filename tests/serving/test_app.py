@@ -296,7 +296,8 @@ class TestRefusing:
 
     async def test_too_long(self, client: AsyncOpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
-            await client.chat.completions.create(**chat(passage("word " * 10_000)))
+            long = passage("word " * 10_000)
+            await client.chat.completions.create(**chat(long, extra={"rest": "compress"}))
         assert refused.value.code == "context_length_exceeded"
 
     @pytest.mark.parametrize(

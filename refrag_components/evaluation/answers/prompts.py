@@ -51,7 +51,9 @@ class PromptBuilder:
     def __init__(self, passages: EncodedPassages, *, max_new_tokens: int) -> None:
         self._passages = passages
         self._model = passages.model
-        self._generator = RefragGenerator(passages.model, store=passages.store, policy="none")
+        self._generator = RefragGenerator(
+            passages.model, store=passages.store, policy="none", rest="compress"
+        )
         self._tokenizer = PromptTokenizer(passages.model.tokenizer)
         self._max_new_tokens = max_new_tokens
 

@@ -13,7 +13,7 @@ __all__ = ["NonePolicy"]
 
 
 class NonePolicy(Policy):
-    """Compresses every chunk, whatever the budget."""
+    """Expands no chunk, whatever the budget; needs ``rest="compress"``, or nothing is read."""
 
     name: ClassVar[str] = "none"
     expands_first: ClassVar[str] = "no chunk"

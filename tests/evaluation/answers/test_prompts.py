@@ -234,7 +234,9 @@ def test_a_context_beyond_the_window_is_cut_and_counted(
         assert len(row.token_ids) <= room
         wanted_more = method.selection is not None and (method.fraction or 0) >= 0.9
         assert row.cut == (method == FULL or wanted_more)
-    generator = RefragGenerator(tiny_model, policy="similarity", budget=FractionBudget(1.0))
+    generator = RefragGenerator(
+        tiny_model, policy="similarity", budget=FractionBudget(1.0), rest="compress"
+    )
     parts = render(messages(long_question.text, passages), tiny_model.tokenizer)
     request = Request(parts, long_question.text)
     wanted = max(8, len(prompt.answer_ids))
