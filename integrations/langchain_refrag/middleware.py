@@ -34,16 +34,17 @@ __all__ = ["EXPAND", "RefragMiddleware"]
 EXPAND = "context_expand"
 
 _EXPAND_HELP = (
-    "Shows the exact text of passages and tool results, which you see in a compressed form after "
-    "their number in brackets, such as [2]. Call it with the numbers of those that you need word "
-    "for word, before you answer with names, figures or quotations that you are not sure of."
+    "Shows the whole text of passages and tool results, which you see in part or in a compressed "
+    "form after their number in brackets, such as [2]. Call it with the numbers of those that you "
+    "need word for word, before you answer with names, figures or quotations that you are not "
+    "sure of."
 )
 
 
 class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
     """Compresses what an agent reads again and again.
 
-    Results of tools enter the model as chunk embeddings, whatever tool they come from. With a
+    Of results of tools the model reads what its policy picks, whatever tool they come from. With a
     ``retriever`` the agent also reads passages for the latest question, without a tool, so that
     decoders that cannot call tools can be agents too. These passages precede the question in this
     call of the model only and are not part of the agent's state.

@@ -228,7 +228,9 @@ class TestExpand:
             return "That is what it says."
 
         monkeypatch.setattr(scripted, "_reply", reply)
-        return ChatRefrag(model=str(tool_folder), device="cpu", max_tokens=100, budget=0.0)
+        return ChatRefrag(
+            model=str(tool_folder), device="cpu", max_tokens=100, budget=0.0, rest="compress"
+        )
 
     def test_a_passage_comes_back_as_text(
         self, model: ChatRefrag, list_retriever: ListRetriever

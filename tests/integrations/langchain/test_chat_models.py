@@ -238,16 +238,18 @@ class TestSettings:
     def test_settings_of_a_call(self, chat: ChatRefrag) -> None:
         messages = prompt(HARBOUR, RAIN)
         assert report(chat.invoke(messages, budget=1.0))["rate"] == 1.0
-        none = report(chat.invoke(messages, policy="none"))
+        none = report(chat.invoke(messages, policy="none", rest="compress"))
         assert (none["policy"], none["expanded"]) == ("none", 0)
         assert report(chat.invoke(messages, max_tokens=2))["output_tokens"] <= 2
         for positions in (2, 30):
             refrag = report(chat.invoke(messages, budget=positions))
             assert refrag["context_positions"] <= positions
-        dropped = report(chat.invoke(messages, rest="drop"))
-        assert (dropped["rest"], dropped["compressed"]) == ("drop", 0)
-        assert 0 < dropped["expanded"] == dropped["chunks"] - dropped["dropped"]
-        assert report(chat.invoke(messages))["budget"] == 0.25
+        kept = report(chat.invoke(messages, rest="compress"))
+        assert (kept["rest"], kept["dropped"]) == ("compress", 0)
+        assert 0 < kept["expanded"] == kept["chunks"] - kept["compressed"]
+        usual = report(chat.invoke(messages))
+        assert (usual["rest"], usual["budget"], usual["compressed"]) == ("drop", 0.25, 0)
+        assert 0 < usual["expanded"] == usual["chunks"] - usual["dropped"]
 
     def test_another_model_for_a_call(self, chat: ChatRefrag, other_folder: Path) -> None:
         answer = chat.invoke(QUESTION, model=str(other_folder))
@@ -503,8 +505,8 @@ def test_settings_may_be_configurable(tiny_folder: Path) -> None:
 
 def test_explain_shows_what_becomes_of_a_prompt(chat: ChatRefrag) -> None:
     messages = prompt(HARBOUR, RAIN)
-    spans = chat.explain(messages, budget=0.25).spans
-    refrag = report(chat.invoke(messages, budget=0.25))
+    spans = chat.explain(messages, rest="compress").spans
+    refrag = report(chat.invoke(messages, rest="compress"))
     expanded = [own for _, own in spans if own is not None]
     assert (len(expanded), sum(expanded)) == (refrag["chunks"], refrag["expanded"])
     text = "".join(text for text, _ in spans)

@@ -34,7 +34,8 @@ def call(caller: int) -> Call:
     messages: list[BaseMessage] = [
         HumanMessage(f"Context: {context}\n\nQuestion {caller}: {'what then, ' * (caller % 5)}?")
     ]
-    return messages, {"budget": caller % 3 / 2, "max_tokens": 3 + caller % 6}
+    settings = {"budget": caller % 3 / 2, "rest": "compress", "max_tokens": 3 + caller % 6}
+    return messages, settings
 
 
 def greedy(caller: int) -> Call:

@@ -5,51 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from nbclient import NotebookClient
+
+from tests.integrations.notebooks import MODEL, Outputs, check_closing, outputs, run
 
 COOKBOOKS = Path(__file__).parents[3] / "cookbooks"
-MODEL = "refrag-smollm2-135m"
 Check = Callable[["Outputs"], None]
-
-
-class Outputs(NamedTuple):
-    """All that was printed, and the picture at the end."""
-
-    printed: str
-    picture: str
-
-
-def outputs(notebook: nbformat.NotebookNode) -> Outputs:
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    printed = "".join(output.get("text", "") for output in shown)
-    return Outputs(printed, shown[-1]["data"]["text/html"])
-
-
-def run(notebook: nbformat.NotebookNode) -> Outputs:
-    NotebookClient(notebook, timeout=None, kernel_name="python3").execute()
-    return outputs(notebook)
-
-
-def check_closing(shown: Outputs) -> None:
-    """The same question, plain and compressed, and a picture of what was expanded."""
-    rows = re.findall(r"^ *([01]\.\d+) +(\d+) +(\d+) ", shown.printed, flags=re.MULTILINE)
-    assert [float(budget) for budget, _, _ in rows] == [1.0, 0.5, 0.25, 0.0] * (len(rows) // 4)
-    assert rows
-    for table in (rows[i : i + 4] for i in range(0, len(rows), 4)):
-        positions = [int(positions) for _, _, positions in table]
-        assert positions[0] == int(table[0][1])  # the plain prompt
-        assert positions == sorted(positions, reverse=True)
-    drawn = BeautifulSoup(shown.picture, "lxml")
-    read, compressed = (
-        sum(len(piece.text) for piece in drawn.select(f"article {tag}")) for tag in ("mark", "i")
-    )
-    assert read > 0
-    assert compressed > (read + compressed) / 4
 
 
 def check_swap(shown: Outputs) -> None:
@@ -115,7 +79,7 @@ def check_many_shot(shown: Outputs) -> None:
     for _, plain, compressed, history in turns[1:]:
         assert history <= 64
         assert compressed < plain
-    assert turns[-1][2] - turns[1][2] < turns[-1][1] - turns[1][1]
+    assert turns[-1][2] - turns[1][2] <= turns[-1][1] - turns[1][1]
     similar, diverse = (part.splitlines()[1:4] for part in shown.printed.split("diversity ")[1:])
     assert len({*similar}) == len({*diverse}) == 3
     check_closing(shown)

@@ -161,7 +161,8 @@ class TestQueryEngines:
 
     @pytest.fixture
     def economical(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> RefragLLM:
-        llm = RefragLLM(model=folder, max_tokens=4, policy="none", store=MemoryStore())
+        store = MemoryStore()
+        llm = RefragLLM(model=folder, max_tokens=4, policy="none", rest="compress", store=store)
         monkeypatch.setattr(Settings, "tokenizer", llm.token_ids)
         return llm
 

@@ -139,10 +139,10 @@ class TestAnswers:
 
     def test_explain(self, llm: RefragLLM) -> None:
         prompt = register(HARBOUR, RAIN)
-        spans = llm.explain(prompt, budget=0.5).spans
+        spans = llm.explain(prompt, budget=0.5, rest="compress").spans
         assert prompt in "".join(text for text, _ in spans)
         assert "".join(text for text, mark in spans if mark is not None) == HARBOUR + RAIN
-        refrag = report(llm.complete(prompt, budget=0.5))
+        refrag = report(llm.complete(prompt, budget=0.5, rest="compress"))
         assert [mark for _, mark in spans].count(True) == refrag["expanded"]
         assert sum(mark is not None for _, mark in spans) == refrag["chunks"]
 
@@ -156,7 +156,8 @@ class TestAnswers:
 class TestSettings:
     def test_each_may_come_with_a_call(self, llm: RefragLLM) -> None:
         prompt = register(HARBOUR, RAIN)
-        assert report(llm.complete(prompt, policy="none"))["expanded"] == 0
+        compressed = report(llm.complete(prompt, policy="none", rest="compress"))
+        assert compressed["expanded"] == 0
         assert report(llm.complete(prompt, budget=0.5))["budget"] == 0.5
         assert report(llm.complete(prompt, max_tokens=2))["output_tokens"] == 2
         drawn = [llm.complete(prompt, temperature=2.0, seed=seed).text for seed in (1, 1, 2)]
