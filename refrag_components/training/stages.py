@@ -78,14 +78,18 @@ class _Stage(ABC):
     def check(self, run: Run, before: Sequence[str]) -> None:  # noqa: B027 - not all need anything
         """Refuses what the stage could not begin with; ``before`` are stages that will have run."""
 
+    def finished(self, run: Run) -> Path:
+        """The folder of the finished model; it is there once the stage has ended."""
+        return run.folder / self.name / "model"
+
     def run(self, run: Run, start_from: str | Path | None, compiled: bool) -> Path:
         """Runs the stage to its end and returns the folder of the finished model."""
-        work = run.folder / self.name
-        finished = work / "model"
+        finished = self.finished(run)
         if finished.is_dir():
             _logger.info("%s is finished: %s", self.name, finished)
             return finished
-        self.work(run, start_from or self._left_before(run), work, compiled)
+        self.check(run, ())
+        self.work(run, start_from or self._left_before(run), finished.parent, compiled)
         return finished
 
     def _left_before(self, run: Run) -> Path | None:
@@ -297,6 +301,8 @@ _KINDS: Mapping[str, Callable[[Any], _Stage]] = {
 def check_stages(names: Sequence[str], run: Run) -> None:
     """Refuses stages that could not begin, before the first of them takes hours.
 
+    Those that are finished need nothing any more.
+
     Args:
         names: Which stages, in the order in which they are to run.
         run: Recipe, data and folder.
@@ -305,7 +311,9 @@ def check_stages(names: Sequence[str], run: Run) -> None:
         TrainingError: As ``run_stage``.
     """
     for i, name in enumerate(names):
-        _stage(name, run.recipe).check(run, names[:i])
+        stage = _stage(name, run.recipe)
+        if not stage.finished(run).is_dir():
+            stage.check(run, names[:i])
 
 
 def run_stage(
@@ -332,7 +340,6 @@ def run_stage(
             or the stage needs questions that are not there.
     """
     stage = _stage(name, run.recipe)
-    stage.check(run, ())
     if compiled is None:
         compiled = torch.cuda.is_available()
     return stage.run(run, start_from, compiled)

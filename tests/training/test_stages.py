@@ -24,7 +24,7 @@ from refrag_components.modeling.config import RefragConfig
 from refrag_components.policies import PolicyInputs, make_policy
 from refrag_components.training import progress
 from refrag_components.training.recipe import STAGES, Recipe
-from refrag_components.training.stages import Run, run_stage
+from refrag_components.training.stages import Run, check_stages, run_stage
 from refrag_components.training.states import last_state
 from refrag_components.training.trainer import StageTrainer
 from tests.adapters import attach_adapters
@@ -341,6 +341,29 @@ def test_what_training_cannot_do_is_refused(
     text = TokenisedCorpus.load(tmp_path / "other")
     with pytest.raises(TrainingError, match="another decoder's tokenizer"):
         run_stage("continual", Run(run.recipe, text, run.validation, None, tmp_path))
+
+
+def test_what_a_later_stage_lacks_is_told_before_the_first(
+    run_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = a_run(run_folder, tmp_path)
+    check_stages(STAGES, run)
+    for problem, message in (
+        ({"questions": {"held_out": ("question",)}}, "did you mean questions"),
+        ({"questions": {"rung_shares": (1.0,)}}, "one share for each of the rungs"),
+        ({"twin": {"taught": True}}, "nobody teaches"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            check_stages(STAGES, a_run(run_folder, tmp_path, **problem))
+    taught = a_run(run_folder, tmp_path, questions={"taught": True})
+    check_stages(STAGES, taught)  # the twin will have been trained
+    with pytest.raises(TrainingError, match="run twin first"):
+        check_stages(["questions"], taught)
+    bare = Run(run.recipe, run.train, run.validation, None, tmp_path)
+    with pytest.raises(TrainingError, match="prepare some"):
+        check_stages(STAGES, bare)
+    check_stages(STAGES, replace(bare, folder=finished))
+    assert run_stage("twin", replace(bare, folder=finished)) == finished / "twin" / "model"
 
 
 @pytest.mark.parametrize("stage", STAGES)
