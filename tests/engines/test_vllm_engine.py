@@ -306,7 +306,9 @@ class TestInProcess:
     ) -> None:
         """What expands gives way to vLLM's own window, as to the decoder's."""
         parts = (*map(PassagePart, TEXT), TextPart("\nWhat rose?"))
-        request = Request(parts, "What rose?", policy="similarity", budget=FractionBudget(1.0))
+        request = Request(
+            parts, "What rose?", policy="similarity", budget=FractionBudget(1.0), rest="compress"
+        )
         roomy = RefragGenerator(layered_model).prepare(request).layout.n_positions
         engine = VllmEngine(layered_model, options={"max_model_len": roomy - 20})
         for generator, asked in (

@@ -49,7 +49,7 @@ def test_lone_surrogates_in_search(tiny_model: RefragModel) -> None:
 
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name not in NETWORKS])
 def test_lone_surrogates_anywhere_in_a_request(tiny_model: RefragModel, policy: str) -> None:
-    generator = RefragGenerator(tiny_model, policy=policy)
+    generator = RefragGenerator(tiny_model, policy=policy, rest="compress")
     answers = []
     for text in (BROKEN, WHOLE):
         parts = (TextPart(text[:20]), PassagePart(text), TextPart(f"\n\nQuestion: {text}"))
