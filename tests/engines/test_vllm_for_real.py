@@ -286,7 +286,7 @@ def test_the_bundled_checkpoint() -> None:
 
     from langchain_refrag import ChatRefrag
 
-    settings: dict[str, Any] = {"device": "cpu", "max_tokens": 40}
+    settings: dict[str, Any] = {"device": "cpu", "max_tokens": 40, "rest": "compress"}
     model = load_checkpoint("refrag-smollm2-135m", "cpu").model
     engine = VllmEngine(model, options={**_OPTIONS, "max_model_len": 2048})
     documents = [Document(text) for text in TEXT]
