@@ -114,7 +114,8 @@ def main() -> None:
             asking.print()
             options = ("--passages", "2", "--explain")
             run(asking, "ask", "lindholm", QUESTION, *options)
-            run(recording(), "ask", "lindholm", QUESTION, "--explain", "page.html")
+            compressed = ("--rest", "compress")  # a page with every fate of a chunk
+            run(recording(), "ask", "lindholm", QUESTION, *compressed, "--explain", "page.html")
             showing = recording()
             (folder / "catch.pdf").write_bytes(table_pdf())
             run(showing, "show", "catch.pdf")
